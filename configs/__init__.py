@@ -1,0 +1,1 @@
+"""The configuration of train.py: YAML files, one folder a group, and the check of what is typed."""

@@ -1,0 +1,205 @@
+"""Reads what is typed after train.py and refuses a mistake in one line, before anything is built.
+
+Hydra's own answer to a mistyped setting is to suggest a plus sign, with which the run trains and
+the setting does nothing. Here every key has to exist, in the config or in the signature of the class
+that it configures.
+"""
+
+import difflib
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .signatures import complaints, settings
+
+FOLDER = Path(__file__).parent
+FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
+VALUE_FLAGS = {"-c", "--cfg", "-p", "--package"}
+
+
+class Mistake(Exception):
+    """Something that the user typed: what is wrong, what was expected, what to type."""
+
+
+def check(arguments: list[str]) -> None:
+    """Refuses a command line that cannot be meant, whatever the number of its jobs.
+
+    Args:
+        arguments: what follows train.py.
+
+    Raises:
+        Mistake: one line that says what to type.
+    """
+    typed, multirun = _split_flags(arguments)
+    overrides = _parse(typed)
+    with initialize_config_dir(str(FOLDER.resolve()), version_base="1.3"):
+        for job in _jobs(overrides, multirun):
+            config = _compose_checked(job)
+            if multirun and config.trainer.strategy != "auto":
+                raise Mistake(
+                    "a sweep (-m) cannot start several processes for a job: use trainer.strategy=auto, or "
+                    "type torchrun --nproc_per_node=N train.py ... once for each job"
+                )
+
+
+def _split_flags(arguments: list[str]) -> tuple[list[str], bool]:
+    typed: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in VALUE_FLAGS:
+            next(rest, None)
+        elif argument.startswith("-") and argument not in FLAGS:
+            plain = argument.lstrip("-")
+            hint = plain if "=" in plain else f"{plain}=VALUE"
+            raise Mistake(f"settings have no dashes: type {hint} instead of {argument}")
+        elif argument not in FLAGS:
+            typed.append(argument)
+    return typed, "-m" in arguments or "--multirun" in arguments
+
+
+def _parse(typed: list[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    overrides = []
+    for text in typed:
+        try:
+            overrides += parser.parse_overrides([text])
+        except HydraException:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise Mistake(f"a setting is KEY=VALUE, got {text!r}") from None
+            raise Mistake(
+                f"cannot read {text}: quote a value with = , : or {{}} twice, \"{key}='{value}'\""
+            ) from None
+    return overrides
+
+
+def _jobs(overrides: list[Override], multirun: bool) -> Iterator[list[str]]:
+    """The lines of every job of a sweep; of the one job where there is no sweep."""
+    options = []
+    for override in overrides:
+        if not override.is_sweep_override():
+            options.append([override.input_line or ""])
+            continue
+        if not multirun:
+            raise Mistake(f"{override.input_line} is more than one run: add -m, or quote the value")
+        values = override.sweep_string_iterator()
+        options.append([f"{override.get_key_element()}={value}" for value in values])
+    yield from ([*job] for job in itertools.product(*options))
+
+
+def _compose_checked(lines: list[str]) -> DictConfig:
+    overrides = [o for o in _parse(lines) if not o.key_or_group.startswith("hydra")]
+    groups = [o for o in overrides if _choices(o.key_or_group)]
+    for override in groups:
+        _check_choice(override)
+    reference = OmegaConf.to_container(_compose([str(o.input_line) for o in groups]))
+    for override in overrides:
+        if override not in groups:
+            _check_key(override, reference)
+    config = _compose([str(o.input_line) for o in overrides])
+    for message in complaints(OmegaConf.to_container(config)):
+        raise Mistake(message)
+    return config
+
+
+def _compose(lines: list[str]) -> DictConfig:
+    try:
+        return compose("train", lines)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Mistake(" ".join(str(error).split())) from None
+
+
+def _choices(group: str) -> list[str]:
+    """The names that a group offers; none where there is no such group."""
+    loader = GlobalHydra.instance().config_loader()
+    names = loader.get_group_options(group, ObjectType.CONFIG)
+    return [name for name in names if not name.startswith("_")] if (FOLDER / group).is_dir() else []
+
+
+def _check_choice(override: Override) -> None:
+    group, known = override.key_or_group, _choices(override.key_or_group)
+    for name in [override.value()] if isinstance(override.value(), str) else []:
+        if name not in known:
+            raise Mistake(
+                f"unknown {group} {name!r}{_did_you_mean(name, known)}; known: {', '.join(known)}"
+            )
+
+
+def _check_key(override: Override, reference: dict[str, Any]) -> None:
+    key = override.key_or_group
+    parent, _, name = key.rpartition(".")
+    if not _exists(key, reference):
+        known = settings(_find(parent, reference).get("_target_", "builtins.object"))
+        if name not in known:
+            names = [f"{parent}.{name}" for name in known] + list(_keys(reference))
+            raise Mistake(f"unknown setting {key}{_did_you_mean(key, names)}")
+        if not (override.is_add() or override.is_force_add()):
+            raise Mistake(f"{key} is not in the config; add it with +{override.input_line}")
+    _check_used(key, reference)
+
+
+def _check_used(key: str, reference: dict[str, Any]) -> None:
+    """Refuses a setting of the model's own estimator where another estimator was chosen."""
+    if reference["estimator"] is not None:
+        group, _, name = key.partition(".")
+        if (
+            group == "model"
+            and name in get_class(reference["model"]["_target_"]).own_estimator_settings
+        ):
+            raise Mistake(
+                f"{key} belongs to the model's own estimator, which estimator=... replaces; "
+                f"type estimator.{name}=... or leave it out"
+            )
+
+
+def _find(path: str, reference: dict[str, Any]) -> dict[str, Any]:
+    """The settings at a path; none where there is nothing or no group of settings."""
+    node: Any = reference
+    for part in path.split(".") if path else []:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}
+
+
+def _exists(key: str, reference: dict[str, Any]) -> bool:
+    parent, _, name = key.rpartition(".")
+    return name in _find(parent, reference)
+
+
+def _keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """All settings in a config, by their full names."""
+    for name, child in node.items():
+        if not name.startswith("_"):
+            yield f"{prefix}{name}"
+            if isinstance(child, dict):
+                yield from _keys(child, f"{prefix}{name}.")
+
+
+def _did_you_mean(typed: str, known: Iterable[str]) -> str:
+    """The known name closest to what was typed: of the whole, or else of its last part."""
+    known = [name for name in known if not typed.startswith(f"{name}.")]
+    last = {name.rpartition(".")[2]: name for name in reversed(known)}
+    close = difflib.get_close_matches(typed, known, 1, 0.75)
+    near = difflib.get_close_matches(typed.rpartition(".")[2], last, 1)
+    close = close or [last[name] for name in near]
+    return f"; did you mean {close[0]}" if close else ""
+
+
+def exit_on_mistake(arguments: list[str]) -> None:
+    """:func:`check`, as the process's end: one line on stderr and exit code 2."""
+    try:
+        check(arguments)
+    except Mistake as mistake:
+        print(f"train.py: {mistake}", file=sys.stderr)
+        raise SystemExit(2) from None

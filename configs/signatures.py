@@ -1,0 +1,141 @@
+"""What a config may say: the keys and types are those of the constructors' signatures."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal, TypedDict
+
+from hydra.utils import get_object
+
+
+class Init(TypedDict):
+    """Parts to take over from other runs."""
+
+    encoder: str | None
+    decoder: str | None
+    freeze: list[Literal["encoder", "decoder"]]
+
+
+class Run(TypedDict):
+    """The settings that belong to no class."""
+
+    task: Literal["fit", "test", "sample"]
+    run_dir: str | None
+    seed: int
+    checkpoint: str | None
+    resume: str | None
+    compile: bool
+    ema: float | None
+    early_stopping: int | None
+    init: Init
+
+
+def settings(target: str) -> dict[str, Any]:
+    """The annotated arguments of a target; where a constructor takes **others, also its parents'."""
+    thing = get_object(target)
+    if not inspect.isclass(thing):
+        return _arguments(thing)
+    found: dict[str, Any] = {}
+    for cls in inspect.getmro(thing):
+        if "__init__" in vars(cls):
+            found = _arguments(cls.__init__) | found
+            parameters = inspect.signature(cls.__init__).parameters.values()
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return found
+
+
+def _arguments(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):  # another library's names that exist for type checkers only
+        hints = {}
+    named = {
+        name: hints.get(name, Any)
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    named.pop("self", None)
+    return named
+
+
+def complaints(config: Mapping[str, Any]) -> Iterator[str]:
+    """A line for every setting of the whole config that no class knows or that has a wrong type."""
+    hints = typing.get_type_hints(Run)
+    yield from _of_fields({k: config[k] for k in hints if k in config}, hints, "")
+    yield from _of_fields(config["init"], typing.get_type_hints(Init), "init.")
+    for name, node in config.items():
+        if name not in hints:
+            yield from _of_node(node, name)
+
+
+def _of_node(node: Any, path: str) -> Iterator[str]:
+    if not isinstance(node, Mapping):
+        return
+    if "_target_" in node:
+        fields = {k: v for k, v in node.items() if not k.startswith("_")}
+        yield from _of_fields(fields, settings(node["_target_"]), f"{path}.")
+    for name, child in node.items():
+        yield from _of_node(child, f"{path}.{name}")
+
+
+def _of_fields(fields: Mapping[str, Any], hints: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in fields.items():
+        if name not in hints:
+            yield f"unknown setting {prefix}{name}; known: {', '.join(sorted(hints))}"
+        elif value == "???":
+            yield f"{prefix}{name} has no default: type {prefix}{name}=..."
+        elif not fits(value, hints[name]):
+            yield f"{prefix}{name} must be {describe(hints[name])}, got {value!r}"
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Can a plain config value stand for an argument of this type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, str) and value.startswith("${"):
+        return True  # checked where it leads
+    if isinstance(value, Mapping):
+        return _takes_object(hint)
+    if hint is Any or isinstance(hint, str | typing.TypeVar):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, option) for option in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple and isinstance(value, list):
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if inspect.isclass(origin) and issubclass(origin, Collection):
+        return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    return hint.__name__ == "Path" and isinstance(value, str) if inspect.isclass(hint) else True
+
+
+def _takes_object(hint: Any) -> bool:
+    """Is there anything in the type that is not a plain value, so that a `_target_` can make it."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return any(
+        option not in (int, float, bool, str, type(None))
+        and typing.get_origin(option) is not Literal
+        for option in options
+    )
+
+
+def describe(hint: Any) -> str:
+    """A type as a user would say it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(describe, arguments))
+    if inspect.isclass(origin) and issubclass(origin, Collection):
+        return f"a list of {describe(arguments[0])}"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(hint, "null" if hint is type(None) else getattr(hint, "__name__", str(hint)))

@@ -1,0 +1,167 @@
+"""What train.py can be asked to do: fit, test, sample."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Column, Table
+
+from models.base import VAEModule
+from vae_lab import __version__, pictures
+from vae_lab.runs import default_folder, find_checkpoint, load_checkpoint
+
+from . import build
+
+say = rank_zero_only(print)
+
+
+def fit(config: DictConfig) -> float:
+    """Trains, tests the best checkpoint, releases it. Returns the test ELBO."""
+    checkpoint = None
+    if config.resume is not None:
+        checkpoint = find_checkpoint(config.resume, ("last",))
+        config = _as_saved(config, checkpoint)
+        config.run_dir = str(checkpoint.parent.parent)
+    elif config.run_dir is None:
+        choices = HydraConfig.get().runtime.choices
+        config.run_dir = str(default_folder(choices.model, choices.data))
+    run_dir = Path(config.run_dir)
+    if checkpoint is None and (run_dir / "config.yaml").exists():
+        raise ValueError(f"{run_dir} holds a run already: type resume={run_dir} or another run_dir")
+
+    pl.seed_everything(config.seed, verbose=False)
+    datamodule, model = build.datamodule_and_model(config)
+    for line in build.take_parts(config, model):
+        say(line)
+    trainer = build.trainer(config, model)
+    _check_data(datamodule, model)
+    if config.compile:
+        model.objective.compile()
+    _open(run_dir, model.config, trainer)
+    if checkpoint is not None:
+        say(f"resuming {run_dir} from {checkpoint}")
+        trainer.loggers[0].rewind(load_checkpoint(checkpoint)["global_step"])
+
+    began = time.perf_counter()
+    trainer.fit(model, datamodule, ckpt_path=checkpoint, weights_only=True)
+    seconds = time.perf_counter() - began
+    metrics = _test_best(trainer, model, datamodule)
+    _release(run_dir, model, metrics)
+    _summary(config, trainer, metrics, seconds)
+    return metrics["test/elbo"]
+
+
+def test(config: DictConfig) -> float:
+    """The test metrics of a run's best checkpoint. Returns the test ELBO."""
+    config, datamodule, model = _load(config)
+    trainer = build.trainer(config, model, fit=False)
+    (metrics,) = trainer.test(model, datamodule, verbose=False)
+    _table(f"{config.checkpoint}, test split", metrics)
+    return metrics["test/elbo"]
+
+
+def sample(config: DictConfig) -> None:
+    """A grid of draws from the prior, as a PNG in `run_dir` or else the run's folder."""
+    folder = config.run_dir
+    config, _, model = _load(config)
+    source = Path(config.checkpoint)
+    path = Path(folder or (source if source.is_dir() else source.parent)) / "samples.png"
+    torch.manual_seed(config.seed)
+    pictures.save(pictures.samples(model.vae.eval(), 8, 8), path)
+    say(f"samples: {path}")
+
+
+TASKS = {"fit": fit, "test": test, "sample": sample}
+
+
+def _load(config: DictConfig) -> tuple[DictConfig, pl.LightningDataModule, VAEModule]:
+    """The config, data and trained model of `checkpoint`."""
+    if config.checkpoint is None:
+        raise ValueError(f"task={config.task} needs a trained model: type checkpoint=runs/NAME")
+    path = find_checkpoint(config.checkpoint)
+    config = _as_saved(config, path)
+    datamodule, model = build.datamodule_and_model(config)
+    saved = load_checkpoint(path)
+    try:
+        model.load_state_dict(saved["state_dict"])
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:6]
+        raise ValueError(f"{path} holds another model: {' '.join(map(str.strip, first))}") from None
+    model.set_step(saved["global_step"])
+    return config, datamodule, model
+
+
+def _as_saved(config: DictConfig, checkpoint: Path) -> DictConfig:
+    """The config that a checkpoint was trained with, under what is typed now."""
+    saved = OmegaConf.create(load_checkpoint(checkpoint)["config"])
+    for line in HydraConfig.get().overrides.task:
+        key = line.lstrip("+~").partition("=")[0]
+        OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
+    saved.task, saved.checkpoint, saved.resume = config.task, config.checkpoint, config.resume
+    saved.run_dir = config.run_dir or str(checkpoint.parent.parent)
+    return saved
+
+
+def _check_data(datamodule: pl.LightningDataModule, model: VAEModule) -> None:
+    """Meets the data, and its range, before there is a run to leave behind."""
+    if rank_zero_only.rank == 0:
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        model.vae.likelihood.check(next(iter(datamodule.val_dataloader()))[0])
+
+
+@rank_zero_only
+def _open(run_dir: Path, config: dict[str, Any], trainer: pl.Trainer) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            (run_dir / "wandb-id.txt").write_text(f"{logger.version}\n")
+        logger.log_hyperparams(config | {"commit": build.commit()})
+
+
+def _test_best(
+    trainer: pl.Trainer, model: VAEModule, datamodule: pl.LightningDataModule
+) -> dict[str, float]:
+    # After fit, the averaging would put the weights that were not averaged in place of the best.
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
+    best = find_checkpoint(Path(trainer.default_root_dir))
+    (metrics,) = trainer.test(model, datamodule, best, verbose=False, weights_only=True)
+    return metrics
+
+
+@rank_zero_only
+def _release(run_dir: Path, model: VAEModule, metrics: dict[str, float]) -> None:
+    facts = {"vae_lab": __version__, "commit": build.commit(), "metrics": metrics}
+    model.vae.save_pretrained(run_dir / "release", **facts)
+
+
+@rank_zero_only
+def _summary(
+    config: DictConfig, trainer: pl.Trainer, metrics: dict[str, float], seconds: float
+) -> None:
+    name = type(trainer.lightning_module).__name__
+    data = type(trainer.datamodule).__name__
+    _table(f"{name} on {data}: {trainer.global_step} steps in {seconds:.0f} s", metrics)
+    run_dir = config.run_dir
+    say(f"files    {run_dir}: metrics.csv, images/, checkpoints/, release/")
+    say(f"next     python train.py task=sample checkpoint={run_dir}")
+    say(f"         python train.py resume={run_dir} trainer.max_epochs=N")
+    say(f'         vae_lab.VAE.from_pretrained("{run_dir}")')
+
+
+@rank_zero_only
+def _table(title: str, metrics: dict[str, float]) -> None:
+    say(title)
+    table = Table("metric", Column("value", justify="right"))
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.2f}")
+    Console().print(table)

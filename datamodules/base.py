@@ -1,0 +1,178 @@
+"""What all datamodules share: the splits, the loaders, and the position in the epoch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+
+from vae_lab.data import TensorLoader, check_batching
+from vae_lab.seeding import derive_seed
+
+CACHE = Path("~/.cache/vae_lab").expanduser()
+
+
+class Images(NamedTuple):
+    """A data set: images [N, C, H, W] uint8, and labels [N] int64, -1 where there are none."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+
+@dataclass(kw_only=True, eq=False)
+class ImageDataModule(pl.LightningDataModule):
+    """Images in memory, the same batches in every run with the same seeds.
+
+    A subclass gives `shape` and `load()`. Its own settings are dataclass fields, so that every
+    datamodule lists all its settings in one signature.
+
+    Args:
+        batch_size: training images in a step, over all ranks.
+        eval_batch_size: the same for validation and test.
+        binarize: "none", "threshold" (x > 0.5) or "stochastic" (Bernoulli(x); a new draw in every
+            epoch of training, always the same one in evaluation).
+        val_size: validation images, taken from the training split: a count, or a fraction below 1.
+        seed: of the order and of the binarisation.
+        split_seed: of the choice of the validation images, apart from `seed` so that runs with
+            several seeds are compared on the same images.
+    """
+
+    batch_size: int = 128
+    eval_batch_size: int = 512
+    binarize: str = "none"
+    val_size: int | float = 0.1
+    seed: int = 0
+    split_seed: int = 0
+
+    shape: ClassVar[tuple[int, int, int]]  # (C, H, W), known before any file is read
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        check_batching(self.batch_size, self.binarize)
+        if self.eval_batch_size < 1:
+            raise ValueError(f"eval_batch_size must be at least 1, got {self.eval_batch_size}")
+        check_size("val_size", self.val_size)
+        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._train_loader: TensorLoader | None = None
+        self._position = (0, 0)
+
+    def load(self) -> Images:
+        """Reads the whole data set; called once in every process."""
+        raise NotImplementedError
+
+    def setup(self, stage: str = "fit") -> None:
+        """Loads and splits the data, whatever the stage: all of it is in memory anyhow."""
+        if self._splits:
+            return
+        images = self.load()
+        val, train = split(len(images.train), self.val_size, derive_seed(self.split_seed, "val"))
+        self._splits = {
+            "train": (images.train[train], images.train_labels[train]),
+            "val": (images.train[val], images.train_labels[val]),
+            "test": (images.test, images.test_labels),
+        }
+        self._check_counts()
+
+    def _check_counts(self) -> None:
+        counts = {name: len(images) for name, (images, _) in self._splits.items()}
+        if counts["train"] < self.batch_size:
+            raise ValueError(
+                f"one batch needs {self.batch_size} training images, got {counts['train']} (and "
+                f"{counts['val']} for validation); lower data.batch_size"
+            )
+        for name in ("val", "test"):
+            if counts[name] == 0:
+                raise ValueError(f"the {name} split needs images, got 0; raise data.{name}_size")
+
+    def train_mean(self) -> Tensor:
+        """Mean training image, shape [C, H, W], of the expectation of its binarisation."""
+        images, _ = self._splits["train"]
+        total = torch.zeros(self.shape, dtype=torch.int64)
+        for part in images.split(4096):  # a sum over all at once would first copy them to int64
+            values = (part > 127) if self.binarize == "threshold" else part
+            total += values.sum(0)
+        scale = 1 if self.binarize == "threshold" else 255
+        return (total.double() / (scale * len(images))).float()
+
+    def train_dataloader(self) -> TensorLoader:
+        # overfit_batches means the same images in every epoch, and only reorders DataLoaders.
+        overfit = bool(self.trainer and self.trainer.overfit_batches)
+        self._train_loader = self._loader("train", self.batch_size, shuffle=not overfit)
+        self._train_loader.start_at(*self._position)
+        self._train_loader.sampler = self
+        self._position = (0, 0)
+        return self._train_loader
+
+    def set_epoch(self, _: int) -> None:
+        """Lightning calls this as the training sampler's, before every epoch.
+
+        Its argument is one too high in a run with `max_steps` that was resumed from the end of an
+        epoch; `current_epoch` is right.
+        """
+        self._train_loader.set_epoch(self.trainer.current_epoch)
+
+    def val_dataloader(self) -> TensorLoader:
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> TensorLoader:
+        return self._loader("test", self.eval_batch_size)
+
+    def _loader(self, stage: str, batch_size: int, shuffle: bool = False) -> TensorLoader:
+        trainer = self.trainer
+        return TensorLoader(
+            *self._splits[stage],
+            batch_size,
+            stage=stage,
+            seed=self.seed,
+            shuffle=shuffle,
+            binarize=self.binarize,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            device=trainer.strategy.root_device if trainer else None,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands: [epoch, batches done, whether these were all]."""
+        if self._train_loader is None:
+            return {}
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        done = progress.current.processed
+        # is_last_batch is already set while the last batch is being trained on.
+        complete = progress.is_last_batch and done == progress.current.ready
+        return {"position": [self._train_loader.epoch, done, complete]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Lets the next training loader go on from there; a validation or test leaves it alone."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            epoch, done, complete = state["position"]
+            self._position = (epoch + 1, 0) if complete else (epoch, done)
+
+
+def check_size(name: str, size: int | float) -> None:
+    """A size is a count of images, or a fraction of them."""
+    if not (0 < size < 1 if isinstance(size, float) else size >= 1):
+        raise ValueError(f"{name} must be a count or a fraction between 0 and 1, got {size}")
+
+
+def split(total: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers of a random part of that size, and of the rest; each in increasing order."""
+    count = round(size * total) if isinstance(size, float) else min(size, total)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values, order[count:].sort().values
+
+
+def contents(folder: Path) -> str:
+    """What an error message says about a folder without the expected files."""
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    return f"{folder} holds {sum(path.is_file() for path in folder.rglob('*'))} files"
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks: torchvision's have several lines."""
+    return " ".join(str(error).split())

@@ -1,0 +1,112 @@
+"""MNIST and the sets that share its file format, read from disk without torchvision's layout."""
+
+import gzip
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from datamodules.base import CACHE, ImageDataModule, Images, contents, one_line
+
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def read_idx(path: Path, axes: int) -> Tensor:
+    """The bytes of an IDX file, plain or gzipped, shape as the file says.
+
+    Format: two zero bytes, 8 for unsigned bytes, the number of axes; the lengths of the axes as
+    big-endian 32-bit integers; the data.
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not a complete gzip file: {error}") from error
+    start = 4 + 4 * axes
+    if len(raw) < start or raw[:4] != bytes((0, 0, 8, axes)):
+        raise ValueError(f"{path} must begin with the bytes 0 0 8 {axes}, got {[*raw[:4]]}")
+    shape = struct.unpack(f">{axes}I", raw[4:start])
+    if len(raw) - start != math.prod(shape):
+        raise ValueError(f"{path} must hold {shape} bytes of data, got {len(raw) - start}")
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[start:].view(shape)
+
+
+@dataclass(kw_only=True, eq=False)
+class IdxDataModule(ImageDataModule):
+    """Base of the sets that come as four IDX files of 28 x 28 images.
+
+    Args:
+        root: folder of the files; by default the system's package, then ~/.cache/vae_lab.
+        download: fetch the files, into `root` or ~/.cache/vae_lab, where they are missing.
+    """
+
+    val_size: int | float = 10_000
+    root: str | None = None
+    download: bool = True
+
+    shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
+    source: ClassVar[type]  # the torchvision class that downloads
+    system: ClassVar[tuple[Path, ...]] = ()  # where a Linux distribution puts the files
+    hint: ClassVar[str] = ""
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the files may lie, in the order of search."""
+        base = self._download_folder
+        downloaded = [base, base / self.source.__name__ / "raw"]
+        return downloaded if self.root else [*self.system, *downloaded]
+
+    @property
+    def _download_folder(self) -> Path:
+        return Path(self.root).expanduser() if self.root else CACHE
+
+    def prepare_data(self) -> None:
+        """Downloads in one process, before `setup` reads in all."""
+        if self.download and self._find() is None:
+            try:
+                self.source(self._download_folder, download=True)
+            except (RuntimeError, OSError) as error:
+                raise FileNotFoundError(f"{self._missing()} ({one_line(error)})") from error
+
+    def load(self) -> Images:
+        paths = self._find()
+        if paths is None:
+            raise FileNotFoundError(self._missing())
+        return Images(*self._read(paths[:2]), *self._read(paths[2:]))
+
+    def _find(self) -> list[Path] | None:
+        for folder in self.folders:
+            found = [_plain_or_gzipped(folder / name) for name in FILES]
+            if all(found):
+                return found
+        return None
+
+    def _missing(self) -> str:
+        seen = "; ".join(contents(folder) for folder in self.folders)
+        return (
+            f"{type(self).__name__} needs {', '.join(FILES)} (or .gz) in one folder, but {seen}. "
+            f"Type {self.hint}data.root=FOLDER or data.download=true"
+        )
+
+    def _read(self, paths: list[Path]) -> tuple[Tensor, Tensor]:
+        images, labels = read_idx(paths[0], axes=3), read_idx(paths[1], axes=1)
+        if images.shape[1:] != self.shape[1:] or len(images) != len(labels):
+            raise ValueError(
+                f"{paths[0]} must hold {len(labels)} images of {self.shape[1:]}, as many as "
+                f"{paths[1].name} has labels, got shape {tuple(images.shape)}"
+            )
+        return images.unsqueeze(1), labels.long()
+
+
+def _plain_or_gzipped(path: Path) -> Path | None:
+    candidates = (path, path.with_name(f"{path.name}.gz"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)

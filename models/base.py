@@ -1,0 +1,209 @@
+"""What all models share: a VAE, an estimator, an objective and an optimizer, as a LightningModule."""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from vae_lab import VAE
+from vae_lab.data import Batch
+from vae_lab.estimators import Estimator
+from vae_lab.latents import Latent
+from vae_lab.likelihoods import Likelihood
+from vae_lab.metrics import BoundMetrics, Window
+from vae_lab.networks import Network
+from vae_lab.objectives import Objective, Terms
+from vae_lab.schedules import schedules
+
+
+class VAEModule(pl.LightningModule):
+    """Trains a :class:`vae_lab.VAE`: maximises an objective with an estimator's gradient.
+
+    Args:
+        shape: of one image, (C, H, W).
+        latent: the family of q(z|x) and of the prior.
+        network: the encoder and decoder.
+        likelihood: p(x|z).
+        objective: what is maximised.
+        estimator: how it is differentiated.
+        optimizer: given parameter groups, makes the optimizer.
+        estimator_lr: the learning rate of the estimator's own parameters (baselines, control
+            variates); None: the optimizer's.
+        lr_warmup_steps: the learning rate rises linearly over so many steps.
+        lr_decay: after that it stays, or falls along a cosine to zero at the end of training.
+
+    Attributes:
+        own_estimator_settings: arguments of a subclass that only its own choice of estimator uses.
+    """
+
+    own_estimator_settings: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, int, int],
+        latent: Latent,
+        network: Network,
+        likelihood: Likelihood,
+        objective: Objective,
+        estimator: Estimator,
+        optimizer: Callable[..., Optimizer],
+        estimator_lr: float | None = None,
+        lr_warmup_steps: int = 0,
+        lr_decay: Literal["none", "cosine"] = "none",
+    ) -> None:
+        super().__init__()
+        if lr_warmup_steps < 0:
+            raise ValueError(f"lr_warmup_steps must not be negative, got {lr_warmup_steps}")
+        if lr_decay not in ("none", "cosine"):
+            raise ValueError(f"lr_decay must be none or cosine, got {lr_decay!r}")
+        self.vae = VAE(shape, network, latent, likelihood)
+        self.estimator = estimator
+        self.objective = objective
+        self.optimizer = optimizer
+        self.estimator_lr = estimator_lr
+        self.lr_warmup_steps = lr_warmup_steps
+        self.lr_decay = lr_decay
+        self.config: dict[str, Any] = {}  # of the run, in plain types; kept in its checkpoints
+        self.latest: dict[str, float] = {}  # the training metrics last read off the device
+        self._dry_run()
+        self.schedules = schedules(self)
+        self._metrics = self._bound_metrics()
+        self._window = Window()
+
+    def _dry_run(self) -> None:
+        """A step on blank images: what does not fit fails here, and lazy layers get their shape."""
+        self.eval()  # leaves moving averages alone
+        with torch.random.fork_rng(devices=[]):
+            self.objective(self.vae, self.estimator, torch.zeros(2, *self.vae.shape))
+        self.train()
+
+    def _bound_metrics(self) -> BoundMetrics:
+        q = self.vae.latent.prior()
+        latents = self.vae.latent.kl(q).shape[-1]
+        codes = self.vae.latent.codes(q)
+        categories = None if codes is None else codes.shape[-1]
+        # Trained at points that it will not meet again: beside the true ELBO, show the one it sees.
+        self._relaxed = self.estimator.relaxed_points and self.estimator.unbiased is not True
+        return BoundMetrics(latents, categories, self._relaxed)
+
+    def setup(self, stage: str) -> None:
+        """Starts a fresh decoder at the data's mean; one that was loaded has a bias of its own."""
+        mean = getattr(self.trainer.datamodule, "train_mean", None)
+        if stage == "fit" and mean and not self.vae.output_bias.any():
+            self.vae.initialize_bias(mean())
+
+    def configure_model(self) -> None:
+        """Shards the trunks where the strategy has a mesh of devices (FSDP2)."""
+        if self.device_mesh is None or isinstance(self, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for module in (self.vae.encoder, self.vae.decoder, self):
+            fully_shard(module, mesh=mesh)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        model = [*self.vae.parameters(), *self.objective.parameters()]
+        groups = [{"params": [p for p in model if p.requires_grad]}]
+        if own := list(self.estimator.parameters()):
+            rate = {} if self.estimator_lr is None else {"lr": self.estimator_lr}
+            groups.append({"params": own, **rate})
+        optimizer = self.optimizer(groups)
+        scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _lr_factor(self, step: int) -> float:
+        factor = min((step + 1) / self.lr_warmup_steps, 1.0) if self.lr_warmup_steps else 1.0
+        steps = self.trainer.estimated_stepping_batches
+        if self.lr_decay == "cosine" and math.isfinite(steps):
+            factor *= 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+        return factor
+
+    def on_train_epoch_start(self) -> None:
+        self._window.resume()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.set_step(self.trainer.global_step)
+        if batch_idx == 0:
+            self.vae.likelihood.check(batch[0])
+
+    def set_step(self, step: int) -> None:
+        """Moves the temperature, beta and all other schedules to this step."""
+        for schedule in self.schedules.values():
+            schedule.set_step(step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x, _, size = batch  # [B, C, H, W] of the `size` images that all processes have together
+        terms = self.objective(self.vae, self.estimator, x)
+        self._window.add(terms, size)
+        # DDP averages the gradients of the processes, which may not have equally many images.
+        return -terms.objective.sum() * (self.trainer.world_size / size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
+            self._log_training()
+
+    def _log_training(self) -> None:
+        metrics = self._window.read(tuple(f"train/{name}" for name in Terms._fields))
+        for name, schedule in self.schedules.items():
+            metrics[f"train/{name}"] = schedule.at(max(self.trainer.global_step - 1, 0))
+        metrics["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.latest = metrics
+        self._write(metrics)
+
+    def _write(self, metrics: dict[str, float]) -> None:
+        """To the loggers at the number of optimizer steps done; `self.log` is slower and off by one."""
+        for logger in self.loggers:
+            row = metrics | {"epoch": self.trainer.current_epoch}
+            logger.log_metrics(row, step=self.trainer.global_step)
+
+    def _write_split(self, split: str) -> None:
+        metrics = {f"{split}/{name}": value for name, value in self._metrics.compute().items()}
+        self.log_dict(metrics, logger=False)  # for the callbacks that monitor them
+        self._write({name: value.item() for name, value in metrics.items()})
+
+    def on_validation_start(self) -> None:
+        self._window.pause()
+        self._metrics.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Always the true ELBO: exact samples, beta = 1."""
+        if batch_idx == 0:
+            self.vae.likelihood.check(batch[0])
+        bound = self.vae.elbo(batch[0])
+        relaxed = None
+        if self._relaxed:
+            relaxed = self.objective(self.vae, self.estimator, batch[0]).elbo
+        self._metrics.update(bound, self.vae.latent.codes(bound.q), relaxed)
+
+    def on_validation_epoch_end(self) -> None:
+        self._write_split("val")
+
+    def on_validation_end(self) -> None:
+        self._window.resume()
+
+    def on_test_start(self) -> None:
+        self._metrics.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._write_split("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds plain tensors and plain types only, so that weights_only=True loads them."""
+        checkpoint["config"] = self.config
+        checkpoint["window"] = self._window.sums
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._window.sums = [sums.to(self.device) for sums in checkpoint["window"]]
+        self.set_step(checkpoint["global_step"])

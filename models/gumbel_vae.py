@@ -1,0 +1,47 @@
+"""The Gumbel-Softmax VAE."""
+
+from typing import Any
+
+from vae_lab.estimators import Estimator, GumbelSoftmax
+from vae_lab.latents import discrete_latent
+from vae_lab.schedules import Schedule
+
+from .base import VAEModule
+
+
+class GumbelVAE(VAEModule):
+    """Discrete latents, trained through Gumbel-Softmax samples.
+
+    Args:
+        latents: L variables.
+        categories: K classes each; None: bits.
+        learn_prior: train the prior's logits.
+        temperature: of the relaxation, a number or a schedule.
+        hard: straight-through: exact samples forward, the relaxation's gradient backward.
+        num_samples: samples of z for one datum.
+        estimator: another one than :class:`GumbelSoftmax`.
+        shared: see :class:`VAEModule`.
+
+    Source: Jang, Gu & Poole, *Categorical Reparameterization with Gumbel-Softmax*, ICLR 2017,
+    arXiv:1611.01144
+    """
+
+    own_estimator_settings = ("temperature", "hard", "num_samples")
+
+    def __init__(
+        self,
+        *,
+        latents: int = 20,
+        categories: int | None = 10,
+        learn_prior: bool = False,
+        temperature: float | Schedule = 1.0,
+        hard: bool = False,
+        num_samples: int = 1,
+        estimator: Estimator | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(
+            latent=discrete_latent(latents, categories, learn_prior),
+            estimator=estimator or GumbelSoftmax(temperature, hard, num_samples),
+            **shared,
+        )

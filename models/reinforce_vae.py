@@ -1,0 +1,44 @@
+"""The REINFORCE VAE."""
+
+from typing import Any, Literal
+
+from vae_lab.estimators import Estimator, ScoreFunction
+from vae_lab.latents import discrete_latent
+
+from .base import VAEModule
+
+
+class ReinforceVAE(VAEModule):
+    """Discrete latents, trained with the score function: no gradient of the decoder in z is needed.
+
+    Args:
+        latents: L variables.
+        categories: K classes each; None: bits.
+        learn_prior: train the prior's logits.
+        baseline: what an image's log-likelihood is compared with.
+        num_samples: samples of z for one datum; leave_one_out needs two.
+        estimator: another one than :class:`ScoreFunction`.
+        shared: see :class:`VAEModule`.
+
+    Source: Mnih & Gregor, *Neural Variational Inference and Learning in Belief Networks*, ICML 2014,
+    arXiv:1402.0030; leave-one-out: Kool, van Hoof & Welling, 2019
+    """
+
+    own_estimator_settings = ("baseline", "num_samples")
+
+    def __init__(
+        self,
+        *,
+        latents: int = 20,
+        categories: int | None = 10,
+        learn_prior: bool = False,
+        baseline: Literal["none", "moving_average", "learned", "leave_one_out"] = "leave_one_out",
+        num_samples: int = 4,
+        estimator: Estimator | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(
+            latent=discrete_latent(latents, categories, learn_prior),
+            estimator=estimator or ScoreFunction(num_samples, baseline),
+            **shared,
+        )

@@ -1,0 +1,22 @@
+import os
+
+import pytest
+
+os.environ["WANDB_MODE"] = "disabled"  # a test that wants an offline run asks for it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tests start
+
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -1,0 +1,223 @@
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from datamodules.base import ImageDataModule, Images
+from datamodules.cifar10 import CIFAR10
+from datamodules.digits import Digits
+from datamodules.fashion_mnist import FashionMNIST
+from datamodules.image_folder import ImageFolder
+from datamodules.mnist import MNIST
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "data"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning's own
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),  # not empty, as a run is resumed
+]
+
+
+def ready(datamodule):
+    datamodule.setup()
+    return datamodule
+
+
+def images(loader):
+    return torch.cat([x for x, *_ in loader])
+
+
+def keys(loader):
+    return [image.tobytes() for image in images(loader).numpy()]
+
+
+def test_splits_are_disjoint_and_cover_the_data():
+    datamodule = ready(Digits(val_size=100))
+    splits = [
+        keys(getattr(datamodule, f"{name}_dataloader")()) for name in ("train", "val", "test")
+    ]
+    data = datamodule.load()
+    training, test = (keys([(x / 255,)]) for x in (data.train, data.test))
+    assert len({*training, *test}) == len(training + test) == 1797  # no two digits are equal
+    assert [len(split) for split in splits] == [1400, 100, 297]
+    assert sorted(splits[0] + splits[1]) == sorted(training)
+    assert splits[2] == test
+
+
+def test_the_validation_images_depend_on_split_seed_only():
+    first = keys(ready(Digits()).val_dataloader())
+    assert keys(ready(Digits(seed=5, batch_size=7)).val_dataloader()) == first
+    assert keys(ready(Digits(split_seed=1)).val_dataloader()) != first
+    assert keys(ready(Digits(split_seed=1)).test_dataloader()) == keys(
+        ready(Digits()).test_dataloader()
+    )
+
+
+def test_val_size_may_be_a_fraction():
+    assert len(images(ready(Digits(val_size=0.2)).val_dataloader())) == 300
+
+
+@pytest.mark.parametrize("binarize", ["none", "threshold", "stochastic"])
+def test_train_mean_is_the_mean_of_many_epochs(binarize):
+    datamodule = ready(Digits(binarize=binarize))
+    loader = datamodule.train_dataloader()
+    mean = torch.stack([_epoch_mean(loader, epoch) for epoch in range(10)]).mean(0)
+    tolerance = 4.5 * 0.5 / 13000**0.5 if binarize == "stochastic" else 1e-5
+    torch.testing.assert_close(datamodule.train_mean(), mean, atol=tolerance, rtol=0)
+
+
+def _epoch_mean(loader, epoch):
+    loader.set_epoch(epoch)
+    return images(loader).mean(0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
+        ({"binarize": "yes"}, "binarize must be one of none, threshold, stochastic, got 'yes'"),
+        ({"val_size": 0}, "val_size must be a count or a fraction between 0 and 1, got 0"),
+        ({"val_size": 1.5}, "val_size must be a count or a fraction between 0 and 1, got 1.5"),
+    ],
+)
+def test_settings_are_checked_before_any_file_is_read(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Digits(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 1400}, r"1400 training images, got 1300 .*lower data.batch_size"),
+        ({"val_size": 5000}, r"128 training images, got 0 \(and 1500 for validation\)"),
+        ({"val_size": 0.0001}, "the val split needs images, got 0; raise data.val_size"),
+    ],
+)
+def test_too_few_images_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Digits(**settings).setup()
+
+
+def test_shapes_are_known_without_files():
+    made = [Digits(), MNIST(), FashionMNIST(), CIFAR10(), ImageFolder(root="nowhere")]
+    assert [datamodule.shape for datamodule in made] == [
+        (1, 8, 8),
+        (1, 28, 28),
+        (1, 28, 28),
+        (3, 32, 32),
+        (3, 64, 64),
+    ]
+
+
+def test_every_config_lists_every_setting():
+    for path in CONFIGS.glob("*.yaml"):
+        config = OmegaConf.load(path)
+        parameters = inspect.signature(hydra.utils.get_class(config.pop("_target_"))).parameters
+        assert set(config) == set(parameters), path
+
+
+@dataclass(kw_only=True, eq=False)
+class Numbers(ImageDataModule):
+    """20 training images in 4 batches, recognised by their labels."""
+
+    batch_size: int = 5
+    val_size: int | float = 4
+    shape = (1, 2, 2)
+
+    def load(self):
+        labels = torch.arange(24)
+        pictures = labels.byte().view(-1, 1, 1, 1).repeat(1, 1, 2, 2)
+        return Images(pictures, labels, pictures[:5] + 100, labels[:5] + 100)
+
+
+class Recorder(pl.LightningModule):
+    """Notes the batches that it is trained on; fails on request."""
+
+    def __init__(self, fail_at=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.fail_at = fail_at
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        position = (self.current_epoch, batch_idx)
+        if position == self.fail_at:
+            raise ZeroDivisionError
+        self.seen.append((*position, batch.y.tolist()))
+        return (self.weight - batch.x.mean()).square().sum()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(folder, model, ckpt_path=None, save=None, **settings):
+    save = {"every_n_train_steps": 1} if save is None else save
+    saver = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, **save)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=saver,
+        **{"max_epochs": 2, **settings},
+    )
+    trainer.fit(model, datamodule=Numbers(), ckpt_path=ckpt_path, weights_only=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("save", "settings"),
+    [
+        ({"every_n_train_steps": 1}, {"val_check_interval": 0.5}),
+        ({"every_n_epochs": 1, "save_on_train_epoch_end": True}, {}),
+        ({"every_n_epochs": 1, "save_on_train_epoch_end": False}, {"val_check_interval": 0.5}),
+        (
+            {"every_n_epochs": 1, "save_on_train_epoch_end": True},
+            {"max_steps": 12, "max_epochs": 9},
+        ),
+    ],
+)
+def test_a_resumed_run_trains_on_exactly_the_remaining_batches(tmp_path, save, settings):
+    whole = fit(tmp_path, Recorder(), save=save, **settings).seen
+    assert len({tuple(labels) for *_, labels in whole}) == len(whole)
+    for path in sorted(tmp_path.glob("*.ckpt")):
+        step = int(path.stem.removeprefix("step="))
+        resumed = fit(tmp_path, Recorder(), ckpt_path=path, save=save, **settings)
+        assert resumed.seen == whole[step:]
+
+
+@pytest.mark.parametrize("fail_at", [(0, 1), (0, 3), (1, 0), (1, 3)])
+def test_a_run_that_failed_in_a_step_repeats_it(tmp_path, fail_at):
+    whole = fit(tmp_path / "whole", Recorder()).seen
+    save = {"every_n_epochs": 9, "save_on_exception": True}
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, Recorder(fail_at), save=save)
+    (path,) = tmp_path.glob("*.ckpt")
+    resumed = fit(tmp_path, Recorder(), ckpt_path=path, save=save)
+    assert resumed.seen == whole[4 * fail_at[0] + fail_at[1] :]
+
+
+def test_without_the_position_the_batches_would_differ(tmp_path):
+    whole = fit(tmp_path, Recorder()).seen
+    path = tmp_path / "step=2.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["Numbers"]
+    torch.save(checkpoint, path)
+    assert fit(tmp_path, Recorder(), ckpt_path=path).seen != whole[2:]
+
+
+def test_a_test_from_a_checkpoint_leaves_the_next_training_alone(tmp_path):
+    datamodule = ready(Numbers())
+    datamodule.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    datamodule.load_state_dict({"position": [0, 3, False]})
+    assert len(list(datamodule.train_dataloader())) == 4

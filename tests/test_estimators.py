@@ -1,0 +1,451 @@
+"""One battery over the catalogue: an estimator is tested by existing, for what it declares."""
+
+import copy
+import math
+
+import pytest
+import torch
+from oracles import (
+    BITS,
+    CASES,
+    CODES,
+    NORMAL,
+    bumpy,
+    gradient_samples,
+    linear,
+    quadratic,
+    z_scores,
+)
+from torch import nn
+from torch.distributions import Bernoulli, Independent, Normal
+
+from vae_lab.aggregates import log_mean_exp
+from vae_lab.estimators import (
+    ARM,
+    ARMS,
+    CARMS,
+    OVIS,
+    DisARM,
+    Estimator,
+    Exact,
+    Fini,
+    GappedStraightThrough,
+    GumbelRao,
+    GumbelSoftmax,
+    MeasureValued,
+    MuProp,
+    ReinMax,
+    ScoreFunction,
+    SumAndSample,
+    UnorderedSet,
+    catalog,
+)
+from vae_lab.estimators.base import descent, detach
+
+ROWS = 200_000
+LIMIT = 4.0  # standard errors
+
+VARIANTS = {
+    ScoreFunction: [
+        {"num_samples": 1, "baseline": "none"},
+        {"num_samples": 2, "baseline": "moving_average"},
+        {"num_samples": 2, "baseline": "learned"},
+        {"num_samples": 4, "baseline": "leave_one_out"},
+        {"num_samples": 2, "baseline": "leave_one_out_arithmetic"},
+    ],
+    GumbelSoftmax: [{"temperature": 0.5}, {"temperature": 0.5, "hard": True}],
+    GumbelRao: [{"temperature": 0.7, "conditional_samples": 3}],
+    GappedStraightThrough: [{"gap": 1.0}, {"gap": "expected"}],
+    ReinMax: [{}, {"temperature": 1.3, "num_samples": 2}],
+    Fini: [{"degree": 2}, {"degree": 3}],
+    MeasureValued: [{}, {"num_samples": 2}],
+    ARM: [{}, {"num_samples": 2}],
+    DisARM: [{}, {"num_samples": 2}],
+    ARMS: [{"num_samples": 2}, {}],
+    CARMS: [{"num_samples": 2}, {}],
+    UnorderedSet: [{"num_samples": 2}, {}],
+    SumAndSample: [{}, {"num_summed": 2, "num_samples": 3}],
+    MuProp: [{}, {"num_samples": 3}],
+    OVIS: [{"num_samples": 2}, {"num_samples": 2, "num_auxiliary": 2}],
+}
+
+
+def label(cls, arguments):
+    return "-".join([cls.__name__, *(str(v) for v in arguments.values())])
+
+
+INSTANCES = [
+    pytest.param(cls, arguments, id=label(cls, arguments))
+    for cls in catalog()
+    for arguments in VARIANTS.get(cls, [{}])
+]
+
+
+def pairs(cases=CASES, trait="single_sample"):
+    return [
+        pytest.param(cls(**arguments), case, id=f"{label(cls, arguments)}-{case.name}")
+        for cls, arguments in (instance.values for instance in INSTANCES)
+        for case in cases
+        if cls.accepts(case.q()[0]) and getattr(cls, trait)
+    ]
+
+
+def ready(estimator, dtype=torch.float64):
+    """A fresh copy, whose lazy parts meet their first features under a fixed seed."""
+    return copy.deepcopy(estimator).to(dtype)
+
+
+def features(rows):
+    return torch.randn(rows, 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("cls", catalog())
+def test_declares_what_it_is(cls):
+    assert cls.unbiased in (True, "quadratic f", "linear f", False)
+    assert cls.families and cls.evaluations and cls.source
+    assert issubclass(cls, Estimator) and cls.__doc__
+
+
+@pytest.mark.parametrize("estimator, case", pairs())
+def test_gradient_is_as_unbiased_as_declared(estimator, case):
+    f = {True: bumpy, "quadratic f": quadratic, "linear f": linear, False: None}[estimator.unbiased]
+    if f is None:
+        f = bumpy
+    _, exact = case.exact_gradient(f)
+    _, samples = gradient_samples(ready(estimator), case, f, ROWS, context=features(ROWS))
+    worst = max(z_scores(s, e).abs().max() for s, e in zip(samples.values(), exact, strict=True))
+    if estimator.unbiased is False:
+        assert worst > LIMIT, "declared biased, but it is not: say so"
+    else:
+        assert worst < LIMIT
+
+
+@pytest.mark.parametrize(
+    "estimator, case", [p for p in pairs() if p.values[0].unbiased is not True]
+)
+def test_partly_unbiased_is_not_unbiased(estimator, case):
+    _, exact = case.exact_gradient(bumpy)
+    _, samples = gradient_samples(ready(estimator), case, bumpy, ROWS, context=features(ROWS))
+    assert max(z_scores(s, e).abs().max() for s, e in zip(samples.values(), exact, strict=True)) > 6
+
+
+@pytest.mark.parametrize("estimator, case", pairs())
+def test_value_and_gradient_of_f_own_parameters(estimator, case):
+    if estimator.relaxed_points and estimator.unbiased is False:
+        pytest.skip("evaluates f elsewhere than at samples of q, by definition")
+    exact, _ = case.exact_gradient(bumpy)
+    theta = torch.ones(ROWS, dtype=torch.float64, requires_grad=True)
+    q, _ = case.q(ROWS)
+    f = case.flat(bumpy)
+    value = ready(estimator)(q, lambda z: theta * f(z), context=features(ROWS))
+    value.sum().backward()
+    assert z_scores(value.detach(), exact).abs() < LIMIT
+    assert z_scores(theta.grad, exact).abs() < LIMIT
+
+
+@pytest.mark.parametrize("estimator, case", pairs())
+def test_f_is_called_once_on_a_stack(estimator, case):
+    q, _ = case.q(5)
+    calls = []
+
+    def f(z):
+        calls.append(z.shape)
+        return case.flat(bumpy)(z)
+
+    ready(estimator)(q, f, context=features(5))
+    assert len(calls) == 1
+    assert calls[0][1:] == (*q.batch_shape, *q.event_shape)
+
+
+@pytest.mark.parametrize("estimator, case", pairs())
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
+def test_batch_shapes(estimator, case, batch):
+    q, leaves = case.q()
+    q = q.expand(batch) if batch else q
+    context = torch.randn(*batch, 3, dtype=torch.float64)
+    value = ready(estimator)(q, case.flat(bumpy), context=context)
+    assert value.shape == batch
+    for gradient in torch.autograd.grad(value.sum(), list(leaves.values())):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("estimator, case", pairs())
+def test_same_seed_same_gradient(estimator, case):
+    gradients = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        _, samples = gradient_samples(ready(estimator), case, bumpy, 4, context=features(4))
+        gradients.append(torch.cat([s.flatten() for s in samples.values()]))
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("estimator, case", pairs([BITS, CODES]))
+def test_extreme_logits_stay_finite(estimator, case, dtype):
+    q, leaves = case.q(64, dtype)
+    with torch.no_grad():
+        logits = leaves["logits"]
+        logits.copy_(30 * torch.where(torch.rand_like(logits) < 0.5, -1.0, 1.0))
+    q = type(q)(type(q.base_dist)(logits=logits, validate_args=False), 1, validate_args=False)
+    value = ready(estimator, torch.float32)(q, case.flat(bumpy), context=torch.randn(64, 3))
+    value.sum().backward()
+    assert value.isfinite().all() and logits.grad.isfinite().all()
+
+
+class TwoLayers:
+    """q(z1) q(z2|z1) f(z1, z2) with two bits and then one code, and all of it enumerable."""
+
+    def __init__(self, rows):
+        torch.manual_seed(3)
+        self.weight = torch.randn(2, 3, dtype=torch.float64)
+        logits = torch.tensor([0.3, -0.6], dtype=torch.float64)
+        self.logits = logits.expand(rows, 2).clone().requires_grad_()
+        self.scale = torch.ones(rows, dtype=torch.float64, requires_grad=True)
+
+    def value(self, outer, inner, context=None):
+        def given(z1):  # [S, rows, 2] -> [S, rows]
+            logits = (z1 @ self.weight) * self.scale.unsqueeze(-1)
+            q2 = CODES.family(logits=logits, validate_args=False)
+            z1_part = (z1 * torch.tensor([0.9, -0.4], dtype=torch.float64)).sum(-1)
+            wide = None if context is None else context.expand(*z1.shape[:-1], -1)
+            return inner(q2, lambda z2: torch.sin(2 * bumpy(z2) + z1_part), context=wide)
+
+        q1 = Independent(Bernoulli(logits=self.logits, validate_args=False), 1)
+        return outer(q1, given, context=context)
+
+    def gradients(self, *estimators, context=None):
+        value = self.value(*estimators, context=context)
+        return torch.autograd.grad(value.sum(), [self.logits, self.scale])
+
+
+UNBIASED = [i for i in INSTANCES if i.values[0].unbiased is True and i.values[0].single_sample]
+ON_BITS = [i for i in UNBIASED if i.values[0].accepts(BITS.q()[0])]
+ON_CODES = [i for i in UNBIASED if i.values[0].accepts(CODES.q()[0])]
+
+
+@pytest.mark.parametrize("outer, outer_arguments", ON_BITS)
+@pytest.mark.parametrize("inner, inner_arguments", ON_CODES)
+def test_nested_layers(outer, outer_arguments, inner, inner_arguments):
+    rows = 20_000
+    exact = TwoLayers(1).gradients(Exact(), Exact())
+    estimators = ready(outer(**outer_arguments)), ready(inner(**inner_arguments))
+    samples = TwoLayers(rows).gradients(*estimators, context=features(rows))
+    for sample, expected in zip(samples, exact, strict=True):
+        assert z_scores(sample, expected[0]).abs().max() < LIMIT
+
+
+MULTI_SAMPLE = [
+    p
+    for p in pairs([BITS, CODES], "multi_sample")
+    if p.values[0].unbiased is True and p.values[0].num_samples == 2
+]
+
+
+@pytest.mark.parametrize("estimator, case", MULTI_SAMPLE)
+def test_multi_sample_bound_against_enumeration_of_all_tuples(estimator, case):
+    q, leaves = case.q()
+    exact = Exact(num_samples=2)(q, case.flat(bumpy), aggregate=log_mean_exp)
+    (gradient,) = torch.autograd.grad(exact, list(leaves.values()))
+    value, samples = gradient_samples(
+        ready(estimator), case, bumpy, ROWS, aggregate=log_mean_exp, context=features(ROWS)
+    )
+    assert z_scores(value, exact.detach()).abs() < LIMIT
+    assert z_scores(samples["logits"], gradient).abs().max() < LIMIT
+
+
+@pytest.mark.parametrize("case", [BITS, CODES], ids=lambda c: c.name)
+def test_bound_whose_f_contains_log_q(case):
+    """Inside log-mean-exp the gradient of log q itself has no mean zero: it must not be detached."""
+    f = case.flat(bumpy)
+
+    def bound(estimator, rows):
+        q, leaves = case.q(rows)
+        value = estimator(q, lambda z: f(z) - q.log_prob(z), aggregate=log_mean_exp)
+        return torch.autograd.grad(value.sum(), leaves["logits"])[0]
+
+    exact = bound(Exact(num_samples=2), 1)[0]
+    assert z_scores(bound(ScoreFunction(2), ROWS), exact).abs().max() < LIMIT
+
+
+def test_leave_one_out_is_half_the_difference_times_the_difference_of_scores():
+    q, leaves = BITS.q(9)
+    seen = {}
+
+    def f(z):
+        seen["z"], seen["f"] = z, bumpy(z)
+        return seen["f"]
+
+    ScoreFunction(2)(q, f).sum().backward()
+    scores = seen["z"] - leaves["logits"].sigmoid()
+    difference = (seen["f"][0] - seen["f"][1]).unsqueeze(-1)
+    expected = 0.5 * difference * (scores[0] - scores[1])
+    torch.testing.assert_close(leaves["logits"].grad, expected.detach())
+
+
+def test_an_unbaselined_bound_is_the_score_function_of_one_sample_of_tuples():
+    """VIMCO's control variate aside, the bound is an f like any other, of S samples at once."""
+    q, leaves = BITS.q(ROWS)
+    tuples = Independent(q.expand((2, ROWS)), 0)
+    logits = leaves["logits"].unsqueeze(1).expand(-1, 2, -1)
+    tuples = Independent(Bernoulli(logits=logits, validate_args=False), 2, validate_args=False)
+
+    def bound(z):  # [1, rows, 2, n] -> [1, rows]
+        return bumpy(z).movedim(-1, 0).logsumexp(0) - math.log(2)
+
+    ScoreFunction(1, "none")(tuples, bound).sum().backward()
+    q1, leaves1 = BITS.q()
+    exact = Exact(2)(q1, bumpy, aggregate=log_mean_exp)
+    (gradient,) = torch.autograd.grad(exact, leaves1["logits"])
+    assert z_scores(leaves["logits"].grad, gradient).abs().max() < LIMIT
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_own_losses_fall_whether_the_value_is_maximised_or_minimised(sign):
+    weight = nn.Parameter(torch.tensor(2.0))
+    value = torch.tensor(5.0) + descent(weight.square())
+    assert value == 5.0
+    (sign * value).backward()
+    assert weight.grad == 4.0
+
+
+def test_a_learned_baseline_learns():
+    estimator = ScoreFunction(1, "learned").double()
+    q, _ = BITS.q(256)
+    context = features(256)
+    target = lambda z: 3 * context[:, 0] + 0 * z.sum(-1)  # noqa: E731
+    estimator(q, target, context=context)
+    optimizer = torch.optim.Adam(estimator.parameters(), lr=0.02)
+    for _ in range(300):
+        optimizer.zero_grad()
+        estimator(q, target, context=context).mean().backward()
+        optimizer.step()
+    guess, loss = estimator.baseline(target(q.sample((1,))), context)
+    assert loss.mean() < 0.1 * 9
+
+
+def test_moving_average_never_contains_the_present_batch():
+    estimator = ScoreFunction(1, "moving_average").double()
+    values = torch.full((1, 4), 6.0, dtype=torch.float64)
+    guesses = [estimator.baseline(values, None)[0][0, 0].item() for _ in range(3)]
+    assert guesses[0] == 0.0
+    assert guesses[1:] == pytest.approx([6.0, 6.0])
+    estimator.eval()
+    before = estimator.baseline.average.clone()
+    estimator.baseline(values, None)
+    assert torch.equal(before, estimator.baseline.average)
+
+
+def test_detached_from_the_leave_one_out_baseline_would_be_caught():
+    """Negative control: a baseline that contains its own sample is biased, and the z-test sees it."""
+
+    class Contaminated(ScoreFunction):
+        def estimate(self, q, f, aggregate, context):
+            z = q.sample((self.num_samples,))
+            values = f(z)
+            credit = (values - values.mean(0)).detach() / self.num_samples
+            return values.mean(0) + ((credit * q.log_prob(z)).sum(0) * 1.0) * 1.0
+
+    _, exact = BITS.exact_gradient(bumpy)
+    _, samples = gradient_samples(Contaminated(2), BITS, bumpy, ROWS)
+    assert z_scores(samples["logits"], exact[0]).abs().max() > 10
+
+
+def test_gumbel_softmax_tends_to_the_exact_gradient():
+    _, (exact,) = CODES.exact_gradient(bumpy)
+    errors = []
+    for temperature in (2.0, 0.5, 0.1):
+        _, samples = gradient_samples(GumbelSoftmax(temperature), CODES, bumpy, ROWS)
+        errors.append((samples["logits"].mean(0) - exact).norm().item())
+    assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize("case", [BITS, CODES], ids=lambda c: c.name)
+def test_hard_samples_are_exact_samples(case):
+    q, _ = case.q(50_000)
+    z = GumbelSoftmax(0.5, hard=True).sample(q)[0].detach()
+    assert set(z.unique().tolist()) == {0.0, 1.0}
+    assert z_scores(z, q.mean[0].detach()).abs().max() < LIMIT
+
+
+@pytest.mark.parametrize("cls", [cls for cls in catalog() if cls.single_sample])
+def test_compiled_equals_eager(cls):
+    case = next(case for case in CASES if cls.accepts(case.q()[0]))
+    estimator = cls(**VARIANTS.get(cls, [{}])[0])
+    q, leaves = case.q(4)
+    names = list(leaves)
+    estimator = ready(estimator)
+    estimator(q, case.flat(bumpy), context=features(4))
+
+    def step(context, *parameters):
+        inner = case.family(**dict(zip(names, parameters, strict=True)), validate_args=False)
+        extra = case.event_dims - len(inner.event_shape)
+        q = Independent(inner, extra, validate_args=False) if extra else inner
+        return estimator(q, case.flat(bumpy), context=context)
+
+    results = []
+    context = features(4)
+    for run in (step, torch.compile(step, backend="aot_eager")):
+        estimator.load_state_dict(copy.deepcopy(estimator.state_dict()))
+        estimator.eval()
+        torch.manual_seed(5)
+        value = run(context, *leaves.values())
+        gradient = torch.autograd.grad(value.sum(), list(leaves.values()))
+        results.append([value.detach(), *gradient])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(eager, compiled)
+
+
+def test_wrong_pairing_names_what_would_do():
+    q = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
+    with pytest.raises(
+        ValueError, match="GumbelSoftmax works with .*got Normal; use one of .*Repara"
+    ):
+        GumbelSoftmax()(q, lambda z: z.sum(-1))
+
+
+@pytest.mark.parametrize("cls", [cls for cls in catalog() if not cls.multi_sample])
+def test_single_sample_estimators_refuse_a_bound(cls):
+    case = next(case for case in CASES if cls.accepts(case.q()[0]))
+    with pytest.raises(ValueError, match="estimates the mean of f only"):
+        cls()(case.q(3)[0], case.flat(bumpy), aggregate=log_mean_exp)
+
+
+def test_too_large_a_support_is_refused_with_its_size():
+    q = Independent(CODES.family(logits=torch.zeros(2, 20, 10)), 1)
+    with pytest.raises(ValueError, match=r"10\^20 states, more than max_states=4096"):
+        Exact()(q, lambda z: z.sum((-1, -2)))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: GumbelSoftmax(0.0), "temperature must be positive, got 0"),
+        (lambda: GumbelSoftmax(num_samples=0), "num_samples must be an integer of at least 1"),
+        (lambda: ScoreFunction(1), "num_samples must be an integer of at least 2, got 1"),
+        (lambda: ScoreFunction(2, "rloo"), "baseline must be one of none, moving_average"),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_small_temperature_warns():
+    with pytest.warns(UserWarning, match="below 0.05"):
+        GumbelSoftmax(0.01)
+
+
+def test_learned_baseline_needs_features():
+    q, _ = BITS.q(2)
+    with pytest.raises(ValueError, match="context=features"):
+        ScoreFunction(1, "learned")(q, bumpy)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_detached_distribution_is_the_same_but_constant(case):
+    q, leaves = case.q(3)
+    z = q.sample()
+    constant = detach(q)
+    assert torch.equal(constant.log_prob(z), q.log_prob(z))
+    assert not constant.log_prob(z).requires_grad
+    assert NORMAL.q()[0].event_shape == (2,)

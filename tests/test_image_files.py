@@ -1,0 +1,313 @@
+import gzip
+import os
+import pickle
+import struct
+import tarfile
+from functools import partial
+from hashlib import md5
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from datamodules.cifar10 import CIFAR10
+from datamodules.fashion_mnist import FashionMNIST
+from datamodules.idx import FILES, read_idx
+from datamodules.image_folder import ImageFolder
+from datamodules.mnist import MNIST
+
+DEBIAN = FashionMNIST.system[0]
+
+
+def ready(datamodule):
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule
+
+
+def images(loader):
+    return torch.cat([batch.x for batch in loader])
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A folder, and the address under which this machine serves it to itself."""
+    monkeypatch.setenv("no_proxy", "*")
+    folder = tmp_path / "server"
+    folder.mkdir()
+    handler = partial(Quiet, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
+        yield folder, f"http://127.0.0.1:{http.server_port}/"
+        http.shutdown()
+
+
+def idx_bytes(values):
+    return (
+        bytes((0, 0, 8, values.ndim))
+        + struct.pack(f">{values.ndim}I", *values.shape)
+        + bytes(values.astype(np.uint8))
+    )
+
+
+def write_idx(folder, train=20, test=7, gz=False):
+    """Image number i of the training set, and -i of the test, has all pixels i and label i % 10."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for names, numbers in (
+        (FILES[:2], np.arange(train)),
+        (FILES[2:], 255 - np.arange(test)),
+    ):
+        pictures = np.broadcast_to(numbers[:, None, None], (len(numbers), 28, 28))
+        for name, values in zip(names, (np.ascontiguousarray(pictures), numbers % 10), strict=True):
+            raw = idx_bytes(values)
+            path = folder / (f"{name}.gz" if gz else name)
+            path.write_bytes(gzip.compress(raw) if gz else raw)
+
+
+def write_cifar(folder, per_file=4):
+    """torchvision's files with a few images each, and the checksums that it shall ask for."""
+    folder.mkdir(parents=True)
+    sums = {}
+    for number, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        data = np.full((per_file, 3072), number, dtype=np.uint8)
+        data[:, :1024] += 100  # the red channel
+        sums[name] = pickle.dumps({"data": data, "labels": [number] * per_file})
+    sums["batches.meta"] = pickle.dumps({"label_names": [*"abcdefghij"]})
+    for name, raw in sums.items():
+        (folder / name).write_bytes(raw)
+    return {name: md5(raw).hexdigest() for name, raw in sums.items()}
+
+
+@pytest.fixture
+def small_cifar(tmp_path, monkeypatch):
+    source = torchvision.datasets.CIFAR10
+    sums = write_cifar(tmp_path / source.base_folder)
+    listed = [[name, total] for name, total in sums.items()]
+    monkeypatch.setattr(source, "train_list", listed[:5])
+    monkeypatch.setattr(source, "test_list", listed[5:6])
+    monkeypatch.setattr(source, "meta", {**source.meta, "md5": sums["batches.meta"]})
+    return tmp_path
+
+
+def write_pictures(folder, count=30):
+    """Pictures of many sizes, formats and modes, in two subfolders and their subfolders."""
+    kinds = [("png", "RGB"), ("jpg", "RGB"), ("png", "L"), ("bmp", "RGB"), ("webp", "RGBA")]
+    for number in range(count):
+        suffix, mode = kinds[number % len(kinds)]
+        path = folder / ("cats" if number % 2 else "dogs/small") / f"{number}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = (20 + number, 40 - number)
+        Image.new("L", size, color=8 * number).convert(mode).save(path)
+    (folder / "notes.txt").write_text("no picture")
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("subfolder", ["", "MNIST/raw"])
+def test_mnist_reads_plain_and_gzipped_files(tmp_path, gz, subfolder):
+    write_idx(tmp_path / subfolder, gz=gz)
+    datamodule = ready(MNIST(root=str(tmp_path), batch_size=4, val_size=5))
+    for stage, count in (("train", 15), ("val", 5), ("test", 7)):
+        (x, y, size), *_ = getattr(datamodule, f"{stage}_dataloader")()
+        assert x.shape[1:] == datamodule.shape == (1, 28, 28)
+        assert torch.equal((x[:, 0, 3, 4] * 255).round().long() % 10, y)
+        assert size == min(count, 4 if stage == "train" else 512)
+
+
+def test_idx_files_are_read_as_written(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (5, 3, 2))
+    (tmp_path / "x").write_bytes(idx_bytes(values))
+    assert read_idx(tmp_path / "x", axes=3).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw[:-1], r"must hold \(20,\) bytes of data, got 19"),
+        (lambda raw: raw + b"x", r"must hold \(20,\) bytes of data, got 21"),
+        (lambda raw: b"<html>" + raw, r"must begin with the bytes 0 0 8 1, got \[60"),
+        (lambda raw: b"", r"must begin with the bytes 0 0 8 1, got \[\]"),
+        (lambda raw: idx_bytes(np.zeros(19)), "must hold 19 images of"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, damage, message):
+    write_idx(tmp_path)
+    path = tmp_path / FILES[1]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=message) as error:
+        ready(MNIST(root=str(tmp_path)))
+    assert path.name in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-20], lambda raw: b"<html>" + raw])
+def test_a_damaged_gzip_file_is_named(tmp_path, damage):
+    write_idx(tmp_path, gz=True)
+    path = tmp_path / f"{FILES[0]}.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path} is not a complete gzip file"):
+        ready(MNIST(root=str(tmp_path)))
+
+
+def test_missing_idx_files(tmp_path):
+    write_idx(tmp_path)
+    (tmp_path / FILES[2]).unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        ready(FashionMNIST(root=str(tmp_path), download=False))
+    for part in (FILES[2], f"{tmp_path} holds 3 files", "apt-get install dataset-fashion-mnist"):
+        assert part in str(error.value)
+
+
+def test_mnist_downloads_what_is_missing(tmp_path, server, monkeypatch):
+    folder, url = server
+    write_idx(folder, gz=True)
+    names = [f"{name}.gz" for name in FILES]
+    sums = [md5((folder / name).read_bytes()).hexdigest() for name in names]
+    source = torchvision.datasets.MNIST
+    monkeypatch.setattr(source, "mirrors", [url])
+    monkeypatch.setattr(source, "resources", [*zip(names, sums, strict=True)])
+    datamodule = ready(MNIST(root=str(tmp_path / "here"), batch_size=4, val_size=5))
+    assert len(images(datamodule.test_dataloader())) == 7
+
+
+def test_a_failed_download_says_what_to_type(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # discard
+    with pytest.raises(FileNotFoundError, match="data.root=FOLDER.*Connection refused"):
+        MNIST(root=str(tmp_path)).prepare_data()
+
+
+@pytest.mark.skipif(
+    not DEBIAN.is_dir() and os.environ.get("CI") != "true", reason="dataset-fashion-mnist"
+)
+def test_fashion_mnist_from_debians_package():
+    datamodule = ready(FashionMNIST(download=False))
+    assert [len(images(datamodule.val_dataloader())), len(datamodule.test_dataloader())] == [
+        10000,
+        20,
+    ]
+    (x, y, _), *_ = datamodule.train_dataloader()
+    assert 0.2 < x.mean() < 0.4
+    assert y.unique().tolist() == [*range(10)]
+
+
+def test_cifar10_reads_torchvisions_files(small_cifar):
+    datamodule = ready(CIFAR10(root=str(small_cifar), batch_size=16, val_size=4))
+    (x, y, _), *_ = datamodule.train_dataloader()
+    assert x.shape == (16, 3, 32, 32)
+    assert torch.equal((x[:, 0, 0, 0] * 255).round().long(), y + 100)  # red
+    assert torch.equal((x[:, 2, 5, 7] * 255).round().long(), y)  # blue
+    assert next(iter(datamodule.test_dataloader())).y.tolist() == [5] * 4
+
+
+def test_cifar10_downloads_what_is_missing(small_cifar, server, monkeypatch):
+    source = torchvision.datasets.CIFAR10
+    folder, url = server
+    archive = folder / source.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(small_cifar / source.base_folder, source.base_folder)
+    monkeypatch.setattr(source, "url", url + archive.name)
+    monkeypatch.setattr(source, "tgz_md5", md5(archive.read_bytes()).hexdigest())
+    datamodule = ready(CIFAR10(root=str(small_cifar / "new"), batch_size=16, val_size=4))
+    assert len(images(datamodule.test_dataloader())) == 4
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_cifar10_missing_or_damaged(small_cifar, damaged):
+    folder = small_cifar / torchvision.datasets.CIFAR10.base_folder
+    (folder / "data_batch_3").write_bytes(b"") if damaged else (folder / "data_batch_3").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        ready(CIFAR10(root=str(small_cifar), download=False))
+    assert f"{folder} holds {7 if damaged else 6} files" in str(error.value)
+    assert "data.download=true" in str(error.value)
+
+
+def test_image_folder(tmp_path):
+    write_pictures(tmp_path)
+    datamodule = ready(ImageFolder(root=str(tmp_path), image_size=[16, 24], batch_size=4))
+    batches = [getattr(datamodule, f"{s}_dataloader")() for s in ("train", "val", "test")]
+    assert [len(images(loader)) for loader in batches] == [24, 3, 3]
+    assert datamodule.shape == (3, 16, 24)
+    x = torch.cat([images(loader) for loader in batches])
+    numbers = (x.mean((1, 2, 3)) * 255 / 8).round().long()  # the colour tells which picture it was
+    assert numbers.sort().values.tolist() == [*range(30)]
+
+
+def test_image_folder_labels_are_the_first_subfolders(tmp_path):
+    write_pictures(tmp_path)
+    Image.new("L", (8, 8), color=255).save(tmp_path / "top.png")
+    data = ImageFolder(root=str(tmp_path), image_size=8).load()
+    x, y = torch.cat([data.train, data.test]), torch.cat([data.train_labels, data.test_labels])
+    numbers = (x.double().mean((1, 2, 3)) / 8).round().long()
+    expected = {number: 1 - number % 2 for number in range(30)} | {32: -1}  # cats 0, dogs 1
+    assert {int(number): int(label) for number, label in zip(numbers, y, strict=True)} == expected
+
+
+def test_image_folder_cuts_out_the_middle(tmp_path):
+    stripes = np.repeat([10, 200, 30], 8)[None].repeat(8, 0).astype(np.uint8)  # 8 x 24
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    datamodule = ImageFolder(root=str(tmp_path), image_size=8, channels=1)
+    assert datamodule._read(tmp_path / "stripes.png").unique().tolist() == [200]
+
+
+def test_the_test_images_depend_on_split_seed_only(tmp_path):
+    write_pictures(tmp_path)
+    first, again, other = (
+        ImageFolder(root=str(tmp_path), **settings).load().test.tolist()
+        for settings in ({}, {"seed": 3, "val_size": 7}, {"split_seed": 1})
+    )
+    assert first == again != other
+
+
+def test_a_corrupted_picture_is_named(tmp_path):
+    write_pictures(tmp_path)
+    bad = tmp_path / "cats" / "bad.jpg"
+    bad.write_bytes((tmp_path / "cats" / "1.jpg").read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"{bad} is not a readable picture .*on_corrupt=skip"):
+        ImageFolder(root=str(tmp_path)).load()
+    with pytest.raises(ValueError, match=f"1 of 31 pictures .* {bad}; more than 1% is too many"):
+        ImageFolder(root=str(tmp_path), on_corrupt="skip").load()
+
+
+def test_few_corrupted_pictures_are_skipped_and_counted(tmp_path):
+    write_pictures(tmp_path, count=5)
+    for number in range(100):
+        Image.new("L", (4, 4)).save(tmp_path / f"{number}.png")
+    (tmp_path / "bad.png").write_bytes(b"")
+    with pytest.warns(
+        UserWarning, match="1 of 106 pictures cannot be read, the first is .*bad.png"
+    ):
+        data = ImageFolder(root=str(tmp_path), on_corrupt="skip").load()
+    assert len(data.train) + len(data.test) == 105
+
+
+def test_pictures_with_16_bits_are_refused(tmp_path):
+    Image.fromarray(np.full((9, 9), 30000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match="deep.png is not a readable picture .more than 8 bits"):
+        ImageFolder(root=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text"])
+def test_a_folder_without_pictures(tmp_path, kind):
+    root = tmp_path / kind
+    if kind != "missing":
+        root.mkdir()
+    if kind == "text":
+        (root / "a.txt").write_text("")
+    seen = "is not a folder" if kind == "missing" else f"holds {int(kind == 'text')} files"
+    with pytest.raises(FileNotFoundError, match=f"data.root must hold pictures .* {root} {seen}"):
+        ImageFolder(root=str(root)).load()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"image_size": 0}, {"image_size": [8]}, {"channels": 2}, {"on_corrupt": "ignore"}]
+)
+def test_image_folder_checks_its_settings(settings):
+    with pytest.raises(ValueError, match=f"{[*settings][0]} must be .*, got "):
+        ImageFolder(root=".", **settings)

@@ -1,0 +1,141 @@
+"""One battery over every network and image shape."""
+
+import pytest
+import torch
+from torch import nn
+
+from vae_lab.networks import MLP, Conv, Linear, ResNet
+from vae_lab.networks.base import ACTIVATIONS, gain
+
+NETWORKS = [
+    Linear(),
+    MLP((32, 16)),
+    MLP(()),
+    MLP([24], "tanh"),
+    Conv((8, 16), features=24),
+    Conv((4, 8, 8, 8, 8), features=8, activation="gelu"),  # more halvings than a small image has
+    ResNet((8, 16), features=24),
+    ResNet((12, 20, 9), blocks=2, features=16, activation="relu"),
+]
+SHAPES = [(1, 8, 8), (1, 28, 28), (3, 64, 64), (2, 48, 32), (5, 7, 9), (1, 4, 5), (3, 1, 1)]
+
+networks = pytest.mark.parametrize("network", NETWORKS, ids=str)
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+def pair(network, shape, latent_size=6):
+    return network.encoder(shape), network.decoder(latent_size, shape)
+
+
+@networks
+@shapes
+@pytest.mark.parametrize("batch", [2, 0])
+def test_shapes_and_gradients(network, shape, batch):
+    encoder, decoder = pair(network, shape)
+    x = torch.rand(batch, *shape, requires_grad=True)
+    features = encoder(x)
+    assert features.shape == (batch, encoder.features)
+    z = torch.randn(batch, 6, requires_grad=True)
+    params = decoder(z)
+    assert params.shape == (batch, *shape)
+    (features.square().sum() + params.square().sum()).backward()
+    leaves = [x, z, *encoder.parameters(), *decoder.parameters()]
+    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
+
+
+@networks
+@pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
+def test_gradients_reach_every_parameter(network, shape):
+    encoder, decoder = pair(network, shape)
+    loss = encoder(torch.rand(8, *shape)).square().sum() + decoder(torch.randn(8, 6)).square().sum()
+    loss.backward()
+    for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@networks
+def test_one_datum_does_not_depend_on_its_batch(network, float64):
+    encoder, decoder = pair(network, (3, 9, 12))
+    x, z = torch.rand(5, 3, 9, 12), torch.randn(5, 6)
+    torch.testing.assert_close(encoder(x)[2:3], encoder(x[2:3]))
+    torch.testing.assert_close(decoder(z)[2:3], decoder(z[2:3]))
+
+
+def test_batch_normalisation_would_be_caught(float64):
+    x = torch.rand(5, 3, 9, 12)
+    mixing = nn.BatchNorm2d(3)
+    assert (mixing(x)[2:3] - mixing(x[2:3])).abs().max() > 1e-3
+
+
+@networks
+def test_state_dict_restores_the_function(network):
+    z = torch.randn(3, 6)
+    (encoder, decoder), (again, decoder_again) = (pair(network, (2, 7, 9)) for _ in range(2))
+    again.load_state_dict(encoder.state_dict(), strict=True)
+    decoder_again.load_state_dict(decoder.state_dict(), strict=True)
+    assert torch.equal(decoder(z), decoder_again(z))
+    x = torch.rand(3, 2, 7, 9)
+    assert torch.equal(encoder(x), again(x))
+
+
+@networks
+def test_initial_outputs_are_of_order_one(network):
+    decoder = network.decoder(20, (3, 28, 28))
+    assert 0.3 < decoder(torch.randn(256, 20)).std() < 3
+
+
+@networks
+def test_the_whole_image_can_be_reached(network):
+    # An output padding alone would leave the last row of an odd image to the bias.
+    decoder = network.decoder(6, (1, 7, 9))
+    assert decoder(torch.randn(32, 6)).std(0).min() > 1e-3
+
+
+@networks
+def test_recipe_is_a_value(network):
+    arguments = {name: getattr(network, name) for name in network.__dataclass_fields__}
+    assert type(network)(**arguments) == network
+    assert hash(type(network)(**arguments)) == hash(network)
+
+
+def test_mlp_without_hidden_layers_is_linear(float64):
+    (encoder, decoder), (flat, affine) = pair(MLP(()), (1, 4, 4)), pair(Linear(), (1, 4, 4))
+    affine.load_state_dict(decoder.state_dict())
+    z, x = torch.randn(3, 6), torch.rand(3, 1, 4, 4)
+    assert torch.equal(decoder(z), affine(z))
+    assert torch.equal(encoder(x), flat(x))
+    assert encoder.features == flat.features == 16
+
+
+def test_gain_keeps_the_second_moment():
+    assert gain("relu") == pytest.approx(2**0.5, rel=1e-4)
+    for name, kind in ACTIVATIONS.items():
+        h = torch.randn(200_000)
+        assert (gain(name) * kind()(h)).square().mean() == pytest.approx(1, rel=0.05), name
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", [MLP, Conv, ResNet])
+def test_every_activation_builds(kind, activation):
+    decoder = kind(activation=activation).decoder(2, (1, 6, 6))
+    assert decoder(torch.randn(1, 2)).shape == (1, 1, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MLP((512, 0)), r"hidden must be a sequence of positive integers, got \(512, 0\)"),
+        (lambda: MLP(512), "hidden must be a sequence of positive integers, got 512"),
+        (lambda: MLP(activation="rleu"), "activation must be one of relu, .*silu, got 'rleu'"),
+        (lambda: Conv(()), r"channels must be a non-empty sequence .*, got \(\)"),
+        (lambda: Conv(features=-1), "features must be a positive integer, got -1"),
+        (lambda: ResNet(blocks=0), "blocks must be a positive integer, got 0"),
+        (lambda: ResNet((32, 6.5)), r"channels must be .*, got \(32, 6.5\)"),
+        (lambda: Linear().encoder((28, 28)), r"\[C, H, W\], got \(28, 28\)"),
+        (lambda: Conv().decoder(2, (1, 0, 8)), r"\[C, H, W\], got \(1, 0, 8\)"),
+        (lambda: MLP().decoder(0, (1, 8, 8)), "latent_size must be a positive integer, got 0"),
+    ],
+)
+def test_refusals(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

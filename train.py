@@ -1,0 +1,47 @@
+"""Trains, tests or samples a VAE.
+
+python train.py model=gumbel_vae data=fashion_mnist
+python train.py task=test checkpoint=runs/NAME
+"""
+
+import logging
+import os
+import sys
+import warnings
+
+import hydra
+from omegaconf import DictConfig
+
+from configs.command_line import exit_on_mistake
+
+
+@hydra.main(config_path="configs", config_name="train", version_base="1.3")
+def main(config: DictConfig) -> float | None:
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from configs.tasks import TASKS
+
+    _quiet()
+    try:
+        return TASKS[config.task](config)
+    except (ValueError, FileNotFoundError, MisconfigurationException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        if "wandb" in sys.modules:  # or the jobs of a sweep would be one W&B run
+            sys.modules["wandb"].finish()
+
+
+def _quiet() -> None:
+    """Leaves out what Lightning says that is not about this run."""
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*not empty.*"):
+        warnings.filterwarnings("ignore", message)
+
+
+if __name__ == "__main__":
+    exit_on_mistake(sys.argv[1:])
+    main()

@@ -1,0 +1,19 @@
+"""Variational autoencoders, and every way to backpropagate through their samples.
+
+One vocabulary of shapes holds in the whole library:
+
+    S        Monte-Carlo or importance samples; always the leading axis
+    B        batch
+    L        latent variables
+    K        categories of one latent variable
+    D        width of a latent vector
+    C H W    channels, height and width of an image
+
+Images are floats in [0, 1]. Log-probabilities and objectives are in nats, one value per datum [B], and
+are maximised.
+"""
+
+from .vae import VAE
+
+__version__ = "0.1.0"
+__all__ = ["VAE", "__version__"]

@@ -1,0 +1,51 @@
+"""Aggregates: how S values of f become one number per datum, [S, *B] -> [*B]."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Aggregate = Callable[[Tensor], Tensor]
+
+
+def mean(values: Tensor) -> Tensor:
+    r"""The plain Monte-Carlo estimate, :math:`\frac{1}{S} \sum_s f_s`."""
+    return values.mean(0)
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    r"""The multi-sample bound of log-weights, :math:`\log \frac{1}{S} \sum_s \exp f_s`.
+
+    Source: Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016,
+    arXiv:1509.00519
+    """
+    return values.logsumexp(0) - math.log(values.shape[0])
+
+
+def substitute(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> Tensor:
+    r"""The aggregate with each sample in turn replaced, :math:`A(f_1, .., c_s, .., f_S)`.
+
+    Args:
+        values: f at the samples, [S, *B].
+        counterfactual: what replaces sample s, [S, *B].
+
+    Returns:
+        For every s, the aggregate with f_s replaced by c_s, [S, *B].
+    """
+    diagonal = torch.eye(values.shape[0], dtype=torch.bool, device=values.device)
+    diagonal = diagonal.reshape(*diagonal.shape, *[1] * (values.ndim - 1))
+    return aggregate(
+        torch.where(diagonal, counterfactual, values.unsqueeze(1))
+    )  # [S, S, *B] -> [S, *B]
+
+
+def mean_of_others(values: Tensor) -> Tensor:
+    r"""The leave-one-out mean, :math:`\frac{1}{S - 1} \sum_{j \neq s} f_j`, [S, *B] -> [S, *B]."""
+    return (values.sum(0) - values) / (values.shape[0] - 1)
+
+
+def log_mean_exp_of_others(values: Tensor) -> Tensor:
+    r"""The bound without each sample, :math:`\log \frac{1}{S - 1} \sum_{j \neq s} \exp f_j`, [S, *B]."""
+    without = substitute(values, torch.full_like(values, -torch.inf), log_mean_exp)
+    return without + math.log(values.shape[0] / (values.shape[0] - 1))

@@ -1,0 +1,126 @@
+"""Pictures while the model trains."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from .. import pictures
+from ..seeding import seed_generators
+from ..vae import VAE
+
+
+class Pictures(pl.Callback):
+    """Writes reconstructions, prior samples and interpolations as PNGs, also to the loggers.
+
+    Drawn after validation and at the end of training, always from the same seed and from the first
+    images of the first validation batch, so that pictures are comparable over epochs. The files are
+    overwritten; W&B and TensorBoard keep them all, as `images/<name>`. Training does not notice:
+    the generators and the modules' modes are put back.
+
+    Only the first process draws, without communication. A model whose parameters are sharded over
+    processes cannot be run by one of them, so none is drawn.
+
+    Args:
+        folder: Where the PNGs go.
+        every_n_epochs: Epochs between pictures; None: only at the end of training.
+        images: Images in a row.
+        seed: Of the noise in the pictures; has no influence on training.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every_n_epochs: int | None = 1,
+        images: int = 8,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if every_n_epochs is not None and every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs must be positive or None, got {every_n_epochs}")
+        if images < 1:
+            raise ValueError(f"images must be positive, got {images}")
+        self.folder = Path(folder)
+        self.every_n_epochs = every_n_epochs
+        self.images = images
+        self.seed = seed
+        self._x: Tensor | None = None
+        self._drawn_at = -1  # optimizer step of the pictures on disk
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx == dataloader_idx == 0:  # on the device already, as the model sees it
+            self._x = batch[0][: self.images].clone()  # a view would keep the whole batch
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        n = self.every_n_epochs
+        if fitting and n is not None and (trainer.current_epoch + 1) % n == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        drawn = self._drawn_at == trainer.global_step
+        sharded = any(isinstance(p, DTensor) for p in pl_module.parameters())
+        if drawn or sharded or not trainer.is_global_zero:
+            return
+        self._drawn_at = trainer.global_step
+        with _evaluating(pl_module), _forked_generators(pl_module.device), torch.no_grad():
+            seed_generators(self.seed)
+            grids = self._grids(cast(VAE, pl_module.vae))
+        for name, grid in grids.items():
+            path = self.folder / f"{name}.png"
+            pictures.save(grid, path)
+            for logger in trainer.loggers:
+                _send(logger, f"images/{name}", path, grid, trainer.global_step)
+
+    def _grids(self, vae: VAE) -> dict[str, Tensor]:
+        grids = {"samples": pictures.samples(vae, self.images, self.images)}
+        if self._x is not None:  # there was a validation
+            x = self._x
+            grids["reconstructions"] = pictures.reconstructions(vae, x)
+            neighbours = x.roll(-1, 0)  # each image to the next, the last to the first
+            grids["interpolation"] = pictures.interpolations(vae, x, neighbours, self.images)
+        return grids
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every submodule has its own mode back."""
+    training = [child for child in module.modules() if child.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
+
+
+@contextmanager
+def _forked_generators(device: torch.device) -> Iterator[None]:
+    """Generators of the CPU and of the device that are afterwards where they were."""
+    devices = [] if device.type == "cpu" else [device.index or 0]
+    with torch.random.fork_rng(devices, device_type=device.type):
+        yield
+
+
+def _send(logger: pl.loggers.Logger, key: str, path: Path, grid: Tensor, step: int) -> None:
+    if isinstance(logger, pl.loggers.TensorBoardLogger):
+        logger.experiment.add_image(key, grid, step)
+    elif hasattr(logger, "log_image"):
+        # The file, because W&B stretches a tensor's values to the whole range.
+        logger.log_image(key, [str(path)], step)

@@ -1,0 +1,179 @@
+"""The one contract of the library: an estimator of an expectation and of its gradient."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+
+from ..aggregates import Aggregate, mean
+
+Integrand = Callable[[Tensor], Tensor]  # z [S, *B, *E] -> f(z) [S, *B]
+Unbiased = Literal[True, "quadratic f", "linear f", False]
+
+
+class Estimator(nn.Module):
+    r"""Estimates :math:`\mathbb{E}_{z \sim q}[f(z)]` and its gradient.
+
+    .. code-block:: python
+
+        value = estimator(q, f)   # q: batch shape [*B], event shape [*E]
+                                  # f: z [S, *B, *E] -> [S, *B]; called once, on all its points
+                                  # value: [*B]
+
+    The value is the Monte-Carlo estimate. Its gradient is this estimator's gradient for the parameters
+    of q and for all that f closes over. Whatever else has to be trained (a baseline, a control variate)
+    is attached with value zero, so one ordinary ``backward()`` trains everything, whether the caller
+    maximises the value or minimises it.
+
+    A subclass implements :meth:`estimate` and declares:
+
+    Attributes:
+        unbiased: is the gradient's expectation exact: for every f, for the f named, or not at all.
+        families: the torch.distributions whose parameters it can differentiate.
+        needs_differentiable: does it use df/dz, so that f must be differentiable in z.
+        relaxed_points: does it evaluate f between the points of q's support.
+        single_sample: can it differentiate the mean, of which an ELBO is made.
+        multi_sample: can it differentiate another aggregate than the mean.
+        evaluations: how often f is evaluated for one datum, in words of the constructor's arguments.
+        source: the paper.
+    """
+
+    unbiased: ClassVar[Unbiased]
+    families: ClassVar[tuple[type[Distribution], ...]]
+    needs_differentiable: ClassVar[bool] = False
+    relaxed_points: ClassVar[bool] = False
+    single_sample: ClassVar[bool] = True
+    multi_sample: ClassVar[bool] = True
+    evaluations: ClassVar[str] = "num_samples"
+    source: ClassVar[str]
+
+    def forward(
+        self,
+        q: Distribution,
+        f: Integrand,
+        *,
+        aggregate: Aggregate = mean,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """The estimate of E_q[f], [*B].
+
+        Args:
+            q: the distribution whose parameters are trained.
+            f: the integrand, evaluated on a stack of points.
+            aggregate: how the S values become one: :func:`~vae_lab.aggregates.mean`, or
+                :func:`~vae_lab.aggregates.log_mean_exp` for a multi-sample bound.
+            context: what q was computed from, [*B, features]; only learned baselines look at it.
+
+        Raises:
+            ValueError: this estimator cannot differentiate q.
+        """
+        if not self.accepts(q):
+            raise ValueError(self.refusal(q))
+        if aggregate is not mean and not self.multi_sample:
+            raise ValueError(
+                f"{type(self).__name__} estimates the mean of f only, not a multi-sample bound; use one "
+                f"of {_names(cls for cls in _catalog() if cls.multi_sample and cls.accepts(q))}"
+            )
+        return self.estimate(q, f, aggregate, context)
+
+    def estimate(
+        self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
+    ) -> Tensor:
+        raise NotImplementedError
+
+    @classmethod
+    def accepts(cls, q: Distribution) -> bool:
+        """Whether this estimator can differentiate the parameters of q."""
+        return isinstance(base(q), cls.families)
+
+    @classmethod
+    def refusal(cls, q: Distribution) -> str:
+        able = _names(other for other in _catalog() if other.accepts(q))
+        return (
+            f"{cls.__name__} works with {_names(cls.families)}, got {type(base(q)).__name__}; "
+            f"use one of {able}"
+        )
+
+    def density(self, q: Distribution) -> Distribution:
+        """The q whose log-density f should use, where f contains log q."""
+        return q
+
+
+def base(q: Distribution) -> Distribution:
+    """The distribution inside any number of ``Independent`` wrappers."""
+    while isinstance(q, Independent):
+        q = q.base_dist
+    return q
+
+
+def like(q: Distribution, family: type[Distribution], **parameters: Tensor) -> Distribution:
+    """A distribution of another family or other parameters, with the event dimensions of q."""
+    new = family(**parameters, validate_args=False)
+    extra = len(q.event_shape) - len(new.event_shape)
+    return Independent(new, extra, validate_args=False) if extra else new
+
+
+def detach(q: Distribution) -> Distribution:
+    """The same distribution, with constant parameters."""
+    return like(q, type(base(q)), **{name: p.detach() for name, p in parameters(q).items()})
+
+
+def parameters(q: Distribution) -> dict[str, Tensor]:
+    """The parameters of q by name: the logits where torch knows logits and probabilities."""
+    inner = base(q)
+    names = set(inner.arg_constraints) - {"covariance_matrix", "precision_matrix"}
+    if "logits" in names:
+        names.discard("probs")
+    return {name: getattr(inner, name) for name in sorted(names)}
+
+
+def per_dimension(x: Tensor, q: Distribution) -> Tensor:
+    """x with the event of q as one last axis, [*, *E] -> [*, D]."""
+    return x.reshape(*x.shape[: x.ndim - len(q.event_shape)], q.event_shape.numel())
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """x in at least float32: a relaxation at a small temperature does not survive 16 bits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def surrogate(term: Tensor) -> Tensor:
+    """A tensor of value zero with the gradient of `term`."""
+    return term - term.detach()
+
+
+class _Descent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return torch.zeros_like(loss)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.abs()
+
+
+def descent(loss: Tensor) -> Tensor:
+    """A tensor of value zero along whose gradient an optimizer always lowers `loss`.
+
+    The caller may maximise or minimise the value that this is added to: a baseline's error must fall
+    either way, so the sign of the incoming gradient is dropped and only its weight kept.
+    """
+    return _Descent.apply(loss)
+
+
+def _catalog() -> list[type[Estimator]]:
+    from . import catalog  # the siblings are known only once they are all defined
+
+    return catalog()
+
+
+def _names(classes: Iterable[type]) -> str:
+    return ", ".join(cls.__name__ for cls in classes)
+
+
+def positive_samples(name: str, value: int, least: int = 1) -> int:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
+    return value

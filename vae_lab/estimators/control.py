@@ -1,0 +1,97 @@
+"""What the control variates that learn have in common.
+
+A control variate c(z) takes the place of f in the score function's credit, and its own expectation's
+gradient is added back along the path of z. What it depends on is trained on the variance of each
+datum's gradient, through its value c and its slope dc/dz and through nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..aggregates import Aggregate, substitute
+
+Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]  # credit, weight, dc/dz -> g
+
+
+def controlled(
+    hard: Tensor, c: Tensor, dc_dz: Tensor, aggregate: Aggregate, gradient: Gradient
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A controlled gradient g, and the derivatives of each datum's |g|^2 by c and by dc/dz.
+
+    All are constants: what c depends on learns from the last two, and nothing else can.
+
+    Args:
+        hard: f at the samples, [S, *B].
+        c: the control variate, [S, *B].
+        dc_dz: its derivative by the sample, [S, *B, *E].
+    """
+    hard, c, dc_dz = hard.detach(), leaf(c), leaf(dc_dz)
+    counterfactual = substitute(hard, c, aggregate)
+    (weight,) = torch.autograd.grad(counterfactual.sum(), c, create_graph=True)
+    g = gradient(aggregate(hard) - counterfactual, weight, dc_dz)
+    return g.detach(), *torch.autograd.grad(g.square().sum(), (c, dc_dz))
+
+
+def slope(values: Tensor, z: Tensor, create_graph: bool = True) -> Tensor:
+    """df/dz at every point, [S, *B, *E], of values [S, *B]; the graph stays for the caller's backward."""
+    if not values.requires_grad:
+        raise ValueError(f"f must be differentiable in z, got values without {_GRAPH}")
+    (df_dz,) = torch.autograd.grad(
+        values.sum(), z, create_graph=create_graph, retain_graph=True, allow_unused=True
+    )
+    if df_dz is None:
+        raise ValueError(f"f must be differentiable in z, got values with z not in {_GRAPH}")
+    return df_dz
+
+
+_GRAPH = "their graph: use ScoreFunction, or RELAX without f"
+
+
+def leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_()
+
+
+def each_datum(parameter: Tensor, q: Distribution) -> Tensor:
+    """One detached copy of a scalar for every datum, [*B]: its gradient is then each datum's own."""
+    return leaf(parameter.detach().expand(q.batch_shape))
+
+
+def each_event(x: Tensor, q: Distribution) -> Tensor:
+    """[*] -> [*, 1..], which broadcasts over q's events."""
+    return x.reshape(*x.shape, *[1] * len(q.event_shape))
+
+
+def event_flat(x: Tensor, q: Distribution) -> Tensor:
+    """[*, *E] -> [*, size of E]."""
+    return x.reshape(*x.shape[: x.ndim - len(q.event_shape)], -1)
+
+
+def event_sum(x: Tensor, q: Distribution) -> Tensor:
+    """[*, *E] -> [*]."""
+    return event_flat(x, q).sum(-1)
+
+
+class ControlNetwork(nn.Module):
+    """r(z), [S, *B, *E] -> [S, *B], or r(z, x) if there are features x [*B, F].
+
+    Smooth, because what counts is its derivative.
+    """
+
+    def __init__(self, hidden: Sequence[int] = (100,)) -> None:
+        if not hidden:
+            raise ValueError("hidden must name at least one layer, got none")
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.LazyLinear(width), nn.Tanh()]
+        self.network = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
+
+    def forward(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor:
+        inputs = event_flat(z, q)
+        if context is not None:
+            features = context.detach().expand(*inputs.shape[:-1], -1)
+            inputs = torch.cat([inputs, features.to(inputs)], -1)
+        return self.network(inputs).squeeze(-1)

@@ -1,0 +1,74 @@
+"""The expectation itself, by enumeration of the support."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
+
+from ..aggregates import Aggregate
+from .base import Estimator, Integrand, base, positive_samples
+
+
+class Exact(Estimator):
+    r"""Sums over the whole support, :math:`\sum_z q(z) f(z)`: no variance, no bias.
+
+    **Forward** every state of q. **Backward** through the probabilities. **Bias** none. **Cost** K^L
+    evaluations for L variables of K states. For `num_samples` S > 1 the expectation is that of the
+    aggregate over S independent samples: f is still evaluated once a state, and the S-tuples are
+    formed from its values.
+
+    Args:
+        max_states: a larger number of states (of S-tuples of them) is refused.
+    """
+
+    unbiased = True
+    families = (Bernoulli, Categorical, OneHotCategorical)
+    evaluations = "K^L"
+    source = "enumeration"
+
+    def __init__(self, num_samples: int = 1, max_states: int = 4096) -> None:
+        super().__init__()
+        self.num_samples = positive_samples("num_samples", num_samples)
+        self.max_states = positive_samples("max_states", max_states)
+
+    def estimate(
+        self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
+    ) -> Tensor:
+        self._refuse_large(q)
+        z = support(q)
+        values, log_qz = f(z), q.log_prob(z)  # [K^L, *B]
+        states = torch.arange(len(z), device=z.device)
+        tuples = torch.cartesian_prod(*[states] * self.num_samples)
+        tuples = tuples.reshape(-1, self.num_samples).T  # [S, states^S]
+        return (log_qz[tuples].sum(0).exp() * aggregate(values[tuples])).sum(0)
+
+    def _refuse_large(self, q: Distribution) -> None:
+        states = num_states(q) ** self.num_samples
+        if states > self.max_states:
+            raise ValueError(
+                f"Exact would enumerate {_power(states)} states, more than max_states="
+                f"{self.max_states}: use fewer latents or another estimator"
+            )
+
+
+def num_states(q: Distribution) -> int:
+    """The number of points of q's support, for one element of its batch."""
+    inner = base(q)
+    variables = q.event_shape.numel() // inner.event_shape.numel()
+    return len(inner.enumerate_support(expand=False)) ** variables
+
+
+def support(q: Distribution) -> Tensor:
+    """Every point of q's support, [states, *B, *E]."""
+    inner = base(q)
+    values = inner.enumerate_support(expand=False)  # [K, 1.., *event of one variable]
+    values = values.reshape(len(values), *inner.event_shape)
+    variables = q.event_shape.numel() // inner.event_shape.numel()
+    states = torch.arange(len(values) ** variables, device=values.device)
+    place = len(values) ** torch.arange(variables - 1, -1, -1, device=values.device)
+    digits = states.unsqueeze(-1) // place % len(values)  # [states, variables]
+    z = values[digits].reshape(-1, *[1] * len(q.batch_shape), *q.event_shape)
+    return z.expand(-1, *q.batch_shape, *q.event_shape)
+
+
+def _power(number: int) -> str:
+    return f"{number}" if number < 10**6 else f"10^{len(str(number)) - 1}"

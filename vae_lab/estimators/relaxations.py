@@ -1,0 +1,126 @@
+"""Gradients through a continuous stand-in for a discrete sample. All are biased, all have low variance."""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, OneHotCategorical
+
+from ..aggregates import Aggregate
+from ..schedules import Schedule, as_schedule, bounds
+from .base import Estimator, Integrand, base, full_precision, positive_samples, surrogate
+
+
+class _Relaxation(Estimator):
+    """Evaluates f at :meth:`sample`, through which autograd finds a way to the logits."""
+
+    unbiased = False
+    families = (OneHotCategorical, Bernoulli)
+    needs_differentiable = True
+
+    def __init__(self, num_samples: int = 1) -> None:
+        super().__init__()
+        self.num_samples = positive_samples("num_samples", num_samples)
+
+    def estimate(
+        self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
+    ) -> Tensor:
+        return aggregate(f(self.sample(q)))
+
+    def sample(self, q: Distribution) -> Tensor:
+        raise NotImplementedError
+
+
+class GumbelSoftmax(_Relaxation):
+    r"""Gumbel-Softmax, also known as the Concrete relaxation; straight-through if `hard`.
+
+    .. math:: y = \operatorname{softmax}\big((\ell + G) / \tau\big), \quad G_k \sim \text{Gumbel}(0, 1)
+
+    and for Bernoulli variables :math:`y = \sigma((\ell + G_1 - G_0) / \tau)`. As :math:`\tau \to 0`, y becomes
+    an exact one-hot sample and the gradient's variance infinite.
+
+    **Forward** y, inside the simplex; or, if `hard`, the exact sample argmax y. **Backward** through y in
+    both cases. **Bias** falls with the temperature. **Cost** `num_samples` evaluations. A closed-form KL
+    of the discrete q beside a relaxed y is not a bound; with `hard` it is.
+
+    Args:
+        temperature: tau > 0, a number or a schedule.
+        hard: the straight-through variant.
+
+    Source: Jang, Gu & Poole, *Categorical Reparameterization with Gumbel-Softmax*, ICLR 2017,
+    arXiv:1611.01144; Maddison, Mnih & Teh, *The Concrete Distribution*, ICLR 2017, arXiv:1611.00712
+    """
+
+    relaxed_points = True
+    source = "Jang et al. 2017; Maddison et al. 2017"
+
+    def __init__(
+        self, temperature: float | Schedule = 1.0, hard: bool = False, num_samples: int = 1
+    ) -> None:
+        super().__init__(num_samples)
+        self.temperature = positive_temperature(temperature)
+        self.hard = hard
+        self.relaxed_points = not hard
+
+    def sample(self, q: Distribution) -> Tensor:
+        inner = base(q)
+        perturbed = perturb(inner, self.num_samples)
+        y = squash(inner, perturbed / self.temperature.value)
+        return harden(inner, perturbed) + surrogate(y) if self.hard else y
+
+
+class StraightThrough(_Relaxation):
+    r"""An exact sample whose gradient is that of the probabilities.
+
+    **Forward** a sample of q. **Backward** dz/dl := dpi/dl, pi = softmax(l) or sigmoid(l). **Bias** none
+    for an f that is linear in z. **Cost** `num_samples` evaluations.
+
+    Source: Bengio, Leonard & Courville, *Estimating or Propagating Gradients Through Stochastic Neurons
+    for Conditional Computation*, 2013, arXiv:1308.3432
+    """
+
+    unbiased = "linear f"
+    source = "Bengio et al. 2013"
+
+    def sample(self, q: Distribution) -> Tensor:
+        return q.sample((self.num_samples,)) + surrogate(base(q).probs)
+
+
+def positive_temperature(temperature: float | Schedule, name: str = "temperature") -> Schedule:
+    schedule = as_schedule(temperature)
+    least, _ = bounds(schedule)
+    if not least > 0:
+        raise ValueError(f"{name} must be positive, got {least:g}")
+    if least < 0.05:
+        warnings.warn(
+            f"{name} {least:g} is below 0.05: the gradient's variance grows as 1/temperature",
+            stacklevel=3,
+        )
+    return schedule
+
+
+def gumbel(shape: torch.Size, like: Tensor) -> Tensor:
+    """Standard Gumbel noise, -log E for exponential E: both tails exact, unlike -log(-log u)."""
+    noise = torch.empty(shape, dtype=like.dtype, device=like.device).exponential_()
+    return -noise.clamp_min(torch.finfo(like.dtype).tiny).log()
+
+
+def perturb(q: Distribution, num_samples: int) -> Tensor:
+    """Logits plus noise, whose argmax (whose sign) is an exact sample of q, [S, *logits]."""
+    logits = full_precision(q.logits)
+    shape = torch.Size((num_samples, *logits.shape))
+    noise = gumbel(shape, logits)
+    return logits + (noise - gumbel(shape, logits) if isinstance(q, Bernoulli) else noise)
+
+
+def squash(q: Distribution, logits: Tensor) -> Tensor:
+    """softmax or sigmoid: from logits to the inside of q's support."""
+    return logits.sigmoid() if isinstance(q, Bernoulli) else logits.softmax(-1)
+
+
+def harden(q: Distribution, logits: Tensor) -> Tensor:
+    """The nearest point of q's support."""
+    if isinstance(q, Bernoulli):
+        return (logits > 0).to(logits.dtype)
+    return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)

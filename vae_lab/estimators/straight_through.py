@@ -1,0 +1,164 @@
+"""Exact samples with better stand-in gradients than the probabilities' own."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution
+
+from ..schedules import Schedule, bounds
+from .base import base, full_precision, surrogate
+from .relaxations import _Relaxation, harden, perturb, positive_temperature, squash
+
+
+class _StandIn(_Relaxation):
+    """An exact sample x with the gradient of :meth:`stand_in`; a bit is two classes of logits 0 and l."""
+
+    def __init__(self, temperature: float | Schedule, num_samples: int) -> None:
+        super().__init__(num_samples)
+        self.temperature = positive_temperature(temperature)
+
+    def sample(self, q: Distribution) -> Tensor:
+        inner = base(q)
+        z = harden(inner, perturb(inner, self.num_samples))
+        if isinstance(inner, Bernoulli):
+            bit = full_precision(inner.logits)
+            logits = torch.stack([torch.zeros_like(bit), bit], -1)
+            return z + surrogate(self.stand_in(logits, torch.stack([1 - z, z], -1))[..., 1])
+        return z + surrogate(self.stand_in(full_precision(inner.logits), z))
+
+    def stand_in(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Logits [*B, L, K] and samples [S, *B, L, K] -> what to differentiate, [S, *B, L, K]."""
+        raise NotImplementedError
+
+
+class DecoupledSTGumbelSoftmax(_Relaxation):
+    r"""Gumbel-Softmax with one temperature for the sample and another one for its gradient.
+
+    .. math:: y = \operatorname{softmax}\big((\ell + G) / \tau_f\big), \quad
+              \frac{\partial y}{\partial \ell} := \frac{\partial}{\partial \ell}
+              \operatorname{softmax}\big((\ell + G) / \tau_b\big), \quad \text{with the same } G
+
+    A cold forward pass shows the decoder nearly discrete codes while a warm backward pass keeps the
+    gradient's variance down. Equal temperatures are Gumbel-Softmax; as tau_f goes to 0 this becomes the
+    hard Gumbel-Softmax at temperature tau_b.
+
+    **Forward** y, inside the simplex. **Backward** through the softmax at tau_b. **Bias** at all
+    temperatures. **Cost** `num_samples` evaluations.
+
+    Args:
+        forward_temperature: tau_f > 0, a number or a schedule.
+        backward_temperature: tau_b > 0, a number or a schedule.
+
+    Source: Shah, Yan, Mozer & Liu, *Improving Discrete Optimisation Via Decoupled Straight-Through
+    Gumbel-Softmax*, 2024, arXiv:2410.13331
+    """
+
+    relaxed_points = True
+    source = "Shah et al. 2024"
+
+    def __init__(
+        self,
+        forward_temperature: float | Schedule = 0.3,
+        backward_temperature: float | Schedule = 1.0,
+        num_samples: int = 1,
+    ) -> None:
+        super().__init__(num_samples)
+        self.forward_temperature = positive_temperature(forward_temperature, "forward_temperature")
+        self.backward_temperature = positive_temperature(
+            backward_temperature, "backward_temperature"
+        )
+
+    def sample(self, q: Distribution) -> Tensor:
+        inner = base(q)
+        perturbed = perturb(inner, self.num_samples)
+        y = squash(inner, perturbed.detach() / self.forward_temperature.value)
+        return y + surrogate(squash(inner, perturbed / self.backward_temperature.value))
+
+
+class GappedStraightThrough(_StandIn):
+    r"""Straight-through at logits moved, without randomness, until their argmax is the sample.
+
+    .. math:: \tilde\ell = \ell + m_1 - m_2, \quad m_1 = x \big(\max_j \ell_j - \ell\big), \quad
+              m_2 = (1 - x) \big(\ell - \max_j \ell_j + g\big)_+
+
+    The sampled class is raised to the largest logit and all others are pushed at least the gap g below
+    it. The moves m_1, m_2 are constants; with g = "expected" the gap is what Gumbel noise would leave on
+    average between the first and the second given the sample, :math:`-\log(1 - \pi_x) / \pi_x`.
+
+    **Forward** a sample of q. **Backward** :math:`\operatorname{softmax}(\tilde\ell / \tau)`. **Bias** at
+    all temperatures, also for a linear f. **Cost** `num_samples` evaluations.
+
+    Args:
+        temperature: tau > 0, a number or a schedule.
+        gap: g >= 0, or "expected" (the paper's GST-p).
+
+    Source: Fan, Chi, Rudnicky & Ramadge, *Training Discrete Deep Generative Models via Gapped
+    Straight-Through Estimator*, ICML 2022
+    """
+
+    source = "Fan et al. 2022"
+
+    def __init__(
+        self,
+        temperature: float | Schedule = 1.0,
+        gap: float | str = 1.0,
+        num_samples: int = 1,
+    ) -> None:
+        if gap != "expected" and (isinstance(gap, str) or not gap >= 0):
+            raise ValueError(f"gap must be 'expected' or not negative, got {gap!r}")
+        super().__init__(temperature, num_samples)
+        self.gap = gap
+
+    def stand_in(self, logits: Tensor, x: Tensor) -> Tensor:
+        constant = logits.detach()
+        gap = expected_gap(constant, x) if self.gap == "expected" else self.gap
+        largest = constant.amax(-1, keepdim=True)
+        raised = x * (largest - constant)
+        lowered = (1 - x) * (constant - largest + gap).clamp_min(0)
+        return ((logits + raised - lowered) / self.temperature.value).softmax(-1)
+
+
+class ReinMax(_StandIn):
+    r"""Straight-through to second order: Heun's method where straight-through is Euler's.
+
+    .. math:: \nabla_\ell = 2 J(m)\, g - \tfrac{1}{2} J(\pi)\, g, \qquad
+              m = \tfrac{1}{2} \big(x + \operatorname{softmax}(\ell / \tau)\big), \quad
+              J(p) = \operatorname{diag}(p) - p p^\top, \quad g = \frac{\partial f}{\partial z}(x)
+
+    At temperature 1 it is, sample by sample, Shekhovtsov's ZGR,
+    :math:`\tfrac{1}{2} J(\pi) g + \tfrac{1}{2} (x - \pi)(x - \pi)^\top g`.
+
+    **Forward** a sample of q. **Backward** as above. **Bias** none for an f that is quadratic in z if
+    tau = 1; a larger tau trades bias for variance. **Cost** `num_samples` evaluations.
+
+    Args:
+        temperature: tau > 0, a number or a schedule; the authors use 1 to 1.5.
+
+    Source: Liu, Dong, Liu, Yu & Gao, *Bridging Discrete and Backpropagation: Straight-Through and
+    Beyond*, NeurIPS 2023, arXiv:2304.08612; Shekhovtsov, *Cold Analysis of Rao-Blackwellized
+    Straight-Through Gumbel-Softmax Gradient Estimator*, ICML 2023
+    """
+
+    unbiased = "quadratic f"
+    source = "Liu et al. 2023; Shekhovtsov 2023"
+
+    def __init__(self, temperature: float | Schedule = 1.0, num_samples: int = 1) -> None:
+        super().__init__(temperature, num_samples)
+        if bounds(self.temperature) != (1.0, 1.0):
+            self.unbiased = False
+
+    def stand_in(self, logits: Tensor, x: Tensor) -> Tensor:
+        midpoint = 0.5 * (x + (logits / self.temperature.value).softmax(-1))
+        # Its value is the midpoint, its derivative J(midpoint).
+        tilted = (logits + (midpoint.log() - logits).detach()).softmax(-1)
+        return 2 * tilted - 0.5 * logits.softmax(-1)
+
+
+def expected_gap(logits: Tensor, x: Tensor) -> Tensor:
+    r"""Between the two largest of l + G, in the mean given that x won; [*, K] and [*, K] -> [*, 1].
+
+    .. math:: \mathbb{E}[\text{first} - \text{second} \mid x] = -\log(1 - \pi_x) / \pi_x
+    """
+    log_pi = logits.log_softmax(-1)
+    log_others = log_pi.masked_fill(x > 0, -torch.inf).logsumexp(-1, keepdim=True)  # log(1 - pi_x)
+    pi = (x * log_pi).sum(-1, keepdim=True).exp()
+    return -torch.where(pi < 0.5, torch.log1p(-pi), log_others) / pi

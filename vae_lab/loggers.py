@@ -1,0 +1,165 @@
+"""Loggers: a CSV file that survives a resume, and Weights & Biases with or without an account."""
+
+import csv
+import io
+import os
+import secrets
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+Row = dict[str, Any]
+
+
+class CSVLogger(Logger):
+    """One table of all metrics: `step`, `epoch`, then a column per metric in the order of arrival.
+
+    Every call reaches the file at once. Consecutive calls with the same step share a row; a metric
+    seen for the first time adds a column, for which the file is written anew and replaced. An
+    existing file is continued: a resumed run first calls `rewind` with the step it resumes from.
+    (Lightning's CSVLogger deletes the metrics.csv that it finds, in `_check_log_dir_exists`.)
+
+    Args:
+        path: The file to write; its folder is created with the first metric, not before.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._columns: list[str] = []  # of the file; empty until the file has been looked at
+        self._last: Row = {}  # the file's last row,
+        self._offset = 0  # and the byte it begins at
+
+    @property
+    def name(self) -> str:
+        """Empty, so that Lightning derives no subfolder from it."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Empty, so that Lightning derives no subfolder from it."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder."""
+        return str(self.path.parent)
+
+    @property
+    def log_dir(self) -> str:
+        """The run's folder."""
+        return self.save_dir
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Nothing: the run keeps its resolved config beside the file."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Writes scalars; a step of None means the step of the last row."""
+        if not self._columns:
+            self._rewrite(*self._read())
+        last_step = int(self._last.get("step", 0))
+        row = {
+            "step": last_step if step is None else step,
+            **{name: _plain(value) for name, value in metrics.items()},
+        }
+        merge = bool(self._last) and row["step"] == last_step
+        self._put(self._last | row if merge else row, replace_last=merge)
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Drops the rows later than `step`: the resumed run is going to write them again."""
+        if self.path.exists():
+            columns, rows = self._read()
+            self._rewrite(columns, [row for row in rows if int(row["step"]) <= step])
+
+    def _put(self, row: Row, replace_last: bool) -> None:
+        new = [name for name in row if name not in self._columns]
+        if new:
+            columns, rows = self._read()
+            self._rewrite(columns + new, rows)
+        if not replace_last:
+            self._offset = self.path.stat().st_size
+        with self.path.open("r+b") as file:
+            file.seek(self._offset)
+            file.write(_line(row.get(name, "") for name in self._columns))
+            file.truncate()
+        self._last = row
+
+    def _read(self) -> tuple[list[str], list[Row]]:
+        """Columns and rows on disk, without a last line that a kill or a full disk cut short."""
+        whole = self.path.read_bytes().rpartition(b"\n")[0] if self.path.exists() else b""
+        reader = csv.DictReader(io.StringIO(whole.decode()))
+        return list(reader.fieldnames or ["step", "epoch"]), list(reader)
+
+    def _rewrite(self, columns: list[str], rows: list[Row]) -> None:
+        lines = [_line(columns), *(_line(row.get(name, "") for name in columns) for row in rows)]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_bytes(b"".join(lines))
+        partial.replace(self.path)
+        self._columns, self._last = columns, rows[-1] if rows else {}
+        self._offset = sum(map(len, lines[:-1]))
+
+
+def _line(values: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode()
+
+
+def _plain(value: Any) -> int | float:
+    return value if isinstance(value, int) else float(value)
+
+
+def wandb_logger(
+    run_dir: str,
+    project: str = "vae_lab",
+    entity: str | None = None,
+    name: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    mode: Literal["online", "offline", "disabled", "shared"] | None = None,
+) -> WandbLogger:
+    """A W&B logger that asks no question: without credentials it works offline.
+
+    Args:
+        run_dir: the run's folder; a run that is resumed there goes on as the same W&B run.
+        project: of W&B, like the next four.
+        name: None: that of the folder.
+        mode: None: WANDB_MODE if that is set, else online with credentials and offline without.
+    """
+    import wandb  # here, as the import takes over a second
+
+    mode = mode or os.environ.get("WANDB_MODE") or None
+    if mode is None and not wandb.login(prompt=False, verify=False):
+        mode = "offline"
+        rank_zero_only(print)("W&B: no credentials found, logging offline; upload with `wandb sync`")
+    folder = Path(run_dir)
+    return WandbLogger(
+        name=name or folder.name,
+        save_dir=folder,
+        project=project,
+        id=_wandb_id(folder),
+        entity=entity,
+        group=group,
+        tags=list(tags),
+        mode=mode or "online",
+        resume="allow",
+        settings=wandb.Settings(silent=True),
+    )
+
+
+def _wandb_id(folder: Path) -> str:
+    """The id of the folder's W&B run, new ones included."""
+    path = folder / "wandb-id.txt"
+    if path.is_file():
+        return path.read_text().strip()
+    return secrets.token_hex(4)

@@ -1,0 +1,104 @@
+"""Metrics: sums that stay on the device until somebody reads them."""
+
+import time
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from .distributed import all_sum
+from .vae import Bound
+
+
+class BoundMetrics(Metric):
+    r"""Means over a split of the ELBO and its terms, and how much of the latent is in use.
+
+    * `elbo`, `reconstruction`, `kl`, and `elbo_relaxed` where it is given: in nats.
+    * `active_units`: latent variables whose mean KL exceeds 0.01 nats.
+    * `code_perplexity`, of discrete latents: :math:`\exp H(\bar\pi_l)`, where :math:`\bar\pi_l`
+      is the mean of q(z_l|x) over the data; mean over the variables. 1 is a dead variable, K is one
+      that uses all categories alike.
+
+    Args:
+        latents: L.
+        categories: K, or None for continuous latents.
+        relaxed: is there a relaxed ELBO beside the true one.
+    """
+
+    full_state_update = False
+    terms: Tensor
+    kl: Tensor
+    codes: Tensor
+    count: Tensor
+
+    def __init__(self, latents: int, categories: int | None, relaxed: bool) -> None:
+        super().__init__()
+        self.discrete, self.relaxed = categories is not None, relaxed
+        shapes = {"terms": (3,), "kl": (latents,), "codes": (latents, categories or 1), "count": ()}
+        for name, shape in shapes.items():
+            # Sums of 10^5 numbers of size 10^3 need more than float32.
+            zeros = torch.zeros(shape, dtype=torch.float64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
+        """Adds a batch; `codes` are the probabilities [B, L, K] of discrete latents."""
+        relaxed = bound.elbo if elbo_relaxed is None else elbo_relaxed
+        self.terms += torch.stack([bound.elbo, bound.reconstruction, relaxed]).sum(1)
+        self.kl += bound.kl.sum(0)
+        self.count += len(bound.elbo)
+        if codes is not None:
+            self.codes += codes.sum(0)
+
+    def compute(self) -> dict[str, Tensor]:
+        elbo, reconstruction, relaxed = self.terms / self.count
+        kl = self.kl / self.count
+        metrics = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl.sum()}
+        if self.relaxed:
+            metrics["elbo_relaxed"] = relaxed
+        metrics["active_units"] = (kl > 0.01).sum().to(kl)
+        if self.discrete:
+            usage = self.codes / self.count
+            metrics["code_perplexity"] = torch.special.entr(usage).sum(-1).exp().mean()
+        return metrics
+
+
+class Window:
+    """Means of named terms over the batches since the last reading, and the speed.
+
+    Adding a batch syncs nothing; :meth:`read` does, once. The clock runs between :meth:`resume` and
+    :meth:`pause`, and its first reading, with all that is done only once, gives no speed.
+    """
+
+    def __init__(self) -> None:
+        self.sums: list[Tensor] = []
+        self._images = 0
+        self._seconds = 0.0
+        self._resumed: float | None = None
+        self._warm = False
+
+    def add(self, terms: tuple[Tensor, ...], images: int) -> None:
+        """Adds per-datum terms [B]; `images` were processed, in all processes together."""
+        terms = torch.stack(terms).detach()
+        self.sums.append(torch.cat([terms.sum(1), terms.new_full((1,), terms.shape[1])]))
+        self._images += images
+
+    def resume(self) -> None:
+        self._resumed = time.perf_counter()
+
+    def pause(self) -> None:
+        if self._resumed is not None:
+            self._seconds += time.perf_counter() - self._resumed
+            self._resumed = None
+
+    def read(self, names: tuple[str, ...]) -> dict[str, float]:
+        """The means by name, over all processes, and `perf/images_per_second`; then starts anew."""
+        *sums, count = all_sum(torch.stack(self.sums).sum(0)).tolist()
+        metrics = {name: total / count for name, total in zip(names, sums, strict=True)}
+        running = self._resumed is not None
+        self.pause()
+        if self._warm and self._seconds:
+            metrics["perf/images_per_second"] = self._images / self._seconds
+        self.sums, self._images, self._seconds, self._warm = [], 0, 0.0, True
+        if running:
+            self.resume()
+        return metrics

@@ -1,0 +1,29 @@
+"""The network without a hidden layer: the model is then a linear VAE."""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from .base import Encoder, Shape, check_shape, initialise
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Features are the pixels themselves, the decoder is one affine map.
+
+    With a Gaussian latent and a Gaussian likelihood of learned sigma this is probabilistic PCA,
+    whose optimum is known in closed form (Tipping & Bishop, 1999).
+    """
+
+    def encoder(self, shape: Shape) -> Encoder:
+        """Module from [N, C, H, W] to [N, C * H * W]; it has no parameters."""
+        check_shape(shape)
+        return Encoder(nn.Flatten(), features=math.prod(shape))
+
+    def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
+        """Affine map from [N, latent_size] to [N, *shape]."""
+        check_shape(shape, latent_size)
+        output = nn.Linear(latent_size, math.prod(shape))
+        initialise(output, factor=1.0)
+        return nn.Sequential(output, nn.Unflatten(1, shape))

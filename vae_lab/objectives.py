@@ -1,0 +1,124 @@
+"""What is maximised: bounds on log p(x), one per datum, in nats."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .aggregates import Aggregate, log_mean_exp, mean
+from .estimators import Estimator
+from .schedules import Schedule, as_schedule, bounds
+from .vae import VAE
+
+
+class Terms(NamedTuple):
+    """An objective and what it is made of, each [B] and in nats."""
+
+    objective: Tensor  # what is maximised
+    elbo: Tensor  # reconstruction - kl, so beta = 1; at the estimator's points, relaxed or not
+    reconstruction: Tensor  # E_q log p(x|z)
+    kl: Tensor  # KL(q(z|x) || p(z)) in closed form
+
+
+class Objective(nn.Module):
+    """x [B, C, H, W] -> terms [B], differentiable with the estimator's gradient."""
+
+    def forward(self, vae: VAE, estimator: Estimator, x: Tensor) -> Terms:
+        raise NotImplementedError
+
+
+class ELBO(Objective):
+    r"""The evidence lower bound, with the weight of its KL as one likes it.
+
+    .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z|x)}[\log p(x|z)]
+              - \beta \sum_l \max(\mathrm{KL}_l, \lambda)
+
+    Sums over pixels and latents, so beta = 1 and lambda = 0 *is* the ELBO. Free bits apply to each datum
+    on its own: its loss does not depend on the batch that it came in.
+
+    Args:
+        beta: a number or a schedule (KL warm-up), not negative.
+        free_bits: lambda, in nats for each latent variable; below it the KL has no gradient.
+
+    Source: Kingma & Welling 2014, arXiv:1312.6114; beta: Higgins et al. 2017; free bits: Kingma et al.
+    2016, arXiv:1606.04934
+    """
+
+    def __init__(self, beta: float | Schedule = 1.0, free_bits: float = 0.0) -> None:
+        super().__init__()
+        if free_bits < 0:
+            raise ValueError(f"free_bits must not be negative, got {free_bits:g}")
+        self.beta = _not_negative(beta)
+        self.free_bits = free_bits
+
+    def forward(self, vae: VAE, estimator: Estimator, x: Tensor) -> Terms:
+        features = vae.encoder(x)
+        q = vae.posterior(features)
+        reconstruction = estimator(q, lambda z: vae.log_px_z(x, z), context=features)
+        kl = vae.latent.kl(q)  # [B, L]
+        penalty = kl.clamp_min(self.free_bits) if self.free_bits else kl
+        objective = reconstruction - self.beta.value * penalty.sum(-1)
+        kl = kl.sum(-1)
+        return Terms(objective, reconstruction - kl, reconstruction, kl)
+
+
+class _LogWeights(Objective):
+    """Aggregates log p(x|z_s) + beta (log p(z_s) - log q(z_s|x)) over the samples."""
+
+    aggregate: Aggregate
+
+    def __init__(self, beta: float | Schedule = 1.0) -> None:
+        super().__init__()
+        self.beta = _not_negative(beta)
+
+    def forward(self, vae: VAE, estimator: Estimator, x: Tensor) -> Terms:
+        features = vae.encoder(x)
+        q = vae.posterior(features)
+        density, prior = estimator.density(q), vae.latent.prior()
+        log_px_z: list[Tensor] = []
+
+        def log_weight(z: Tensor) -> Tensor:
+            log_px_z.append(vae.log_px_z(x, z))  # [S, B]
+            return log_px_z[-1] + self.beta.value * (prior.log_prob(z) - density.log_prob(z))
+
+        objective = estimator(q, log_weight, aggregate=type(self).aggregate, context=features)
+        reconstruction = torch.cat(log_px_z).detach().mean(0)
+        kl = vae.latent.kl(q).sum(-1)
+        return Terms(objective, reconstruction - kl, reconstruction, kl)
+
+
+class MonteCarloELBO(_LogWeights):
+    r"""The ELBO with its KL sampled, :math:`\mathbb{E}_q[\log p(x|z) + \beta (\log p(z) - \log q(z|x))]`.
+
+    For estimators that gain from seeing log q(z|x) inside the expectation.
+    """
+
+    aggregate = staticmethod(mean)
+
+
+class IWAE(_LogWeights):
+    r"""The multi-sample bound; S is the estimator's `num_samples`.
+
+    .. math:: \mathcal{L}_S(x) = \mathbb{E}_{z_{1:S} \sim q(z|x)} \Big[
+              \log \tfrac{1}{S} \textstyle\sum_s p(x, z_s) / q(z_s | x) \Big]
+
+    Equals the ELBO for S = 1 and does not decrease in S. With a reparameterised estimator this is IWAE,
+    with the leave-one-out score function VIMCO. Relaxed samples give log-weights that interpolate
+    those of one-hot samples linearly, so no bound until their temperature is low.
+
+    Args:
+        beta: the weight of log p(z) - log q(z|x) inside the log-weights; 1 is the bound.
+
+    Source: Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016,
+    arXiv:1509.00519
+    """
+
+    aggregate = staticmethod(log_mean_exp)
+
+
+def _not_negative(beta: float | Schedule) -> Schedule:
+    schedule = as_schedule(beta)
+    least, _ = bounds(schedule)
+    if not least >= 0:
+        raise ValueError(f"beta must not be negative, got {least:g}")
+    return schedule

@@ -1,0 +1,77 @@
+"""Releases: a trained VAE as data, `model.safetensors` and `config.json`, that never runs code.
+
+`config.json` names the VAE's parts by their class in vae_lab and gives their constructors' arguments. Only
+the classes that the three packages export can be named.
+"""
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from . import latents, likelihoods, networks
+from .vae import VAE
+
+FORMAT = 1
+PARTS = {"network": networks, "latent": latents, "likelihood": likelihoods}
+
+
+def describe(part: object) -> dict[str, Any]:
+    """A part's class and constructor arguments, each kept by the part under its own name."""
+    names = inspect.signature(type(part)).parameters
+    return {"class": type(part).__name__} | {name: getattr(part, name) for name in names}
+
+
+def build(kind: str, description: dict[str, Any]) -> Any:
+    """The part that :func:`describe` described."""
+    arguments = dict(description)
+    name = arguments.pop("class", None)
+    package = PARTS[kind]
+    if name not in package.__all__:
+        known = ", ".join(package.__all__)
+        raise ValueError(f"unknown {kind} {name!r} in config.json; known: {known}")
+    return getattr(package, name)(**arguments)
+
+
+def save(vae: VAE, folder: Path, facts: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = safetensors.torch.save({k: v.contiguous() for k, v in vae.state_dict().items()})
+    (folder / "model.safetensors").write_bytes(weights)
+    config = {
+        "format": FORMAT,
+        "shape": list(vae.shape),
+        **{kind: describe(getattr(vae, kind)) for kind in PARTS},
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        **facts,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def load(source: Path) -> VAE:
+    folder = find(source)
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder}/config.json has format {config.get('format')!r}, this vae_lab reads {FORMAT}"
+        )
+    weights = (folder / "model.safetensors").read_bytes()
+    if hashlib.sha256(weights).hexdigest() != config["sha256"]:
+        raise ValueError(f"{folder}/model.safetensors does not match the sha256 in its config.json")
+    parts = {kind: build(kind, config[kind]) for kind in PARTS}
+    vae = VAE(tuple(config["shape"]), **parts)
+    vae.load_state_dict(safetensors.torch.load(weights))
+    return vae.eval()
+
+
+def find(source: Path) -> Path:
+    """The release folder at `source`, or in a run's folder there."""
+    for folder in (source, source / "release"):
+        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no release at {source}: expected config.json and model.safetensors there, or in release/"
+    )

@@ -1,0 +1,135 @@
+"""The generative model p(z) p(x|z) and its recognition model q(z|x). No Lightning in it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .aggregates import log_mean_exp
+from .estimators.base import full_precision
+from .latents import Latent
+
+if TYPE_CHECKING:
+    from .likelihoods import Likelihood
+    from .networks import Network
+
+
+class Bound(NamedTuple):
+    """The ELBO and what it was made of, in nats."""
+
+    elbo: Tensor  # [B]
+    reconstruction: Tensor  # E_q log p(x|z), [B]
+    kl: Tensor  # of each latent variable, [B, L]
+    q: Distribution  # batch shape [B]
+
+
+class VAE(nn.Module):
+    r"""A variational autoencoder: encoder, latent, decoder, likelihood.
+
+    .. code-block:: text
+
+        x -> encoder -> features -> head -> q(z|x)      z -> decoder -> parameters of p(x|z)
+
+    Args:
+        shape: of one datum, (C, H, W).
+        network: makes the encoder and the decoder; see :mod:`vae_lab.networks`.
+        latent: the family of q and of the prior; see :mod:`vae_lab.latents`.
+        likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        network: "Network",
+        latent: Latent,
+        likelihood: "Likelihood",
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        channels, height, width = self.shape
+        output = (likelihood.out_channels(channels), height, width)
+        self.network = network
+        self.encoder = network.encoder(self.shape)
+        self.head = nn.Linear(self.encoder.features, latent.parameter_size)
+        self.latent = latent
+        self.decoder = network.decoder(latent.size, output)
+        self.output_bias = nn.Parameter(torch.zeros(output))
+        self.likelihood = likelihood
+
+    def posterior(self, features: Tensor) -> Distribution:
+        """The encoder's features [B, F] -> q(z|x), batch shape [B]."""
+        return self.latent.distribution(full_precision(self.head(features)))
+
+    def encode(self, x: Tensor) -> Distribution:
+        """x [B, C, H, W] -> q(z|x), batch shape [B]."""
+        return self.posterior(self.encoder(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z [*, *E] -> the likelihood's parameters [*, C', H, W]."""
+        leading = z.shape[: z.ndim - len(self.latent.event_shape)]
+        decoded = self.decoder(z.reshape(-1, self.latent.size)) + self.output_bias
+        return full_precision(decoded.reshape(*leading, *self.output_bias.shape))
+
+    def log_px_z(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z), x [B, C, H, W] and z [*, B, *E] -> [*, B]."""
+        return self.likelihood.log_prob(self.decode(z), x)
+
+    def elbo(self, x: Tensor, num_samples: int = 1) -> Bound:
+        """The true ELBO of x [B, C, H, W]: exact samples of q, closed-form KL, beta = 1."""
+        q = self.encode(x)
+        reconstruction = self.log_px_z(x, q.sample((num_samples,))).mean(0)
+        kl = self.latent.kl(q)
+        return Bound(reconstruction - kl.sum(-1), reconstruction, kl, q)
+
+    @torch.no_grad()
+    def log_likelihood(self, x: Tensor, num_samples: int = 100, chunk: int = 100) -> Tensor:
+        """The importance-weighted lower bound on log p(x) with `num_samples` samples, [B].
+
+        Args:
+            chunk: how many samples are decoded at once; bounds the memory, does not change the bound.
+        """
+        self.likelihood.check(x)
+        q, prior = self.encode(x), self.latent.prior()
+        log_weights = []
+        for start in range(0, num_samples, chunk):
+            z = q.sample((min(chunk, num_samples - start),))
+            log_weights.append(self.log_px_z(x, z) + prior.log_prob(z) - q.log_prob(z))
+        return log_mean_exp(torch.cat(log_weights))
+
+    @torch.no_grad()
+    def sample(self, num_images: int) -> Tensor:
+        """Mean images of draws from the prior, [num_images, C, H, W]."""
+        z = self.latent.prior().sample((num_images,))
+        return self.likelihood.mean(self.decode(z))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Mean images at the most probable z, [B, C, H, W]."""
+        self.likelihood.check(x)
+        return self.likelihood.mean(self.decode(self.latent.mode(self.encode(x))))
+
+    @torch.no_grad()
+    def interpolate(self, x0: Tensor, x1: Tensor, steps: int = 8) -> Tensor:
+        """Mean images on a path through the latent from x0 to x1, [steps, B, C, H, W]."""
+        z0, z1 = (self.latent.mode(self.encode(x)) for x in (x0, x1))
+        return self.likelihood.mean(self.decode(self.latent.interpolate(z0, z1, steps)))
+
+    @torch.no_grad()
+    def initialize_bias(self, mean: Tensor) -> None:
+        """Starts the decoder's output at the data's mean image [C, H, W], where the likelihood allows."""
+        self.output_bias.copy_(self.likelihood.bias(mean.to(self.output_bias)))
+
+    def save_pretrained(self, folder: str | Path, **facts: object) -> Path:
+        """Writes a release: `model.safetensors` and `config.json`, in which `facts` are kept."""
+        from .pretrained import save
+
+        return save(self, Path(folder), facts)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "VAE":
+        """The model of a release folder, or of a run's folder, in evaluation mode."""
+        from .pretrained import load
+
+        return load(Path(source))

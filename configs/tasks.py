@@ -63,7 +63,7 @@ def test(config: DictConfig) -> float:
     """The test metrics of a run's best checkpoint. Returns the test ELBO."""
     config, datamodule, model = _load(config)
     trainer = build.trainer(config, model, fit=False)
-    (metrics,) = trainer.test(model, datamodule, verbose=False)
+    metrics = _tested(trainer, model, datamodule)
     _table(f"{config.checkpoint}, test split", metrics)
     return metrics["test/elbo"]
 
@@ -134,8 +134,13 @@ def _test_best(
     # After fit, the averaging would put the weights that were not averaged in place of the best.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
     best = find_checkpoint(Path(trainer.default_root_dir))
-    (metrics,) = trainer.test(model, datamodule, best, verbose=False, weights_only=True)
-    return metrics
+    return _tested(trainer, model, datamodule, ckpt_path=best, weights_only=True)
+
+
+def _tested(trainer: pl.Trainer, *arguments: Any, **options: Any) -> dict[str, float]:
+    trainer.test(*arguments, verbose=False, **options)
+    metrics = trainer.callback_metrics.items()
+    return {name: value.item() for name, value in metrics if name.startswith("test/")}
 
 
 @rank_zero_only

@@ -36,6 +36,7 @@ class Estimator(nn.Module):
         relaxed_points: does it evaluate f between the points of q's support.
         single_sample: can it differentiate the mean, of which an ELBO is made.
         multi_sample: can it differentiate another aggregate than the mean.
+        compiles: does it trace into one graph, or does it run eagerly inside a compiled step.
         evaluations: how often f is evaluated for one datum, in words of the constructor's arguments.
         source: the paper.
     """
@@ -46,6 +47,7 @@ class Estimator(nn.Module):
     relaxed_points: ClassVar[bool] = False
     single_sample: ClassVar[bool] = True
     multi_sample: ClassVar[bool] = True
+    compiles: ClassVar[bool] = True
     evaluations: ClassVar[str] = "num_samples"
     source: ClassVar[str]
 

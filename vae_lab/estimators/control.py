@@ -13,6 +13,8 @@ from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, substitute
 
+# torch.compile does not trace autograd.grad unless told to by a flag for the whole process.
+eager = torch.compiler.disable(reason="an estimator that takes derivatives of f or of a network")
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]  # credit, weight, dc/dz -> g
 
 

@@ -16,16 +16,17 @@ class Fini(_Relaxation):
               = \lambda\, \mathbb{E}[f(z + 1) - f(z)]
               = \lambda\, \mathbb{E}\Big[\int_0^1 f'(z + t)\, dt\Big] \approx \mathbb{E}[w(z) f'(z)]
 
-    The integral is replaced by a quadrature rule on whole numbers, :math:`\sum_k c_k f'(z + k)`, and each
-    node is moved to z by :math:`\lambda \mathbb{E}[g(z + 1)] = \mathbb{E}[z g(z)]`. Degree 2 is the trapezoid,
-    :math:`c = (\tfrac{1}{2}, \tfrac{1}{2})`; degree 3 is :math:`c = (\tfrac{5}{12}, \tfrac{8}{12}, -\tfrac{1}{12})`:
+    The integral is replaced by a quadrature rule on whole numbers, :math:`\sum_k c_k f'(z + k)`,
+    and each node is moved to z by :math:`\lambda \mathbb{E}[g(z + 1)] = \mathbb{E}[z g(z)]`.
+    Degree 2 is the trapezoid, c = (1/2, 1/2); degree 3 is c = (5, 8, -1)/12:
 
     .. math:: w_2 = \frac{\lambda + z}{2}, \qquad
               w_3 = \frac{1}{12} \Big(5 \lambda + 8 z - \frac{z (z - 1)}{\lambda}\Big)
 
-    **Forward** a sample of q. **Backward** :math:`\partial z / \partial \log \lambda := w(z)`. **Bias** none
-    if f is a polynomial of at most that degree in each count, whatever the other counts do. The variance
-    of degree 3 grows as the rate falls. **Cost** `num_samples` evaluations.
+    **Forward** a sample of q. **Backward** :math:`\partial z / \partial \log \lambda := w(z)`.
+    **Bias** none if f is a polynomial of at most that degree in each count, whatever the other
+    counts do. The variance of degree 3 grows as the rate falls. **Cost** `num_samples`
+    evaluations.
 
     Args:
         degree: 2 or 3.

@@ -17,17 +17,17 @@ class MeasureValued(Estimator):
 
     .. math:: \partial_\mu \mathbb{E}[f] = \frac{\mathbb{E}[f(\mu + \sigma W) - f(\mu - \sigma W)]}
               {\sigma \sqrt{2 \pi}}, \quad
-              \partial_\sigma \mathbb{E}[f] = \frac{\mathbb{E}[f(\mu + \sigma M) - f(z)]}{\sigma}, \quad
-              \partial_\lambda \mathbb{E}[f] = \mathbb{E}[f(z + 1) - f(z)]
+              \partial_\sigma \mathbb{E}[f] = \frac{\mathbb{E}[f(\mu + \sigma M) - f(z)]}{\sigma}
 
-    for Normal and Poisson, with W Rayleigh and M double-sided Maxwell. M is drawn given the sample's own
-    :math:`\epsilon = (z - \mu) / \sigma` as :math:`M^2 = \epsilon^2 + 2 E`, E exponential, with the sign of
-    epsilon: that is Rosca et al.'s coupling (epsilon is uniform between 0 and M) read backwards, so the
+    for Normal, with W Rayleigh and M double-sided Maxwell; and for Poisson :math:`\partial_\lambda
+    \mathbb{E}[f] = \mathbb{E}[f(z + 1) - f(z)]`. M is drawn given the sample's own :math:`\epsilon
+    = (z - \mu) / \sigma` as :math:`M^2 = \epsilon^2 + 2 E`, E exponential, with the sign of
+    epsilon: the usual coupling (epsilon is uniform between 0 and M) read backwards, so that the
     sample itself serves as the other half of the pair.
 
-    **Forward** a sample of q. **Backward** the differences; nothing is asked of f but its values, and a
-    jump in f is seen. **Bias** none. **Cost** per sample one evaluation and, for each of the D
-    coordinates, three (Normal) or one (Poisson).
+    **Forward** a sample of q. **Backward** the differences; nothing is asked of f but its values,
+    and a jump in f is seen. **Bias** none. **Cost** per sample one evaluation and, for each of the
+    D coordinates, three (Normal) or one (Poisson).
 
     Source: Rosca, Figurnov, Mohamed & Mnih, *Measure-Valued Derivatives for Approximate Bayesian
     Inference*, 2019; Mohamed, Rosca, Figurnov & Mnih, *Monte Carlo Gradient Estimation in Machine

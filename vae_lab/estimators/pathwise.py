@@ -15,9 +15,10 @@ class Reparameterization(Estimator):
               \mathbb{E}_{\epsilon}\big[\nabla_\phi f(g_\phi(\epsilon))\big],
               \quad z = \mu + \sigma \epsilon \text{ for a Gaussian}
 
-    **Forward** a sample of q. **Backward** through the sample, explicitly (Normal, ...) or implicitly
-    (Gamma, Beta, Dirichlet, Student's t), as torch's ``rsample`` does it; torch's von Mises has none. **Bias** none where f is
-    continuous; the gradient of a jump in f is missed. **Cost** `num_samples` evaluations.
+    **Forward** a sample of q. **Backward** through the sample, explicitly (Normal, ...) or
+    implicitly (Gamma, Beta, Dirichlet), as torch's ``rsample`` does it; torch's von Mises has none
+    and is refused. **Bias** none where f is continuous; the gradient of a jump in f is missed.
+    **Cost** `num_samples` evaluations.
 
     Source: Kingma & Welling, *Auto-Encoding Variational Bayes*, ICLR 2014, arXiv:1312.6114
     """
@@ -47,20 +48,22 @@ class Reparameterization(Estimator):
 
 
 class StickingTheLanding(Reparameterization):
-    r"""The pathwise derivative without the score term of log q, whose mean is zero.
+    r"""The pathwise derivative without the score of log q, whose mean is zero.
 
-    .. math:: \nabla_\phi \mathcal{L} = \mathbb{E}_{\epsilon}\Big[\frac{\partial z}{\partial \phi}
-              \nabla_z \big(\log p(x, z) - \log q_{\bar\phi}(z | x)\big)\Big], \quad \bar\phi \text{ constant}
+    .. math:: \nabla_\phi \mathcal{L} = \mathbb{E}_{\epsilon}\Big[
+              \frac{\partial z}{\partial \phi}
+              \nabla_z \log \frac{p(x, z)}{q_{\bar\phi}(z | x)} \Big], \quad \bar\phi \text{ constant}
 
-    Where q is the true posterior the bracket is zero, not only its mean, so the optimum is stuck to. It
-    differs from its parent only where f contains log q, as in
+    Where q is the true posterior the ratio is constant, so every sample's gradient is zero and not
+    only their mean. It differs from its parent only where f contains log q, as in
     :class:`~vae_lab.objectives.MonteCarloELBO`.
 
-    **Forward** a sample of q. **Backward** through the sample alone. **Bias** none for the mean; inside a
-    multi-sample bound there would be, see :class:`DReG`. **Cost** `num_samples` evaluations.
+    **Forward** a sample of q. **Backward** through the sample alone. **Bias** none for the mean;
+    inside a multi-sample bound there would be, see :class:`DReG`. **Cost** `num_samples`
+    evaluations.
 
-    Source: Roeder, Wu & Duvenaud, *Sticking the Landing: Simple, Lower-Variance Gradient Estimators for
-    Variational Inference*, NeurIPS 2017, arXiv:1703.09194
+    Source: Roeder, Wu & Duvenaud, *Sticking the Landing: Simple, Lower-Variance Gradient Estimators
+    for Variational Inference*, NeurIPS 2017, arXiv:1703.09194
     """
 
     multi_sample = False
@@ -73,24 +76,24 @@ class StickingTheLanding(Reparameterization):
 class DReG(StickingTheLanding):
     r"""The doubly reparameterised gradient of the multi-sample bound.
 
-    .. math:: \nabla_\phi \mathcal{L}_S = \mathbb{E}\Big[\sum_s \tilde w_s^2 \,
-              \frac{\partial z_s}{\partial \phi} \nabla_z \log w_s\Big], \quad
+    .. math:: \nabla_\phi \mathcal{L}_S = \mathbb{E}\Big[\sum_s \tilde w_s^2
+              \frac{\partial z_s}{\partial \phi} \nabla_z \log w_s \Big], \quad
               w_s = \frac{p(x, z_s)}{q_{\bar\phi}(z_s | x)}, \quad
               \tilde w_s = \frac{w_s}{\sum_t w_t}
 
-    The score term left by the constant phi has no mean zero inside a log; reparameterising it a second
-    time squares the weights. Its signal-to-noise ratio grows with S, where IWAE's own falls. f has to be
-    log w, with log q in it once (beta = 1 in :class:`~vae_lab.objectives.IWAE`). For the mean of f, and
-    for S = 1, it is sticking the landing.
+    Inside the logarithm the score of q has no mean zero; reparameterising it a second time leaves
+    the squares of the weights. The signal-to-noise ratio grows with S, where IWAE's own falls. f
+    has to be log w, with log q in it once: beta = 1 in :class:`~vae_lab.objectives.IWAE`. For the
+    mean of f, and for S = 1, it is sticking the landing.
 
-    **Forward** samples of q. **Backward** as above for q; the decoder's gradient is the bound's own.
-    **Bias** none. **Cost** `num_samples` evaluations and one more backward pass to z.
+    **Forward** samples of q. **Backward** as above for q; the decoder's gradient is the bound's
+    own. **Bias** none. **Cost** `num_samples` evaluations and one more backward pass, down to z.
 
     Args:
         num_samples: S.
 
-    Source: Tucker, Lawson, Gu & Maddison, *Doubly Reparameterized Gradient Estimators for Monte Carlo
-    Objectives*, ICLR 2019, arXiv:1810.04152
+    Source: Tucker, Lawson, Gu & Maddison, *Doubly Reparameterized Gradient Estimators for Monte
+    Carlo Objectives*, ICLR 2019, arXiv:1810.04152
     """
 
     multi_sample = True
@@ -109,5 +112,4 @@ class DReG(StickingTheLanding):
         log_w = f(points)  # [S, *B]
         weights = log_w.detach().softmax(0)
         (slope,) = torch.autograd.grad(log_w, points, weights.square(), retain_graph=True)
-        path = per_dimension(slope * z, q).sum(-1)
-        return aggregate(log_w) + surrogate(path.sum(0))
+        return aggregate(log_w) + surrogate(per_dimension(slope * z, q).sum((0, -1)))

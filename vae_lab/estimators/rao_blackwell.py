@@ -12,11 +12,11 @@ from .straight_through import _StandIn
 class GumbelRao(_StandIn):
     r"""Rao-Blackwellised straight-through Gumbel-Softmax, the average of K conditional samples.
 
-    .. math:: \frac{\partial z}{\partial \ell} := \frac{1}{K} \sum_{k=1}^K \frac{\partial}{\partial \ell}
-              \operatorname{softmax}\big((\ell + G_k) / \tau\big), \quad
-              G_k \sim \text{Gumbel} \mid \arg\max_j (\ell_j + G_{kj}) = x
+    .. math:: \frac{\partial z}{\partial \ell} := \frac{\partial}{\partial \ell}
+              \frac{1}{K} \sum_{k=1}^K \operatorname{softmax}\big((\ell + G_k) / \tau\big),
+              \quad G_k \sim \text{Gumbel} \mid \arg\max_j (\ell_j + G_{kj}) = x
 
-    The noise given the sample is drawn exactly and is a constant of the derivative: with it the mean is
+    The noise given the sample is drawn exactly and is a constant of the derivative: so the mean is
     that of the hard Gumbel-Softmax at the same temperature, and the variance never larger.
 
     **Forward** a sample of q. **Backward** as above. **Bias** the hard Gumbel-Softmax's. **Cost**
@@ -26,8 +26,8 @@ class GumbelRao(_StandIn):
         temperature: tau > 0, a number or a schedule.
         conditional_samples: K.
 
-    Source: Paulus, Maddison & Krause, *Rao-Blackwellizing the Straight-Through Gumbel-Softmax Gradient
-    Estimator*, ICLR 2021, arXiv:2010.04838
+    Source: Paulus, Maddison & Krause, *Rao-Blackwellizing the Straight-Through Gumbel-Softmax
+    Gradient Estimator*, ICLR 2021, arXiv:2010.04838
     """
 
     source = "Paulus et al. 2021"
@@ -47,13 +47,20 @@ class GumbelRao(_StandIn):
 
 
 def conditional_gumbels(logits: Tensor, x: Tensor, num_samples: int) -> Tensor:
-    r"""Gumbel noise given that the argmax of l + G is x: [*, K] and [S, *, K] -> [num_samples, S, *, K].
+    r"""Gumbel noise G given that the argmax of l + G is x.
 
-    The largest of log pi + G is Gumbel whichever class it is; the others are Gumbels truncated there,
+    The largest of log pi + G is Gumbel, whichever class it is; the others are truncated there:
 
     .. math:: \log \pi_j + G_j = -\log(E_j / \pi_j + E_x), \qquad \log \pi_x + G_x = -\log E_x
 
     for independent exponentials E.
+
+    Args:
+        logits: [*, K].
+        x: one-hot, [S, *, K].
+
+    Returns:
+        The noise, [num_samples, S, *, K].
     """
     log_pi = logits.log_softmax(-1)
     free = gumbel(torch.Size((num_samples, *x.shape)), logits)  # -log E

@@ -16,7 +16,7 @@ from .base import (
     positive_samples,
     surrogate,
 )
-from .control import Gradient, controlled, each_datum, each_event, event_sum, leaf, slope
+from .control import Gradient, controlled, each_datum, each_event, eager, event_sum, leaf, slope
 from .relaxations import harden, perturb, squash
 
 
@@ -49,6 +49,7 @@ class REBAR(Estimator):
     needs_differentiable = True
     relaxed_points = True
     evaluations = "2 num_samples"
+    compiles = False  # derivatives within
     source = "Tucker et al. 2017"
 
     def __init__(
@@ -68,6 +69,7 @@ class REBAR(Estimator):
     def temperature(self) -> Tensor:
         return self.log_temperature.exp()
 
+    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:

@@ -27,7 +27,16 @@ from .base import (
     surrogate,
 )
 from .baselines import MovingAverage
-from .control import ControlNetwork, controlled, each_datum, each_event, event_sum, leaf, slope
+from .control import (
+    ControlNetwork,
+    controlled,
+    each_datum,
+    each_event,
+    eager,
+    event_sum,
+    leaf,
+    slope,
+)
 from .rebar import hard_and_relaxed, log_temperature, relaxed_logits, untied
 from .relaxations import harden
 
@@ -57,6 +66,7 @@ class RELAX(Estimator):
     unbiased = True
     families = (OneHotCategorical, Bernoulli)
     evaluations = "num_samples, with f 2 num_samples"
+    compiles = False  # derivatives within
     source = "Grathwohl et al. 2018"
 
     def __init__(
@@ -78,6 +88,7 @@ class RELAX(Estimator):
     def temperature(self) -> Tensor:
         return self.log_temperature.exp()
 
+    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
@@ -124,6 +135,7 @@ class LAX(Estimator):
 
     unbiased = True
     families = (Normal, LogNormal, Laplace, Gamma, Beta)
+    compiles = False  # derivatives within
     source = "Grathwohl et al. 2018"
 
     def __init__(self, hidden: Sequence[int] = (100,), num_samples: int = 1) -> None:
@@ -133,6 +145,7 @@ class LAX(Estimator):
         self.network = ControlNetwork(hidden)
         self.average = MovingAverage()
 
+    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:

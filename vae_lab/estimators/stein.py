@@ -14,7 +14,7 @@ from .base import (
     positive_samples,
     surrogate,
 )
-from .control import each_event, event_flat, event_sum, leaf, slope
+from .control import each_event, eager, event_flat, event_sum, leaf, slope
 
 
 class DoubleCV(Estimator):
@@ -44,6 +44,7 @@ class DoubleCV(Estimator):
     families = (OneHotCategorical, Bernoulli)
     needs_differentiable = True
     multi_sample = False
+    compiles = False  # derivatives within
     source = "Titsias & Shi 2022"
 
     def __init__(self, num_samples: int = 2, alpha: float = 0.5, learned: bool = True) -> None:
@@ -52,6 +53,7 @@ class DoubleCV(Estimator):
         self.alpha = nn.Parameter(torch.tensor(float(alpha)), requires_grad=learned)
         self.learned = learned
 
+    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
@@ -100,6 +102,7 @@ class RODEO(Estimator):
     families = (Bernoulli,)
     needs_differentiable = True
     multi_sample = False
+    compiles = False  # derivatives within
     source = "Shi et al. 2022"
 
     def __init__(self, num_samples: int = 2, hidden: int = 100) -> None:
@@ -110,6 +113,7 @@ class RODEO(Estimator):
         nn.init.zeros_(self.network[-1].weight)
         nn.init.zeros_(self.network[-1].bias)
 
+    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:

@@ -10,7 +10,7 @@ from .relaxations import _Relaxation, harden, perturb, positive_temperature, squ
 
 
 class _StandIn(_Relaxation):
-    """An exact sample x with the gradient of :meth:`stand_in`; a bit is two classes of logits 0 and l."""
+    """An exact sample with the gradient of :meth:`stand_in`; a bit is two classes, 0 and l."""
 
     def __init__(self, temperature: float | Schedule, num_samples: int) -> None:
         super().__init__(num_samples)
@@ -38,8 +38,8 @@ class DecoupledSTGumbelSoftmax(_Relaxation):
               \operatorname{softmax}\big((\ell + G) / \tau_b\big), \quad \text{with the same } G
 
     A cold forward pass shows the decoder nearly discrete codes while a warm backward pass keeps the
-    gradient's variance down. Equal temperatures are Gumbel-Softmax; as tau_f goes to 0 this becomes the
-    hard Gumbel-Softmax at temperature tau_b.
+    gradient's variance down. Equal temperatures are Gumbel-Softmax; as tau_f goes to 0 this becomes
+    the hard Gumbel-Softmax at temperature tau_b.
 
     **Forward** y, inside the simplex. **Backward** through the softmax at tau_b. **Bias** at all
     temperatures. **Cost** `num_samples` evaluations.
@@ -80,12 +80,12 @@ class GappedStraightThrough(_StandIn):
     .. math:: \tilde\ell = \ell + m_1 - m_2, \quad m_1 = x \big(\max_j \ell_j - \ell\big), \quad
               m_2 = (1 - x) \big(\ell - \max_j \ell_j + g\big)_+
 
-    The sampled class is raised to the largest logit and all others are pushed at least the gap g below
-    it. The moves m_1, m_2 are constants; with g = "expected" the gap is what Gumbel noise would leave on
-    average between the first and the second given the sample, :math:`-\log(1 - \pi_x) / \pi_x`.
+    The sampled class is raised to the largest logit and all others are pushed at least the gap g
+    below it. The moves m_1 and m_2 are constants. The gap "expected" is what Gumbel noise leaves on
+    average between the first and the second, given the sample: :math:`-\log(1 - \pi_x) / \pi_x`.
 
-    **Forward** a sample of q. **Backward** :math:`\operatorname{softmax}(\tilde\ell / \tau)`. **Bias** at
-    all temperatures, also for a linear f. **Cost** `num_samples` evaluations.
+    **Forward** a sample of q. **Backward** the softmax of moved logits over tau. **Bias** at all
+    temperatures, also for a linear f. **Cost** `num_samples` evaluations.
 
     Args:
         temperature: tau > 0, a number or a schedule.
@@ -127,8 +127,8 @@ class ReinMax(_StandIn):
     At temperature 1 it is, sample by sample, Shekhovtsov's ZGR,
     :math:`\tfrac{1}{2} J(\pi) g + \tfrac{1}{2} (x - \pi)(x - \pi)^\top g`.
 
-    **Forward** a sample of q. **Backward** as above. **Bias** none for an f that is quadratic in z if
-    tau = 1; a larger tau trades bias for variance. **Cost** `num_samples` evaluations.
+    **Forward** a sample of q. **Backward** as above. **Bias** none for an f that is quadratic in z
+    if tau = 1; a larger tau trades bias for variance. **Cost** `num_samples` evaluations.
 
     Args:
         temperature: tau > 0, a number or a schedule; the authors use 1 to 1.5.

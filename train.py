@@ -14,6 +14,14 @@ from omegaconf import DictConfig
 
 from configs.command_line import exit_on_mistake
 
+QUIET = (
+    ".*LeafSpec.*",
+    ".*smaller than the logging interval.*",
+    ".*not empty.*",
+    ".*returned a view tensor.*",  # FSDP's; nothing is changed in place
+    ".*sync_dist=True.*",  # the metrics are sums over all processes already
+)
+
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float | None:
@@ -38,7 +46,7 @@ def _quiet() -> None:
     """Leaves out what Lightning says that is not about this run."""
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*not empty.*"):
+    for message in QUIET:
         warnings.filterwarnings("ignore", message)
 
 

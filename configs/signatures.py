@@ -17,10 +17,21 @@ class Init(TypedDict):
     freeze: list[Literal["encoder", "decoder"]]
 
 
+class Compare(TypedDict):
+    """What task=compare measures."""
+
+    estimators: list[str] | None
+    images: int
+    repeats: int
+    reference_repeats: int
+    train_epochs: int
+    seeds: list[int]
+
+
 class Run(TypedDict):
     """The settings that belong to no class."""
 
-    task: Literal["fit", "test", "sample"]
+    task: Literal["fit", "test", "sample", "compare"]
     run_dir: str | None
     seed: int
     checkpoint: str | None
@@ -29,10 +40,11 @@ class Run(TypedDict):
     ema: float | None
     early_stopping: int | None
     init: Init
+    compare: Compare
 
 
 def settings(target: str) -> dict[str, Any]:
-    """The annotated arguments of a target; where a constructor takes **others, also its parents'."""
+    """The annotated arguments of a target; with a ** argument, also those of its parents."""
     thing = get_object(target)
     if not inspect.isclass(thing):
         return _arguments(thing)
@@ -64,7 +76,8 @@ def complaints(config: Mapping[str, Any]) -> Iterator[str]:
     """A line for every setting of the whole config that no class knows or that has a wrong type."""
     hints = typing.get_type_hints(Run)
     yield from _of_fields({k: config[k] for k in hints if k in config}, hints, "")
-    yield from _of_fields(config["init"], typing.get_type_hints(Init), "init.")
+    for name, kind in {"init": Init, "compare": Compare}.items():
+        yield from _of_fields(config[name], typing.get_type_hints(kind), f"{name}.")
     for name, node in config.items():
         if name not in hints:
             yield from _of_node(node, name)

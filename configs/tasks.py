@@ -34,7 +34,7 @@ def fit(config: DictConfig) -> float:
         choices = HydraConfig.get().runtime.choices
         config.run_dir = str(default_folder(choices.model, choices.data))
     run_dir = Path(config.run_dir)
-    if checkpoint is None and (run_dir / "config.yaml").exists():
+    if checkpoint is None and _is_first() and (run_dir / "config.yaml").exists():
         raise ValueError(f"{run_dir} holds a run already: type resume={run_dir} or another run_dir")
 
     pl.seed_everything(config.seed, verbose=False)
@@ -54,7 +54,7 @@ def fit(config: DictConfig) -> float:
     trainer.fit(model, datamodule, ckpt_path=checkpoint, weights_only=True)
     seconds = time.perf_counter() - began
     metrics = _test_best(trainer, model, datamodule)
-    _release(run_dir, model, metrics)
+    _release(config, metrics)
     _summary(config, trainer, metrics, seconds)
     return metrics["test/elbo"]
 
@@ -79,7 +79,18 @@ def sample(config: DictConfig) -> None:
     say(f"samples: {path}")
 
 
-TASKS = {"fit": fit, "test": test, "sample": sample}
+def compare(config: DictConfig) -> None:
+    """Bias, variance and cost of several estimators' gradients; see :mod:`configs.compare`."""
+    from . import compare
+
+    if config.run_dir is None:
+        choices = HydraConfig.get().runtime.choices
+        config.run_dir = str(default_folder(f"compare-{choices.model}", choices.data))
+    model = _load(config)[2] if config.checkpoint is not None else None
+    compare.run(config, fit, model)
+
+
+TASKS = {"fit": fit, "test": test, "sample": sample, "compare": compare}
 
 
 def _load(config: DictConfig) -> tuple[DictConfig, pl.LightningDataModule, VAEModule]:
@@ -88,6 +99,10 @@ def _load(config: DictConfig) -> tuple[DictConfig, pl.LightningDataModule, VAEMo
         raise ValueError(f"task={config.task} needs a trained model: type checkpoint=runs/NAME")
     path = find_checkpoint(config.checkpoint)
     config = _as_saved(config, path)
+    return config, *_trained(config, path)
+
+
+def _trained(config: DictConfig, path: Path) -> tuple[pl.LightningDataModule, VAEModule]:
     datamodule, model = build.datamodule_and_model(config)
     saved = load_checkpoint(path)
     try:
@@ -96,7 +111,7 @@ def _load(config: DictConfig) -> tuple[DictConfig, pl.LightningDataModule, VAEMo
         first = str(error).splitlines()[1:6]
         raise ValueError(f"{path} holds another model: {' '.join(map(str.strip, first))}") from None
     model.set_step(saved["global_step"])
-    return config, datamodule, model
+    return datamodule, model
 
 
 def _as_saved(config: DictConfig, checkpoint: Path) -> DictConfig:
@@ -112,10 +127,15 @@ def _as_saved(config: DictConfig, checkpoint: Path) -> DictConfig:
 
 def _check_data(datamodule: pl.LightningDataModule, model: VAEModule) -> None:
     """Meets the data, and its range, before there is a run to leave behind."""
-    if rank_zero_only.rank == 0:
+    if _is_first():
         datamodule.prepare_data()
         datamodule.setup("fit")
         model.vae.likelihood.check(next(iter(datamodule.val_dataloader()))[0])
+
+
+def _is_first() -> bool:
+    """Is this the process that writes; known before there is a process group."""
+    return rank_zero_only.rank == 0
 
 
 @rank_zero_only
@@ -133,7 +153,9 @@ def _test_best(
 ) -> dict[str, float]:
     # After fit, the averaging would put the weights that were not averaged in place of the best.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
-    best = find_checkpoint(Path(trainer.default_root_dir))
+    # The other processes started later, and may have thought of another folder.
+    run_dir = trainer.strategy.broadcast(trainer.default_root_dir)
+    best = find_checkpoint(run_dir)
     return _tested(trainer, model, datamodule, ckpt_path=best, weights_only=True)
 
 
@@ -144,18 +166,19 @@ def _tested(trainer: pl.Trainer, *arguments: Any, **options: Any) -> dict[str, f
 
 
 @rank_zero_only
-def _release(run_dir: Path, model: VAEModule, metrics: dict[str, float]) -> None:
+def _release(config: DictConfig, metrics: dict[str, float]) -> None:
+    """From the file, as the model at hand may be this process's share of it."""
+    _, model = _trained(config, find_checkpoint(config.run_dir))
     facts = {"vae_lab": __version__, "commit": build.commit(), "metrics": metrics}
-    model.vae.save_pretrained(run_dir / "release", **facts)
+    model.vae.save_pretrained(Path(config.run_dir) / "release", **facts)
 
 
 @rank_zero_only
 def _summary(
     config: DictConfig, trainer: pl.Trainer, metrics: dict[str, float], seconds: float
 ) -> None:
-    name = type(trainer.lightning_module).__name__
-    data = type(trainer.datamodule).__name__
-    _table(f"{name} on {data}: {trainer.global_step} steps in {seconds:.0f} s", metrics)
+    model, data = (node._target_.rpartition(".")[2] for node in (config.model, config.data))
+    _table(f"{model} on {data}: {trainer.global_step} steps in {seconds:.0f} s", metrics)
     run_dir = config.run_dir
     say(f"files    {run_dir}: metrics.csv, images/, checkpoints/, release/")
     say(f"next     python train.py task=sample checkpoint={run_dir}")

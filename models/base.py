@@ -1,4 +1,4 @@
-"""What all models share: a VAE, an estimator, an objective and an optimizer, as a LightningModule."""
+"""What all models share: a VAE, an estimator, an objective, an optimizer, as a LightningModule."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -103,9 +103,10 @@ class VAEModule(pl.LightningModule):
         """Shards the trunks where the strategy has a mesh of devices (FSDP2)."""
         if self.device_mesh is None or isinstance(self, FSDPModule):
             return
-        mesh = self.device_mesh["data_parallel"]
         for module in (self.vae.encoder, self.vae.decoder, self):
-            fully_shard(module, mesh=mesh)
+            fully_shard(module, mesh=self.device_mesh)  # [machines: copies, processes: shares]
+        for step in ("training_step", "validation_step", "test_step"):
+            register_fsdp_forward_method(self, step)  # gathers what no trunk holds
 
     def configure_optimizers(self) -> dict[str, Any]:
         model = [*self.vae.parameters(), *self.objective.parameters()]
@@ -121,11 +122,13 @@ class VAEModule(pl.LightningModule):
         }
 
     def _lr_factor(self, step: int) -> float:
-        factor = min((step + 1) / self.lr_warmup_steps, 1.0) if self.lr_warmup_steps else 1.0
-        steps = self.trainer.estimated_stepping_batches
-        if self.lr_decay == "cosine" and math.isfinite(steps):
-            factor *= 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
-        return factor
+        warmup, steps = self.lr_warmup_steps, self.trainer.estimated_stepping_batches
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.lr_decay == "none" or not math.isfinite(steps):
+            return 1.0
+        fraction = (step - warmup) / max(steps - warmup, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
 
     def on_train_epoch_start(self) -> None:
         self._window.resume()
@@ -157,10 +160,10 @@ class VAEModule(pl.LightningModule):
             metrics[f"train/{name}"] = schedule.at(max(self.trainer.global_step - 1, 0))
         metrics["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.latest = metrics
-        self._write(metrics)
+        self.write(metrics)
 
-    def _write(self, metrics: dict[str, float]) -> None:
-        """To the loggers at the number of optimizer steps done; `self.log` is slower and off by one."""
+    def write(self, metrics: dict[str, float]) -> None:
+        """To the loggers, at the number of steps done; `self.log` is slower and one behind."""
         for logger in self.loggers:
             row = metrics | {"epoch": self.trainer.current_epoch}
             logger.log_metrics(row, step=self.trainer.global_step)
@@ -168,7 +171,7 @@ class VAEModule(pl.LightningModule):
     def _write_split(self, split: str) -> None:
         metrics = {f"{split}/{name}": value for name, value in self._metrics.compute().items()}
         self.log_dict(metrics, logger=False)  # for the callbacks that monitor them
-        self._write({name: value.item() for name, value in metrics.items()})
+        self.write({name: value.item() for name, value in metrics.items()})
 
     def on_validation_start(self) -> None:
         self._window.pause()
@@ -202,8 +205,9 @@ class VAEModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds plain tensors and plain types only, so that weights_only=True loads them."""
         checkpoint["config"] = self.config
-        checkpoint["window"] = self._window.sums
+        checkpoint["window"] = self._window.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._window.sums = [sums.to(self.device) for sums in checkpoint["window"]]
+        first = self.trainer.is_global_zero
+        self._window.load_state_dict(checkpoint["window"], self.device, first)
         self.set_step(checkpoint["global_step"])

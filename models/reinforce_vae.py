@@ -20,8 +20,8 @@ class ReinforceVAE(VAEModule):
         estimator: another one than :class:`ScoreFunction`.
         shared: see :class:`VAEModule`.
 
-    Source: Mnih & Gregor, *Neural Variational Inference and Learning in Belief Networks*, ICML 2014,
-    arXiv:1402.0030; leave-one-out: Kool, van Hoof & Welling, 2019
+    Source: Mnih & Gregor, *Neural Variational Inference and Learning in Belief Networks*, ICML
+    2014, arXiv:1402.0030; leave-one-out: Kool, van Hoof & Welling, 2019
     """
 
     own_estimator_settings = ("baseline", "num_samples")

@@ -125,7 +125,7 @@ NORMAL = Case("normal", Normal, {"loc": [0.3, -0.8], "scale": [0.7, 1.2]}, 1)
 GAMMA = Case("gamma", Gamma, {"concentration": [1.7, 3.2], "rate": [1.4, 2.5]}, 1)
 BETA = Case("beta", Beta, {"concentration1": [1.6, 2.8], "concentration0": [2.3, 1.2]}, 1)
 DIRICHLET = Case("dirichlet", Dirichlet, {"concentration": [1.5, 2.4, 3.1]}, 1)
-COUNTS = Case("poisson", Poisson, {"rate": [1.3, 2.4]}, 1)
+COUNTS = Case("poisson", Poisson, {"rate": [0.5, 0.3]}, 1)
 CASES = [BITS, CODES, NORMAL, GAMMA, BETA, DIRICHLET, COUNTS]
 
 

@@ -31,8 +31,6 @@ class LinearGaussian:
 
     def __init__(self):
         self.weight = torch.tensor([[0.9, 0.5], [0.5, -0.9], [0.2, 0.0]], dtype=torch.float64)
-        self.weight[2, 1] = 0.0
-        self.weight[0, 1] -= (self.weight[:, 0] @ self.weight[:, 1]) / 0.9
         self.sigma = 0.7
         self.x = torch.tensor([0.8, -0.3, 1.1], dtype=torch.float64)
 
@@ -150,7 +148,7 @@ def test_dreg_of_one_sample_is_sticking_the_landing():
 
 def test_dreg_has_less_variance_and_more_signal_with_more_samples():
     def statistics(estimator):
-        _, (loc, _) = bound(estimator, APART, 50_000, log_mean_exp)
+        _, (loc, _) = bound(estimator, APART, 20_000, log_mean_exp)
         return loc.var(0).sum(), (loc.mean(0).abs() / loc.std(0)).mean()
 
     assert statistics(DReG(4))[0] < 0.5 * statistics(Reparameterization(4))[0]
@@ -175,22 +173,23 @@ def small_vae():
 
 
 @pytest.mark.parametrize("objective", [IWAE(), MonteCarloELBO()])
-def test_objectives_train_a_vae_with_dreg(objective):
+def test_objectives_train_the_decoder_alike_and_the_encoder_otherwise(objective):
     vae, x = small_vae()
-    gradients = []
+    decoder, encoder = [], []
     for estimator in (DReG(5), Reparameterization(5)):
         torch.manual_seed(1)
         vae.zero_grad()
         objective(vae, estimator, x).objective.sum().backward()
-        gradients.append([p.grad.clone() for p in vae.parameters() if p.grad is not None])
-        with torch.no_grad():
-            assert objective(vae, estimator, x).objective.isfinite().all()
-    decoder = [p for p in vae.decoder.parameters()]
-    kept = [p for p in vae.parameters() if p.grad is not None]
-    for p, one, other in zip(kept, *gradients, strict=True):
-        same = torch.allclose(one, other)
-        assert same if any(p is d for d in decoder) else one.isfinite().all()
-    assert not torch.allclose(gradients[0][0], gradients[1][0])
+        decoder.append([p.grad.clone() for p in (vae.output_bias, *vae.decoder.parameters())])
+        encoder.append([p.grad.clone() for p in vae.head.parameters()])
+    torch.testing.assert_close(*decoder)
+    assert not torch.allclose(encoder[0][0], encoder[1][0])
+
+
+def test_a_bound_is_evaluated_without_gradients():
+    vae, x = small_vae()
+    with torch.no_grad():
+        assert IWAE()(vae, DReG(5), x).objective.isfinite().all()
 
 
 def test_the_coupled_maxwell_is_a_maxwell_around_its_normal():

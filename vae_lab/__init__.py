@@ -9,8 +9,8 @@ One vocabulary of shapes holds in the whole library:
     D        width of a latent vector
     C H W    channels, height and width of an image
 
-Images are floats in [0, 1]. Log-probabilities and objectives are in nats, one value per datum [B], and
-are maximised.
+Images are floats in [0, 1]. Log-probabilities and objectives are in nats, one value per datum
+[B], and are maximised.
 """
 
 from .vae import VAE

@@ -46,6 +46,6 @@ def mean_of_others(values: Tensor) -> Tensor:
 
 
 def log_mean_exp_of_others(values: Tensor) -> Tensor:
-    r"""The bound without each sample, :math:`\log \frac{1}{S - 1} \sum_{j \neq s} \exp f_j`, [S, *B]."""
+    r"""The bound of the others, :math:`\log \frac{1}{S-1} \sum_{j \neq s} \exp f_j`, [S, *B]."""
     without = substitute(values, torch.full_like(values, -torch.inf), log_mean_exp)
     return without + math.log(values.shape[0] / (values.shape[0] - 1))

@@ -138,10 +138,13 @@ def wandb_logger(
     """
     import wandb  # here, as the import takes over a second
 
+    wandb.setup(wandb.Settings(silent=True))  # here, so that it is silent from the beginning
     mode = mode or os.environ.get("WANDB_MODE") or None
     if mode is None and not wandb.login(prompt=False, verify=False):
         mode = "offline"
-        rank_zero_only(print)("W&B: no credentials found, logging offline; upload with `wandb sync`")
+        rank_zero_only(print)(
+            "W&B: no credentials found, logging offline; upload with `wandb sync`"
+        )
     folder = Path(run_dir)
     return WandbLogger(
         name=name or folder.name,
@@ -153,7 +156,6 @@ def wandb_logger(
         tags=list(tags),
         mode=mode or "online",
         resume="allow",
-        settings=wandb.Settings(silent=True),
     )
 
 

@@ -1,6 +1,7 @@
 """Metrics: sums that stay on the device until somebody reads them."""
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,16 +71,17 @@ class Window:
     """
 
     def __init__(self) -> None:
-        self.sums: list[Tensor] = []
+        self._sums: list[Tensor] = []
         self._images = 0
-        self._seconds = 0.0
+        self._seconds = 0.0  # since the last reading
+        self._total_seconds = 0.0  # until the last reading
         self._resumed: float | None = None
         self._warm = False
 
     def add(self, terms: tuple[Tensor, ...], images: int) -> None:
         """Adds per-datum terms [B]; `images` were processed, in all processes together."""
         terms = torch.stack(terms).detach()
-        self.sums.append(torch.cat([terms.sum(1), terms.new_full((1,), terms.shape[1])]))
+        self._sums.append(torch.cat([terms.sum(1), terms.new_full((1,), terms.shape[1])]))
         self._images += images
 
     def resume(self) -> None:
@@ -91,14 +93,32 @@ class Window:
             self._resumed = None
 
     def read(self, names: tuple[str, ...]) -> dict[str, float]:
-        """The means by name, over all processes, and `perf/images_per_second`; then starts anew."""
-        *sums, count = all_sum(torch.stack(self.sums).sum(0)).tolist()
+        """The means by name, over all processes, and `perf/...`; then starts anew.
+
+        `perf/images_per_second` since the last reading, `perf/seconds` on the clock in all.
+        """
+        *sums, count = self._total().tolist()
         metrics = {name: total / count for name, total in zip(names, sums, strict=True)}
         running = self._resumed is not None
         self.pause()
         if self._warm and self._seconds:
             metrics["perf/images_per_second"] = self._images / self._seconds
-        self.sums, self._images, self._seconds, self._warm = [], 0, 0.0, True
+        self._total_seconds += self._seconds
+        metrics["perf/seconds"] = self._total_seconds
+        self._sums, self._images, self._seconds, self._warm = [], 0, 0.0, True
         if running:
             self.resume()
         return metrics
+
+    def _total(self) -> Tensor:
+        return all_sum(torch.stack(self._sums).sum(0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of all processes; to be called by all of them."""
+        return {"sums": self._total() if self._sums else None, "seconds": self._total_seconds}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device, first: bool) -> None:
+        """Goes on from there; the sums go to the first process alone."""
+        total, self._total_seconds = state["sums"], state["seconds"]
+        if total is not None:
+            self._sums = [total.to(device) if first else torch.zeros_like(total, device=device)]

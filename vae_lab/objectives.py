@@ -33,15 +33,15 @@ class ELBO(Objective):
     .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z|x)}[\log p(x|z)]
               - \beta \sum_l \max(\mathrm{KL}_l, \lambda)
 
-    Sums over pixels and latents, so beta = 1 and lambda = 0 *is* the ELBO. Free bits apply to each datum
-    on its own: its loss does not depend on the batch that it came in.
+    Sums over pixels and latents, so beta = 1 and lambda = 0 *is* the ELBO. Free bits apply to each
+    datum on its own: its loss does not depend on the batch that it came in.
 
     Args:
         beta: a number or a schedule (KL warm-up), not negative.
         free_bits: lambda, in nats for each latent variable; below it the KL has no gradient.
 
-    Source: Kingma & Welling 2014, arXiv:1312.6114; beta: Higgins et al. 2017; free bits: Kingma et al.
-    2016, arXiv:1606.04934
+    Source: Kingma & Welling 2014, arXiv:1312.6114; beta: Higgins et al. 2017; free bits: Kingma
+    et al. 2016, arXiv:1606.04934
     """
 
     def __init__(self, beta: float | Schedule = 1.0, free_bits: float = 0.0) -> None:
@@ -82,18 +82,31 @@ class _LogWeights(Objective):
             return log_px_z[-1] + self.beta.value * (prior.log_prob(z) - density.log_prob(z))
 
         objective = estimator(q, log_weight, aggregate=type(self).aggregate, context=features)
-        reconstruction = torch.cat(log_px_z).detach().mean(0)
         kl = vae.latent.kl(q).sum(-1)
+        reconstruction = self.reconstruction(objective, torch.cat(log_px_z), kl).detach()
         return Terms(objective, reconstruction - kl, reconstruction, kl)
+
+    def reconstruction(self, objective: Tensor, log_px_z: Tensor, kl: Tensor) -> Tensor:
+        """E_q log p(x|z) as the mean over all points, [S, B] -> [B]."""
+        return log_px_z.mean(0)
 
 
 class MonteCarloELBO(_LogWeights):
-    r"""The ELBO with its KL sampled, :math:`\mathbb{E}_q[\log p(x|z) + \beta (\log p(z) - \log q(z|x))]`.
+    r"""The ELBO with its KL sampled.
+
+    .. math:: \mathcal{L}(x) = \mathbb{E}_q[\log p(x|z) + \beta (\log p(z) - \log q(z|x))]
 
     For estimators that gain from seeing log q(z|x) inside the expectation.
+
+    Args:
+        beta: a number or a schedule (KL warm-up), not negative.
     """
 
     aggregate = staticmethod(mean)
+
+    def reconstruction(self, objective: Tensor, log_px_z: Tensor, kl: Tensor) -> Tensor:
+        """The objective without its KL: not every estimator's points are equally likely."""
+        return objective + self.beta.value * kl
 
 
 class IWAE(_LogWeights):
@@ -102,18 +115,18 @@ class IWAE(_LogWeights):
     .. math:: \mathcal{L}_S(x) = \mathbb{E}_{z_{1:S} \sim q(z|x)} \Big[
               \log \tfrac{1}{S} \textstyle\sum_s p(x, z_s) / q(z_s | x) \Big]
 
-    Equals the ELBO for S = 1 and does not decrease in S. With a reparameterised estimator this is IWAE,
-    with the leave-one-out score function VIMCO. Relaxed samples give log-weights that interpolate
-    those of one-hot samples linearly, so no bound until their temperature is low.
-
-    Args:
-        beta: the weight of log p(z) - log q(z|x) inside the log-weights; 1 is the bound.
+    Equals the ELBO for S = 1 and does not decrease in S. With a reparameterised estimator this is
+    IWAE, with the leave-one-out score function VIMCO. Relaxed samples give log-weights that
+    interpolate those of one-hot samples linearly, so no bound until their temperature is low.
 
     Source: Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016,
     arXiv:1509.00519
     """
 
     aggregate = staticmethod(log_mean_exp)
+
+    def __init__(self) -> None:
+        super().__init__()  # no beta: with another weight than 1 the log-weights bound nothing
 
 
 def _not_negative(beta: float | Schedule) -> Schedule:

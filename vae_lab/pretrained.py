@@ -1,7 +1,7 @@
 """Releases: a trained VAE as data, `model.safetensors` and `config.json`, that never runs code.
 
-`config.json` names the VAE's parts by their class in vae_lab and gives their constructors' arguments. Only
-the classes that the three packages export can be named.
+`config.json` names the VAE's parts by their class in vae_lab and gives their constructors'
+arguments. Only the classes that the three packages export can be named.
 """
 
 import hashlib
@@ -33,21 +33,26 @@ def build(kind: str, description: dict[str, Any]) -> Any:
     if name not in package.__all__:
         known = ", ".join(package.__all__)
         raise ValueError(f"unknown {kind} {name!r} in config.json; known: {known}")
-    return getattr(package, name)(**arguments)
+    try:
+        return getattr(package, name)(**arguments)
+    except TypeError as error:
+        raise ValueError(f"the {kind} in config.json does not fit this vae_lab: {error}") from None
 
 
 def save(vae: VAE, folder: Path, facts: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     weights = safetensors.torch.save({k: v.contiguous() for k, v in vae.state_dict().items()})
-    (folder / "model.safetensors").write_bytes(weights)
     config = {
         "format": FORMAT,
         "shape": list(vae.shape),
         **{kind: describe(getattr(vae, kind)) for kind in PARTS},
         "sha256": hashlib.sha256(weights).hexdigest(),
-        **facts,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if taken := config.keys() & facts.keys():
+        raise ValueError(f"facts must not be named {', '.join(config)}, got {', '.join(taken)}")
+    text = json.dumps(config | facts, indent=2) + "\n"  # fails, if it does, before a file changes
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").write_text(text)
     return folder
 
 
@@ -58,6 +63,8 @@ def load(source: Path) -> VAE:
         raise ValueError(
             f"{folder}/config.json has format {config.get('format')!r}, this vae_lab reads {FORMAT}"
         )
+    if missing := {"shape", "sha256", *PARTS} - config.keys():
+        raise ValueError(f"{folder}/config.json lacks {', '.join(sorted(missing))}")
     weights = (folder / "model.safetensors").read_bytes()
     if hashlib.sha256(weights).hexdigest() != config["sha256"]:
         raise ValueError(f"{folder}/model.safetensors does not match the sha256 in its config.json")

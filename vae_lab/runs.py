@@ -1,11 +1,11 @@
 """A run's folder: what is in it, and how later runs find it.
 
-    runs/<name>/
-        config.yaml         the resolved config
-        metrics.csv         a row a logged step
-        checkpoints/        last.ckpt, best.ckpt
-        images/             PNG pictures
-        release/            model.safetensors, config.json
+runs/<name>/
+    config.yaml         the resolved config
+    metrics.csv         a row a logged step
+    checkpoints/        last.ckpt, best.ckpt
+    images/             PNG pictures
+    release/            model.safetensors, config.json
 """
 
 import pickle
@@ -23,6 +23,16 @@ PARTS = {
     "encoder": ("encoder.",),
     "decoder": ("decoder.", "output_bias", "likelihood."),
 }
+
+# What torch.load raises, depending on where in the file the damage is.
+BROKEN = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    AssertionError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 def default_folder(model: str, data: str, root: Path = Path("runs")) -> Path:
@@ -43,14 +53,16 @@ def find_checkpoint(source: str | Path, names: tuple[str, ...] = ("best", "last"
         if path.is_file():
             return path
     wanted = " or ".join(f"checkpoints/{path.name}" for path in candidates)
-    raise FileNotFoundError(f"no checkpoint at {source}: expected a .ckpt file, or a run with {wanted}")
+    raise FileNotFoundError(
+        f"no checkpoint at {source}: expected a .ckpt file, or a run with {wanted}"
+    )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's contents: tensors and plain types; anything else in it is refused, not run."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
+    except BROKEN as error:
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"{path} is not a readable checkpoint ({reason[0] if reason else 'empty file'})"

@@ -89,8 +89,8 @@ class Exponential(_Ramp):
 class Cyclical(Schedule):
     """A linear ramp from `start` to `end` that begins anew `cycles` times within `steps`.
 
-    Each cycle rises for its first `rise` fraction and stays at `end` for the rest, as does all after
-    the last cycle.
+    Each cycle rises for its first `rise` fraction and stays at `end` for the rest, as does all
+    after the last cycle.
 
     Source: Fu et al., *Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing*,
     NAACL 2019, arXiv:1903.10145
@@ -125,9 +125,10 @@ def bounds(schedule: Schedule) -> tuple[float, float]:
 
 
 def schedules(module: nn.Module) -> dict[str, Schedule]:
-    """Every schedule inside a module by its last name: temperature, beta."""
-    found = {}
+    """Every schedule inside a module by its last name (temperature, beta), or all of it if taken."""
+    found: dict[str, Schedule] = {}
     for name, child in module.named_modules():
         if isinstance(child, Schedule):
-            found[name.rpartition(".")[2]] = child
+            last = name.rpartition(".")[2]
+            found[name if last in found else last] = child
     return found

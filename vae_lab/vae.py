@@ -88,7 +88,8 @@ class VAE(nn.Module):
         """The importance-weighted lower bound on log p(x) with `num_samples` samples, [B].
 
         Args:
-            chunk: how many samples are decoded at once; bounds the memory, does not change the bound.
+            chunk: how many samples are decoded at once; bounds the memory, does not change the
+            bound.
         """
         self.likelihood.check(x)
         q, prior = self.encode(x), self.latent.prior()
@@ -118,7 +119,7 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def initialize_bias(self, mean: Tensor) -> None:
-        """Starts the decoder's output at the data's mean image [C, H, W], where the likelihood allows."""
+        """Starts the decoder at the data's mean image [C, H, W], where the likelihood allows."""
         self.output_bias.copy_(self.likelihood.bias(mean.to(self.output_bias)))
 
     def save_pretrained(self, folder: str | Path, **facts: object) -> Path:

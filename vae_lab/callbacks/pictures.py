@@ -79,7 +79,7 @@ class Pictures(pl.Callback):
         if drawn or sharded or not trainer.is_global_zero:
             return
         self._drawn_at = trainer.global_step
-        with _evaluating(pl_module), _forked_generators(pl_module.device), torch.no_grad():
+        with _evaluating(pl_module), forked_generators(pl_module.device), torch.no_grad():
             seed_generators(self.seed)
             grids = self._grids(cast(VAE, pl_module.vae))
         for name, grid in grids.items():
@@ -111,7 +111,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _forked_generators(device: torch.device) -> Iterator[None]:
+def forked_generators(device: torch.device) -> Iterator[None]:
     """Generators of the CPU and of the device that are afterwards where they were."""
     devices = [] if device.type == "cpu" else [device.index or 0]
     with torch.random.fork_rng(devices, device_type=device.type):

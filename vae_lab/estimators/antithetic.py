@@ -11,7 +11,7 @@ from .control import each_event, event_sum
 
 
 class _Pairs(Estimator):
-    r"""Pairs of bits :math:`b = 1[u > 1 - p]` and :math:`\tilde b = 1[u < p]`, weighted by :meth:`weight`.
+    r"""Pairs of bits, :math:`b = 1[u > 1 - p]` and :math:`\tilde b = 1[u < p]`.
 
     Each half of the pairs is a set of S independent samples. Sample s is credited with what the
     aggregate A would lose if its partner stood in its place; each half is credited in turn.
@@ -41,6 +41,7 @@ class _Pairs(Estimator):
         return value + surrogate(event_sum(gradient * parameter, q))
 
     def weight(self, u: Tensor, difference: Tensor, logits: Tensor) -> Tensor:
+        """What a credit is multiplied with, from u, b - b~ and the logits, [S, *B, *E]."""
         raise NotImplementedError
 
 
@@ -52,14 +53,14 @@ class ARM(_Pairs):
 
     In a multi-sample bound f(b) - f(b~) becomes A(f_{1:S}) - A(.., f~_s, ..), summed over s.
 
-    **Forward** both bits of each pair. **Backward** as above; f's own parameters as usual. **Bias** none.
-    **Cost** two evaluations for each of the `num_samples` pairs.
+    **Forward** both bits of each pair. **Backward** as above; f's own parameters as usual. **Bias**
+    none. **Cost** two evaluations for each of the `num_samples` pairs.
 
     Args:
         num_samples: S, the number of pairs.
 
-    Source: Yin & Zhou, *ARM: Augment-REINFORCE-Merge Gradient for Stochastic Binary Networks*, ICLR 2019,
-    arXiv:1807.11143
+    Source: Yin & Zhou, *ARM: Augment-REINFORCE-Merge Gradient for Stochastic Binary Networks*, ICLR
+    2019, arXiv:1807.11143
     """
 
     source = "Yin & Zhou 2019"
@@ -77,15 +78,15 @@ class DisARM(_Pairs):
     Hence never of more variance than ARM. In a multi-sample bound f(b) - f(b~) becomes
     A(f_{1:S}) - A(.., f~_s, ..), summed over s: local DisARM.
 
-    **Forward** both bits of each pair. **Backward** as above; f's own parameters as usual. **Bias** none.
-    **Cost** two evaluations for each of the `num_samples` pairs.
+    **Forward** both bits of each pair. **Backward** as above; f's own parameters as usual. **Bias**
+    none. **Cost** two evaluations for each of the `num_samples` pairs.
 
     Args:
         num_samples: S, the number of pairs.
 
-    Source: Dong, Mnih & Tucker, *DisARM: An Antithetic Gradient Estimator for Binary Latent Variables*,
-    NeurIPS 2020, arXiv:2006.10680; Yin, Ho, Yan, Qian & Zhou, *Probabilistic Best Subset Selection via
-    Gradient-Based Optimization*, 2020, arXiv:2006.06448
+    Source: Dong, Mnih & Tucker, *DisARM: An Antithetic Gradient Estimator for Binary Latent
+    Variables*, NeurIPS 2020, arXiv:2006.10680; Yin, Ho, Yan, Qian & Zhou, *Probabilistic Best
+    Subset Selection via Gradient-Based Optimization*, 2020, arXiv:2006.06448
     """
 
     source = "Dong et al. 2020; Yin et al. 2020"
@@ -97,20 +98,20 @@ class DisARM(_Pairs):
 class ARMS(Estimator):
     r"""S bits that exclude each other as far as their probabilities allow.
 
-    .. math:: \nabla_{\ell} = \frac{p (1 - p)}{p - \rho} \, \frac{1}{S - 1} \sum_s (f_s - \bar f) \, b_s,
-              \qquad \rho = P(b_s = b_t = 1)
+    .. math:: \nabla_{\ell} = \frac{p (1 - p)}{p - \rho} \,
+              \frac{1}{S - 1} \sum_s (f_s - \bar f) \, b_s, \qquad \rho = P(b_s = b_t = 1)
 
     The bits are thresholds of uniforms that a Dirichlet couples. Two samples are DisARM's pair.
 
     **Forward** S samples, each of them exact. **Backward** as above; f's own parameters as usual.
-    **Bias** none. **Cost** `num_samples` evaluations. A multi-sample bound needs independent samples, so
-    only the mean.
+    **Bias** none. **Cost** `num_samples` evaluations. A multi-sample bound needs independent
+    samples, so only the mean.
 
     Args:
         num_samples: S, at least two.
 
-    Source: Dimitriev & Zhou, *ARMS: Antithetic-REINFORCE-Multi-Sample Gradient for Binary Variables*,
-    ICML 2021, arXiv:2105.14141
+    Source: Dimitriev & Zhou, *ARMS: Antithetic-REINFORCE-Multi-Sample Gradient for Binary
+    Variables*, ICML 2021, arXiv:2105.14141
     """
 
     unbiased = True
@@ -154,12 +155,12 @@ def coincidence(log_p: Tensor, num_samples: int) -> Tensor:
 
 
 def correction(log_p: Tensor, num_samples: int) -> Tensor:
-    r"""How much rarer two such events would differ if independent, :math:`p (1 - p) / (p - \rho)`."""
+    r"""How much more two events would differ if independent, :math:`p (1 - p) / (p - \rho)`."""
     return -log_p.expm1() / (1 - coincidence(log_p, num_samples))
 
 
 def _loss(values: Tensor, others: Tensor, aggregate: Aggregate) -> Tensor:
-    """What the aggregate of values [S, *B] loses by each of its samples' replacement by the other."""
+    """What the aggregate of values [S, *B] loses with each sample's replacement by the other."""
     values, others = values.detach(), others.detach()
     return aggregate(values) - substitute(values, others, aggregate)
 

@@ -22,10 +22,10 @@ class Estimator(nn.Module):
                                   # f: z [S, *B, *E] -> [S, *B]; called once, on all its points
                                   # value: [*B]
 
-    The value is the Monte-Carlo estimate. Its gradient is this estimator's gradient for the parameters
-    of q and for all that f closes over. Whatever else has to be trained (a baseline, a control variate)
-    is attached with value zero, so one ordinary ``backward()`` trains everything, whether the caller
-    maximises the value or minimises it.
+    The value is the Monte-Carlo estimate. Its gradient is this estimator's gradient for the
+    parameters of q and for all that f closes over. Whatever else has to be trained (a baseline, a
+    control variate) is attached with value zero, so one ordinary ``backward()`` trains
+    everything, whether the caller maximises the value or minimises it.
 
     A subclass implements :meth:`estimate` and declares:
 
@@ -37,8 +37,8 @@ class Estimator(nn.Module):
         single_sample: can it differentiate the mean, of which an ELBO is made.
         multi_sample: can it differentiate another aggregate than the mean.
         compiles: does it trace into one graph, or does it run eagerly inside a compiled step.
-        evaluations: how often f is evaluated for one datum, in words of the constructor's arguments.
-        source: the paper.
+        evaluations: how often f is evaluated for one datum, in words of the constructor's
+        arguments. source: the paper.
     """
 
     unbiased: ClassVar[Unbiased]
@@ -75,8 +75,8 @@ class Estimator(nn.Module):
             raise ValueError(self.refusal(q))
         if aggregate is not mean and not self.multi_sample:
             raise ValueError(
-                f"{type(self).__name__} estimates the mean of f only, not a multi-sample bound; use one "
-                f"of {_names(cls for cls in _catalog() if cls.multi_sample and cls.accepts(q))}"
+                f"{type(self).__name__} estimates the mean of f only, not a multi-sample bound; "
+                f"use one of {_names(c for c in _catalog() if c.multi_sample and c.accepts(q))}"
             )
         return self.estimate(q, f, aggregate, context)
 
@@ -88,6 +88,8 @@ class Estimator(nn.Module):
     @classmethod
     def accepts(cls, q: Distribution) -> bool:
         """Whether this estimator can differentiate the parameters of q."""
+        if Distribution in cls.families:  # or what acts like one: an episode of a game
+            return hasattr(q, "sample") and hasattr(q, "log_prob")
         return isinstance(base(q), cls.families)
 
     @classmethod
@@ -159,8 +161,8 @@ class _Descent(torch.autograd.Function):
 def descent(loss: Tensor) -> Tensor:
     """A tensor of value zero along whose gradient an optimizer always lowers `loss`.
 
-    The caller may maximise or minimise the value that this is added to: a baseline's error must fall
-    either way, so the sign of the incoming gradient is dropped and only its weight kept.
+    The caller may maximise or minimise the value that this is added to: a baseline's error must
+    fall either way, so the sign of the incoming gradient is dropped and only its weight kept.
     """
     return _Descent.apply(loss)
 

@@ -1,7 +1,7 @@
 """Baselines of the score function: what f at a sample is compared with.
 
-A baseline answers with a counterfactual c_s for every sample: a guess of f(z_s) that does not depend on
-z_s, so that subtracting it leaves the gradient's expectation alone.
+A baseline answers with a counterfactual c_s for every sample: a guess of f(z_s) that does not
+depend on z_s, so that subtracting it leaves the gradient's expectation alone.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ..distributed import all_sum
 
 
 class Baseline(nn.Module):
-    """values [S, *B] (constant), context [*B, features] -> counterfactuals [S, *B], own loss [*B]."""
+    """values [S, *B], context [*B, features] -> counterfactuals [S, *B] and own loss [*B]."""
 
     least_samples = 1
 
@@ -30,7 +30,7 @@ class Zero(Baseline):
 
 
 class LeaveOneOut(Baseline):
-    r"""The mean of the other samples of the same datum, :math:`\frac{1}{S-1} \sum_{j \neq s} f_j`."""
+    r"""The mean of the datum's other samples, :math:`\frac{1}{S-1} \sum_{j \neq s} f_j`."""
 
     least_samples = 2
 
@@ -41,8 +41,8 @@ class LeaveOneOut(Baseline):
 class LeaveOneOutArithmetic(Baseline):
     r"""The other samples' :math:`\log \frac{1}{S-1} \sum_{j \neq s} \exp f_j`, for a multi-sample bound.
 
-    The bound without sample s, so VIMCO with the arithmetic mean of the weights; `leave_one_out` takes
-    their geometric mean.
+    The bound without sample s, so VIMCO with the arithmetic mean of the weights; `leave_one_out`
+    takes their geometric mean.
     """
 
     least_samples = 2
@@ -103,7 +103,7 @@ class Learned(Baseline):
     def forward(self, values: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if context is None:
             raise ValueError(
-                "a learned baseline needs the features of the datum: estimator(q, f, context=features)"
+                "a learned baseline needs the datum's features: estimator(q, f, context=features)"
             )
         average, _ = self.average(values, None)
         guess = average + self.network(context.detach()).squeeze(-1)  # [S, *B]

@@ -1,8 +1,8 @@
 """What the control variates that learn have in common.
 
-A control variate c(z) takes the place of f in the score function's credit, and its own expectation's
-gradient is added back along the path of z. What it depends on is trained on the variance of each
-datum's gradient, through its value c and its slope dc/dz and through nothing else.
+A control variate c(z) is subtracted from f in the score function's credit, and the gradient of its
+own expectation added back along the path of z. What it depends on is trained on the variance of
+each datum's gradient, through its value c and its slope dc/dz and through nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,10 @@ from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, substitute
 
-# torch.compile does not trace autograd.grad unless told to by a flag for the whole process.
+# torch.compile does not trace autograd.grad unless told to by a process-wide flag, and fails
+# on a graph that breaks there. So a compiled step runs these estimators, f included, as they are.
 eager = torch.compiler.disable(reason="an estimator that takes derivatives of f or of a network")
+
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]  # credit, weight, dc/dz -> g
 
 
@@ -34,11 +36,15 @@ def controlled(
     counterfactual = substitute(hard, c, aggregate)
     (weight,) = torch.autograd.grad(counterfactual.sum(), c, create_graph=True)
     g = gradient(aggregate(hard) - counterfactual, weight, dc_dz)
-    return g.detach(), *torch.autograd.grad(g.square().sum(), (c, dc_dz))
+    by_c, by_slope = torch.autograd.grad(g.square().sum(), (c, dc_dz))
+    return g.detach(), by_c, by_slope
+
+
+_GRAPH = "their graph: use ScoreFunction, or RELAX without f"
 
 
 def slope(values: Tensor, z: Tensor, create_graph: bool = True) -> Tensor:
-    """df/dz at every point, [S, *B, *E], of values [S, *B]; the graph stays for the caller's backward."""
+    """df/dz at every point, [S, *B, *E], of values [S, *B]; their graph stays for the caller."""
     if not values.requires_grad:
         raise ValueError(f"f must be differentiable in z, got values without {_GRAPH}")
     (df_dz,) = torch.autograd.grad(
@@ -49,15 +55,12 @@ def slope(values: Tensor, z: Tensor, create_graph: bool = True) -> Tensor:
     return df_dz
 
 
-_GRAPH = "their graph: use ScoreFunction, or RELAX without f"
-
-
 def leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_()
 
 
 def each_datum(parameter: Tensor, q: Distribution) -> Tensor:
-    """One detached copy of a scalar for every datum, [*B]: its gradient is then each datum's own."""
+    """A detached copy of a scalar for every datum, [*B], so that each has a gradient of its own."""
     return leaf(parameter.detach().expand(q.batch_shape))
 
 

@@ -19,14 +19,15 @@ class ARSM(Estimator):
               \big(\tfrac1K - \varpi_j\big), \quad
               F_{mj} = f\big(\arg\min_i (\log \varpi_i^{m \leftrightarrow j} - \ell_i)\big)
 
-    where :math:`\varpi \sim \text{Dirichlet}(1_K)` for each variable, and m and j trade places in all of
-    them at once.
+    where :math:`\varpi \sim \text{Dirichlet}(1_K)` for each variable, and m and j trade places in
+    all of them at once.
 
-    **Forward** the sample of every swap, each of them exact. **Backward** as above; f's own parameters as
-    usual. **Bias** none. **Cost** K(K - 1)/2 + 1 evaluations for K categories, however many variables.
+    **Forward** the sample of every swap, each of them exact. **Backward** as above; f's own
+    parameters as usual. **Bias** none. **Cost** K(K - 1)/2 + 1 evaluations for K categories,
+    however many variables.
 
-    Source: Yin, Yue & Zhou, *ARSM: Augment-REINFORCE-Swap-Merge Estimator for Gradient Backpropagation
-    Through Categorical Variables*, ICML 2019, arXiv:1905.01413
+    Source: Yin, Yue & Zhou, *ARSM: Augment-REINFORCE-Swap-Merge Estimator for Gradient
+    Backpropagation Through Categorical Variables*, ICML 2019, arXiv:1905.01413
     """
 
     unbiased = True
@@ -59,20 +60,21 @@ class CARMS(Estimator):
     .. math:: \nabla_{\ell} = \frac{1}{S (S - 1)} \sum_{s < t} (f_s - f_t) (z_s - z_t) \,
               \frac{\pi(z_s) \pi(z_t)}{P(z_s, z_t)} \quad \text{for each variable}
 
-    Each category in turn, the rarest first, asks whether a sample stops there: a bit for each sample, and
-    the bits of the S samples are coupled as those of :class:`ARMS`. In that order every category asks with
-    a probability of at most one half, so every pair of categories occurs and the weight is bounded.
+    Each category in turn, the rarest first, asks whether a sample stops there: a bit for each
+    sample, and the bits of the S samples are coupled as those of :class:`ARMS`. In that order every
+    category asks with a probability of at most one half, so every pair of categories occurs and the
+    weight is bounded.
 
     **Forward** S samples, each of them exact. **Backward** as above; f's own parameters as usual.
-    **Bias** none. **Cost** `num_samples` evaluations. A multi-sample bound needs independent samples, so
-    only the mean.
+    **Bias** none. **Cost** `num_samples` evaluations. A multi-sample bound needs independent
+    samples, so only the mean.
 
     Args:
         num_samples: S, at least two.
 
-    Source: Dimitriev & Zhou, *CARMS: Categorical-Antithetic-REINFORCE Multi-Sample Gradient Estimator*,
-    NeurIPS 2021, arXiv:2110.14002; for S = 2 Dong, Mnih & Tucker, *Coupled Gradient Estimators for Discrete
-    Latent Variables*, NeurIPS 2021, arXiv:2106.08056
+    Source: Dimitriev & Zhou, *CARMS: Categorical-Antithetic-REINFORCE Multi-Sample Gradient
+    Estimator*, NeurIPS 2021, arXiv:2110.14002; for S = 2 Dong, Mnih & Tucker, *Coupled Gradient
+    Estimators for Discrete Latent Variables*, NeurIPS 2021, arXiv:2106.08056
     """
 
     unbiased = True
@@ -111,7 +113,7 @@ class CARMS(Estimator):
 
 
 def _swaps(categories: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The orders, no swap and then one for each pair, [swaps, K]; and which of them m, j is, [K, K]."""
+    """The order of no swap and of each swap, [swaps, K]; and the number of each (m, j), [K, K]."""
     m, j = torch.triu_indices(categories, categories, 1, device=device)
     orders = torch.arange(categories, device=device).repeat(len(m) + 1, 1)
     number = torch.arange(1, len(m) + 1, device=device)
@@ -122,7 +124,7 @@ def _swaps(categories: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _rank(stops: Tensor) -> Tensor:
-    """The rank of the first category to stop at, rarest (of rank K - 1) first, [*, K - 1] -> [*]."""
+    """The rank of the first stop, rarest (of rank K - 1) first, [*, K - 1] -> [*]."""
     ranks = torch.arange(1, stops.shape[-1] + 1, device=stops.device)
     return (stops * ranks).amax(-1)
 

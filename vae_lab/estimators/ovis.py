@@ -1,4 +1,4 @@
-"""The score function of a multi-sample bound, with the control variate that is optimal for many samples."""
+"""The score function of a multi-sample bound, with the best control variate for many samples."""
 
 import torch
 from torch import Tensor
@@ -14,21 +14,22 @@ class OVIS(Estimator):
     .. math:: \nabla_\phi = \sum_s (\log \hat Z - v_s - c_s) \nabla_\phi \log q_\phi(z_s), \qquad
               v_s = w_s \Big/ \textstyle\sum_t w_t
 
-    for log-weights f = log w that contain -log q, whose own gradient is the term in v_s. Sampled, c_s
-    is the mean of :math:`\log \hat Z - v_s` over other values of z_s, `num_auxiliary` of them; otherwise
-    its asymptotic form :math:`c_s = \log \hat Z_{-s} + \log(1 - 1/S)`, with Z_{-s} the estimate from the
-    other samples: what remains of :math:`\log \hat Z - v_s - c_s = -\log(1 - v_s) - v_s` is of second order.
+    for log-weights f = log w that contain -log q, whose own gradient is the term in v_s. Sampled,
+    c_s is the mean of :math:`\log \hat Z - v_s` over other values of z_s, `num_auxiliary` of them;
+    otherwise its asymptotic form :math:`c_s = \log \hat Z_{-s} + \log(1 - 1/S)`, with Z_{-s} the
+    estimate from the other samples: what remains of :math:`\log \hat Z - v_s - c_s = -\log(1 - v_s)
+    - v_s` is of second order.
 
-    **Forward** samples of q; the bound. **Backward** as above; f's own parameters as usual. **Bias** none:
-    the authors' gamma, whose term :math:`-\gamma v_s` in c_s depends on z_s and so biases, is zero here.
-    **Cost** `num_samples` + `num_auxiliary` evaluations.
+    **Forward** samples of q; the bound. **Backward** as above; f's own parameters as usual.
+    **Bias** none: the authors' gamma, whose term :math:`-\gamma v_s` in c_s depends on z_s and so
+    biases, is zero here. **Cost** `num_samples` + `num_auxiliary` evaluations.
 
     Args:
         num_samples: S, at least two.
         num_auxiliary: samples for c_s, shared by all s; 0 for the asymptotic form.
 
-    Source: Lievin, Dittadi, Christensen & Winther, *Optimal Variance Control of the Score-Function Gradient
-    Estimator for Importance-Weighted Bounds*, NeurIPS 2020, arXiv:2008.01998
+    Source: Lievin, Dittadi, Christensen & Winther, *Optimal Variance Control of the Score-Function
+    Gradient Estimator for Importance-Weighted Bounds*, NeurIPS 2020, arXiv:2008.01998
     """
 
     unbiased = True
@@ -47,8 +48,8 @@ class OVIS(Estimator):
     ) -> Tensor:
         if aggregate is not log_mean_exp:
             raise ValueError(
-                "OVIS estimates the multi-sample bound only: use aggregate=log_mean_exp (the objective "
-                "IWAE), or ScoreFunction for another aggregate"
+                "OVIS estimates the multi-sample bound only: use aggregate=log_mean_exp (the "
+                "objective IWAE), or ScoreFunction for another aggregate"
             )
         z = q.sample((self.num_samples + self.num_auxiliary,))
         values = f(z)

@@ -52,7 +52,8 @@ class StickingTheLanding(Reparameterization):
 
     .. math:: \nabla_\phi \mathcal{L} = \mathbb{E}_{\epsilon}\Big[
               \frac{\partial z}{\partial \phi}
-              \nabla_z \log \frac{p(x, z)}{q_{\bar\phi}(z | x)} \Big], \quad \bar\phi \text{ constant}
+              \nabla_z \log \frac{p(x, z)}{q_{\bar\phi}(z | x)} \Big],
+              \quad \bar\phi \text{ constant}
 
     Where q is the true posterior the ratio is constant, so every sample's gradient is zero and not
     only their mean. It differs from its parent only where f contains log q, as in

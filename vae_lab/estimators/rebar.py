@@ -23,17 +23,18 @@ from .relaxations import harden, perturb, squash
 class REBAR(Estimator):
     r"""The score function, controlled by f at a relaxed sample of the same noise.
 
-    .. math:: g = (f(b) - \eta \, c(\tilde z)) \nabla \log q(b) + \eta \nabla c(z) - \eta \nabla c(\tilde z),
-              \qquad c(z) = f(\sigma(z / \tau))
+    .. math:: g = (f(b) - \eta \, c(\tilde z)) \nabla \log q(b)
+              + \eta \nabla c(z) - \eta \nabla c(\tilde z), \qquad c(z) = f(\sigma(z / \tau))
 
-    for relaxed logits z, their hard sample b = H(z), and :math:`\tilde z` drawn from z given b. The noise of
-    :math:`\tilde z` is tied to that of z (the paper's common random numbers) so that both have the same
-    value: f is evaluated at one relaxed point and only the derivatives differ, see :func:`untied`.
+    for relaxed logits z, their hard sample b = H(z), and :math:`\tilde z` drawn from z given b.
+    Here the noise of :math:`\tilde z` is tied to that of z so that both have the same value: f is
+    evaluated at one relaxed point instead of two, and only the derivatives differ, see
+    :func:`untied`.
 
     **Forward** hard samples of q. **Backward** g. **Bias** none, for any eta and tau. **Cost**
-    2 `num_samples` evaluations and, to learn tau, f's second derivative along one direction. eta and
-    log tau descend the square of each datum's g, which is its variance up to a constant. For another
-    aggregate than the mean, :math:`\eta c` takes the place of the sample's own value of f.
+    2 `num_samples` evaluations and, to learn tau, a second derivative of f. eta and log tau descend
+    the square of each datum's g, its variance up to a constant. For another aggregate than the
+    mean, :math:`\eta c` takes the place of the sample's own f.
 
     Args:
         eta: the control variate's weight at the start.
@@ -49,7 +50,7 @@ class REBAR(Estimator):
     needs_differentiable = True
     relaxed_points = True
     evaluations = "2 num_samples"
-    compiles = False  # derivatives within
+    compiles = False  # see control.eager
     source = "Tucker et al. 2017"
 
     def __init__(
@@ -79,12 +80,12 @@ class REBAR(Estimator):
         z = relaxed_logits(q, self.num_samples)
         hard, relaxed = hard_and_relaxed(q, f, z, log_tau)
         c = eta * relaxed  # [S, *B]
-        dc_dz = slope(c, z)
+        dc_dz = slope(c, z, create_graph=self.learned)
         g, by_c, by_slope = controlled(hard, c, dc_dz, aggregate, untied(q, z))
         value = aggregate(hard) + surrogate(event_sum(g * base(q).logits, q))
         if not self.learned:
             return value
-        change = ((by_c * c) + event_sum(by_slope * dc_dz, q)).sum()
+        change = (by_c * c + event_sum(by_slope * dc_dz, q)).sum()
         by_eta, by_log_tau = torch.autograd.grad(change, (eta, log_tau), retain_graph=True)
         return value + descent(by_eta * self.eta + by_log_tau * self.log_temperature)
 
@@ -107,11 +108,11 @@ def relaxed_logits(q: Distribution, num_samples: int) -> Tensor:
 def untied(q: Distribution, z: Tensor) -> Gradient:
     r"""The gradient for the logits as a function of the control variate.
 
-    z moves with the logits one for one. :math:`\tilde z`, whose noise is held while b stays, moves less:
-    with normalised logits the largest Gumbel does not move at all, and
-    :math:`\tilde z_i = -\log(E_i / \pi_i + E_b)` moves by :math:`1 - e^{z_i - z_b}`. What is left of
-    :math:`\nabla c(z) - \nabla c(\tilde z)` is dc/dz weighted by :math:`e^{z_i - z_b}`; for a bit it is
-    :math:`1 - q(b)(1 - e^{-|z|})`.
+    z moves with the logits one for one. :math:`\tilde z`, whose noise is held while b stays, moves
+    less: with normalised logits the largest Gumbel does not move at all, and the others,
+    :math:`\tilde z_i = -\log(E_i / \pi_i + E_b)`, move by :math:`1 - e^{z_i - z_b}`. What is left
+    of :math:`\nabla c(z) - \nabla c(\tilde z)` is dc/dz times :math:`e^{z_i - z_b}`; for a bit,
+    dc/dz times :math:`1 - q(b)(1 - e^{-|z|})`.
     """
     inner, z = base(q), z.detach()
     logits = full_precision(inner.logits.detach())

@@ -46,27 +46,28 @@ class RELAX(Estimator):
 
     .. math:: g = (f(b) - c(\tilde z)) \nabla \log q(b) + \nabla c(z) - \nabla c(\tilde z)
 
-    with z, b and :math:`\tilde z` as in :class:`~vae_lab.estimators.REBAR`. Without f, c is a network above the
-    moving average of f, and f may be a black box. With f, :math:`c(z) = f(\sigma(z / \tau)) + r(z)`: REBAR
-    with a correction. The network sees the datum's features where there are any.
+    with z, b and :math:`\tilde z` as in :class:`~vae_lab.estimators.REBAR`. Without f, c is a
+    network above the moving average of f, and f may be a black box. With f, c(z) is
+    f(sigma(z / tau)) + r(z), REBAR with a correction. The network sees the datum's features where
+    there are any.
 
-    **Forward** hard samples of q. **Backward** g. **Bias** none, for any network. **Cost** `num_samples`
-    evaluations, and as many at relaxed points with f. The network and log tau descend the square of each
-    datum's g.
+    **Forward** hard samples of q. **Backward** g. **Bias** none, for any network. **Cost**
+    `num_samples` evaluations, and as many at relaxed points with f. The network and log tau descend
+    the square of each datum's g.
 
     Args:
         hidden: the widths of the network's layers.
         with_f: add f at the relaxed sample, which needs a differentiable f.
         temperature: tau > 0 at the start; means something with f only.
 
-    Source: Grathwohl, Choi, Wu, Roeder & Duvenaud, *Backpropagation through the Void: Optimizing control
-    variates for black-box gradient estimation*, ICLR 2018, arXiv:1711.00123
+    Source: Grathwohl, Choi, Wu, Roeder & Duvenaud, *Backpropagation through the Void: Optimizing
+    control variates for black-box gradient estimation*, ICLR 2018, arXiv:1711.00123
     """
 
     unbiased = True
     families = (OneHotCategorical, Bernoulli)
     evaluations = "num_samples, with f 2 num_samples"
-    compiles = False  # derivatives within
+    compiles = False  # see control.eager
     source = "Grathwohl et al. 2018"
 
     def __init__(
@@ -118,24 +119,25 @@ class RELAX(Estimator):
 class LAX(Estimator):
     r"""The score function of a continuous sample, controlled by a network that knows the path.
 
-    .. math:: g = (f(z) - c(z)) \nabla_\phi \log q_\phi(z) + \frac{\mathrm{d} c}{\mathrm{d} z} \nabla_\phi z(\epsilon; \phi)
+    .. math:: g = (f(z) - c(z)) \nabla_\phi \log q_\phi(z)
+              + \frac{\mathrm{d} c}{\mathrm{d} z} \nabla_\phi z(\epsilon; \phi)
 
-    with the network's c above the moving average of f. With c = f that is the pathwise gradient, with
-    c = 0 the score function.
+    with the network's c above the moving average of f. With c = f that is the pathwise gradient,
+    with c = 0 the score function.
 
-    **Forward** samples of q. **Backward** g. **Bias** none, for any network and any f, jumps included.
-    **Cost** `num_samples` evaluations. The network descends the square of each datum's g.
+    **Forward** samples of q. **Backward** g. **Bias** none, for any network and any f, jumps
+    included. **Cost** `num_samples` evaluations. The network descends the square of each datum's g.
 
     Args:
         hidden: the widths of the network's layers.
 
-    Source: Grathwohl, Choi, Wu, Roeder & Duvenaud, *Backpropagation through the Void: Optimizing control
-    variates for black-box gradient estimation*, ICLR 2018, arXiv:1711.00123
+    Source: Grathwohl, Choi, Wu, Roeder & Duvenaud, *Backpropagation through the Void: Optimizing
+    control variates for black-box gradient estimation*, ICLR 2018, arXiv:1711.00123
     """
 
     unbiased = True
     families = (Normal, LogNormal, Laplace, Gamma, Beta)
-    compiles = False  # derivatives within
+    compiles = False  # see control.eager
     source = "Grathwohl et al. 2018"
 
     def __init__(self, hidden: Sequence[int] = (100,), num_samples: int = 1) -> None:
@@ -168,7 +170,7 @@ class LAX(Estimator):
 
 
 def score_and_path(q: Distribution, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples [S, *B, *E]; d log q / dphi and dz / dphi of every parameter, [S, *B, *E, parameters].
+    """Samples [S, *B, *E], and their d log q / dphi and dz / dphi, [S, *B, *E, parameters].
 
     Every element of z has parameters of its own, so one sum differentiates them all.
     """

@@ -1,4 +1,4 @@
-"""Gradients through a continuous stand-in for a discrete sample. All are biased, all have low variance."""
+"""Gradients through a continuous stand-in for a discrete sample: biased, of low variance."""
 
 import warnings
 
@@ -35,14 +35,16 @@ class _Relaxation(Estimator):
 class GumbelSoftmax(_Relaxation):
     r"""Gumbel-Softmax, also known as the Concrete relaxation; straight-through if `hard`.
 
-    .. math:: y = \operatorname{softmax}\big((\ell + G) / \tau\big), \quad G_k \sim \text{Gumbel}(0, 1)
+    .. math:: y = \operatorname{softmax}\big((\ell + G) / \tau\big),
+              \quad G_k \sim \text{Gumbel}(0, 1)
 
-    and for Bernoulli variables :math:`y = \sigma((\ell + G_1 - G_0) / \tau)`. As :math:`\tau \to 0`, y becomes
-    an exact one-hot sample and the gradient's variance infinite.
+    and for Bernoulli variables :math:`y = \sigma((\ell + G_1 - G_0) / \tau)`. As
+    :math:`\tau \to 0`, y becomes an exact one-hot sample and the gradient's variance infinite.
 
-    **Forward** y, inside the simplex; or, if `hard`, the exact sample argmax y. **Backward** through y in
-    both cases. **Bias** falls with the temperature. **Cost** `num_samples` evaluations. A closed-form KL
-    of the discrete q beside a relaxed y is not a bound; with `hard` it is.
+    **Forward** y, inside the simplex; or, if `hard`, the exact sample argmax y. **Backward**
+    through y in both cases. **Bias** falls with the temperature. **Cost** `num_samples`
+    evaluations. A closed-form KL of the discrete q beside a relaxed y is not a bound; with `hard`
+    it is.
 
     Args:
         temperature: tau > 0, a number or a schedule.
@@ -73,11 +75,11 @@ class GumbelSoftmax(_Relaxation):
 class StraightThrough(_Relaxation):
     r"""An exact sample whose gradient is that of the probabilities.
 
-    **Forward** a sample of q. **Backward** dz/dl := dpi/dl, pi = softmax(l) or sigmoid(l). **Bias** none
-    for an f that is linear in z. **Cost** `num_samples` evaluations.
+    **Forward** a sample of q. **Backward** dz/dl := dpi/dl, pi = softmax(l) or sigmoid(l).
+    **Bias** none for an f that is linear in z. **Cost** `num_samples` evaluations.
 
-    Source: Bengio, Leonard & Courville, *Estimating or Propagating Gradients Through Stochastic Neurons
-    for Conditional Computation*, 2013, arXiv:1308.3432
+    Source: Bengio, Leonard & Courville, *Estimating or Propagating Gradients Through Stochastic
+    Neurons for Conditional Computation*, 2013, arXiv:1308.3432
     """
 
     unbiased = "linear f"

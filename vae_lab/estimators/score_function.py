@@ -17,12 +17,12 @@ class ScoreFunction(Estimator):
               \big(A(f_{1:S}) - A(f_1, .., c_s, .., f_S)\big) \nabla_\phi \log q_\phi(z_s) \Big]
 
     What sample s is credited with is what the aggregate A would lose if f_s were replaced by the
-    counterfactual c_s, which does not depend on z_s. With the mean, A = 1/S sum f, that is the usual
-    (f_s - c_s) / S: REINFORCE (c = 0), NVIL (learned) and RLOO (leave-one-out). With log-mean-exp and
-    leave-one-out it is VIMCO.
+    counterfactual c_s, which does not depend on z_s. With the mean, A = 1/S sum f, that is the
+    usual (f_s - c_s) / S: REINFORCE (c = 0), NVIL (learned) and RLOO (leave-one-out). With
+    log-mean-exp and leave-one-out it is VIMCO.
 
-    **Forward** samples of q. **Backward** the score, weighted; f's own parameters as usual. **Bias** none.
-    **Cost** `num_samples` evaluations.
+    **Forward** samples of q. **Backward** the score, weighted; f's own parameters as usual.
+    **Bias** none. **Cost** `num_samples` evaluations.
 
     Args:
         num_samples: S; leave-one-out needs two.
@@ -30,9 +30,10 @@ class ScoreFunction(Estimator):
             leave_one_out_arithmetic (the other VIMCO); or a
             :class:`~vae_lab.estimators.baselines.Baseline`.
 
-    Source: Williams, *Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement
-    Learning*, 1992; Mnih & Rezende, *Variational Inference for Monte Carlo Objectives*, ICML 2016,
-    arXiv:1602.06725; Kool, van Hoof & Welling, *Buy 4 REINFORCE Samples, Get a Baseline for Free!*, 2019
+    Source: Williams, *Simple Statistical Gradient-Following Algorithms for Connectionist
+    Reinforcement Learning*, 1992; Mnih & Rezende, *Variational Inference for Monte Carlo
+    Objectives*, ICML 2016, arXiv:1602.06725; Kool, van Hoof & Welling, *Buy 4 REINFORCE Samples,
+    Get a Baseline for Free!*, 2019
     """
 
     unbiased = True

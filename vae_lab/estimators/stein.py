@@ -1,4 +1,4 @@
-"""Control variates from f's derivative at the samples: no relaxation, no further evaluation of f."""
+"""Control variates from f's derivative at the samples: f is evaluated nowhere else."""
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,14 @@ class DoubleCV(Estimator):
     r"""Leave-one-out, with the others' gradients as a second control variate.
 
     .. math:: g = \frac{1}{S} \sum_s \Big[ f_s - \alpha v_s - \frac{1}{S - 1} \sum_{j \neq s}
-              (f_j - \alpha v_j) \Big] (z_s - \pi) + \alpha \operatorname{Cov}(z) \overline{\nabla f},
-              \qquad v_s = (z_s - \pi) \cdot \frac{1}{S - 1} \sum_{j \neq s} \nabla f(z_j)
+              (f_j - \alpha v_j) \Big] (z_s - \pi)
+              + \alpha \operatorname{Cov}(z) \overline{\nabla f}
 
-    v_s is f's linear approximation about the mean, with a slope that sample s has no part in. What it
-    takes from the gradient is known, Cov(z) times the slope, and given back. Both the sample and its
-    baseline are controlled.
+    .. math:: v_s = (z_s - \pi) \cdot \frac{1}{S - 1} \sum_{j \neq s} \nabla f(z_j)
+
+    v_s is a linear approximation of f about the mean, with a slope that sample s has no part in.
+    What it takes from the gradient is known, Cov(z) times the slope, and given back. Both the
+    sample and its baseline are controlled.
 
     **Forward** samples of q. **Backward** g. **Bias** none, for any alpha. **Cost** `num_samples`
     evaluations and df/dz at each. alpha descends the square of each datum's g.
@@ -36,15 +38,15 @@ class DoubleCV(Estimator):
         alpha: the second control variate's weight at the start; 0 is leave-one-out.
         learned: train it.
 
-    Source: Titsias & Shi, *Double Control Variates for Gradient Estimation in Discrete Latent Variable
-    Models*, AISTATS 2022, arXiv:2111.05300
+    Source: Titsias & Shi, *Double Control Variates for Gradient Estimation in Discrete Latent
+    Variable Models*, AISTATS 2022, arXiv:2111.05300
     """
 
     unbiased = True
     families = (OneHotCategorical, Bernoulli)
     needs_differentiable = True
     multi_sample = False
-    compiles = False  # derivatives within
+    compiles = False  # see control.eager
     source = "Titsias & Shi 2022"
 
     def __init__(self, num_samples: int = 2, alpha: float = 0.5, learned: bool = True) -> None:
@@ -76,19 +78,20 @@ class DoubleCV(Estimator):
 class RODEO(Estimator):
     r"""Leave-one-out, with Stein control variates that a small network makes of the other samples.
 
-    .. math:: g = \frac{1}{S} \sum_s \Big[ f_s - \frac{1}{S - 1} \sum_{j \neq s} \big(f_j + (A \tilde h_j)(z_j)\big)
-              \Big] (z_s - p) + \frac{1}{S} \sum_s \big(A \, h_s \cdot (\mathrm{id} - p)\big)(z_s)
+    .. math:: g = \frac{1}{S} \sum_s \Big[ f_s - \frac{1}{S - 1} \sum_{j \neq s}
+              \big(f_j + (A \tilde h_j)(z_j)\big) \Big] (z_s - p)
+              + \frac{1}{S} \sum_s \big(A \, h_s \cdot (\mathrm{id} - p)\big)(z_s)
 
     .. math:: (A h)(z) = \frac{1}{D} \sum_d q(\bar z_d) \big(h(z^d) - h(z)\big)
 
-    with z^d the neighbour whose bit d is flipped. A h has mean zero under q for every h, since A is one
-    step of Gibbs sampling minus the identity. h_s and its companion average a network of two
-    outputs over the samples j other than s, at :math:`(f_j, \nabla f(z_j) \cdot (y - z_j))`: f is never
-    evaluated at the neighbours.
+    with z^d the neighbour of z whose bit d is flipped. A h has mean zero under q for every h, since
+    A is a step of Gibbs sampling minus the identity. h_s and its companion average a network of two
+    outputs over the samples j other than s, at :math:`(f_j, \nabla f(z_j) \cdot (y - z_j))`: f is
+    never evaluated at the neighbours.
 
     **Forward** samples of q. **Backward** g. **Bias** none, for any network. **Cost** `num_samples`
-    evaluations and df/dz at each; the network sees S^2 (D + 1) points. It starts at zero, where g is
-    leave-one-out, and descends the square of each datum's g.
+    evaluations and df/dz at each; the network sees S^2 (D + 1) points. It starts at zero, where g
+    is leave-one-out, and descends the square of each datum's g.
 
     Args:
         num_samples: S, at least two.
@@ -102,16 +105,17 @@ class RODEO(Estimator):
     families = (Bernoulli,)
     needs_differentiable = True
     multi_sample = False
-    compiles = False  # derivatives within
+    compiles = False  # see control.eager
     source = "Shi et al. 2022"
 
     def __init__(self, num_samples: int = 2, hidden: int = 100) -> None:
         super().__init__()
         self.num_samples = positive_samples("num_samples", num_samples, 2)
         self.hidden = positive_samples("hidden", hidden)
-        self.network = nn.Sequential(nn.Linear(2, hidden), nn.LeakyReLU(), nn.Linear(hidden, 2))
-        nn.init.zeros_(self.network[-1].weight)
-        nn.init.zeros_(self.network[-1].bias)
+        last = nn.Linear(hidden, 2)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(nn.Linear(2, hidden), nn.LeakyReLU(), last)
 
     @eager
     def estimate(

@@ -6,7 +6,7 @@ from torch.distributions import Bernoulli, Distribution, Normal, OneHotCategoric
 
 from ..aggregates import Aggregate
 from .base import Estimator, Integrand, positive_samples, surrogate
-from .control import event_sum, leaf, slope
+from .control import eager, event_sum, leaf, slope
 
 
 class MuProp(Estimator):
@@ -15,15 +15,15 @@ class MuProp(Estimator):
     .. math:: \nabla_\phi = \big(f(z) - f(\mu) - f'(\mu) (z - \mu)\big) \nabla_\phi \log q_\phi(z)
               + f'(\mu) \nabla_\phi \mu_\phi
 
-    **Forward** samples of q. **Backward** as above; f's own parameters through the samples only. **Bias**
-    none, and for a linear f no variance either. **Cost** `num_samples` + 1 evaluations, one of them at
-    the mean, and a backward pass through f.
+    **Forward** samples of q. **Backward** as above; f's own parameters through the samples only.
+    **Bias** none, and for a linear f no variance either. **Cost** `num_samples` + 1 evaluations,
+    one of them at the mean, and a backward pass through f.
 
     Args:
         num_samples: S, each with the same expansion.
 
-    Source: Gu, Levine, Sutskever & Mnih, *MuProp: Unbiased Backpropagation for Stochastic Neural Networks*,
-    ICLR 2016, arXiv:1511.05176
+    Source: Gu, Levine, Sutskever & Mnih, *MuProp: Unbiased Backpropagation for Stochastic Neural
+    Networks*, ICLR 2016, arXiv:1511.05176
     """
 
     unbiased = True
@@ -38,6 +38,7 @@ class MuProp(Estimator):
         super().__init__()
         self.num_samples = positive_samples("num_samples", num_samples)
 
+    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:

@@ -1,4 +1,4 @@
-"""Discrete samples that are all different, so that no evaluation of f is spent twice on one state."""
+"""Discrete samples that all differ: no evaluation of f is spent twice on one state."""
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +14,24 @@ from .relaxations import gumbel
 class UnorderedSet(Estimator):
     r"""Samples without replacement, averaged over the orders in which they could have been drawn.
 
-    .. math:: \nabla_\phi = \sum_{s \in S} p(s) R(S, s) \, \big(f(s) - B(S, s)\big) \nabla_\phi \log p(s)
+    .. math:: \nabla_\phi = \sum_{s \in S} p(s) R(S, s) \,
+              \big(f(s) - B(S, s)\big) \nabla_\phi \log p(s)
 
-    .. math:: B(S, s) = p(s) f(s) + \sum_{s' \in S \setminus s} p(s') R^{D \setminus s}(S, s') f(s'),
-              \qquad R(S, s) = P^{D \setminus s}(S \setminus s) / P(S)
+    .. math:: B(S, s) = p(s) f(s) + \sum_{s' \in S \setminus s}
+              p(s') R^{D \setminus s}(S, s') f(s'), \qquad R(S, s) = P^{D \setminus s}(S \setminus s) / P(S)
 
     with :math:`P^D(S)` the probability to draw the set S from the domain D.
 
     **Forward** distinct samples, weighted by :math:`p(s) R(S, s)`. **Backward** as above; f's own
-    parameters through the weighted samples. **Bias** none. **Cost** `num_samples` evaluations; q must
-    have at least as many states.
+    parameters through the weighted samples. **Bias** none. **Cost** `num_samples` evaluations; q
+    must have at least as many states.
 
     Args:
         num_samples: the size of S, at least two.
 
-    Source: Kool, van Hoof & Welling, *Estimating Gradients for Discrete Random Variables by Sampling without
-    Replacement*, ICLR 2020, arXiv:2002.06043; drawn by stochastic beam search, ICML 2019, arXiv:1903.06059
+    Source: Kool, van Hoof & Welling, *Estimating Gradients for Discrete Random Variables by
+    Sampling without Replacement*, ICLR 2020, arXiv:2002.06043; drawn by stochastic beam search,
+    ICML 2019, arXiv:1903.06059
     """
 
     unbiased = True
@@ -49,9 +51,7 @@ class UnorderedSet(Estimator):
         z = _points(q, states)
         values = f(z)  # [S, *B]
         constant = values.detach()
-        log_ratio, log_ratio_without = log_ratios(log_p)
-        weight = (log_p + log_ratio).exp()
-        baseline = ((log_p + log_ratio_without).exp() * constant).sum(1)
+        weight, baseline = set_weights(log_p, constant)
         credit = weight * (constant - baseline)
         return (weight * values).sum(0) + surrogate((credit * q.log_prob(z)).sum(0))
 
@@ -65,16 +65,16 @@ class SumAndSample(Estimator):
 
     with C the k most probable states and b the mean of f over C, which no sample has a part in.
 
-    **Forward** the value of the same sum. **Backward** as above; f's own parameters through that sum.
-    **Bias** none. **Cost** `num_summed` + `num_samples` evaluations. It gains as much as q(C) is large:
-    nothing for hundreds of undecided bits.
+    **Forward** the value of the same sum. **Backward** as above; f's own parameters through that
+    sum. **Bias** none. **Cost** `num_summed` + `num_samples` evaluations. It gains as much as q(C)
+    is large: nothing for hundreds of undecided bits.
 
     Args:
         num_summed: k, less than the number of states.
         num_samples: independent samples of the rest.
 
-    Source: Liu, Regier, Tripuraneni, Jordan & McAuliffe, *Rao-Blackwellized Stochastic Gradients for Discrete
-    Distributions*, ICML 2019, arXiv:1810.04777
+    Source: Liu, Regier, Tripuraneni, Jordan & McAuliffe, *Rao-Blackwellized Stochastic Gradients
+    for Discrete Distributions*, ICML 2019, arXiv:1810.04777
     """
 
     unbiased = True
@@ -109,17 +109,18 @@ class SumAndSample(Estimator):
 
 
 def beam_search(log_pi: Tensor, size: int, race: bool = False) -> tuple[Tensor, Tensor]:
-    r"""The `size` most probable states of independent variables; or, in a race, the first to arrive.
+    r"""The `size` most probable states of independent variables; in a race, the first to arrive.
 
-    In a race each state arrives after an exponential time of rate p(state), so the order of arrival is
-    that of draws without replacement. A prefix arrives with the first of its states. That one goes on
-    through a category drawn from pi; the other categories start afresh, as the exponential has no memory.
+    In a race each state arrives after an exponential time of rate p(state), so the order of arrival
+    is that of draws without replacement. A prefix arrives with the first of its states. That one
+    goes on through a category drawn from pi; the other categories start afresh, as the exponential
+    has no memory.
 
     Args:
         log_pi: log-probabilities of the variables, [*B, L, K].
 
-    Returns:
-        The categories of the states, best or first to arrive first, [size, *B, L]; their log-probabilities.
+    Returns: The categories of the states, best or first to arrive first, [size, *B, L]; their
+        log-probabilities.
     """
     batch, (variables, categories) = log_pi.shape[:-2], log_pi.shape[-2:]
     states = log_pi.new_zeros((*batch, 1, 0), dtype=torch.long)
@@ -138,7 +139,7 @@ def beam_search(log_pi: Tensor, size: int, race: bool = False) -> tuple[Tensor, 
 
 
 def _log_delay(log_p: Tensor, step: Tensor) -> Tensor:
-    """How much later than its prefix each category arrives, in logs: not at all for a draw of pi."""
+    """By how much each category follows its prefix, in logs: not at all for a draw of pi."""
     first = (step + gumbel(log_p.shape, log_p)).argmax(-1, keepdim=True)
     delay = -gumbel(log_p.shape, log_p) - log_p
     return delay.scatter(-1, first, -torch.inf)
@@ -147,7 +148,8 @@ def _log_delay(log_p: Tensor, step: Tensor) -> Tensor:
 def _outside(top: Tensor, log_pi: Tensor, num_samples: int) -> Tensor:
     """Samples of q outside the states `top`, [k, *B, L] -> [S, *B, L].
 
-    Of k + 1 distinct states at least one is not among k; the first such is the first of all the others.
+    Of k + 1 distinct states at least one is not among k; the first such is the first of all the
+    others.
     """
     races = log_pi.expand(num_samples, *log_pi.shape)
     states, _ = beam_search(races, len(top) + 1, race=True)  # [k + 1, S, *B, L]
@@ -156,28 +158,32 @@ def _outside(top: Tensor, log_pi: Tensor, num_samples: int) -> Tensor:
     return states.gather(0, first.expand(1, *states.shape[1:])).squeeze(0)
 
 
-def log_ratios(log_p: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Kool's ratios of a set of k distinct states, from their log-probabilities [k, *B].
+def set_weights(log_p: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Weights and baselines of k distinct states, from their log-probabilities and values [k, *B].
 
-    .. math:: P^D(S) = \int_0^\infty e^{-t} \prod_{s \in S} \big(1 - e^{-t p(s) / (1 - p(S))}\big) \, dt
+    .. math:: P^D(S) = \int_0^\infty e^{-t}
+              \prod_{s \in S} \big(1 - e^{-t p(s) / (1 - p(S))}\big) dt
 
-    is the probability that all of S arrive before any other state. The trapezoidal rule in log t is exact
-    to the last digits; leaving states out of the domain leaves their factors out of the product.
+    is the probability that all of S arrive before any other state; to leave a state out of the
+    domain is to leave out its factor. The trapezoidal rule in u, :math:`\log t = u - e^{-u}`, is
+    good to 1e-8.
 
     Returns:
-        :math:`\log R(S, s)`, [k, *B], and :math:`\log R^{D \setminus s}(S, s')`, [k, k, *B].
+        :math:`p(s) R(S, s)` and :math:`B(S, s)`, each [k, *B].
     """
-    k, ones = len(log_p), [1] * log_p.ndim
-    x = torch.arange(-40, 4, 0.25, dtype=log_p.dtype, device=log_p.device).reshape(-1, *ones)
-    last = torch.finfo(log_p.dtype).eps  # all that 1 - p(S) can resolve
-    log_rest = (-log_p.logsumexp(0).clamp_max(-last).expm1()).log()
-    factor = _log1m_exp_exp(x + log_p - log_rest)  # [nodes, k, *B]
-    product = x - x.exp() + factor.sum(1, keepdim=True)  # [nodes, 1, *B]
-    log_all = product.logsumexp(0)
-    log_one = (product - factor).logsumexp(0)  # [k, *B]
-    log_two = (product.unsqueeze(1) - factor.unsqueeze(2) - factor.unsqueeze(1)).logsumexp(0)
-    same = torch.eye(k, dtype=torch.bool, device=log_p.device).reshape(k, k, *ones[1:])
-    return log_one - log_all, torch.where(same, 0.0, log_two - log_one.unsqueeze(1))
+    u = torch.linspace(-3.4, 3.8, 49, dtype=log_p.dtype, device=log_p.device)
+    u = u.reshape(-1, *[1] * log_p.ndim)
+    log_t = u - (-u).exp()
+    least = torch.finfo(log_p.dtype).eps  # all that 1 - p(S) can resolve
+    log_rest = (-log_p.logsumexp(0).clamp_max(-least).expm1()).log()
+    factor = _log1m_exp_exp(log_t + log_p - log_rest)  # [nodes, k, *B]
+    step = log_t - log_t.exp() + (-u).exp().log1p()  # exp(-t) dt/du
+    product = step + factor.sum(1, keepdim=True)
+    log_all, log_one = product.logsumexp(0), (product - factor).logsumexp(0)  # [1, *B], [k, *B]
+    density = (product - factor - log_one).exp()  # of the node, given S without s, sums to one
+    term = (log_p - factor).exp() * values
+    others = term.sum(1, keepdim=True) - term
+    return (log_p + log_one - log_all).exp(), log_p.exp() * values + (density * others).sum(0)
 
 
 def _log1m_exp_exp(y: Tensor) -> Tensor:

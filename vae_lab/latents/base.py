@@ -10,8 +10,9 @@ from torch.distributions import Distribution
 class Latent(nn.Module):
     """The family of the posterior and of the prior.
 
-    Both are made by :meth:`distribution` from a vector of parameters: the posterior from the encoder's
-    output, the prior from zeros (standard normal, uniform) or, with `learn_prior`, from trained values.
+    Both are made by :meth:`distribution` from a vector of parameters: the posterior from the
+    encoder's output, the prior from zeros (standard normal, uniform) or, with `learn_prior`, from
+    trained values.
 
     Attributes:
         event_shape: the shape of one z.

@@ -12,8 +12,8 @@ from .base import Latent
 class OneHotCategorical(td.OneHotCategorical):
     r"""torch's distribution with :math:`\log q(z) = \sum_k z_k \log \pi_k`.
 
-    The same at every one-hot z, but also defined between them and differentiable in z, which relaxed
-    and straight-through samples need inside a multi-sample bound.
+    The same at every one-hot z, but also defined between them and differentiable in z, which
+    relaxed and straight-through samples need inside a multi-sample bound.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -52,7 +52,8 @@ class Categorical(_Discrete):
         self.latents, self.categories = latents, categories
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        logits = parameters.unflatten(-1, self.event_shape)
+        # torch normalises by logits - logsumexp, which at logits of 100 leaves errors of 1e-5.
+        logits = parameters.unflatten(-1, self.event_shape).log_softmax(-1)
         categorical = OneHotCategorical(logits=logits, validate_args=False)
         return Independent(categorical, 1, validate_args=False)
 

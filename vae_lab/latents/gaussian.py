@@ -2,18 +2,18 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Distribution, Independent, Normal
 
 from .base import Latent
 
 
 class Gaussian(Latent):
-    r"""D independent Gaussians, :math:`q(z|x) = \mathcal{N}(\mu(x), \operatorname{diag} \sigma(x)^2)`.
+    r"""D independent Gaussians, :math:`q(z|x) = \mathcal{N}(\mu, \operatorname{diag} \sigma^2)`.
 
     The parameters are the mean and log sigma; zeros give the standard normal prior.
 
-    .. math:: \mathrm{KL}_d = \log \tfrac{s}{\sigma} + \tfrac{\sigma^2 + (\mu - m)^2}{2 s^2} - \tfrac{1}{2}
-              \quad \text{for the prior } \mathcal{N}(m, s^2)
+    .. math:: \mathrm{KL}_d = \log \tfrac{s}{\sigma}
+              + \tfrac{\sigma^2 + (\mu - m)^2}{2 s^2} - \tfrac{1}{2} \quad \text{for the prior } \mathcal{N}(m, s^2)
 
     Args:
         latents: D.
@@ -32,7 +32,11 @@ class Gaussian(Latent):
         return Independent(normal, 1, validate_args=False)
 
     def kl(self, q: Distribution) -> Tensor:
-        return kl_divergence(q.base_dist, self.prior().base_dist)
+        posterior, prior = q.base_dist, self.prior().base_dist
+        # torch's own takes the logarithm of sigma**2, which underflows long before sigma does.
+        ratio = posterior.scale / prior.scale
+        distance = (posterior.loc - prior.loc) / prior.scale
+        return 0.5 * (ratio.square() + distance.square() - 1) - ratio.log()
 
     def mode(self, q: Distribution) -> Tensor:
         return q.mean
@@ -42,4 +46,6 @@ class Gaussian(Latent):
         t = torch.linspace(0, 1, steps, device=z0.device).reshape(-1, *[1] * z0.ndim)
         cosine = torch.cosine_similarity(z0, z1, dim=-1).clamp(-1 + 1e-6, 1 - 1e-6).unsqueeze(-1)
         angle = cosine.acos()
-        return ((1 - t) * angle).sin() / angle.sin() * z0 + (t * angle).sin() / angle.sin() * z1
+        arc = ((1 - t) * angle).sin() / angle.sin() * z0 + (t * angle).sin() / angle.sin() * z1
+        # Of (nearly) parallel vectors, as all are of one dimension, there is no one arc.
+        return torch.where(cosine.abs() < 1 - 1e-5, arc, (1 - t) * z0 + t * z1)

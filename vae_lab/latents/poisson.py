@@ -33,7 +33,8 @@ class Poisson(Latent):
 
     def kl(self, q: Distribution) -> Tensor:
         rate, log_prior = q.base_dist.rate, self.prior_parameters
-        return rate * (rate.log() - log_prior) - rate + log_prior.exp()
+        log_rate = rate.clamp_min(torch.finfo(rate.dtype).tiny).log()  # 0 log 0 = 0
+        return rate * (log_rate - log_prior - 1) + log_prior.exp()
 
     def mode(self, q: Distribution) -> Tensor:
         return q.mean.floor()

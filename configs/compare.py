@@ -1,0 +1,130 @@
+"""task=compare: the gradients of several estimators, on one model and the same images."""
+
+import csv
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Column, Table
+from torch import Tensor
+
+from models.base import VAEModule
+from vae_lab import figures
+from vae_lab.estimators import Estimator
+from vae_lab.gradients import Reference, encoder_gradients, reference, statistics
+
+from . import build
+
+ESTIMATORS = Path(__file__).parent / "estimator"
+Row = dict[str, Any]
+
+
+def run(config: DictConfig, fit: Callable[[DictConfig], float], model: VAEModule | None) -> None:
+    """Measures, and where it is asked for trains, with every estimator; writes table and figure.
+
+    Args:
+        fit: trains a run.
+        model: one that is trained already; a fresh one otherwise.
+    """
+    folder, asked = Path(config.run_dir), config.compare
+    pl.seed_everything(config.seed, verbose=False)
+    datamodule, fresh = build.datamodule_and_model(config)
+    model = model or fresh
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    x = next(iter(datamodule.train_dataloader()))[0][: asked.images]
+    estimators = dict(_estimators(asked.estimators, model, x))
+    torch.manual_seed(config.seed)
+    truth = reference(model.vae, model.objective, x, repeats=asked.reference_repeats)
+    rows = [_measure(n, e, model, x, truth, asked.repeats) for n, e in estimators.items()]
+    curves = {name: [] for name in estimators}
+    if asked.train_epochs:
+        for name in estimators:
+            curves[name] = [_train(config, fit, folder, name, seed) for seed in asked.seeds]
+    _write(folder, rows, truth)
+    figures.comparison(rows, {k: v for k, v in curves.items() if v}, folder / "compare.png")
+    print(f"files    {folder}: compare.csv, compare.png")
+
+
+def _estimators(
+    names: list[str] | None, model: VAEModule, x: Tensor
+) -> Iterator[tuple[str, Estimator]]:
+    """The estimators asked for, or all that accept the model's latent and objective."""
+    known = sorted(path.stem for path in ESTIMATORS.glob("*.yaml"))
+    for name in known if names is None else names:
+        if name not in known:
+            raise ValueError(f"unknown estimator {name!r}; known: {', '.join(known)}")
+        estimator = build.make(OmegaConf.load(ESTIMATORS / f"{name}.yaml"))
+        try:
+            estimator.eval()  # makes lazy layers concrete, as the model does
+            model.objective(model.vae, estimator, x)
+        except ValueError:
+            if names is None:
+                continue  # does not accept it
+            raise
+        yield name, estimator.train()
+
+
+def _measure(
+    name: str, estimator: Estimator, model: VAEModule, x: Tensor, truth: Reference, repeats: int
+) -> Row:
+    samples = encoder_gradients(model.vae, model.objective, estimator, x, repeats)
+    cost = _cost(estimator, model, x)
+    return {"estimator": name, **vars(statistics(samples, truth)), **cost}
+
+
+def _cost(estimator: Estimator, model: VAEModule, x: Tensor, steps: int = 10) -> Row:
+    """Decoder evaluations for one datum, and the median time of a forward and backward pass."""
+    decoded: list[int] = []
+    count = model.vae.decoder.register_forward_hook(
+        lambda m, i, output: decoded.append(len(output))
+    )
+    seconds = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        model.objective(model.vae, estimator, x).objective.mean().neg().backward()
+        seconds.append(time.perf_counter() - began)
+    count.remove()
+    model.zero_grad()
+    return {"evaluations": sum(decoded) / steps / len(x), "seconds": median(seconds)}
+
+
+def _train(
+    config: DictConfig, fit: Callable[[DictConfig], float], folder: Path, name: str, seed: int
+) -> list[dict[str, float]]:
+    """The validation ELBO against steps and seconds of a run with this estimator."""
+    config = config.copy()
+    config.task, config.seed, config.checkpoint = "fit", seed, None
+    config.estimator = OmegaConf.load(ESTIMATORS / f"{name}.yaml")
+    config.run_dir = str(folder / "runs" / f"{name}-{seed}")
+    config.trainer.max_epochs = config.compare.train_epochs
+    config.trainer.enable_progress_bar = False
+    config.logger = {}
+    fit(config)
+    with (Path(config.run_dir) / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val/elbo"]]
+    return [
+        {"step": int(r["step"]), "seconds": float(r["perf/seconds"]), "elbo": float(r["val/elbo"])}
+        for r in rows
+    ]
+
+
+def _write(folder: Path, rows: list[Row], truth: Reference) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "compare.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    against = "the exact gradient" if truth.exact else "a long average"
+    print(f"The encoder's gradient against {against}")
+    table = Table("estimator", *(Column(name, justify="right") for name in list(rows[0])[1:]))
+    for row in rows:
+        name, *numbers = row.values()
+        table.add_row(name, *(f"{number:.3g}" for number in numbers))
+    Console().print(table)

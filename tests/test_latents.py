@@ -1,0 +1,256 @@
+"""Families of q: their densities at extreme logits, their KL, their priors, their paths."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import randomize
+from torch.distributions import kl_divergence
+from torch.distributions import OneHotCategorical as TorchOneHotCategorical
+
+from vae_lab.estimators.exact import support
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson, discrete_latent
+from vae_lab.latents.discrete import OneHotCategorical
+
+FAMILIES = [(Categorical, (3, 4)), (Bernoulli, (5,)), (Gaussian, (3,)), (Poisson, (3,))]
+MAKE = [
+    pytest.param(lambda c=cls, a=a, learn=learn: c(*a, learn), id=f"{cls.__name__}-{learn}")
+    for cls, a in FAMILIES
+    for learn in (False, True)
+]
+DISCRETE = [p for p in MAKE if "Categorical" in p.id or "Bernoulli" in p.id]
+
+
+def posterior(latent, batch=4, scale=1.0):
+    return latent.distribution(scale * torch.randn(batch, latent.parameter_size))
+
+
+@pytest.fixture
+def large():
+    """Logits of +-100 and what lies near them, [B, K], in float32."""
+    return torch.tensor([[100.0, 0, -100], [100, 99.5, 99], [-100, -100, -99.5], [0, 0, 100]])
+
+
+def test_categorical_log_prob_at_logits_of_100(large):
+    logits = large.repeat(1, 2)
+    q = Categorical(2, 3).distribution(logits)
+    z = support(q)
+    exact = (z.double() * logits.double().unflatten(-1, (2, 3)).log_softmax(-1)).sum((-2, -1))
+    torch.testing.assert_close(q.log_prob(z).double(), exact, rtol=1e-6, atol=1e-5)
+    through_probabilities = q.base_dist.probs.log()
+    assert through_probabilities.isinf().any(), "the easy way must fail, or this tests nothing"
+
+
+def test_bernoulli_log_prob_at_logits_of_100():
+    logits = torch.tensor([[100.0, -100, 30], [-100, 0.1, 100]])
+    q = Bernoulli(3).distribution(logits)
+    z = support(q)
+    sign = 2 * z.double() - 1
+    exact = F.logsigmoid(sign * logits.double()).sum(-1)
+    torch.testing.assert_close(q.log_prob(z).double(), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("prior", [0.0, 100.0, -100.0, 0.3])
+def test_bernoulli_kl_at_logits_of_100(prior):
+    latent = Bernoulli(5, learn_prior=True)
+    latent.prior_parameters.data.fill_(prior)
+    logits = torch.tensor([100.0, -100, 0, 30, -99.5])
+    p, m = logits.double(), torch.tensor(prior).double()
+    exact = p.sigmoid() * (F.logsigmoid(p) - F.logsigmoid(m))
+    exact = exact + (-p).sigmoid() * (F.logsigmoid(-p) - F.logsigmoid(-m))
+    kl = latent.kl(latent.distribution(logits)).double()
+    torch.testing.assert_close(kl, exact, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("prior", [[0.0, 0, 0], [100, -100, 0], [0, 50, -100]])
+def test_categorical_kl_at_logits_of_100(large, prior):
+    latent = Categorical(1, 3, learn_prior=True)
+    latent.prior_parameters.data.copy_(torch.tensor(prior))
+    log_pi = large.double().log_softmax(-1)
+    log_p = torch.tensor(prior).double().log_softmax(-1)
+    exact = (log_pi.exp() * (log_pi - log_p)).sum(-1, keepdim=True)
+    kl = latent.kl(latent.distribution(large)).double()
+    torch.testing.assert_close(kl, exact, rtol=1e-6, atol=1e-5)
+
+
+EXTREME = [
+    (Categorical(1, 2), [100.0, -100], math.log(2)),
+    (Bernoulli(1), [100.0], math.log(2)),
+    (Bernoulli(1), [-100.0], math.log(2)),
+    (Gaussian(1), [100.0, 0], 5000.0),
+    (Gaussian(1), [0.0, -60], 59.5),
+    (Poisson(1), [-104.0], 1.0),
+    (Poisson(1), [-100.0], 1.0),
+]
+
+
+@pytest.mark.parametrize("latent, parameters, exact", EXTREME)
+def test_extreme_kl_is_right_and_has_a_finite_gradient(latent, parameters, exact):
+    parameters = torch.tensor(parameters, requires_grad=True)
+    kl = latent.kl(latent.distribution(parameters)).sum()
+    assert kl.item() == pytest.approx(exact, rel=1e-6)
+    assert torch.autograd.grad(kl, parameters)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_kl_agrees_with_torch(make):
+    latent = randomize(make())
+    q = posterior(latent)
+    prior = latent.prior().expand(q.batch_shape)  # torch's KL of bits does not broadcast
+    expected = kl_divergence(q.base_dist, prior.base_dist)
+    torch.testing.assert_close(latent.kl(q), expected)
+    assert latent.kl(q).shape == (4, latent.event_shape[0])
+
+
+@pytest.mark.parametrize("make", DISCRETE)
+def test_kl_agrees_with_enumeration(make, float64):
+    latent = randomize(make())
+    q = posterior(latent, scale=2.0)
+    z = support(q)
+    log_ratio = q.log_prob(z) - latent.prior().log_prob(z)
+    expected = (q.log_prob(z).exp() * log_ratio).sum(0)
+    torch.testing.assert_close(latent.kl(q).sum(-1), expected)
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_kl_agrees_with_samples(make, float64):
+    latent = randomize(make())
+    q = posterior(latent)
+    z = q.sample((20_000,))
+    log_ratio = q.log_prob(z) - latent.prior().log_prob(z)
+    error = log_ratio.std(0) / math.sqrt(len(z))
+    assert ((log_ratio.mean(0) - latent.kl(q).sum(-1)).abs() < 4 * error).all()
+    assert (latent.kl(q).sum(-1) > 10 * error).all(), "the samples must be able to tell"
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_kl_to_itself_is_zero_and_else_positive(make):
+    latent = randomize(make())
+    itself = latent.distribution(latent.prior_parameters)
+    torch.testing.assert_close(latent.kl(itself), torch.zeros(latent.event_shape[0]))
+    assert (latent.kl(posterior(latent)) > 0).all()
+
+
+STANDARD = [
+    (Categorical(3, 4), lambda z: -3 * math.log(4) + 0 * z.sum((-2, -1))),
+    (Bernoulli(5), lambda z: -5 * math.log(2) + 0 * z.sum(-1)),
+    (Gaussian(3), lambda z: -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)),
+    (Poisson(3), lambda z: (-1 - (z + 1).lgamma()).sum(-1)),
+]
+
+
+@pytest.mark.parametrize("latent, log_prob", STANDARD)
+def test_a_fixed_prior_is_the_standard_one_and_stays(latent, log_prob):
+    z = latent.prior().sample((7,))
+    torch.testing.assert_close(latent.prior().log_prob(z), log_prob(z))
+    assert not any(p.requires_grad for p in latent.parameters())
+
+
+@pytest.mark.parametrize("make", [p for p in MAKE if p.id.endswith("True")])
+def test_a_learned_prior_starts_standard_and_learns_the_aggregate(make):
+    """The prior that minimises KL(q || p) for one q is q itself."""
+    latent = make()
+    assert not latent.prior_parameters.any()
+    q = latent.distribution(0.5 * torch.randn(latent.parameter_size))
+    optimizer = torch.optim.Adam(latent.parameters(), lr=0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        latent.kl(q).sum().backward()
+        optimizer.step()
+    assert latent.kl(q).sum() < 1e-3
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_shapes(make):
+    latent = make()
+    q = posterior(latent)
+    z = q.sample((2,))
+    assert q.batch_shape == (4,) and latent.prior().batch_shape == ()
+    assert z.shape == (2, 4, *latent.event_shape) == (2, *latent.mode(q).shape)
+    assert latent.size == z[0, 0].numel()
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_the_mode_is_the_most_probable(make):
+    latent = make()
+    q = posterior(latent)
+    z = support(q) if isinstance(latent, Categorical | Bernoulli) else q.sample((200,))
+    assert (q.log_prob(latent.mode(q)) >= q.log_prob(z) - 1e-5).all()
+
+
+@pytest.mark.parametrize("make", DISCRETE)
+def test_codes_are_the_marginal_probabilities(make, float64):
+    latent = make()
+    q = posterior(latent)
+    codes = latent.codes(q)  # [B, L, K]
+    z = support(q)
+    z = torch.stack([1 - z, z], -1) if isinstance(latent, Bernoulli) else z
+    weights = q.log_prob(support(q)).exp()[..., None, None]
+    torch.testing.assert_close(codes, (weights * z).sum(0))
+
+
+def test_only_discrete_latents_have_codes():
+    for latent in (Gaussian(3), Poisson(3)):
+        assert latent.codes(posterior(latent)) is None
+
+
+def test_one_hot_log_prob_is_torchs_and_linear_in_between():
+    logits = torch.randn(5, 3)
+    ours, torchs = OneHotCategorical(logits=logits), TorchOneHotCategorical(logits=logits)
+    z = torchs.sample()
+    torch.testing.assert_close(ours.log_prob(z), torchs.log_prob(z))
+    between = (0.3 * z + 0.7 * z.roll(1, -1)).requires_grad_()
+    loose = OneHotCategorical(logits=logits, validate_args=False)
+    expected = 0.3 * torchs.log_prob(z) + 0.7 * torchs.log_prob(z.roll(1, -1))
+    torch.testing.assert_close(loose.log_prob(between), expected)
+    (slope,) = torch.autograd.grad(loose.log_prob(between).sum(), between)
+    torch.testing.assert_close(slope, torchs.logits)
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+@pytest.mark.parametrize("make", MAKE)
+def test_interpolation_ends_where_it_should(make, steps):
+    latent = make()
+    z0, z1 = latent.mode(posterior(latent)), latent.mode(posterior(latent))
+    path = latent.interpolate(z0, z1, steps)
+    assert path.shape == (steps, *z0.shape)
+    assert torch.equal(path[0], z0) and torch.equal(path[-1], z1)
+    torch.testing.assert_close(latent.interpolate(z0, z0, steps), z0.expand_as(path))
+
+
+@pytest.mark.parametrize("make", DISCRETE)
+def test_discrete_paths_stay_on_codes_and_never_turn_back(make):
+    latent = make()
+    z0, z1 = (latent.prior().sample((4,)) for _ in range(2))
+    path = latent.interpolate(z0, z1, 6)
+    assert ((path == 0) | (path == 1)).all()
+    done = (path == z1).flatten(2).sum(-1)
+    assert (done.diff(dim=0) >= 0).all()
+
+
+def test_gaussian_paths_keep_their_length():
+    z = F.normalize(torch.randn(2, 5, 8), dim=-1)
+    path = Gaussian(8).interpolate(z[0], z[1], 7)
+    torch.testing.assert_close(path.norm(dim=-1), torch.ones(7, 5))
+    straight = torch.lerp(z[0], z[1], 0.5).norm(dim=-1)
+    assert (straight < 0.95).any(), "the straight line must fail, or this tests nothing"
+
+
+@pytest.mark.parametrize("end", [-1.5, 2.0, 1.0, 0.0])
+def test_gaussian_paths_of_one_dimension_stay_between_their_ends(end):
+    path = Gaussian(1).interpolate(torch.tensor([[1.0]]), torch.tensor([[end]]), 9)
+    assert path.min() >= min(1.0, end) - 1e-6 and path.max() <= max(1.0, end) + 1e-6
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="latents must be at least 1, got 0"):
+        Gaussian(0)
+    with pytest.raises(ValueError, match="categories must be at least 2, got 1"):
+        Categorical(3, 1)
+
+
+def test_bits_are_what_is_left_without_categories():
+    assert isinstance(discrete_latent(3, None), Bernoulli)
+    latent = discrete_latent(3, 4, learn_prior=True)
+    assert isinstance(latent, Categorical) and latent.learn_prior

@@ -1,0 +1,291 @@
+"""Bounds on log p(x), against models whose log p(x) and gradients are known exactly."""
+
+import math
+
+import pytest
+import torch
+from oracles import z_scores
+from tiny import (
+    LinearGaussian,
+    binary_images,
+    discrete_vae,
+    exact_elbo,
+    gradient_draws,
+    gradients,
+    is_encoder,
+    kl_to_posterior,
+    log_evidence,
+)
+
+from vae_lab.estimators import (
+    DReG,
+    Exact,
+    GumbelSoftmax,
+    MeasureValued,
+    Reparameterization,
+    ScoreFunction,
+    StickingTheLanding,
+    SumAndSample,
+)
+from vae_lab.latents import Bernoulli, Categorical, Gaussian
+from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
+from vae_lab.schedules import Linear
+
+LIMIT = 4.5  # standard errors; the largest of some fifty entries is looked at
+
+LATENTS = [
+    pytest.param(lambda: Bernoulli(3, learn_prior=True), id="bits"),
+    pytest.param(lambda: Categorical(2, 3, learn_prior=True), id="codes"),
+]
+SCORE_FUNCTIONS = [
+    (1, "none"),
+    (2, "moving_average"),
+    (2, "learned"),
+    (3, "leave_one_out"),
+    (2, "leave_one_out_arithmetic"),
+]
+
+
+@pytest.fixture(params=LATENTS)
+def discrete(request):
+    return discrete_vae(request.param())
+
+
+@pytest.fixture(params=[False, True], ids=["fixed", "learned"])
+def gaussian(request):
+    return LinearGaussian(Gaussian(2, learn_prior=request.param))
+
+
+def evaluate(objective, vae, estimator, x, rows):
+    """The terms of `rows` independent evaluations, each [rows, B]."""
+    with torch.no_grad():
+        terms = objective.double()(vae, estimator, x.repeat(rows, 1, 1, 1))
+    return type(terms)(*(term.unflatten(0, (rows, len(x))) for term in terms))
+
+
+def test_elbo_plus_kl_to_the_posterior_is_the_evidence(discrete):
+    x = binary_images()
+    elbo = ELBO()(discrete, Exact(), x).objective
+    gap = kl_to_posterior(discrete, x)
+    torch.testing.assert_close(elbo + gap, log_evidence(discrete, x))
+    assert (gap > 0.05).all(), "q must not be the posterior, or this tests nothing"
+
+
+def test_elbo_of_a_linear_gaussian_model(gaussian):
+    for objective in (ELBO(), MonteCarloELBO()):
+        values = evaluate(objective, gaussian.vae, Reparameterization(), gaussian.x, 20_000)
+        assert z_scores(values.objective, gaussian.elbo()).abs().max() < LIMIT
+    assert (gaussian.log_evidence() - gaussian.elbo() > 0.05).all()
+
+
+def test_elbo_is_tight_at_the_posterior():
+    """One latent variable, so the posterior is in the family: then every sample says log p(x)."""
+    model = LinearGaussian(Gaussian(1))
+    posterior = model.posterior()
+    slope = (posterior.mean[1:] - posterior.mean[0]).squeeze(-1)
+    design = (model.x[1:] - model.x[0]).flatten(1)
+    weight = torch.linalg.lstsq(design, slope).solution
+    with torch.no_grad():
+        model.vae.head.weight.copy_(torch.stack([weight, torch.zeros(4)]))
+        model.vae.head.bias[0] = posterior.mean[0, 0] - weight @ model.x[0].flatten()
+        model.vae.head.bias[1] = posterior.covariance_matrix[0, 0].log() / 2
+    for objective in (MonteCarloELBO(), IWAE()):
+        values = objective(model.vae, Reparameterization(3), model.x).objective
+        torch.testing.assert_close(values, model.log_evidence())
+
+
+def test_parts_add_up(discrete):
+    x = binary_images()
+    for objective in (ELBO(), MonteCarloELBO()):
+        terms = objective(discrete, Exact(), x)
+        torch.testing.assert_close(terms.elbo, exact_elbo(discrete, x))
+        torch.testing.assert_close(terms.elbo, terms.reconstruction - terms.kl)
+        torch.testing.assert_close(terms.objective, terms.elbo)
+
+
+@pytest.mark.parametrize("estimator", [ScoreFunction(2), SumAndSample(), GumbelSoftmax(hard=True)])
+@pytest.mark.parametrize("objective", [ELBO(), MonteCarloELBO(), MonteCarloELBO(0.3)])
+def test_the_logged_elbo_is_the_elbo(objective, estimator):
+    """Also where the estimator's points are not equally likely, and where beta is not 1."""
+    vae = discrete_vae(Bernoulli(3))
+    x = binary_images()
+    values = evaluate(objective, vae, estimator, x, 5_000)
+    assert z_scores(values.elbo, exact_elbo(vae, x)).abs().max() < LIMIT
+
+
+def test_a_bound_of_one_sample_is_the_elbo(discrete, gaussian):
+    x = binary_images()
+    values = evaluate(IWAE(), discrete, ScoreFunction(1, "none"), x, 5_000)
+    assert z_scores(values.objective, exact_elbo(discrete, x)).abs().max() < LIMIT
+    values = evaluate(IWAE(), gaussian.vae, Reparameterization(1), gaussian.x, 20_000)
+    assert z_scores(values.objective, gaussian.elbo()).abs().max() < LIMIT
+
+
+def test_the_exact_bound_rises_with_its_samples_up_to_the_evidence(discrete):
+    x = binary_images()
+    bounds = [exact_elbo(discrete, x)]
+    for samples in (1, 2, 3):
+        bounds.append(IWAE()(discrete, Exact(samples, max_states=1000), x).objective)
+    bounds = torch.stack([*bounds, log_evidence(discrete, x)])
+    torch.testing.assert_close(bounds[0], bounds[1])
+    assert (bounds[1:].diff(dim=0) > 1e-3).all()
+
+
+def test_the_sampled_bound_rises_with_its_samples_up_to_the_evidence(gaussian):
+    means = []
+    for samples in (1, 2, 8, 64):
+        estimator = Reparameterization(samples)
+        values = evaluate(IWAE(), gaussian.vae, estimator, gaussian.x, 4_000).objective
+        means.append(values.mean(0))
+    means = torch.stack([*means, gaussian.log_evidence()])
+    assert (means.diff(dim=0) > 0).all()
+    assert (means[-1] - means[-2]).max() < 0.1 * (means[-1] - means[0]).max()
+
+
+@pytest.mark.parametrize("samples, baseline", SCORE_FUNCTIONS)
+@pytest.mark.parametrize("objective", [ELBO(), MonteCarloELBO(0.7)])
+def test_score_function_gradients(discrete, objective, samples, baseline):
+    x = binary_images()
+    estimator = ScoreFunction(samples, baseline).double().eval()
+    exact = gradients(objective, discrete, Exact(), x)
+    draws = gradient_draws(objective, discrete, estimator, x)
+    assert z_scores(draws, exact).abs().max() < LIMIT
+    # For 10 000 draws even a term of a hundredth of the gradient would be seen.
+    assert z_scores(draws, 0.9 * exact).abs().max() > LIMIT
+
+
+@pytest.mark.parametrize("samples, baseline", [c for c in SCORE_FUNCTIONS if c[0] == 2])
+def test_gradients_of_the_two_sample_bound(discrete, samples, baseline):
+    """VIMCO, with both baselines, against the enumeration of all pairs."""
+    x = binary_images()
+    estimator = ScoreFunction(samples, baseline).double().eval()
+    exact = gradients(IWAE(), discrete, Exact(2), x)
+    draws = gradient_draws(IWAE(), discrete, estimator, x)
+    assert z_scores(draws, exact).abs().max() < LIMIT
+    other = gradients(ELBO(), discrete, Exact(), x)
+    assert z_scores(draws, other).abs().max() > LIMIT, "the bound must not be the ELBO"
+
+
+def test_hard_gumbel_softmax_is_exact_for_the_decoder_and_biased_for_the_encoder(discrete):
+    x = binary_images()
+    exact = gradients(ELBO(), discrete, Exact(), x)
+    draws = gradient_draws(ELBO(), discrete, GumbelSoftmax(0.5, hard=True), x)
+    scores, encoder = z_scores(draws, exact).abs(), is_encoder(discrete)
+    assert scores[~encoder].max() < LIMIT < scores[encoder].max()
+    mean = draws.mean(0)[encoder]
+    assert torch.cosine_similarity(mean, exact[encoder], dim=0) > 0.95
+
+
+def pathwise_gradient(model, objective_value):
+    parameters = [p for p in model.vae.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(objective_value, parameters)])
+
+
+@pytest.mark.parametrize(
+    "estimator", [Reparameterization(), ScoreFunction(4), MeasureValued(), DReG(), None]
+)
+def test_gradients_of_the_linear_gaussian_model(gaussian, estimator):
+    """Of the ELBO in closed form; None is the sampled KL without the score of q."""
+    exact = pathwise_gradient(gaussian, gaussian.elbo().mean())
+    objective = MonteCarloELBO() if estimator is None else ELBO()
+    estimator = estimator or StickingTheLanding()
+    draws = gradient_draws(objective, gaussian.vae, estimator, gaussian.x)
+    assert z_scores(draws, exact).abs().max() < LIMIT
+
+
+def test_the_bound_has_one_gradient_whoever_estimates_it(gaussian):
+    estimators = [Reparameterization(3), DReG(3), ScoreFunction(3)]
+    draws = [
+        gradient_draws(IWAE(), gaussian.vae, e, gaussian.x, copies=500) for e in estimators
+    ]
+    for other in draws[1:]:
+        assert z_scores(other - draws[0], 0.0).abs().max() < LIMIT
+
+
+@pytest.mark.parametrize("objective", [ELBO, MonteCarloELBO])
+def test_beta_weighs_the_kl(discrete, objective):
+    x = binary_images()
+    values = {b: objective(b)(discrete, Exact(), x) for b in (0.0, 1.0, 3.0)}
+    for beta, terms in values.items():
+        torch.testing.assert_close(terms.objective, exact_elbo(discrete, x, beta))
+        torch.testing.assert_close(terms.elbo, values[1.0].objective)  # the logged one is true
+        torch.testing.assert_close(terms.objective, terms.reconstruction - beta * terms.kl)
+
+
+def test_without_beta_the_prior_has_no_gradient(discrete):
+    for beta, moves in ((0.0, False), (1.0, True)):
+        discrete.zero_grad()
+        ELBO(beta)(discrete, Exact(), binary_images()).objective.sum().backward()
+        assert bool(discrete.latent.prior_parameters.grad.any()) is moves
+
+
+def test_a_scheduled_beta_is_that_beta(discrete):
+    x = binary_images()
+    objective = ELBO(Linear(0.0, 1.0, 10))
+    for step, beta in ((0, 0.0), (5, 0.5), (99, 1.0)):
+        objective.beta.set_step(step)
+        value = objective(discrete, Exact(), x).objective
+        torch.testing.assert_close(value, exact_elbo(discrete, x, beta))
+
+
+def test_beta_inside_the_bound(discrete):
+    x = binary_images()
+    exact = IWAE(0.0)(discrete, Exact(1), x)
+    torch.testing.assert_close(exact.objective, exact_elbo(discrete, x, 0.0))
+
+
+def test_free_bits_are_a_floor_for_each_variable_of_each_datum(discrete):
+    x = binary_images()
+    kl = discrete.latent.kl(discrete.encode(x))  # [B, L]
+    floor = kl.median().item()
+    assert (kl < floor).any() and (kl > floor).any()
+    terms = ELBO(beta=2.0, free_bits=floor)(discrete, Exact(), x)
+    expected = terms.reconstruction - 2 * kl.clamp_min(floor).sum(-1)
+    torch.testing.assert_close(terms.objective, expected)
+    torch.testing.assert_close(terms.kl, kl.sum(-1))  # what is logged is the KL
+
+
+def test_below_the_free_bits_the_kl_has_no_gradient(discrete):
+    x = binary_images()
+    free = gradients(ELBO(free_bits=100.0), discrete, Exact(), x)
+    torch.testing.assert_close(free, gradients(ELBO(beta=0.0), discrete, Exact(), x))
+    paid = gradients(ELBO(free_bits=1e-9), discrete, Exact(), x)
+    torch.testing.assert_close(paid, gradients(ELBO(), discrete, Exact(), x))
+    assert not torch.allclose(free, paid)
+
+
+@pytest.mark.parametrize("objective", [ELBO(free_bits=0.1), MonteCarloELBO(0.5), IWAE()])
+def test_a_datum_does_not_notice_its_batch(discrete, objective):
+    x = binary_images(5)
+    together = objective(discrete, Exact(2), x)
+    alone = [objective(discrete, Exact(2), x[i : i + 1]) for i in range(5)]
+    for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize("objective", [ELBO(), MonteCarloELBO(), IWAE()])
+def test_no_data_no_terms(discrete, objective):
+    terms = objective(discrete, ScoreFunction(2), binary_images(0))
+    assert all(term.shape == (0,) for term in terms)
+    terms.objective.sum().backward()
+    assert all(not p.grad.any() for p in discrete.parameters() if p.grad is not None)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="free_bits must not be negative, got -0.1"):
+        ELBO(free_bits=-0.1)
+    for objective in (ELBO, MonteCarloELBO, IWAE):
+        with pytest.raises(ValueError, match="beta must not be negative, got -0.1"):
+            objective(-0.1)
+    with pytest.raises(ValueError, match="not a multi-sample bound"):
+        IWAE()(discrete_vae(Bernoulli(3)), SumAndSample(), binary_images())
+
+
+def test_the_bound_is_finite_where_the_weights_are_not():
+    """exp(-1000) is zero in every float, its logarithm is not."""
+    vae = discrete_vae(Bernoulli(3))
+    with torch.no_grad():
+        vae.output_bias.copy_(-500 * (2 * binary_images(1)[0] - 1))
+    x = binary_images(8)
+    values = IWAE()(vae, ScoreFunction(5), x).objective
+    assert values.isfinite().all() and values.min() < math.log(1e-300)

@@ -1,0 +1,193 @@
+"""Sampling without replacement: every probability against an enumeration of sets and orders."""
+
+import itertools
+
+import pytest
+import torch
+from oracles import BITS, CODES, bumpy, gradient_samples
+from torch.distributions import Bernoulli, Independent
+
+from vae_lab.estimators import ScoreFunction, SumAndSample, UnorderedSet
+from vae_lab.estimators.without_replacement import _outside, beam_search, set_weights
+
+ROWS = 20_000
+PI = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]], dtype=torch.float64)  # 2 variables, 3 values
+STATES = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+P = PI[0, STATES[:, 0]] * PI[1, STATES[:, 1]]  # [9]
+
+
+def ordered_probability(order, p):
+    chance, rest = 1.0, p.sum()
+    for state in order:
+        chance, rest = chance * p[state] / rest, rest - p[state]
+    return chance
+
+
+def set_probability(states, p):
+    """P(S), summed over the orders, with the domain's mass as p gives it."""
+    return sum(ordered_probability(order, p) for order in itertools.permutations(states))
+
+
+def without(p, *states):
+    p = p.clone()
+    p[list(states)] = 0
+    return p
+
+
+def papers_weights(states, p, f):
+    """p(s) R(S, s) and B(S, s) by the definitions."""
+    whole = set_probability(states, p)
+    weights, baselines = [], []
+    for s in states:
+        others = [t for t in states if t != s]
+        alone = set_probability(others, without(p, s))
+        weights.append(p[s] * alone / whole)
+        baseline = p[s] * f[s]
+        for t in others:
+            rest = [u for u in others if u != t]
+            baseline += p[t] * set_probability(rest, without(p, s, t)) / alone * f[t]
+        baselines.append(baseline)
+    return torch.stack(weights), torch.stack(baselines)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_weights_and_baselines_are_the_papers(size):
+    f = bumpy(torch.randn(9, 4, dtype=torch.float64))
+    for states in itertools.combinations(range(9), size):
+        index = list(states)
+        weight, baseline = set_weights(P[index].log(), f[index])
+        expected = papers_weights(states, P, f)
+        torch.testing.assert_close(weight, expected[0], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(baseline, expected[1], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_expectation_over_all_sets_is_exact(size):
+    """Value and gradient, summed over every set with its probability, for a q of 9 states."""
+    logits = P.log().clone().requires_grad_()
+    f = bumpy(torch.randn(9, 4, dtype=torch.float64))
+    exact = (logits.softmax(0) * f).sum()
+    (exact_gradient,) = torch.autograd.grad(exact, logits)
+    value, gradient = 0.0, torch.zeros(9, dtype=torch.float64)
+    for states in itertools.combinations(range(9), size):
+        index = list(states)
+        chance = set_probability(states, P)
+        weight, baseline = set_weights(P[index].log(), f[index])
+        value += chance * (weight * f[index]).sum()
+        score = torch.eye(9, dtype=torch.float64)[index] - P
+        gradient += chance * ((weight * (f[index] - baseline)).unsqueeze(-1) * score).sum(0)
+    torch.testing.assert_close(value, exact.detach(), rtol=0, atol=1e-8)
+    torch.testing.assert_close(gradient, exact_gradient, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-3)])
+@pytest.mark.parametrize(
+    "p", [[0.9, 0.09, 0.009], [1e-4, 1e-5, 2e-3], [0.4, 0.3, 0.2, 0.0999], [0.5, 1e-6], [1e-9] * 4]
+)
+def test_weights_hold_over_many_orders_of_magnitude(p, dtype, tolerance):
+    p = torch.tensor([*p, 1 - sum(p)], dtype=torch.float64)
+    states = tuple(range(len(p) - 1))
+    f = torch.linspace(-1, 2, len(p), dtype=torch.float64)
+    weight, baseline = set_weights(p[:-1].to(dtype).log(), f[:-1].to(dtype))
+    expected = papers_weights(states, p, f)
+    torch.testing.assert_close(weight.double(), expected[0], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(baseline.double(), expected[1], rtol=tolerance, atol=tolerance)
+
+
+def test_the_baseline_of_the_set_as_a_whole_would_be_caught():
+    """Negative control: a baseline that forgets to leave s out of the domain is biased."""
+    f = bumpy(torch.randn(9, 4, dtype=torch.float64))
+    exact = P * (f - (P * f).sum())
+    gradient = torch.zeros(9, dtype=torch.float64)
+    for states in itertools.combinations(range(9), 2):
+        index = list(states)
+        weight, _ = set_weights(P[index].log(), f[index])
+        credit = weight * (f[index] - (weight * f[index]).sum())
+        score = torch.eye(9, dtype=torch.float64)[index] - P
+        gradient += set_probability(states, P) * (credit.unsqueeze(-1) * score).sum(0)
+    assert (gradient - exact).abs().max() > 1e-3
+
+
+def code(states):
+    """Categories [*, 2] as the number of the state."""
+    return states[..., 0] * 3 + states[..., 1]
+
+
+def test_races_draw_without_replacement():
+    states, log_p = beam_search(PI.log().expand(ROWS, 2, 3), 3, race=True)
+    drawn = code(states)  # [3, rows]
+    torch.testing.assert_close(log_p, P.log()[drawn])
+    counts = torch.zeros(9, 9, 9, dtype=torch.float64)
+    counts.index_put_(tuple(drawn), torch.ones(ROWS, dtype=torch.float64), accumulate=True)
+    for order in itertools.product(range(9), repeat=3):
+        distinct = len(set(order)) == 3
+        chance = float(ordered_probability(order, P)) if distinct else 0.0
+        error = (chance * (1 - chance) / ROWS) ** 0.5
+        assert abs(counts[order] / ROWS - chance) <= 5 * error
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_beam_search_finds_the_most_probable_states(size):
+    log_pi = torch.randn(20, 2, 3, dtype=torch.float64).log_softmax(-1)
+    states, log_p = beam_search(log_pi, size)
+    everything = (log_pi[:, 0, :, None] + log_pi[:, 1, None, :]).flatten(-2)
+    best = everything.topk(size).indices
+    assert torch.equal(code(states).T, best)
+    torch.testing.assert_close(log_p.T, everything.gather(-1, best))
+
+
+def test_samples_outside_the_sum_follow_the_rest_of_q():
+    log_pi = PI.log().expand(ROWS, 2, 3)
+    top, _ = beam_search(log_pi, 4)
+    outside = code(_outside(top, log_pi, 2))  # [2, rows]
+    rest = without(P, *code(top)[:, 0].tolist())
+    rest = rest / rest.sum()
+    for sample in outside:
+        frequency = torch.bincount(sample, minlength=9) / ROWS
+        assert ((frequency - rest).abs() <= 4 * (rest * (1 - rest) / ROWS).sqrt()).all()
+    both = torch.bincount(outside[0] * 9 + outside[1], minlength=81).reshape(9, 9) / ROWS
+    expected = torch.outer(rest, rest)
+    assert ((both - expected).abs() <= 5 * (expected / ROWS).sqrt()).all()
+
+
+@pytest.mark.parametrize("case", [BITS, CODES], ids=lambda c: c.name)
+def test_all_states_give_the_exact_gradient(case):
+    value, (exact,) = case.exact_gradient(bumpy)
+    states = len(case.states())
+    for estimator in (UnorderedSet(states), SumAndSample(states - 1)):
+        values, samples = gradient_samples(estimator, case, bumpy, 3)
+        torch.testing.assert_close(values, torch.full_like(values, value))
+        torch.testing.assert_close(samples["logits"], exact.expand_as(samples["logits"]))
+
+
+@pytest.mark.parametrize("case", [BITS, CODES], ids=lambda c: c.name)
+def test_variance_is_below_that_of_independent_samples(case):
+    def variance(estimator):
+        _, samples = gradient_samples(estimator, case, bumpy, ROWS)
+        return samples["logits"].var(0).sum().item()
+
+    assert variance(UnorderedSet(2)) < variance(ScoreFunction(2))
+    assert variance(UnorderedSet(4)) < variance(ScoreFunction(4))
+    falling = [variance(SumAndSample(k)) for k in (1, 3, 5, 6)]
+    assert falling == sorted(falling, reverse=True)
+    assert variance(SumAndSample(3, 4)) == pytest.approx(variance(SumAndSample(3)) / 4, rel=0.1)
+
+
+@pytest.mark.parametrize("estimator", [UnorderedSet(4), SumAndSample(3, 2)])
+def test_hundreds_of_bits(estimator):
+    logits = (4 * torch.randn(5, 200)).requires_grad_()
+    q = Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+    seen = []
+    value = estimator(q, lambda z: seen.append(z) or z.mean(-1))
+    value.sum().backward()
+    assert value.isfinite().all() and logits.grad.isfinite().all()
+    for row in seen[0].unbind(1):
+        assert len(row.unique(dim=0)) >= min(4, len(row) - 1)
+
+
+@pytest.mark.parametrize(
+    "estimator, name", [(UnorderedSet(9), "num_samples"), (SumAndSample(8), "num_summed")]
+)
+def test_more_states_than_q_has_are_refused(estimator, name):
+    with pytest.raises(ValueError, match=rf"{name}.* must be at most the 8 states of q, got 9"):
+        estimator(BITS.q(2)[0], bumpy)

@@ -1,0 +1,142 @@
+"""VAEs so small that log p(x) and every gradient are known without sampling."""
+
+import pytorch_lightning as pl
+import torch
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from vae_lab import VAE
+from vae_lab.data import TensorLoader
+from vae_lab.estimators.exact import support
+from vae_lab.likelihoods import Bernoulli, Gaussian
+from vae_lab.networks import MLP, Linear
+
+SHAPE = (1, 2, 2)
+
+
+def randomize(module, scale=0.5):
+    """Every parameter drawn anew: nothing is left at a zero that would hide a missing term."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(scale * torch.randn_like(p))
+    return module
+
+
+def discrete_vae(latent):
+    vae = VAE(SHAPE, MLP((3,), "tanh"), latent, Bernoulli()).double()
+    return randomize(vae, 0.8)
+
+
+def binary_images(count=3):
+    return torch.rand(count, *SHAPE, dtype=torch.float64).round()
+
+
+def log_joint(vae, x):
+    """Every state z [S, B, *E], and log p(x, z) [S, B]."""
+    z = support(vae.encode(x))
+    return z, vae.log_px_z(x, z) + vae.latent.prior().log_prob(z)
+
+
+def log_evidence(vae, x):
+    return log_joint(vae, x)[1].logsumexp(0)
+
+
+def exact_elbo(vae, x, beta=1.0):
+    """E_q log p(x|z) - beta KL by enumeration, [B]."""
+    z, _ = log_joint(vae, x)
+    q, prior = vae.encode(x), vae.latent.prior()
+    log_weight = vae.log_px_z(x, z) + beta * (prior.log_prob(z) - q.log_prob(z))
+    return (q.log_prob(z).exp() * log_weight).sum(0)
+
+
+def kl_to_posterior(vae, x):
+    """KL(q(z|x) || p(z|x)) by enumeration, [B]."""
+    z, log_p = log_joint(vae, x)
+    log_q = vae.encode(x).log_prob(z)
+    return (log_q.exp() * (log_q - log_p + log_p.logsumexp(0))).sum(0)
+
+
+class LinearGaussian:
+    """x = W z + b + sigma noise with Gaussian z: all is Gaussian. The bias is the decoder's and the
+    VAE's own."""
+
+    sigma = 0.6
+
+    def __init__(self, latent):
+        vae = VAE(SHAPE, Linear(), latent, Gaussian(self.sigma)).double()
+        self.vae = randomize(vae)
+        self.x = torch.rand(3, *SHAPE, dtype=torch.float64)
+
+    @property
+    def weight(self):
+        return self.vae.decoder[0].weight
+
+    def moments(self):
+        """Mean [4] and covariance [4, 4] of p(x); and those of z."""
+        prior = self.vae.latent.prior().base_dist
+        offset = self.vae.decoder[0].bias + self.vae.output_bias.flatten()
+        covariance = prior.variance.diag()
+        noise = self.sigma**2 * torch.eye(4, dtype=torch.float64)
+        total = self.weight @ covariance @ self.weight.T + noise
+        return self.weight @ prior.mean + offset, total, prior.mean, covariance
+
+    def log_evidence(self):
+        mean, covariance, _, _ = self.moments()
+        return MultivariateNormal(mean, covariance).log_prob(self.x.flatten(1))
+
+    def posterior(self):
+        """p(z|x), batch shape [B]."""
+        mean, total, prior_mean, prior_covariance = self.moments()
+        gain = prior_covariance @ self.weight.T @ total.inverse()
+        location = prior_mean + (self.x.flatten(1) - mean) @ gain.T
+        return MultivariateNormal(location, prior_covariance - gain @ self.weight @ prior_covariance)
+
+    def elbo(self):
+        """log p(x) - KL(q || posterior), [B]."""
+        q = self.vae.encode(self.x).base_dist
+        q = MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+        return self.log_evidence() - kl_divergence(q, self.posterior())
+
+
+def gradients(objective, vae, estimator, x):
+    """Of the mean objective for the VAE's trained parameters, as one vector."""
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    value = objective(vae, estimator, x).objective.mean()
+    found = torch.autograd.grad(value, parameters)
+    return torch.cat([g.flatten() for g in found])
+
+
+def gradient_draws(objective, vae, estimator, x, repeats=100, copies=100):
+    """Independent draws of those gradients, [repeats, P], each of many copies of x."""
+    x = x.repeat(copies, 1, 1, 1)
+    return torch.stack([gradients(objective, vae, estimator, x) for _ in range(repeats)])
+
+
+def is_encoder(vae):
+    """Which entries of those vectors are the encoder's and its head's, [P]."""
+    return torch.cat(
+        [
+            torch.full((p.numel(),), name.startswith(("encoder", "head")))
+            for name, p in vae.named_parameters()
+            if p.requires_grad
+        ]
+    )
+
+
+class Images(pl.LightningDataModule):
+    """A few 4 x 4 images, each with its own pattern, always in the same order."""
+
+    def __init__(self, count=16, batch_size=16):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.images = torch.randint(0, 2, (count, 1, 4, 4), generator=generator).byte() * 255
+        self.batch_size = batch_size
+
+    shape = (1, 4, 4)
+
+    def train_mean(self):
+        return self.images.float().mean(0) / 255
+
+    def train_dataloader(self):
+        return TensorLoader(self.images, torch.zeros(len(self.images)), self.batch_size)
+
+    val_dataloader = train_dataloader

@@ -1,0 +1,101 @@
+"""How good an estimator's gradient is: its bias, variance and direction, measured on a batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .estimators import Estimator, Exact, Reparameterization, ScoreFunction
+from .estimators.exact import num_states
+from .objectives import Objective
+from .vae import VAE
+
+
+@dataclass(frozen=True)
+class GradientStatistics:
+    r"""Of R estimates g_r of the encoder's gradient g, as vectors over all its parameters.
+
+    Attributes:
+        bias: :math:`\|\bar g - g\| / \|g\|`.
+        bias_noise: what `bias` would be of an unbiased estimator, from the R samples' own noise (and
+            the reference's, where that is an average too).
+        variance: :math:`\frac{1}{R - 1} \sum_r \|g_r - \bar g\|^2`.
+        snr: :math:`\|g\| / \sqrt{\text{variance}}`.
+        cosine: mean cosine of g_r and g.
+    """
+
+    bias: float
+    bias_noise: float
+    variance: float
+    snr: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The gradient that others are compared with, and the variance of its own noise."""
+
+    gradient: Tensor  # [P]
+    variance: float
+    exact: bool
+
+
+def encoder_gradients(
+    vae: VAE, objective: Objective, estimator: Estimator, x: Tensor, repeats: int
+) -> Tensor:
+    """`repeats` independent estimates of the gradient of the mean objective over x, [R, P].
+
+    P runs over the parameters of the encoder and its head. Nothing is accumulated in `.grad`, and no
+    running average in the estimator moves.
+    """
+    modules = (vae.encoder, vae.head)
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    training = estimator.training
+    estimator.eval()
+    rows = []
+    for _ in range(repeats):
+        value = objective(vae, estimator, x).objective.mean()
+        gradient = torch.autograd.grad(value, parameters)
+        rows.append(torch.cat([g.flatten() for g in gradient]))
+    estimator.train(training)
+    return torch.stack(rows)
+
+
+def reference(
+    vae: VAE,
+    objective: Objective,
+    x: Tensor,
+    num_samples: int = 1,
+    repeats: int = 100,
+    max_states: int = 4096,
+) -> Reference:
+    """The exact gradient by enumeration where the support is small enough, else a long average.
+
+    Args:
+        num_samples: S of a multi-sample bound; 1 for the ELBO.
+        repeats: the length of the average. Each of its terms has 32 samples of z for an ELBO and S for
+            a bound, reparameterised where q can be, else leave-one-out.
+        max_states: the largest support (of S-tuples) that is enumerated.
+    """
+    q = vae.latent.prior()
+    if Exact.accepts(q) and num_states(q) ** num_samples <= max_states:
+        exact = Exact(num_samples, max_states)
+        return Reference(encoder_gradients(vae, objective, exact, x, 1)[0], 0.0, True)
+    judge = Reparameterization if Reparameterization.accepts(q) else ScoreFunction
+    many = num_samples if num_samples > 1 else 32
+    samples = encoder_gradients(vae, objective, judge(many), x, repeats)
+    return Reference(samples.mean(0), samples.var(0).sum().item() / repeats, False)
+
+
+def statistics(samples: Tensor, against: Reference) -> GradientStatistics:
+    """Compares estimates [R, P] with a reference."""
+    size = against.gradient.norm()
+    variance = samples.var(0).sum()
+    noise = (variance / len(samples) + against.variance).sqrt()
+    return GradientStatistics(
+        bias=((samples.mean(0) - against.gradient).norm() / size).item(),
+        bias_noise=(noise / size).item(),
+        variance=variance.item(),
+        snr=(size / variance.sqrt().clamp_min(torch.finfo(size.dtype).tiny)).item(),
+        cosine=torch.cosine_similarity(samples, against.gradient, dim=1).mean().item(),
+    )

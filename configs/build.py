@@ -9,12 +9,23 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from models.base import VAEModule
 from vae_lab.callbacks import EarlyStopping, FiniteLoss, Progress, StepSeed
 from vae_lab.loggers import CSVLogger
-from vae_lab.runs import take_part
+from vae_lab.runs import PARTS, take_part
+
+POSITIVE = (
+    "max_epochs",
+    "max_steps",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "log_every_n_steps",
+    "limit_train_batches",
+    "limit_test_batches",
+)
 
 
 def make(config: DictConfig, **arguments: Any) -> Any:
@@ -25,8 +36,8 @@ def make(config: DictConfig, **arguments: Any) -> Any:
         cause = error.__cause__
         while isinstance(cause, InstantiationException):
             cause = cause.__cause__
-        if isinstance(cause, ValueError | FileNotFoundError):
-            raise type(cause)(f"{cause}{_place(str(error))}") from None
+        if isinstance(cause, ValueError | OSError | ImportError | MisconfigurationException):
+            raise ValueError(f"{cause}{_place(str(error))}") from None
         raise
 
 
@@ -39,20 +50,21 @@ def _place(message: str) -> str:
 def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
     datamodule = make(config.data)
     model = make(config.model, shape=datamodule.shape)
-    model.config = OmegaConf.to_container(config, resolve=True)
+    model.config = OmegaConf.to_container(config)  # unresolved: what is typed later reaches all
+    for name, parameter in model.vae.named_parameters():
+        if name.startswith(tuple(p for part in config.init.freeze for p in PARTS[part])):
+            parameter.requires_grad_(False)
     return datamodule, model
 
 
 def take_parts(config: DictConfig, model: VAEModule) -> list[str]:
-    """Starts from parts of other runs and freezes what is to stay; says what was taken."""
+    """Starts from parts of other runs; says what was taken."""
     said = []
     for part in ("encoder", "decoder"):
         source = config.init[part]
         if source is not None:
             taken = take_part(model.vae, part, source)
             said.append(f"{part} from {source}: {', '.join(taken)}")
-    for part in config.init.freeze:
-        getattr(model.vae, part).requires_grad_(False)
     return said
 
 
@@ -71,15 +83,38 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
     )
 
 
+def check_ranges(config: DictConfig) -> None:
+    """The rules that no constructor checks."""
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2^32), got {config.seed}")
+    if config.ema is not None and not 0 <= config.ema < 1:
+        raise ValueError(f"ema must be in [0, 1), got {config.ema}")
+    if config.ema is not None and not isinstance(config.trainer.strategy, str):
+        raise ValueError(
+            "ema needs the whole weights in every process: use trainer=ddp or ema=null"
+        )
+    if config.checkpoint is not None and config.task == "fit":
+        raise ValueError(
+            f"checkpoint is what task=test and task=sample read; to go on training, type "
+            f"resume={config.checkpoint}"
+        )
+    if config.early_stopping is not None and config.early_stopping < 1:
+        raise ValueError(f"early_stopping must be at least 1, got {config.early_stopping}")
+    for name in POSITIVE:
+        value = config.trainer.get(name)
+        endless = name.startswith("max_") and value == -1
+        if value is not None and value <= 0 and not endless:
+            raise ValueError(f"trainer.{name} must be positive, got {value}")
+
+
 def _loggers(config: DictConfig, run_dir: Path) -> list[pl.loggers.Logger]:
-    return [CSVLogger(run_dir / "metrics.csv"), *(make(c) for c in config.logger.values())]
+    chosen = [make(c) for c in config.logger.values() if c is not None]
+    return [CSVLogger(run_dir / "metrics.csv"), *chosen]
 
 
 def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Callback]:
     callbacks: list[Callback] = [FiniteLoss()]
     if config.ema is not None:
-        if not 0 <= config.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {config.ema}")
         average = get_ema_multi_avg_fn(config.ema)
         callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=average))
     if config.early_stopping is not None:
@@ -87,7 +122,7 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
         callbacks.append(EarlyStopping(patience=config.early_stopping, wait_steps=wait))
     if config.trainer.enable_progress_bar:
         callbacks.append(Progress())
-    callbacks += [make(c) for c in config.callbacks.values()]
+    callbacks += [make(c) for c in config.callbacks.values() if c is not None]
     return callbacks + _checkpoints(run_dir / "checkpoints")
 
 
@@ -95,8 +130,16 @@ def _checkpoints(folder: Path) -> list[Callback]:
     always = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
     return [
         # Best by the true ELBO: beta = 1 and exact samples, whatever training maximises.
-        ModelCheckpoint(filename="best", monitor="val/elbo", mode="max", **always),
-        ModelCheckpoint(filename="last", save_on_exception=True, **always),
+        ModelCheckpoint(
+            filename="best",
+            monitor="val/elbo",
+            mode="max",
+            save_on_train_epoch_end=False,
+            **always,
+        ),
+        ModelCheckpoint(
+            filename="last", save_on_train_epoch_end=True, save_on_exception=True, **always
+        ),
     ]
 
 

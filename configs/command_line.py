@@ -1,11 +1,12 @@
 """Reads what is typed after train.py and refuses a mistake in one line, before anything is built.
 
 Hydra's own answer to a mistyped setting is to suggest a plus sign, with which the run trains and
-the setting does nothing. Here every key has to exist, in the config or in the signature of the class
-that it configures.
+the setting does nothing. Here every key has to exist, in the config or in the signature of the
+class that it configures.
 """
 
 import difflib
+import functools
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
@@ -47,10 +48,10 @@ def check(arguments: list[str]) -> None:
     with initialize_config_dir(str(FOLDER.resolve()), version_base="1.3"):
         for job in _jobs(overrides, multirun):
             config = _compose_checked(job)
-            if multirun and config.trainer.strategy != "auto":
+            if multirun and (config.trainer.strategy, config.trainer.devices) != ("auto", 1):
                 raise Mistake(
-                    "a sweep (-m) cannot start several processes for a job: use trainer.strategy=auto, or "
-                    "type torchrun --nproc_per_node=N train.py ... once for each job"
+                    "a sweep (-m) cannot start several processes for a job: type "
+                    "trainer.strategy=auto trainer.devices=1, or run its jobs one by one"
                 )
 
 
@@ -73,6 +74,8 @@ def _parse(typed: list[str]) -> list[Override]:
     parser = OverridesParser.create()
     overrides = []
     for text in typed:
+        if text.startswith("="):
+            raise Mistake(f"a setting is KEY=VALUE, got {text!r}")
         try:
             overrides += parser.parse_overrides([text])
         except HydraException:
@@ -104,7 +107,7 @@ def _compose_checked(lines: list[str]) -> DictConfig:
     groups = [o for o in overrides if _choices(o.key_or_group)]
     for override in groups:
         _check_choice(override)
-    reference = OmegaConf.to_container(_compose([str(o.input_line) for o in groups]))
+    reference = _reference(tuple(str(o.input_line) for o in groups))
     for override in overrides:
         if override not in groups:
             _check_key(override, reference)
@@ -114,10 +117,16 @@ def _compose_checked(lines: list[str]) -> DictConfig:
     return config
 
 
+@functools.cache  # the jobs of a sweep mostly share it
+def _reference(lines: tuple[str, ...]) -> dict[str, Any]:
+    """The config with the chosen groups, before any single setting."""
+    return OmegaConf.to_container(_compose([*lines]))
+
+
 def _compose(lines: list[str]) -> DictConfig:
     try:
         return compose("train", lines)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise Mistake(" ".join(str(error).split())) from None
 
 
@@ -129,22 +138,27 @@ def _choices(group: str) -> list[str]:
 
 
 def _check_choice(override: Override) -> None:
-    group, known = override.key_or_group, _choices(override.key_or_group)
-    for name in [override.value()] if isinstance(override.value(), str) else []:
+    group, chosen = override.key_or_group, override.value()
+    known = _choices(group)
+    for name in [] if override.is_delete() else chosen if isinstance(chosen, list) else [chosen]:
         if name not in known:
-            raise Mistake(
-                f"unknown {group} {name!r}{_did_you_mean(name, known)}; known: {', '.join(known)}"
-            )
+            close = _did_you_mean(str(name), known)
+            shown = "null" if name is None else repr(name)
+            raise Mistake(f"unknown {group} {shown}{close}; known: {', '.join(known)}")
 
 
 def _check_key(override: Override, reference: dict[str, Any]) -> None:
     key = override.key_or_group
     parent, _, name = key.rpartition(".")
+    if name.startswith("_"):
+        raise Mistake(f"{key} is not for the command line: add a file to configs/ and choose it")
     if not _exists(key, reference):
-        known = settings(_find(parent, reference).get("_target_", "builtins.object"))
+        siblings = _find(parent, reference)
+        known = settings(siblings.get("_target_", "builtins.object"))
         if name not in known:
             names = [f"{parent}.{name}" for name in known] + list(_keys(reference))
-            raise Mistake(f"unknown setting {key}{_did_you_mean(key, names)}")
+            hint = _did_you_mean(key, names) or _known(parent, siblings)
+            raise Mistake(f"unknown setting {key}{hint}")
         if not (override.is_add() or override.is_force_add()):
             raise Mistake(f"{key} is not in the config; add it with +{override.input_line}")
     _check_used(key, reference)
@@ -158,9 +172,11 @@ def _check_used(key: str, reference: dict[str, Any]) -> None:
             group == "model"
             and name in get_class(reference["model"]["_target_"]).own_estimator_settings
         ):
+            known = settings(reference["estimator"]["_target_"])
+            instead = f"type estimator.{name}=..." if name in known else "leave it out"
             raise Mistake(
                 f"{key} belongs to the model's own estimator, which estimator=... replaces; "
-                f"type estimator.{name}=... or leave it out"
+                f"{instead}"
             )
 
 
@@ -186,12 +202,19 @@ def _keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
                 yield from _keys(child, f"{prefix}{name}.")
 
 
+def _known(parent: str, siblings: dict[str, Any]) -> str:
+    """The names that could have been typed in the same place."""
+    prefix = f"{parent}." if parent else ""
+    names = [f"{prefix}{name}" for name in siblings if not name.startswith("_")]
+    return f"; known: {', '.join(names)}" if names else ""
+
+
 def _did_you_mean(typed: str, known: Iterable[str]) -> str:
     """The known name closest to what was typed: of the whole, or else of its last part."""
     known = [name for name in known if not typed.startswith(f"{name}.")]
     last = {name.rpartition(".")[2]: name for name in reversed(known)}
     close = difflib.get_close_matches(typed, known, 1, 0.75)
-    near = difflib.get_close_matches(typed.rpartition(".")[2], last, 1)
+    near = difflib.get_close_matches(typed.rpartition(".")[2], last, 1, 0.7)
     close = close or [last[name] for name in near]
     return f"; did you mean {close[0]}" if close else ""
 

@@ -122,6 +122,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
     if hint is None or hint is type(None):
         return value is None
+    if value is None:
+        return False
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

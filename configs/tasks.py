@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import WandbLogger
@@ -30,24 +31,23 @@ def fit(config: DictConfig) -> float:
         checkpoint = find_checkpoint(config.resume, ("last",))
         config = _as_saved(config, checkpoint)
         config.run_dir = str(checkpoint.parent.parent)
-    elif config.run_dir is None:
-        choices = HydraConfig.get().runtime.choices
-        config.run_dir = str(default_folder(choices.model, choices.data))
-    run_dir = Path(config.run_dir)
-    if checkpoint is None and _is_first() and (run_dir / "config.yaml").exists():
-        raise ValueError(f"{run_dir} holds a run already: type resume={run_dir} or another run_dir")
-
+    else:
+        config.run_dir = str(_new_folder(config))
+    build.check_ranges(config)
     pl.seed_everything(config.seed, verbose=False)
-    datamodule, model = build.datamodule_and_model(config)
-    for line in build.take_parts(config, model):
-        say(line)
+    if checkpoint is not None:
+        datamodule, model = _trained(config, checkpoint)
+    else:
+        datamodule, model = build.datamodule_and_model(config)
+        for line in build.take_parts(config, model):
+            say(line)
     trainer = build.trainer(config, model)
     _check_data(datamodule, model)
     if config.compile:
         model.objective.compile()
-    _open(run_dir, model.config, trainer)
+    _open(config, trainer)
     if checkpoint is not None:
-        say(f"resuming {run_dir} from {checkpoint}")
+        say(f"resuming {config.run_dir} from {checkpoint}")
         trainer.loggers[0].rewind(load_checkpoint(checkpoint)["global_step"])
 
     began = time.perf_counter()
@@ -119,10 +119,26 @@ def _as_saved(config: DictConfig, checkpoint: Path) -> DictConfig:
     saved = OmegaConf.create(load_checkpoint(checkpoint)["config"])
     for line in HydraConfig.get().overrides.task:
         key = line.lstrip("+~").partition("=")[0]
+        if key == "experiment":
+            continue  # its settings are those of the run
         OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
     saved.task, saved.checkpoint, saved.resume = config.task, config.checkpoint, config.resume
     saved.run_dir = config.run_dir or str(checkpoint.parent.parent)
     return saved
+
+
+def _new_folder(config: DictConfig) -> Path:
+    """`run_dir`, in a sweep a folder of the job in it; a name of its own where none was typed."""
+    hydra = HydraConfig.get()
+    if config.run_dir is None:
+        return default_folder(hydra.runtime.choices.model, hydra.runtime.choices.data)
+    folder = Path(config.run_dir)
+    if hydra.mode == RunMode.MULTIRUN:
+        folder /= str(hydra.job.num)
+    held = any((folder / name).exists() for name in ("metrics.csv", "checkpoints"))
+    if held and _is_first():
+        raise ValueError(f"{folder} holds a run already: type resume={folder} or another run_dir")
+    return folder
 
 
 def _check_data(datamodule: pl.LightningDataModule, model: VAEModule) -> None:
@@ -139,13 +155,18 @@ def _is_first() -> bool:
 
 
 @rank_zero_only
-def _open(run_dir: Path, config: dict[str, Any], trainer: pl.Trainer) -> None:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
+def _open(config: DictConfig, trainer: pl.Trainer) -> None:
+    run_dir = Path(config.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    except OSError as error:
+        raise ValueError(f"run_dir must be a folder to write in, got {error}") from None
+    hyperparameters = OmegaConf.to_container(config, resolve=True) | {"commit": build.commit()}
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             (run_dir / "wandb-id.txt").write_text(f"{logger.version}\n")
-        logger.log_hyperparams(config | {"commit": build.commit()})
+        logger.log_hyperparams(hyperparameters)
 
 
 def _test_best(

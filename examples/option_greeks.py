@@ -100,8 +100,8 @@ def estimate(
     """The Greek, its standard error, and whether a jump was missed; each path is a datum of q."""
     payoff, greek, delta = ROWS[name]
     s, sigma = (torch.full((paths,), v, dtype=torch.float64) for v in (spot, SIGMA))
-    f = delta(payoff, s, sigma) if delta else payoff
     wanted = (sigma if greek == "vega" else s).requires_grad_()
+    f = delta(payoff, s, sigma) if delta else payoff
     value = estimator(log_price(s, sigma), f)  # [paths]
     gradient = torch.zeros(paths)
     if value.requires_grad:  # the digital payoff has no derivative at all
@@ -114,15 +114,15 @@ def estimate(
 def table(paths: int) -> dict[tuple[str, str], float]:
     """Prints every row and answers with its z-score, at most 999, against Black and Scholes."""
     scores = {}
-    print(f"{'':30}{'exact':>9}" + "".join(f"{name + ', z':>28}" for name in ESTIMATORS))
+    print(f"{'':30}{'exact':>10}" + "".join(f"{name + ', s.e., z':>28}" for name in ESTIMATORS))
     for name, (payoff, greek, _) in ROWS.items():
         truth, blind_to = exact(payoff, greek, SPOT), []
-        line = f"{name:30}{truth:9.5f}"
+        line = f"{name:30}{truth:10.4g}"
         for method, estimator in ESTIMATORS.items():
             mean, error, blind = estimate(estimator, name, SPOT, paths)
             z = (mean - truth) / max(error, 1e-15)
             scores[name, method] = max(-999.0, min(999.0, z))
-            line += f"{mean:10.5f} +- {error:.5f} {scores[name, method]:+6.1f}"
+            line += f"{mean:11.4g}{error:10.1e}{scores[name, method]:+7.1f}"
             blind_to += [method] if blind else []
         print(line + "".join(f"  <- {method} is blind to the jump at K" for method in blind_to))
     return scores

@@ -70,7 +70,7 @@ def train(baseline: str, updates: int, episodes: int) -> tuple[nn.Module, list[f
     """A policy, and the mean return of the episodes of each update."""
     policy = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
     estimator = ScoreFunction(episodes, baseline)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, updates)
     returns = []
     for _ in range(updates):

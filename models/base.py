@@ -83,6 +83,7 @@ class VAEModule(pl.LightningModule):
         with torch.random.fork_rng(devices=[]):
             self.objective(self.vae, self.estimator, torch.zeros(2, *self.vae.shape))
         self.train()
+        self.optimizer(self._parameter_groups())
 
     def _bound_metrics(self) -> BoundMetrics:
         q = self.vae.latent.prior()
@@ -109,17 +110,21 @@ class VAEModule(pl.LightningModule):
             register_fsdp_forward_method(self, step)  # gathers what no trunk holds
 
     def configure_optimizers(self) -> dict[str, Any]:
-        model = [*self.vae.parameters(), *self.objective.parameters()]
-        groups = [{"params": [p for p in model if p.requires_grad]}]
-        if own := list(self.estimator.parameters()):
-            rate = {} if self.estimator_lr is None else {"lr": self.estimator_lr}
-            groups.append({"params": own, **rate})
-        optimizer = self.optimizer(groups)
+        optimizer = self.optimizer(self._parameter_groups())
         scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        model = [*self.vae.parameters(), *self.objective.parameters()]
+        groups: list[dict[str, Any]] = [{"params": [p for p in model if p.requires_grad]}]
+        if own := list(self.estimator.parameters()):
+            rate = {} if self.estimator_lr is None else {"lr": self.estimator_lr}
+            # Decay would pull a control variate's weight to 0 and its temperature to 1.
+            groups.append({"params": own, "weight_decay": 0.0, **rate})
+        return groups
 
     def _lr_factor(self, step: int) -> float:
         warmup, steps = self.lr_warmup_steps, self.trainer.estimated_stepping_batches
@@ -145,10 +150,21 @@ class VAEModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, _, size = batch  # [B, C, H, W] of the `size` images that all processes have together
-        terms = self.objective(self.vae, self.estimator, x)
+        terms = self._terms(x)
         self._window.add(terms, size)
         # DDP averages the gradients of the processes, which may not have equally many images.
         return -terms.objective.sum() * (self.trainer.world_size / size)
+
+    def _terms(self, x: Tensor) -> Terms:
+        """The objective's terms; also where a short last batch leaves this process no images.
+
+        It takes part in the backward pass all the same, with a blank image of weight zero: the
+        others wait for its gradients.
+        """
+        if len(x):
+            return self.objective(self.vae, self.estimator, x)
+        blank = x.new_zeros(1, *self.vae.shape)
+        return Terms(*(term[:0] for term in self.objective(self.vae, self.estimator, blank)))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
@@ -184,7 +200,7 @@ class VAEModule(pl.LightningModule):
         bound = self.vae.elbo(batch[0])
         relaxed = None
         if self._relaxed:
-            relaxed = self.objective(self.vae, self.estimator, batch[0]).elbo
+            relaxed = self._terms(batch[0]).elbo
         self._metrics.update(bound, self.vae.latent.codes(bound.q), relaxed)
 
     def on_validation_epoch_end(self) -> None:

@@ -23,7 +23,7 @@ WEIGHTS = torch.tensor([0.7, -1.1, 0.4, 1.3, -0.6, 0.9, -0.2, 0.5], dtype=torch.
 
 
 def bumpy(z):
-    """Not a polynomial, and with interactions: [*, n] -> [*]. Linear and quadratic f tell too little."""
+    """Not a polynomial, and with interactions, [*, n] -> [*]: simpler ones tell too little."""
     c = WEIGHTS[: z.shape[-1]].to(z)
     pairs = torch.outer(c, c.flip(0)).tril(-1)
     quadratic = torch.einsum("...i,ij,...j->...", z, pairs, z)
@@ -108,7 +108,7 @@ def count_sum(q, f, largest=60):
 
 
 def bijected_quadrature(q, f, width=40.0, step=0.2):
-    """The trapezoidal rule on the real line, which on analytic integrands errs by exp(-1 / step)."""
+    """The trapezoidal rule on the real line, which errs by exp(-1 / step) here."""
     to_support = biject_to(base(q).support)
     line = torch.arange(-width, width, step, dtype=torch.float64)
     shape = to_support.inverse_shape(q.event_shape)

@@ -48,6 +48,7 @@ from vae_lab.estimators import (
 from vae_lab.estimators.base import descent, detach
 
 ROWS = 200_000
+FEWER = {UnorderedSet: 20_000}  # a step of it integrates numerically
 LIMIT = 4.0  # standard errors
 
 VARIANTS = {
@@ -116,41 +117,34 @@ def test_declares_what_it_is(cls):
     assert issubclass(cls, Estimator) and cls.__doc__
 
 
+def sampled(estimator, case, f):
+    """Z-scores against the exact answer: of the value, q's gradients, and that of f's own scale."""
+    rows = FEWER.get(type(estimator), ROWS)
+    value, gradients = case.exact_gradient(f)
+    scale = torch.ones(rows, dtype=torch.float64, requires_grad=True)
+    scaled = lambda z: scale * f(z)  # noqa: E731
+    samples = gradient_samples(ready(estimator), case, scaled, rows, context=features(rows))
+    of_q = [z_scores(s, e).abs().max() for s, e in zip(samples[1].values(), gradients, strict=True)]
+    return z_scores(samples[0], value).abs(), max(of_q), z_scores(scale.grad, value).abs()
+
+
 @pytest.mark.parametrize("estimator, case", pairs())
-def test_gradient_is_as_unbiased_as_declared(estimator, case):
-    f = {True: bumpy, "quadratic f": quadratic, "linear f": linear, False: None}[estimator.unbiased]
-    if f is None:
-        f = bumpy
-    _, exact = case.exact_gradient(f)
-    _, samples = gradient_samples(ready(estimator), case, f, ROWS, context=features(ROWS))
-    worst = max(z_scores(s, e).abs().max() for s, e in zip(samples.values(), exact, strict=True))
+def test_value_and_gradients_are_as_unbiased_as_declared(estimator, case):
+    f = {"quadratic f": quadratic, "linear f": linear}.get(estimator.unbiased, bumpy)
+    value, of_q, of_f = sampled(estimator, case, f)
     if estimator.unbiased is False:
-        assert worst > LIMIT, "declared biased, but it is not: say so"
+        assert of_q > LIMIT, "declared biased, but it is not: say so"
     else:
-        assert worst < LIMIT
+        assert of_q < LIMIT
+    if not (estimator.relaxed_points and estimator.unbiased is False):
+        assert value < LIMIT and of_f < LIMIT
 
 
 @pytest.mark.parametrize(
-    "estimator, case", [p for p in pairs() if p.values[0].unbiased is not True]
+    "estimator, case", [p for p in pairs() if isinstance(p.values[0].unbiased, str)]
 )
 def test_partly_unbiased_is_not_unbiased(estimator, case):
-    _, exact = case.exact_gradient(bumpy)
-    _, samples = gradient_samples(ready(estimator), case, bumpy, ROWS, context=features(ROWS))
-    assert max(z_scores(s, e).abs().max() for s, e in zip(samples.values(), exact, strict=True)) > 6
-
-
-@pytest.mark.parametrize("estimator, case", pairs())
-def test_value_and_gradient_of_f_own_parameters(estimator, case):
-    if estimator.relaxed_points and estimator.unbiased is False:
-        pytest.skip("evaluates f elsewhere than at samples of q, by definition")
-    exact, _ = case.exact_gradient(bumpy)
-    theta = torch.ones(ROWS, dtype=torch.float64, requires_grad=True)
-    q, _ = case.q(ROWS)
-    f = case.flat(bumpy)
-    value = ready(estimator)(q, lambda z: theta * f(z), context=features(ROWS))
-    value.sum().backward()
-    assert z_scores(value.detach(), exact).abs() < LIMIT
-    assert z_scores(theta.grad, exact).abs() < LIMIT
+    assert sampled(estimator, case, bumpy)[1] > 6
 
 
 @pytest.mark.parametrize("estimator, case", pairs())
@@ -236,7 +230,7 @@ ON_CODES = [i for i in UNBIASED if i.values[0].accepts(CODES.q()[0])]
 @pytest.mark.parametrize("outer, outer_arguments", ON_BITS)
 @pytest.mark.parametrize("inner, inner_arguments", ON_CODES)
 def test_nested_layers(outer, outer_arguments, inner, inner_arguments):
-    rows = 20_000
+    rows = 2_000  # for some 400 pairs
     exact = TwoLayers(1).gradients(Exact(), Exact())
     estimators = ready(outer(**outer_arguments)), ready(inner(**inner_arguments))
     samples = TwoLayers(rows).gradients(*estimators, context=features(rows))
@@ -265,7 +259,7 @@ def test_multi_sample_bound_against_enumeration_of_all_tuples(estimator, case):
 
 @pytest.mark.parametrize("case", [BITS, CODES], ids=lambda c: c.name)
 def test_bound_whose_f_contains_log_q(case):
-    """Inside log-mean-exp the gradient of log q itself has no mean zero: it must not be detached."""
+    """Inside log-mean-exp the gradient of log q has no mean zero: it must not be detached."""
     f = case.flat(bumpy)
 
     def bound(estimator, rows):
@@ -346,7 +340,7 @@ def test_moving_average_never_contains_the_present_batch():
 
 
 def test_detached_from_the_leave_one_out_baseline_would_be_caught():
-    """Negative control: a baseline that contains its own sample is biased, and the z-test sees it."""
+    """Negative control: a baseline that contains its own sample is biased; the z-test sees it."""
 
     class Contaminated(ScoreFunction):
         def estimate(self, q, f, aggregate, context):
@@ -379,6 +373,7 @@ def test_hard_samples_are_exact_samples(case):
 
 @pytest.mark.parametrize("cls", [cls for cls in catalog() if cls.single_sample])
 def test_compiled_equals_eager(cls):
+    torch._dynamo.reset()  # what an earlier test made it skip it would skip here
     case = next(case for case in CASES if cls.accepts(case.q()[0]))
     estimator = cls(**VARIANTS.get(cls, [{}])[0])
     q, leaves = case.q(4)

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import randomize
-from torch.distributions import kl_divergence
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
+from torch.distributions import kl_divergence
 
 from vae_lab.estimators.exact import support
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson, discrete_latent
@@ -193,6 +193,14 @@ def test_codes_are_the_marginal_probabilities(make, float64):
 def test_only_discrete_latents_have_codes():
     for latent in (Gaussian(3), Poisson(3)):
         assert latent.codes(posterior(latent)) is None
+
+
+def test_the_one_hot_categorical_validates_only_where_asked():
+    nothing = torch.full((2, 3), math.nan)
+    q = OneHotCategorical(logits=nothing, validate_args=False)
+    assert q.expand((4, 2)).batch_shape == (4, 2) and q.event_shape == (3,)
+    with pytest.raises(ValueError, match="logits"):
+        OneHotCategorical(logits=nothing, validate_args=True)
 
 
 def test_one_hot_log_prob_is_torchs_and_linear_in_between():

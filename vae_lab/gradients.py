@@ -17,8 +17,8 @@ class GradientStatistics:
 
     Attributes:
         bias: :math:`\|\bar g - g\| / \|g\|`.
-        bias_noise: what `bias` would be of an unbiased estimator, from the R samples' own noise (and
-            the reference's, where that is an average too).
+        bias_noise: what `bias` would be of an unbiased estimator, from the R samples' own noise
+            (and the reference's, where that is an average too).
         variance: :math:`\frac{1}{R - 1} \sum_r \|g_r - \bar g\|^2`.
         snr: :math:`\|g\| / \sqrt{\text{variance}}`.
         cosine: mean cosine of g_r and g.
@@ -45,8 +45,8 @@ def encoder_gradients(
 ) -> Tensor:
     """`repeats` independent estimates of the gradient of the mean objective over x, [R, P].
 
-    P runs over the parameters of the encoder and its head. Nothing is accumulated in `.grad`, and no
-    running average in the estimator moves.
+    P runs over the parameters of the encoder and its head. Nothing is accumulated in `.grad`, and
+    no running average in the estimator moves.
     """
     modules = (vae.encoder, vae.head)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -73,7 +73,8 @@ def reference(
 
     Args:
         num_samples: S of a multi-sample bound; 1 for the ELBO.
-        repeats: the length of the average. Each of its terms has 32 samples of z for an ELBO and S for
+        repeats: the length of the average. Each of its terms has 32 samples of z for an ELBO and
+        S for
             a bound, reparameterised where q can be, else leave-one-out.
         max_states: the largest support (of S-tuples) that is enumerated.
     """

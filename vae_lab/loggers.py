@@ -139,9 +139,9 @@ def wandb_logger(
     import wandb  # here, as the import takes over a second
 
     wandb.setup(wandb.Settings(silent=True))  # here, so that it is silent from the beginning
-    mode = mode or os.environ.get("WANDB_MODE") or None
-    if mode is None and not wandb.login(prompt=False, verify=False):
-        mode = "offline"
+    chosen = mode or os.environ.get("WANDB_MODE")
+    if not chosen and not wandb.login(prompt=False, verify=False):
+        chosen = "offline"
         rank_zero_only(print)(
             "W&B: no credentials found, logging offline; upload with `wandb sync`"
         )
@@ -154,7 +154,7 @@ def wandb_logger(
         entity=entity,
         group=group,
         tags=list(tags),
-        mode=mode or "online",
+        mode=chosen or "online",
         resume="allow",
     )
 

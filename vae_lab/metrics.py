@@ -80,8 +80,9 @@ class Window:
 
     def add(self, terms: tuple[Tensor, ...], images: int) -> None:
         """Adds per-datum terms [B]; `images` were processed, in all processes together."""
-        terms = torch.stack(terms).detach()
-        self._sums.append(torch.cat([terms.sum(1), terms.new_full((1,), terms.shape[1])]))
+        stacked = torch.stack(terms).detach()  # [terms, B]
+        count = stacked.new_full((1,), stacked.shape[1])
+        self._sums.append(torch.cat([stacked.sum(1), count]))
         self._images += images
 
     def resume(self) -> None:

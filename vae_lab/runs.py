@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .pretrained import load
+from .pretrained import describe, load
 from .vae import VAE
 
 PARTS = {
@@ -81,12 +81,15 @@ def take_part(vae: VAE, part: str, source: str | Path) -> list[str]:
     Raises:
         ValueError: the two do not have the same tensors of the same shapes.
     """
-    prefixes = PARTS[part]
+    other = load(Path(source))
     theirs, ours = (
-        {name: t for name, t in model.state_dict().items() if name.startswith(prefixes)}
-        for model in (load(Path(source)), vae)
+        {name: t for name, t in model.state_dict().items() if name.startswith(PARTS[part])}
+        for model in (other, vae)
     )
-    differences = [
+    kinds = ("network",) if part == "encoder" else ("network", "likelihood")
+    there, here = ([describe(getattr(model, kind)) for kind in kinds] for model in (other, vae))
+    differences = [f"it is {there} there and {here} here"] if there != here else []
+    differences += [
         f"{name} is {_shape(theirs, name)} there and {_shape(ours, name)} here"
         for name in sorted(theirs.keys() | ours.keys())
         if _shape(theirs, name) != _shape(ours, name)

@@ -125,7 +125,7 @@ def bounds(schedule: Schedule) -> tuple[float, float]:
 
 
 def schedules(module: nn.Module) -> dict[str, Schedule]:
-    """Every schedule inside a module by its last name (temperature, beta), or all of it if taken."""
+    """Every schedule inside a module by its last name: temperature, beta (all of it if taken)."""
     found: dict[str, Schedule] = {}
     for name, child in module.named_modules():
         if isinstance(child, Schedule):

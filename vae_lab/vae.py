@@ -47,8 +47,8 @@ class VAE(nn.Module):
         likelihood: "Likelihood",
     ) -> None:
         super().__init__()
-        self.shape = tuple(shape)
-        channels, height, width = self.shape
+        channels, height, width = shape
+        self.shape = (channels, height, width)
         output = (likelihood.out_channels(channels), height, width)
         self.network = network
         self.encoder = network.encoder(self.shape)
@@ -69,6 +69,7 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """z [*, *E] -> the likelihood's parameters [*, C', H, W]."""
         leading = z.shape[: z.ndim - len(self.latent.event_shape)]
+        z = z.to(self.output_bias.dtype)  # sampled in float32 also where the weights are not
         decoded = self.decoder(z.reshape(-1, self.latent.size)) + self.output_bias
         return full_precision(decoded.reshape(*leading, *self.output_bias.shape))
 

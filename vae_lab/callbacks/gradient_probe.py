@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -17,8 +17,8 @@ from .pictures import forked_generators
 class GradientProbe(pl.Callback):
     """Measures bias, variance, signal-to-noise ratio and cosine of the encoder's gradient.
 
-    They are logged as `gradient/...` and drawn as `gradients.png` at the end. The reference is exact
-    where the latent's support is small enough, else a long average, whose own noise
+    They are logged as `gradient/...` and drawn as `gradients.png` at the end. The reference is
+    exact where the latent's support is small enough, else a long average, whose own noise
     `gradient/bias_noise` includes: a bias is one if it stands above that. Training does not notice.
 
     Args:
@@ -65,16 +65,16 @@ class GradientProbe(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Measure, every so many steps."""
-        step = trainer.global_step
+        step, write = trainer.global_step, cast(Any, pl_module).write
         if step % self.every_n_steps or step == self._measured_at or not trainer.is_global_zero:
             return
         self._measured_at = step
         with forked_generators(pl_module.device), torch.enable_grad():
             seed_generators(derive_seed(self.seed, "gradient_probe", step))
             metrics = self._measure(pl_module, batch[0][: self.images])
-        pl_module.write({f"gradient/{name}": value for name, value in metrics.items()})
+        write({f"gradient/{name}": value for name, value in metrics.items()})
 
-    def _measure(self, module: pl.LightningModule, x: torch.Tensor) -> dict[str, float]:
+    def _measure(self, module: Any, x: torch.Tensor) -> dict[str, float]:
         vae, objective, estimator = module.vae, module.objective, module.estimator
         samples = estimator.num_samples if isinstance(objective, IWAE) else 1
         truth = reference(vae, objective, x, samples, self.reference_repeats, self.max_states)

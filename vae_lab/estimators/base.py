@@ -41,10 +41,10 @@ class Estimator(nn.Module):
         arguments. source: the paper.
     """
 
-    unbiased: ClassVar[Unbiased]
-    families: ClassVar[tuple[type[Distribution], ...]]
-    needs_differentiable: ClassVar[bool] = False
-    relaxed_points: ClassVar[bool] = False
+    unbiased: Unbiased  # these four may depend on an instance's arguments
+    families: tuple[type[Distribution], ...]
+    needs_differentiable: bool = False
+    relaxed_points: bool = False
     single_sample: ClassVar[bool] = True
     multi_sample: ClassVar[bool] = True
     compiles: ClassVar[bool] = True
@@ -105,14 +105,16 @@ class Estimator(nn.Module):
         return q
 
 
-def base(q: Distribution) -> Distribution:
-    """The distribution inside any number of ``Independent`` wrappers."""
+def base(q: Distribution) -> Any:
+    """The distribution inside any number of ``Independent`` wrappers; whose family is not typed."""
     while isinstance(q, Independent):
         q = q.base_dist
     return q
 
 
-def like(q: Distribution, family: type[Distribution], **parameters: Tensor) -> Distribution:
+def like(
+    q: Distribution, family: Callable[..., Distribution], **parameters: Tensor
+) -> Distribution:
     """A distribution of another family or other parameters, with the event dimensions of q."""
     new = family(**parameters, validate_args=False)
     extra = len(q.event_shape) - len(new.event_shape)

@@ -39,7 +39,7 @@ class LeaveOneOut(Baseline):
 
 
 class LeaveOneOutArithmetic(Baseline):
-    r"""The other samples' :math:`\log \frac{1}{S-1} \sum_{j \neq s} \exp f_j`, for a multi-sample bound.
+    r"""The other samples' :math:`\log \frac{1}{S-1} \sum_{j \neq s} \exp f_j`, for a bound.
 
     The bound without sample s, so VIMCO with the arithmetic mean of the weights; `leave_one_out`
     takes their geometric mean.
@@ -88,8 +88,8 @@ class Learned(Baseline):
 
     .. math:: c(x) = a + b_\psi(x), \qquad \text{loss} = \tfrac{1}{S} \sum_s (f_s - c(x))^2
 
-    Source: Mnih & Gregor, *Neural Variational Inference and Learning in Belief Networks*, ICML 2014,
-    arXiv:1402.0030
+    Source: Mnih & Gregor, *Neural Variational Inference and Learning in Belief Networks*, ICML
+    2014, arXiv:1402.0030
     """
 
     def __init__(self, hidden: Sequence[int] = (100,)) -> None:

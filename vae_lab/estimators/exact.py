@@ -11,10 +11,10 @@ from .base import Estimator, Integrand, base, positive_samples
 class Exact(Estimator):
     r"""Sums over the whole support, :math:`\sum_z q(z) f(z)`: no variance, no bias.
 
-    **Forward** every state of q. **Backward** through the probabilities. **Bias** none. **Cost** K^L
-    evaluations for L variables of K states. For `num_samples` S > 1 the expectation is that of the
-    aggregate over S independent samples: f is still evaluated once a state, and the S-tuples are
-    formed from its values.
+    **Forward** every state of q. **Backward** through the probabilities. **Bias** none. **Cost**
+    K^L evaluations for L variables of K states. For `num_samples` S > 1 the expectation is that
+    of the aggregate over S independent samples: f is still evaluated once a state, and the
+    S-tuples are formed from its values.
 
     Args:
         max_states: a larger number of states (of S-tuples of them) is refused.

@@ -164,7 +164,7 @@ class LAX(Estimator):
             return (credit.unsqueeze(-1) * score + (weight * dc_dz).unsqueeze(-1) * path).sum(0)
 
         g, by_c, by_slope = controlled(hard, average + r, dr_dz, aggregate, gradient)
-        move = sum(g_p * p for g_p, p in zip(g.unbind(-1), parameters(q).values(), strict=True))
+        move = (g * torch.stack([*parameters(q).values()], -1)).sum(-1)
         own = descent((by_c * r + event_sum(by_slope * dr_dz, q)).sum(0))
         return aggregate(hard) + surrogate(event_sum(move, q)) + own
 
@@ -177,6 +177,6 @@ def score_and_path(q: Distribution, num_samples: int) -> tuple[Tensor, Tensor, T
     own = {name: leaf(p.expand(num_samples, *p.shape)) for name, p in parameters(q).items()}
     each = like(q, type(base(q)), **own)
     z = each.rsample()
-    path = torch.autograd.grad(z.sum(), own.values())
-    score = torch.autograd.grad(each.log_prob(z.detach()).sum(), own.values())
+    path = torch.autograd.grad(z.sum(), [*own.values()])
+    score = torch.autograd.grad(each.log_prob(z.detach()).sum(), [*own.values()])
     return leaf(z), torch.stack(score, -1), torch.stack(path, -1)

@@ -1,6 +1,7 @@
 """Gradients through a continuous stand-in for a discrete sample: biased, of low variance."""
 
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +10,14 @@ from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
 from ..aggregates import Aggregate
 from ..schedules import Schedule, as_schedule, bounds
-from .base import Estimator, Integrand, base, full_precision, positive_samples, surrogate
+from .base import Estimator, Integrand, Unbiased, base, full_precision, positive_samples, surrogate
 
 
 class _Relaxation(Estimator):
     """Evaluates f at :meth:`sample`, through which autograd finds a way to the logits."""
 
-    unbiased = False
-    families = (OneHotCategorical, Bernoulli)
+    unbiased: Unbiased = False
+    families: tuple[type[Distribution], ...] = (OneHotCategorical, Bernoulli)
     needs_differentiable = True
 
     def __init__(self, num_samples: int = 1) -> None:
@@ -108,7 +109,7 @@ def gumbel(shape: torch.Size, like: Tensor) -> Tensor:
     return -noise.clamp_min(torch.finfo(like.dtype).tiny).log()
 
 
-def perturb(q: Distribution, num_samples: int) -> Tensor:
+def perturb(q: Any, num_samples: int) -> Tensor:
     """Logits plus noise, whose argmax (whose sign) is an exact sample of q, [S, *logits]."""
     logits = full_precision(q.logits)
     shape = torch.Size((num_samples, *logits.shape))

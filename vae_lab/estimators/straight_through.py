@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
 from ..schedules import Schedule, bounds
-from .base import base, full_precision, surrogate
+from .base import Unbiased, base, full_precision, surrogate
 from .relaxations import _Relaxation, harden, perturb, positive_temperature, squash
 
 
@@ -110,7 +110,7 @@ class GappedStraightThrough(_StandIn):
 
     def stand_in(self, logits: Tensor, x: Tensor) -> Tensor:
         constant = logits.detach()
-        gap = expected_gap(constant, x) if self.gap == "expected" else self.gap
+        gap = expected_gap(constant, x) if isinstance(self.gap, str) else self.gap
         largest = constant.amax(-1, keepdim=True)
         raised = x * (largest - constant)
         lowered = (1 - x) * (constant - largest + gap).clamp_min(0)
@@ -138,7 +138,7 @@ class ReinMax(_StandIn):
     Straight-Through Gumbel-Softmax Gradient Estimator*, ICML 2023
     """
 
-    unbiased = "quadratic f"
+    unbiased: Unbiased = "quadratic f"
     source = "Liu et al. 2023; Shekhovtsov 2023"
 
     def __init__(self, temperature: float | Schedule = 1.0, num_samples: int = 1) -> None:

@@ -18,13 +18,14 @@ class UnorderedSet(Estimator):
               \big(f(s) - B(S, s)\big) \nabla_\phi \log p(s)
 
     .. math:: B(S, s) = p(s) f(s) + \sum_{s' \in S \setminus s}
-              p(s') R^{D \setminus s}(S, s') f(s'), \qquad R(S, s) = P^{D \setminus s}(S \setminus s) / P(S)
+              p(s') R^{D \setminus s}(S, s') f(s'),
+              \qquad R^D(S, s) = P^{D \setminus s}(S \setminus s) / P^D(S)
 
     with :math:`P^D(S)` the probability to draw the set S from the domain D.
 
     **Forward** distinct samples, weighted by :math:`p(s) R(S, s)`. **Backward** as above; f's own
-    parameters through the weighted samples. **Bias** none. **Cost** `num_samples` evaluations; q
-    must have at least as many states.
+    parameters through the weighted samples. **Bias** none. **Cost** `num_samples` evaluations, or
+    as many as q has states, and then it is exact.
 
     Args:
         num_samples: the size of S, at least two.
@@ -46,7 +47,6 @@ class UnorderedSet(Estimator):
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
-        _refuse_small(q, "num_samples", self.num_samples)
         states, log_p = beam_search(_log_pi(q), self.num_samples, race=True)
         z = _points(q, states)
         values = f(z)  # [S, *B]
@@ -70,7 +70,7 @@ class SumAndSample(Estimator):
     is large: nothing for hundreds of undecided bits.
 
     Args:
-        num_summed: k, less than the number of states.
+        num_summed: k; one state of q always remains.
         num_samples: independent samples of the rest.
 
     Source: Liu, Regier, Tripuraneni, Jordan & McAuliffe, *Rao-Blackwellized Stochastic Gradients
@@ -91,13 +91,12 @@ class SumAndSample(Estimator):
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
-        _refuse_small(q, "num_summed + 1", self.num_summed + 1)
-        log_pi = _log_pi(q)
-        top, log_p = beam_search(log_pi, self.num_summed)
+        log_pi, summed = _log_pi(q), min(self.num_summed, num_states(q) - 1)
+        top, log_p = beam_search(log_pi, summed)
         z = _points(q, torch.cat([top, _outside(top, log_pi, self.num_samples)]))
         values = f(z)  # [k + S, *B]
         weight = self._weights(log_p).to(values)
-        b = (log_p.softmax(0) * values[: self.num_summed].detach()).sum(0)
+        b = (log_p.softmax(0) * values[:summed].detach()).sum(0)
         score = surrogate((weight * (values.detach() - b) * q.log_prob(z)).sum(0))
         return (weight * values).sum(0) + score
 
@@ -207,8 +206,3 @@ def _points(q: Distribution, states: Tensor) -> Tensor:
     if isinstance(base(q), OneHotCategorical):
         states = F.one_hot(states, logits.shape[-1])
     return states.reshape(-1, *q.batch_shape, *q.event_shape).to(logits)
-
-
-def _refuse_small(q: Distribution, name: str, number: int) -> None:
-    if number > num_states(q):
-        raise ValueError(f"{name} must be at most the {num_states(q)} states of q, got {number}")

@@ -1,11 +1,14 @@
 """Discrete latents: L categorical variables of K classes, or L bits."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributions as td
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from ..estimators.base import base
 from .base import Latent
 
 
@@ -15,6 +18,21 @@ class OneHotCategorical(td.OneHotCategorical):
     The same at every one-hot z, but also defined between them and differentiable in z, which
     relaxed and straight-through samples need inside a multi-sample bound.
     """
+
+    def __init__(
+        self,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        # torch's own validates the categorical inside in any case: a wait for the device a step.
+        self._categorical = td.Categorical(probs, logits, validate_args)
+        shapes = self._categorical.batch_shape, self._categorical.param_shape[-1:]
+        Distribution.__init__(self, *shapes, validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "OneHotCategorical":
+        logits = self.logits.expand(*batch_shape, *self.event_shape)
+        return OneHotCategorical(logits=logits, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (value * self.logits).sum(-1)
@@ -58,16 +76,16 @@ class Categorical(_Discrete):
         return Independent(categorical, 1, validate_args=False)
 
     def kl(self, q: Distribution) -> Tensor:
-        log_pi = q.base_dist.logits  # normalised, so exact where a probability underflows
-        log_prior = self.prior().base_dist.logits
+        log_pi = base(q).logits  # normalised, so exact where a probability underflows
+        log_prior = base(self.prior()).logits
         return (log_pi.exp() * (log_pi - log_prior)).sum(-1)
 
     def mode(self, q: Distribution) -> Tensor:
-        logits = q.base_dist.logits
+        logits = base(q).logits
         return F.one_hot(logits.argmax(-1), self.categories).to(logits.dtype)
 
     def codes(self, q: Distribution) -> Tensor:
-        return q.base_dist.probs
+        return base(q).probs
 
 
 class Bernoulli(_Discrete):
@@ -90,15 +108,15 @@ class Bernoulli(_Discrete):
         return Independent(bernoulli, 1, validate_args=False)
 
     def kl(self, q: Distribution) -> Tensor:
-        logits, prior = q.base_dist.logits, self.prior_parameters
+        logits, prior = base(q).logits, self.prior_parameters
         return logits.sigmoid() * (logits - prior) - F.softplus(logits) + F.softplus(prior)
 
     def mode(self, q: Distribution) -> Tensor:
-        logits = q.base_dist.logits
+        logits = base(q).logits
         return (logits > 0).to(logits.dtype)
 
     def codes(self, q: Distribution) -> Tensor:
-        p = q.base_dist.probs
+        p = base(q).probs
         return torch.stack([1 - p, p], -1)
 
 

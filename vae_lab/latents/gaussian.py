@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from ..estimators.base import base
 from .base import Latent
 
 
@@ -13,7 +14,8 @@ class Gaussian(Latent):
     The parameters are the mean and log sigma; zeros give the standard normal prior.
 
     .. math:: \mathrm{KL}_d = \log \tfrac{s}{\sigma}
-              + \tfrac{\sigma^2 + (\mu - m)^2}{2 s^2} - \tfrac{1}{2} \quad \text{for the prior } \mathcal{N}(m, s^2)
+              + \tfrac{\sigma^2 + (\mu - m)^2}{2 s^2} - \tfrac{1}{2}
+              \quad \text{for the prior } \mathcal{N}(m, s^2)
 
     Args:
         latents: D.
@@ -32,7 +34,7 @@ class Gaussian(Latent):
         return Independent(normal, 1, validate_args=False)
 
     def kl(self, q: Distribution) -> Tensor:
-        posterior, prior = q.base_dist, self.prior().base_dist
+        posterior, prior = base(q), base(self.prior())
         # torch's own takes the logarithm of sigma**2, which underflows long before sigma does.
         ratio = posterior.scale / prior.scale
         distance = (posterior.loc - prior.loc) / prior.scale

@@ -5,6 +5,7 @@ import torch.distributions as td
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from ..estimators.base import base
 from .base import Latent
 
 
@@ -32,7 +33,7 @@ class Poisson(Latent):
         return Independent(poisson, 1, validate_args=False)
 
     def kl(self, q: Distribution) -> Tensor:
-        rate, log_prior = q.base_dist.rate, self.prior_parameters
+        rate, log_prior = base(q).rate, self.prior_parameters
         log_rate = rate.clamp_min(torch.finfo(rate.dtype).tiny).log()  # 0 log 0 = 0
         return rate * (log_rate - log_prior - 1) + log_prior.exp()
 

@@ -1,0 +1,124 @@
+r"""A model that samples its own next input: backpropagation through what it wrote itself.
+
+.. math:: q_\theta(z | y) = \prod_t \mathcal{N}\big(z_t; \mu_\theta(z_{t-1}, h_t),
+          \sigma_\theta(z_{t-1}, h_t)\big), \qquad
+          f(z, z') = \tfrac{1}{2} \|z - x\| + \tfrac{1}{2} \|z' - x\| - \tfrac{1}{2} \|z - z'\|
+
+A row z_t of 8 pixels is predicted from the row before, sampled, and fed back, eight times: the
+digit y. The whole free-running sequence is one distribution q, and the energy score f compares a
+pair of independent sequences with a real image x; its mean is least where q is the data's
+distribution. Its gradient has to go through the samples: along their path, or by their score.
+With the sample detached where it is fed back, a row is never told what it does to later rows.
+
+Source: Gneiting & Raftery, *Strictly Proper Scoring Rules, Prediction, and Estimation*, 2007
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from vae_lab import figures
+from vae_lab.estimators import Estimator, Reparameterization, ScoreFunction
+
+ROWS, PIXELS, CLASSES = 8, 8, 10
+
+
+class Writer(nn.Module):
+    """Mean and scale of the next row from the row before; the digit stands before the first."""
+
+    def __init__(self, hidden: int = 128) -> None:
+        super().__init__()
+        self.start = nn.Embedding(CLASSES, PIXELS)
+        self.first = nn.Linear(PIXELS + ROWS, hidden)
+        self.last = nn.Linear(hidden, 2 * PIXELS)
+
+    def forward(self, row: Tensor, step: int) -> Normal:
+        place = F.one_hot(torch.tensor(step), ROWS).expand(*row.shape[:-1], ROWS)
+        features = torch.tanh(self.first(torch.cat([row, place], -1)))
+        mean, scale = self.last(features).chunk(2, -1)
+        return Normal(mean, 0.01 + F.softplus(scale - 1), validate_args=False)
+
+
+class FreeRun:
+    """Pairs of images as the writer writes them: batch shape [B], event shape [2, ROWS, PIXELS]."""
+
+    has_rsample = True
+
+    def __init__(self, writer: Writer, digit: Tensor, detach: bool = False) -> None:
+        self.writer, self.digit, self.detach = writer, digit, detach
+
+    def rsample(self, sample_shape: tuple[int, ...]) -> Tensor:
+        start = self.writer.start(self.digit).unsqueeze(1)  # [B, 1, PIXELS]
+        rows = [start.expand(*sample_shape, -1, 2, -1)]
+        for step in range(ROWS):
+            before = rows[-1].detach() if self.detach and step else rows[-1]
+            rows.append(self.writer(before, step).rsample())
+        return torch.stack(rows[1:], -2)  # [S, B, 2, ROWS, PIXELS]
+
+    @torch.no_grad()
+    def sample(self, sample_shape: tuple[int, ...]) -> Tensor:
+        return self.rsample(sample_shape)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        start = self.writer.start(self.digit)[:, None, None].expand_as(z[..., :1, :])
+        before = torch.cat([start, z[..., :-1, :]], -2)
+        steps = [
+            self.writer(before[..., step, :], step).log_prob(z[..., step, :])
+            for step in range(ROWS)
+        ]
+        return torch.stack(steps).sum((0, -1, -2))  # [S, B]
+
+
+def energy_score(z: Tensor, x: Tensor) -> Tensor:
+    """Of pairs z [S, B, 2, ROWS, PIXELS] for images x [B, ROWS, PIXELS], [S, B]."""
+    first, second = z.unbind(-3)
+    return (norm(first - x) + norm(second - x) - norm(first - second)) / 2
+
+
+def norm(image: Tensor) -> Tensor:
+    return (image.square().sum((-1, -2)) + 1e-8).sqrt()
+
+
+METHODS: dict[str, tuple[Estimator | None, bool]] = {  # estimator, is the sample fed back detached
+    "pathwise": (Reparameterization(1), False),
+    "score function": (ScoreFunction(8, "leave_one_out"), False),
+    "pathwise, detached": (Reparameterization(1), True),
+    "likelihood, on real rows": (None, False),
+}
+
+
+def images() -> tuple[Tensor, Tensor]:
+    """All 1797 digits, [N, ROWS, PIXELS] in [0, 1], and their labels."""
+    digits = load_digits()
+    return torch.tensor(digits.images, dtype=torch.float32) / 16, torch.tensor(digits.target)
+
+
+def train(method: str, steps: int, x: Tensor, y: Tensor) -> Writer:
+    estimator, detach = METHODS[method]
+    writer = Writer()
+    optimizer = torch.optim.Adam(writer.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for _ in range(steps):
+        batch = torch.randint(len(x), (128,))
+        q, real = FreeRun(writer, y[batch], detach), x[batch].unsqueeze(1)
+        if estimator is None:
+            loss = -q.log_prob(real.unsqueeze(2))  # never reads a row of its own
+        else:
+            loss = estimator(q, lambda z, real=real: energy_score(z, real.squeeze(1)))
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        schedule.step()
+    return writer
+
+
+def picture(writers: dict[str, Writer], x: Tensor, y: Tensor, path: Path) -> None:
+    """One digit of each class, real and as each method writes it."""
+    figure, axes = figures.panels(len(writers) + 1, height=2.4)
+    figure.set_size_inches(11, 5.6)

@@ -1,0 +1,119 @@
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from configs.command_line import Mistake, check, exit_on_mistake
+
+GOOD = [
+    "",
+    "model=gaussian_vae data=fashion_mnist network=conv",
+    "experiment=smoke network=resnet",
+    "model.temperature=0.5",  # a number in the place of a schedule
+    "model.temperature.start=2",
+    "objective=elbo_warmup objective.beta.steps=10",
+    "model.optimizer.lr=1e-3",
+    "+model.optimizer.amsgrad=true",  # in the signature, not in the file
+    "~callbacks.pictures",
+    "callbacks.pictures=null",
+    "estimator=exact model.latents=3",
+    "logger=[csv,tensorboard]",
+    "run_dir=/x/y.z",
+    "run_dir='runs/a=b'",
+    "data=image_folder data.root=/x data.image_size=[48,32]",
+    "init.encoder=runs/x init.freeze=[encoder]",
+    "trainer=ddp trainer.accelerator=cpu trainer.devices=2",
+    "-m model=gaussian_vae,gumbel_vae seed=1,2",
+    "--multirun seed=range(1,4)",
+    "--cfg job",
+    "hydra.run.dir=/tmp/x",
+]
+TEMPERATURE = "unknown setting model.temprature; did you mean model.temperature"
+SWEEP = (
+    "a sweep (-m) cannot start several processes for a job: type trainer.strategy=auto "
+    "trainer.devices=1, or run its jobs one by one"
+)
+MODELS = "known: gaussian_vae, gumbel_vae, reinforce_vae"
+BAD = {
+    "model=gumble_vae": f"unknown model 'gumble_vae'; did you mean gumbel_vae; {MODELS}",
+    "-m model=gumbel_vae,gumble_vae": (
+        f"unknown model 'gumble_vae'; did you mean gumbel_vae; {MODELS}"
+    ),
+    "logger=foo": "unknown logger 'foo'; known: csv, tensorboard, wandb",
+    "logger=[csv,foo]": "unknown logger 'foo'; known: csv, tensorboard, wandb",
+    "logger=null": "unknown logger null; known: csv, tensorboard, wandb",
+    "model.temprature=.5": TEMPERATURE,
+    "+model.temprature=.5": TEMPERATURE,
+    "++model.temprature=.5": TEMPERATURE,
+    "sed=1": "unknown setting sed; did you mean seed",
+    "model.temperature.strat=2": (
+        "unknown setting model.temperature.strat; did you mean model.temperature.start"
+    ),
+    "init.encodr=x": "unknown setting init.encodr; did you mean init.encoder",
+    "network=conv network.hidden=[3]": (
+        "unknown setting network.hidden; known: network.channels, network.features, "
+        "network.activation"
+    ),
+    "logger=csv logger.wandb.project=x": "unknown setting logger.wandb.project",
+    "model._target_=os.system": (
+        "model._target_ is not for the command line: add a file to configs/ and choose it"
+    ),
+    "model.optimizer.amsgrad=true": (
+        "model.optimizer.amsgrad is not in the config; add it with +model.optimizer.amsgrad=true"
+    ),
+    "model.optimizer.lr=ten": "model.optimizer.lr must be a number or Tensor, got 'ten'",
+    "model.optimizer=null": "model.optimizer must be Callable, got None",
+    "data.batch_size=0.5": "data.batch_size must be an integer, got 0.5",
+    "compile=yes": "compile must be true or false, got 'yes'",
+    "early_stopping=.5": "early_stopping must be an integer or null, got 0.5",
+    "init.freeze=encoder": "init.freeze must be a list of encoder or decoder, got 'encoder'",
+    "model.lr_decay=linear": "model.lr_decay must be none or cosine, got 'linear'",
+    "--model=gumbel_vae": "settings have no dashes: type model=gumbel_vae instead of "
+    "--model=gumbel_vae",
+    "-model": "settings have no dashes: type model=VALUE instead of -model",
+    "model": "a setting is KEY=VALUE, got 'model'",
+    "=3": "a setting is KEY=VALUE, got '=3'",
+    "run_dir=runs/a=b": (
+        "cannot read run_dir=runs/a=b: quote a value with = , : or {} twice, \"run_dir='runs/a=b'\""
+    ),
+    "estimator=gumbel_rao model.temperature=1": (
+        "model.temperature belongs to the model's own estimator, which estimator=... replaces; "
+        "type estimator.temperature=..."
+    ),
+    "estimator=exact model.hard=true": (
+        "model.hard belongs to the model's own estimator, which estimator=... replaces; "
+        "leave it out"
+    ),
+    "model=gumbel_vae,gaussian_vae": (
+        "model=gumbel_vae,gaussian_vae is more than one run: add -m, or quote the value"
+    ),
+    "-m seed=1,2 trainer=ddp": SWEEP,
+    "-m seed=1,2 trainer.devices=2": SWEEP,
+    "data=image_folder": "data.root has no default: type data.root=...",
+}
+
+
+@pytest.mark.parametrize("line", GOOD)
+def test_good_line(line):
+    check(line.split())
+
+
+@pytest.mark.parametrize(("line", "message"), BAD.items())
+def test_bad_line(line, message):
+    with pytest.raises(Mistake) as caught:
+        check(line.split())
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("line", ["", "model=gumble_vae", "sed=1"])
+def test_hydra_is_left_as_it_was(line):
+    try:
+        check(line.split())
+    except Mistake:
+        pass
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_process_ends_with_one_line_and_code_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        exit_on_mistake(["sed=1"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "train.py: unknown setting sed; did you mean seed\n"

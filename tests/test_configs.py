@@ -1,0 +1,150 @@
+"""Every file in configs/ is tested by existing."""
+
+import copy
+import inspect
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, get_object
+from omegaconf import OmegaConf
+
+from configs import build
+from configs.signatures import complaints, settings
+
+FOLDER = Path(__file__).parents[1] / "configs"
+FILES = sorted(p for p in FOLDER.glob("*/*.yaml") if not p.stem.startswith("_"))
+OWN = ("vae_lab.", "models.", "datamodules.")
+GIVEN = {"shape", "latent"}  # to a model, by the data and by its own constructor
+TINY = [
+    "run_dir=nothing-is-written",
+    "model.latents=3",
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=2",
+    "trainer.limit_val_batches=1",
+    "trainer.enable_progress_bar=false",
+    "callbacks={}",
+    "logger=csv",
+]
+MODELS = {
+    "gaussian_vae": [],
+    "gumbel_vae": ["model.categories=3"],
+    "reinforce_vae": ["model.categories=null"],
+}
+
+
+def config(*lines):
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        return compose("train", [*lines])
+
+
+def names(group):
+    return [path.stem for path in FILES if path.parent.name == group]
+
+
+def of_file(path):
+    root = ["data.root=/x"] if path.stem == "image_folder" else []
+    return OmegaConf.to_container(config(f"{path.parent.name}={path.stem}", *root))
+
+
+def nodes(node):
+    """Everything in a config that has a target."""
+    for child in node.values() if isinstance(node, dict) else []:
+        yield from nodes(child)
+    if isinstance(node, dict) and "_target_" in node:
+        yield {k: v for k, v in node.items() if k not in ("_partial_", "_convert_")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_file(path):
+    composed = of_file(path)
+    assert list(complaints(composed)) == []
+    for node in nodes(composed):
+        target = node.pop("_target_")
+        inspect.signature(get_object(target)).bind_partial(**node)
+        if target.startswith(OWN):  # every argument is in the file: a typo cannot hide
+            assert set(node) == set(settings(target)) - GIVEN, target
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "estimator"])
+def test_every_estimator_is_exported(path):
+    target = OmegaConf.load(path)._target_
+    package, _, name = target.rpartition(".")
+    assert package == "vae_lab.estimators"
+    assert path.stem.replace("_", "") == name.lower()
+
+
+def train_two_steps(chosen):
+    """Builds a model, trains it and validates it once."""
+    datamodule, model = build.datamodule_and_model(chosen)
+    trainer = build.trainer(chosen, model, fit=False)
+    before = [p.detach().clone() for p in model.vae.parameters()]
+    trainer.fit(model, datamodule)
+    assert trainer.global_step == 2
+    assert any((p != q).any() for p, q in zip(model.vae.parameters(), before, strict=True))
+    assert trainer.callback_metrics["val/elbo"].isfinite()
+
+
+CHOICES = [
+    *(["model=" + name] for name in names("model")),
+    *(["likelihood=" + name] for name in names("likelihood")),
+    *(["objective=" + name] for name in names("objective")),
+    *(["network=" + name] for name in names("network")),
+    *(["network=resnet", "model=" + name] for name in names("model")),
+]
+
+
+@pytest.mark.parametrize("lines", CHOICES, ids=" ".join)
+def test_choice_trains(lines):
+    network = [] if lines[0].startswith("network") else ["network.hidden=[8]"]
+    train_two_steps(config(*TINY, *lines, *network))
+
+
+@pytest.fixture(scope="module", params=names("model"))
+def chosen_and_q(request):
+    """A tiny model's config, and a distribution of its latents."""
+    model, *lines = request.param, *MODELS[request.param]
+    chosen = config(*TINY, f"model={model}", *lines, "network.hidden=[8]")
+    return chosen, build.datamodule_and_model(chosen)[1].vae.latent.prior()
+
+
+@pytest.mark.parametrize("estimator", names("estimator"))
+def test_estimator_trains_the_models_it_accepts(chosen_and_q, estimator):
+    chosen, q = copy.deepcopy(chosen_and_q)
+    chosen.estimator = OmegaConf.load(FOLDER / "estimator" / f"{estimator}.yaml")
+    cls = get_class(chosen.estimator._target_)
+    if not cls.single_sample:
+        chosen.objective = OmegaConf.load(FOLDER / "objective" / "iwae.yaml")
+    if cls.accepts(q):
+        train_two_steps(chosen)
+    else:
+        with pytest.raises(ValueError, match=f"{cls.__name__} .*use one of"):
+            build.datamodule_and_model(chosen)
+
+
+def test_exact_says_how_large_the_support_is():
+    lines = ["model=gumbel_vae", "model.latents=20", "estimator=exact"]
+    with pytest.raises(ValueError, match=r"10\^20 states, more than max_states=4096"):
+        build.datamodule_and_model(config(*lines))
+
+
+def test_lightning_is_not_told_what_it_does_anyway():
+    chosen = config("trainer=auto").trainer
+    assert set(chosen) - {"_target_"} <= set(inspect.signature(pl.Trainer).parameters)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ema=1.5", "ema must be in"),
+        ("seed=-1", "seed must be in"),
+        ("early_stopping=0", "early_stopping must be at least 1, got 0"),
+        ("trainer.max_epochs=0", "trainer.max_epochs must be positive, got 0"),
+        ("checkpoint=runs/x", "type resume=runs/x"),
+    ],
+)
+def test_ranges(line, message):
+    with pytest.raises(ValueError, match=message):
+        build.check_ranges(config(line))

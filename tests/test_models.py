@@ -1,0 +1,277 @@
+"""The Lightning modules: what they train, and that every setting of theirs does something."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from tiny import Images
+
+from models import GaussianVAE, GumbelVAE, ReinforceVAE
+from vae_lab import VAE
+from vae_lab.callbacks import StepSeed
+from vae_lab.estimators import Exact, ScoreFunction
+from vae_lab.likelihoods import Bernoulli
+from vae_lab.networks import MLP, Linear
+from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
+from vae_lab.schedules import Linear as LinearSchedule
+
+MODELS = [GaussianVAE, GumbelVAE, ReinforceVAE]
+EXACT = {"latents": 3, "categories": 2, "estimator": Exact()}
+sgd = partial(torch.optim.SGD, lr=0.01)
+
+
+def make(cls, **changes):
+    torch.manual_seed(5)
+    settings = {
+        "shape": Images.shape,
+        "network": MLP((8,)),
+        "likelihood": Bernoulli(),
+        "objective": ELBO(),
+        "optimizer": partial(torch.optim.Adam, lr=0.02),
+    }
+    return cls(**(settings | changes))
+
+
+def fit(model, steps=3, data=None, **options):
+    """Trains; returns the model's parameters after that, as one vector."""
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        callbacks=[StepSeed(0)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        **{"limit_val_batches": 0, **options},
+    )
+    trainer.fit(model, data or Images())
+    return vector(model)
+
+
+def vector(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def step(model, x, size=None, world_size=1):
+    """The gradient of one process's training step."""
+    model.zero_grad()
+    model.trainer = SimpleNamespace(world_size=world_size)
+    model.training_step((x, None, size or len(x)), 0).backward()
+    return torch.cat([p.grad.flatten() for p in model.vae.parameters() if p.requires_grad])
+
+
+def images(count=6):
+    return torch.rand(count, *Images.shape).round()
+
+
+def small_discrete(**changes):
+    return make(GumbelVAE, **EXACT, **changes)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_it_learns_sixteen_images(cls):
+    """A model that ignores z is left at -60 log 2 = -41.6 nats, the best possible at -2.8."""
+    model = make(cls, network=MLP((64,)), latents=8)
+    x = Images().images.float() / 255
+    before = model.vae.elbo(x, 50).elbo.mean()
+    fit(model, steps=100)
+    after = model.vae.elbo(x, 50).elbo.mean()
+    assert before < -42 and after > -20
+
+
+SETTINGS = [
+    (cls, setting)
+    for cls in MODELS
+    for setting in (
+        {"latents": 5},
+        {"learn_prior": True},
+        {"num_samples": 6},
+        {"network": MLP((8,), "tanh")},
+        {"objective": ELBO(beta=0.5)},
+        {"objective": ELBO(beta=LinearSchedule(0.0, 1.0, 2))},
+        {"objective": ELBO(free_bits=0.5)},
+        {"objective": IWAE()},
+        {"objective": MonteCarloELBO()},
+        {"optimizer": partial(torch.optim.Adam, lr=0.01)},
+        {"optimizer": partial(torch.optim.Adam, lr=0.02, betas=(0.5, 0.9))},
+        {"optimizer": partial(torch.optim.Adam, lr=0.02, eps=0.1)},
+        {"optimizer": partial(torch.optim.Adam, lr=0.02, weight_decay=0.1)},
+        {"lr_warmup_steps": 10},
+        {"lr_decay": "cosine"},
+    )
+]
+SETTINGS += [(cls, {"categories": k}) for cls in MODELS[1:] for k in (3, None)]
+SETTINGS += [
+    (GumbelVAE, {"temperature": 0.5}),
+    (GumbelVAE, {"temperature": LinearSchedule(1.0, 0.5, 2)}),
+    (GumbelVAE, {"hard": True}),
+    (GumbelVAE, {"estimator": ScoreFunction()}),
+    (ReinforceVAE, {"baseline": "none"}),
+    (ReinforceVAE, {"baseline": "moving_average"}),
+    (ReinforceVAE, {"baseline": "learned"}),
+]
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return {cls: fit(make(cls)) for cls in MODELS}
+
+
+@pytest.mark.parametrize("cls, setting", SETTINGS)
+def test_every_setting_changes_the_model(cls, setting, usual):
+    changed = fit(make(cls, **setting))
+    assert changed.isfinite().all()
+    assert changed.shape != usual[cls].shape or not torch.equal(changed, usual[cls])
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_same_settings_give_the_same_model(cls, usual):
+    assert torch.equal(fit(make(cls)), usual[cls])
+
+
+def test_the_learning_rate_of_the_estimator_is_its_own():
+    rates = (None, 0.02, 0.1)
+    models = [make(ReinforceVAE, baseline="learned", estimator_lr=rate) for rate in rates]
+    same, again, faster = [(fit(m), vector(m.estimator)) for m in models]
+    assert torch.equal(same[1], again[1]) and not torch.allclose(same[1], faster[1])
+    first = [vector(make(ReinforceVAE, baseline="learned", estimator_lr=r).vae) for r in rates]
+    assert torch.equal(first[0], first[2])
+
+
+def test_the_learning_rate_warms_up_and_then_falls_to_zero():
+    model = make(GaussianVAE, lr_warmup_steps=4, lr_decay="cosine")
+    fit(model, steps=12)
+    factors = [model._lr_factor(n) for n in range(13)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert all(a > b for a, b in zip(factors[4:], factors[5:], strict=False))
+    assert factors[8] == pytest.approx(0.5) and factors[12] == pytest.approx(0)
+
+
+def test_without_decay_the_learning_rate_stays():
+    model = make(GaussianVAE, lr_warmup_steps=2)
+    fit(model, steps=5)
+    assert [model._lr_factor(n) for n in range(5)] == [0.5, 1, 1, 1, 1]
+
+
+def test_the_gradient_of_a_batch_is_the_mean_of_its_data():
+    model, x = small_discrete(objective=ELBO(free_bits=0.1)), images()
+    alone = torch.stack([step(model, x[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(step(model, x), alone.mean(0))
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (5, 1), (6, 0)])
+def test_two_processes_take_the_step_of_one(sizes):
+    """DDP averages what the two give, however few images one of them has."""
+    model, x = small_discrete(), images()
+    parts = [step(model, part, len(x), world_size=2) for part in x.split(sizes)]
+    torch.testing.assert_close((parts[0] + parts[1]) / 2, step(model, x))
+    unscaled = [step(model, part, len(part) or 1) for part in x.split(sizes)]
+    mean_of_means = torch.allclose((unscaled[0] + unscaled[1]) / 2, step(model, x), atol=1e-4)
+    assert mean_of_means is (sizes == (3, 3)), "else it must fail, or this tests nothing"
+
+
+@pytest.mark.parametrize("objective", [ELBO(), IWAE()])
+@pytest.mark.parametrize("cls", MODELS)
+def test_a_process_without_images_has_a_gradient_of_zero(cls, objective):
+    model = make(cls, objective=objective, latents=3)
+    assert not step(model, images(0), size=1, world_size=2).any()
+    model.validation_step((images(0), None, 1), 1)
+
+
+def test_accumulation_takes_the_step_of_the_whole_batch():
+    whole = fit(small_discrete(optimizer=sgd), 2, Images(batch_size=16))
+    halves = fit(small_discrete(optimizer=sgd), 2, Images(batch_size=8), accumulate_grad_batches=2)
+    torch.testing.assert_close(halves, whole)
+    alone = fit(small_discrete(optimizer=sgd), 2, Images(batch_size=8))
+    assert not torch.allclose(alone, whole)
+
+
+def test_a_fresh_decoder_starts_at_the_mean_image():
+    model, data = make(GaussianVAE), Images()
+    fit(model, steps=0)
+    expected = model.vae.likelihood.bias(data.train_mean())
+    torch.testing.assert_close(model.vae.output_bias.detach(), expected)
+
+
+def test_a_loaded_decoder_keeps_its_bias():
+    model = make(GaussianVAE)
+    with torch.no_grad():
+        model.vae.output_bias.fill_(0.7)
+    fit(model, steps=0)
+    assert (model.vae.output_bias == 0.7).all()
+
+
+def test_no_data_module_no_bias():
+    model = make(GaussianVAE)
+    model.trainer = SimpleNamespace(datamodule=None)
+    model.setup("fit")
+    assert not model.vae.output_bias.any()
+
+
+def test_schedules_follow_the_optimizer_steps():
+    """Two batches a step: the temperature moves with steps, not with batches."""
+    temperature, beta = LinearSchedule(1.0, 0.5, 10), LinearSchedule(0.0, 1.0, 10)
+    model = make(GumbelVAE, temperature=temperature, objective=ELBO(beta))
+    fit(model, 4, Images(batch_size=4), accumulate_grad_batches=2)
+    assert temperature.value.item() == pytest.approx(0.85)  # that of the fourth step
+    assert model.latest["train/temperature"] == pytest.approx(0.85)
+    assert model.latest["train/beta"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_validation_shows_the_true_elbo(cls):
+    model = make(cls, objective=ELBO(beta=0.0))
+    fit(model, 1, limit_val_batches=1.0)
+    metrics = model.trainer.callback_metrics
+    elbo = metrics["val/reconstruction"] - metrics["val/kl"]
+    torch.testing.assert_close(metrics["val/elbo"], elbo, rtol=1e-6, atol=0)
+    assert ("val/elbo_relaxed" in metrics) is (cls is GumbelVAE)
+    assert ("val/code_perplexity" in metrics) is (cls is not GaussianVAE)
+
+
+def test_a_checkpoint_is_plain_and_restores_the_model(tmp_path):
+    model = small_discrete(objective=ELBO(LinearSchedule(0.0, 1.0, 9)))
+    model.config = {"seed": 1}
+    fit(model)
+    model.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["config"] == {"seed": 1} and saved["global_step"] == 3
+    other = small_discrete()
+    other.load_state_dict(saved["state_dict"])
+    assert torch.equal(vector(other), vector(model))
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"lr_warmup_steps": -1}, "lr_warmup_steps must not be negative, got -1"),
+        ({"lr_decay": "step"}, "lr_decay must be none or cosine, got 'step'"),
+        ({"latents": 0}, "latents must be at least 1, got 0"),
+        ({"baseline": "best"}, "baseline must be one of none, .*, got 'best'"),
+        ({"num_samples": 1}, "num_samples must be an integer of at least 2, got 1"),
+        ({"estimator": Exact()}, "Exact would enumerate 10\\^20 states"),
+    ],
+)
+def test_refusals_come_at_construction(setting, message):
+    with pytest.raises(ValueError, match=message):
+        make(ReinforceVAE, **setting)
+
+
+def test_construction_leaves_the_random_numbers_alone():
+    """The trial step draws samples, but the first draw of the run is what it was."""
+    draws = []
+    for cls in (GaussianVAE, partial(GaussianVAE, num_samples=7)):
+        make(cls, network=Linear())
+        draws.append(torch.rand(3))
+    assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_what_is_trained_is_a_vae_that_can_be_released(cls, tmp_path):
+    model = make(cls)
+    fit(model)
+    loaded = VAE.from_pretrained(model.vae.save_pretrained(tmp_path))
+    x = images()
+    assert torch.equal(loaded.reconstruct(x), model.vae.eval().reconstruct(x))

@@ -1,0 +1,280 @@
+"""Runs as a user starts them: from another folder, with train.py."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+import train
+from configs.command_line import exit_on_mistake
+from vae_lab import VAE
+
+ROOT = Path(train.__file__).parent
+CSV = ["experiment=smoke", "network=linear"]
+METRICS = {
+    *(f"train/{name}" for name in ("elbo", "reconstruction", "kl", "temperature", "beta")),
+    *(f"val/{name}" for name in ("elbo", "reconstruction", "kl", "active_units")),
+    *("val/code_perplexity", "test/elbo", "lr", "perf/images_per_second", "step", "epoch"),
+}
+LOAD = """
+import sys, torch, vae_lab
+checkpoint = torch.load("x/checkpoints/best.ckpt", weights_only=True)
+assert checkpoint["config"]["model"]["_target_"] == "models.GumbelVAE"
+vae = vae_lab.VAE.from_pretrained("x")
+assert vae.sample(2).shape == (2, 1, 8, 8)
+assert not {"lightning", "pytorch_lightning", "hydra", "wandb"} & set(sys.modules)
+"""
+
+
+def python(folder, *arguments, **environment):
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=inherited | {"NETRC": str(folder / "no-credentials")} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """train.py in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        exit_on_mistake([*arguments])
+        train.main()
+
+    return run
+
+
+def rows(folder, *without):
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if not k.startswith(without)} for row in table]
+
+
+def weights(folder):
+    return load_file(folder / "release" / "model.safetensors")
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a.keys() | b.keys())
+
+
+def records(path):
+    """The records of a .wandb file: a LevelDB log, of which blocks and heads are left out here."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, whole = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:  # no room for a head
+            position += left
+            continue
+        length = int.from_bytes(data[position + 4 : position + 6], "little")
+        kind = data[position + 6]
+        whole += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # full, last; 2 and 3 go on
+            yield Record.FromString(whole)
+            whole = b""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with the default logger and without credentials, then resumed."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    line = [str(ROOT / "train.py"), "experiment=smoke", "logger=wandb", "run_dir=x"]
+    first = python(folder, *line)
+    assert first.returncode == 0, first.stderr
+    listing = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    resumed = python(folder, str(ROOT / "train.py"), "resume=x", "trainer.max_epochs=4")
+    assert resumed.returncode == 0, resumed.stderr
+    return folder, first, listing
+
+
+def test_files_of_a_run(finished):
+    folder, first, listing = finished
+    expected = {
+        *("config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+        *("release/model.safetensors", "release/config.json", "images/samples.png"),
+        *("images/reconstructions.png", "images/interpolation.png"),
+    }
+    assert {f"x/{name}" for name in expected} <= listing
+    assert all(name.startswith("x/") for name in listing)  # and nothing beside it
+    assert OmegaConf.load(folder / "x" / "config.yaml").data.seed == 0  # resolved
+    release = json.loads((folder / "x" / "release" / "config.json").read_text())
+    assert release["metrics"]["test/elbo"] < 0
+    assert first.stderr == ""
+    assert first.stdout.count("W&B: no credentials found, logging offline") == 1
+
+
+def test_metrics_of_a_run(finished):
+    found = rows(finished[0] / "x")
+    assert METRICS <= {name for row in found for name in row}
+    assert [int(row["step"]) for row in found] == [2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_run_is_read_in_a_second_process(finished):
+    loaded = python(finished[0], "-c", LOAD, PYTHONPATH=str(ROOT))
+    assert loaded.returncode == 0, loaded.stderr
+
+
+def test_wandb_run(finished):
+    files = sorted(finished[0].glob("x/wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    for path in files:
+        found = list(records(path))
+        run = next(r.run for r in found if r.HasField("run"))
+        assert run.run_id == (finished[0] / "x" / "wandb-id.txt").read_text().strip()
+        items = [i for r in found for i in [*r.run.config.update, *r.config.update]]
+        settings = {i.key: json.loads(i.value_json) for i in items}
+        assert settings["model"]["_target_"] == "models.GumbelVAE"
+        assert settings["data"]["seed"] == 0
+        assert settings["commit"]
+        history = [
+            {"/".join(i.nested_key) or i.key: i.value_json for i in r.history.item}
+            for r in found
+            if r.HasField("history")
+        ]
+        logged = {name for row in history for name in row}
+        assert {"val/elbo", "train/temperature", "images/samples"} <= logged
+        assert next(r.exit.exit_code for r in found if r.HasField("exit")) == 0
+        assert len(list(path.parent.glob("files/media/images/images/*.png"))) == 3
+
+
+def test_mistake(tmp_path):
+    ended = python(tmp_path, str(ROOT / "train.py"), "model.temprature=1")
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr == (
+        "train.py: unknown setting model.temprature; did you mean model.temperature\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model.latents=0",
+        "model.optimizer.lr=-1",
+        "data.batch_size=5000",
+        "estimator=exact",
+        "trainer.accelerator=foo",
+        "trainer.max_epochs=0",
+        "data=image_folder data.root=/nonexistent",
+        "init.encoder=nowhere",
+        "resume=nowhere",
+        "task=test",
+    ],
+)
+def test_mistake_found_while_building_leaves_nothing(run, tmp_path, capsys, line):
+    with pytest.raises(SystemExit) as caught:
+        run(*CSV, "run_dir=x", *line.split())
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
+    line = [*CSV, "model.lr_decay=none", "model=reinforce_vae"]  # a decay knows the run's length
+    run(*line, "run_dir=whole", "trainer.max_epochs=4")
+    run(*line, "run_dir=x")
+    run("resume=x", "trainer.max_epochs=4")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "x"))
+    # At the end of the first half there was also a test, in the next epoch.
+    without = ("perf/", "test/", "epoch")
+    assert rows(tmp_path / "whole", *without) == rows(tmp_path / "x", *without)
+
+
+def test_resuming_another_model_changes_nothing(run, tmp_path, capsys):
+    run(*CSV, "run_dir=x")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for line in (["resume=x", "model.latents=3"], [*CSV, "run_dir=x"]):
+        with pytest.raises(SystemExit):
+            run(*line)
+    errors = capsys.readouterr().err.splitlines()
+    assert "last.ckpt holds another model" in errors[0]
+    assert errors[1:] == ["train.py: x holds a run already: type resume=x or another run_dir"]
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_tasks_need_no_other_setting(run, tmp_path, capsys):
+    run(*CSV, "run_dir=x", "seed=3")
+    trained = capsys.readouterr().out
+    run("task=test", "checkpoint=x")
+    tested = capsys.readouterr().out
+    assert [li for li in tested.splitlines() if "test/" in li] == [
+        li for li in trained.splitlines() if "test/" in li
+    ]
+    run("task=sample", "checkpoint=x")
+    assert (tmp_path / "x" / "samples.png").is_file()
+
+
+def test_parts_of_another_run(run, tmp_path, capsys):
+    run("experiment=smoke", "run_dir=x")
+    capsys.readouterr()
+    line = ["init.encoder=x", "init.freeze=[encoder]", "model=gaussian_vae", "run_dir=y"]
+    run(*line, "experiment=smoke")
+    assert "encoder from x: encoder." in capsys.readouterr().out
+    x, y = weights(tmp_path / "x"), weights(tmp_path / "y")
+    taken = [name for name in x if name.startswith("encoder.")]
+    assert taken
+    assert all(torch.equal(x[name], y[name]) for name in taken)
+    assert not torch.equal(x["output_bias"], y["output_bias"])
+
+
+def test_jobs_of_a_sweep_are_runs_of_their_own(run, tmp_path):
+    run("-m", *CSV, "seed=1,2", "run_dir=x")
+    configs = [OmegaConf.load(tmp_path / "x" / n / "config.yaml") for n in "01"]
+    assert [c.seed for c in configs] == [1, 2]
+    assert not same(weights(tmp_path / "x" / "0"), weights(tmp_path / "x" / "1"))
+
+
+def test_averaged_weights_are_tested_and_released(run, tmp_path):
+    run(*CSV, "run_dir=x", "ema=0.5")
+    best = torch.load(tmp_path / "x" / "checkpoints" / "best.ckpt", weights_only=True)
+    state = {k.removeprefix("vae."): v for k, v in best["state_dict"].items() if "vae." in k}
+    assert same(weights(tmp_path / "x"), state)
+    latest = {k.removeprefix("module.vae."): v for k, v in best["current_model_state"].items()}
+    assert not torch.equal(latest["head.weight"], state["head.weight"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "early_stopping=1 trainer.max_epochs=9 model.optimizer.lr=0",
+        "trainer.precision=bf16-mixed",
+        "trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=1",
+        "trainer.max_steps=3",
+        "trainer.check_val_every_n_epoch=5",
+        "logger=tensorboard",
+    ],
+)
+def test_setting(run, tmp_path, line):
+    run(*CSV, "run_dir=x", *line.split())
+    assert VAE.from_pretrained(tmp_path / "x").shape == (1, 8, 8)
+    assert int(rows(tmp_path / "x")[-1]["epoch"]) < 5
+    assert ("tensorboard" in line) == (tmp_path / "x" / "tensorboard").is_dir()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes(tmp_path, strategy):
+    line = [*CSV, "run_dir=x", f"trainer={strategy}", "trainer.accelerator=cpu"]
+    ended = python(tmp_path, str(ROOT / "train.py"), *line, "trainer.devices=2")
+    assert ended.returncode == 0, ended.stderr
+    assert "Warning" not in ended.stderr
+    assert ended.stdout.count("test/elbo ") == 1
+    assert VAE.from_pretrained(tmp_path / "x").sample(1).isfinite().all()
+    assert [int(row["step"]) for row in rows(tmp_path / "x")] == [2, 4, 6, 8]

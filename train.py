@@ -18,6 +18,7 @@ QUIET = (
     ".*LeafSpec.*",
     ".*smaller than the logging interval.*",
     ".*not empty.*",
+    ".*add the following callbacks.*WeightAveraging.*",  # it is not to average after training
     ".*WeightAveraging callback with a model that overrides.*",  # sharding with it is refused
     ".*returned a view tensor.*",  # FSDP's; nothing is changed in place
     ".*sync_dist=True.*",  # the metrics are sums over all processes already
@@ -31,8 +32,11 @@ def main(config: DictConfig) -> float | None:
     from configs.tasks import TASKS
 
     _quiet()
+    exit_code = 1
     try:
-        return TASKS[config.task](config)
+        result = TASKS[config.task](config)
+        exit_code = 0
+        return result
     except (ValueError, FileNotFoundError, MisconfigurationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
@@ -40,7 +44,7 @@ def main(config: DictConfig) -> float | None:
         raise SystemExit(2) from None
     finally:
         if "wandb" in sys.modules:  # or the jobs of a sweep would be one W&B run
-            sys.modules["wandb"].finish()
+            sys.modules["wandb"].finish(exit_code)
 
 
 def _quiet() -> None:

@@ -137,10 +137,21 @@ def _checkpoints(folder: Path) -> list[Callback]:
             save_on_train_epoch_end=False,
             **always,
         ),
-        ModelCheckpoint(
+        LastCheckpoint(
             filename="last", save_on_train_epoch_end=True, save_on_exception=True, **always
         ),
     ]
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Also saves where a run is cut short, unless with bad weights or while others wait for it."""
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        good = all(p.isfinite().all() for p in pl_module.parameters())
+        if trainer.world_size == 1 and good:
+            super().on_exception(trainer, pl_module, exception)
 
 
 def commit() -> str | None:

@@ -26,7 +26,13 @@ from torch.distributions import Normal
 from vae_lab import figures
 from vae_lab.estimators import Estimator, MeasureValued, Reparameterization, ScoreFunction
 
-STRIKE, RATE, TIME, SPOT, SIGMA = 100.0, 0.05, 1.0, 100.0, 0.2  # money, 1 / year, year, .., year^-.5
+STRIKE, RATE, TIME, SPOT, SIGMA = (
+    100.0,
+    0.05,
+    1.0,
+    100.0,
+    0.2,
+)  # time in years
 DISCOUNT = math.exp(-RATE * TIME)
 ESTIMATORS = {
     "pathwise": Reparameterization(2),
@@ -94,9 +100,7 @@ def jumps(f: Payoff) -> bool:
     return abs(above - below) > 1e-6
 
 
-def estimate(
-    estimator: Estimator, name: str, spot: float, paths: int
-) -> tuple[float, float, bool]:
+def estimate(estimator: Estimator, name: str, spot: float, paths: int) -> tuple[float, float, bool]:
     """The Greek, its standard error, and whether a jump was missed; each path is a datum of q."""
     payoff, greek, delta = ROWS[name]
     s, sigma = (torch.full((paths,), v, dtype=torch.float64) for v in (spot, SIGMA))

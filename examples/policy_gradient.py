@@ -32,6 +32,8 @@ class Episodes:
     which have no gradient for the policy and are left out.
     """
 
+    has_rsample = False
+
     def __init__(self, policy: nn.Module) -> None:
         self.policy = policy
 
@@ -87,12 +89,12 @@ def picture(curves: dict[str, Tensor], episodes: int, path: Path) -> None:
     """Mean over the seeds and the band from the worst seed to the best."""
     figure, (axis,) = figures.panels(1, height=3.4)
     for index, (baseline, returns) in enumerate(curves.items()):  # returns [seeds, updates]
-        played = torch.arange(1, returns.shape[1] + 1) * episodes
+        played = [episodes * (update + 1) for update in range(returns.shape[1])]
+        low, high = returns.aminmax(dim=0)
         line = {**figures.style(index), "linestyle": figures.STYLES[index]}
-        axis.plot(played, returns.mean(0), **line, label=f"baseline: {baseline}")
-        axis.fill_between(
-            played, returns.amin(0), returns.amax(0), color=line["color"], alpha=0.15, linewidth=0
-        )
+        axis.plot(played, returns.mean(0).tolist(), **line, label=f"baseline: {baseline}")
+        look = {"color": line["color"], "alpha": 0.15, "linewidth": 0}
+        axis.fill_between(played, low.tolist(), high.tolist(), **look)
     axis.axhline(SOLVED, color="black", linewidth=0.8)
     axis.annotate("solved", (0, SOLVED), (2, 2), textcoords="offset points", fontsize=8)
     axis.set(xlabel="episodes played", ylabel="return", title="CartPole-v1, the score function")

@@ -1,10 +1,11 @@
 """What an estimator costs beside its decoder evaluations.
 
-python benchmarks/estimator_cost.py [--batch 100] [--rounds 40] [--out benchmarks/estimator_cost.csv]
+python benchmarks/estimator_cost.py [--batch 100] [--rounds 40] [--out FILE.csv]
 
-A whole step (encoder, estimator, decoder, backward, fused AdamW) of an MLP 784-512-256 VAE, as a ratio
-to a straight-through step (bits, categories) or a reparameterised one (Gaussians) with as many samples
-as the estimator has decoder evaluations. Both are run in turn, in one process; medians over the rounds.
+A whole step (encoder, estimator, decoder, backward, fused AdamW) of an MLP 784-512-256 VAE, as a
+ratio to a straight-through step (bits, categories) or a reparameterised one (Gaussians) with as
+many samples as the estimator has decoder evaluations. Both run in turn, in one process; medians
+over the rounds.
 """
 
 import argparse
@@ -58,7 +59,9 @@ class Step:
         return sum(rows) // len(x)
 
 
-def measure(name: str, kind: str, latent: Latent, x: torch.Tensor, rounds: int) -> dict[str, object]:
+def measure(
+    name: str, kind: str, latent: Latent, x: torch.Tensor, rounds: int
+) -> dict[str, object]:
     estimator = build.make(OmegaConf.load(ROOT / "configs" / "estimator" / f"{name}.yaml"))
     objective = ELBO() if estimator.single_sample else IWAE()
     step = Step(latent, estimator, objective)

@@ -1,4 +1,4 @@
-"""What train.py can be asked to do: fit, test, sample."""
+"""What train.py can be asked to do: fit, test, sample, compare."""
 
 import time
 from pathlib import Path
@@ -86,7 +86,9 @@ def compare(config: DictConfig) -> None:
     if config.run_dir is None:
         choices = HydraConfig.get().runtime.choices
         config.run_dir = str(default_folder(f"compare-{choices.model}", choices.data))
-    model = _load(config)[2] if config.checkpoint is not None else None
+    model = None
+    if config.checkpoint is not None:
+        config, _, model = _load(config)
     compare.run(config, fit, model)
 
 

@@ -122,7 +122,7 @@ def train(method: str, steps: int, x: Tensor, y: Tensor) -> Writer:
 
 @torch.no_grad()
 def held_out_score(writer: Writer, x: Tensor, y: Tensor) -> float:
-    return energy_score(FreeRun(writer, y).sample((50,)), x).mean().item()
+    return energy_score(FreeRun(writer, y).sample((20,)), x).mean().item()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ itself, of a function of z that also knows S_0, so gamma is the same call once m
     likelihood-ratio delta, of any    e^{-rT} payoff d log q / d S_0
 
 A pathwise derivative is blind to a jump: no path of the digital option changes its payoff when
-S_0 moves a little, so all its derivatives are 0. The script says which of its rows are so.
+S_0 moves a little, so its delta comes out as 0. The script says which of its rows are so.
 """
 
 import argparse

@@ -127,18 +127,21 @@ def held_out_score(writer: Writer, x: Tensor, y: Tensor) -> float:
 
 @torch.no_grad()
 def picture(writers: dict[str, Writer], x: Tensor, y: Tensor, path: Path) -> None:
-    """One of each digit: a real one, then as each method writes it."""
+    """Each digit, real and as each method writes it: once, and the mean of a hundred times."""
     digits = torch.arange(CLASSES)
-    lines = [torch.stack([x[y == digit][0] for digit in digits])]
-    lines += [FreeRun(writer, digits).sample((1,))[0, :, 0] for writer in writers.values()]
-    tiles = F.pad(torch.stack(lines).clamp(0, 1), (1, 1, 1, 1))  # [lines, CLASSES, 10, 10]
-    figure, (axis,) = figures.panels(1)
-    axis.imshow(tiles.permute(0, 2, 1, 3).flatten(2).flatten(0, 1).numpy(), cmap="gray")
-    axis.set_yticks([10 * i + 4.5 for i in range(len(lines))], ["real", *writers])
-    axis.set_xticks([10 * i + 4.5 for i in range(CLASSES)], [str(i) for i in range(CLASSES)])
-    axis.grid(False)
-    axis.spines[:].set_visible(False)
-    axis.tick_params(length=0)
+    real = [x[y == digit] for digit in digits]
+    once, mean = [torch.stack([r[0] for r in real])], [torch.stack([r.mean(0) for r in real])]
+    for writer in writers.values():
+        written = FreeRun(writer, digits).sample((100,))[:, :, 0]  # [100, CLASSES, ROWS, PIXELS]
+        once, mean = [*once, written[0]], [*mean, written.mean(0)]
+    figure, axes = figures.panels(2, height=2.2)
+    for axis, lines, title in zip(axes, (once, mean), ("one image", "mean image"), strict=True):
+        tiles = F.pad(torch.stack(lines).clamp(0, 1), (1, 1, 1, 1))  # [lines, CLASSES, 10, 10]
+        axis.imshow(tiles.transpose(1, 2).flatten(2).flatten(0, 1).numpy(), cmap="gray")
+        axis.set(title=title, xticks=[], yticks=[])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+    axes[0].set_yticks([10 * i + 4.5 for i in range(len(lines))], ["real", *writers])
     figures.write(figure, path)
 
 

@@ -128,7 +128,7 @@ def picture(push: Push, starts: dict[str, Tensor], found: dict[str, Tensor], pat
             q = resampled(push(z))
         axis.plot(*TARGET[:2].tolist(), "k+", markersize=14, label="target")
         axis.set(title=title, aspect="equal", xlim=(-2.5, 3.5), ylim=(-2, 4))
-    axes[0].legend(frameon=False, fontsize=7, loc="lower left")
+    axes[1].legend(frameon=False, fontsize=8, loc="upper left")
     for index, (name, g) in enumerate(found.items()):
         places = [i + 0.2 * (index - 1) for i in range(4)]
         look = {"color": figures.COLOURS[index], "fmt": "xos"[index], "markersize": 5}

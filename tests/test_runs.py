@@ -130,7 +130,7 @@ def test_a_part_that_does_not_fit_is_refused_and_changes_nothing(tmp_path):
     vae().save_pretrained(tmp_path)
     for ours in (vae(Gaussian(5)), vae(network=MLP((7,))), vae(network=Linear())):
         before = copied(ours)
-        with pytest.raises(ValueError, match=r"the decoder of .* does not fit: it is .* decoder\.0"):
+        with pytest.raises(ValueError, match=r"the decoder of .* does not fit: .*decoder\.0"):
             take_part(ours, "decoder", tmp_path)
         assert not changed(ours, before)
 

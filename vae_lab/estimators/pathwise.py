@@ -34,7 +34,7 @@ class Reparameterization(Estimator):
 
     @classmethod
     def accepts(cls, q: Distribution) -> bool:
-        return base(q).has_rsample
+        return getattr(base(q), "has_rsample", False)
 
     @classmethod
     def refusal(cls, q: Distribution) -> str:

@@ -119,13 +119,18 @@ def tests_of(name: str) -> list[str]:
     module = importlib.import_module(f"vae_lab.estimators.{name}")
     package = importlib.import_module("vae_lab.estimators")
     classes = [c.__name__ for c in package.catalog() if c.__module__ == module.__name__]
-    words = classes or [c.__name__ for c in package.catalog()]
+    users = {p.stem for p in FOLDER.glob("*.py") if f"from .{name} import" in p.read_text()}
+    words = classes or [c.__name__ for c in package.catalog() if _stem(c) in users]
     own = (f"estimators.{name} ", *(f"    {word},\n" for word in classes))
     files = [p for p in (ROOT / "tests").glob("test_*.py") if any(w in p.read_text() for w in own)]
     # The cheap rows first: -x stops at the first that fails.
     expression = f"({' or '.join(words)}) and not nested and not compiled"
     battery = str(ROOT / "tests" / "test_estimators.py")
     return [battery, *map(str, dict.fromkeys(files)), "-k", f"{expression} or not test_estimators"]
+
+
+def _stem(cls: type) -> str:
+    return cls.__module__.rpartition(".")[2]
 
 
 def main() -> None:

@@ -123,8 +123,9 @@ def _write(folder: Path, rows: list[Row], truth: Reference) -> None:
         writer.writerows(rows)
     against = "the exact gradient" if truth.exact else "a long average"
     print(f"The encoder's gradient against {against}")
-    table = Table("estimator", *(Column(name, justify="right") for name in list(rows[0])[1:]))
+    numbers = [Column(name, justify="right") for name in list(rows[0])[1:]]
+    table = Table(Column("estimator", no_wrap=True), *numbers)
     for row in rows:
-        name, *numbers = row.values()
-        table.add_row(name, *(f"{number:.3g}" for number in numbers))
+        name, *values = row.values()
+        table.add_row(name, *(f"{value:.3g}" for value in values))
     Console().print(table)

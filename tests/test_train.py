@@ -282,3 +282,31 @@ def test_two_processes(tmp_path, strategy):
     assert ended.stdout.count("test/elbo ") == 1
     assert VAE.from_pretrained(tmp_path / "x").sample(1).isfinite().all()
     assert [int(row["step"]) for row in rows(tmp_path / "x")] == [2, 4, 6, 8]
+
+
+PROBE = ["callbacks=gradient_probe", "callbacks.gradient_probe.every_n_steps=4"]
+PROBE += ["callbacks.gradient_probe.repeats=3", "callbacks.gradient_probe.reference_repeats=3"]
+
+
+def test_the_probe_sees_the_gradient_and_changes_nothing(run, tmp_path):
+    run(*CSV, "run_dir=plain")
+    run(*CSV, *PROBE, "run_dir=probed")
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "probed"))
+    probed = [row for row in rows(tmp_path / "probed") if "gradient/variance" in row]
+    assert [int(row["step"]) for row in probed] == [4, 8]
+    assert (tmp_path / "probed" / "images" / "gradients.png").stat().st_size > 5_000
+
+
+def test_estimators_are_compared(run, tmp_path, capsys):
+    asked = ["estimators=[straight_through,score_function]", "train_epochs=1", "repeats=5"]
+    size = ["model.latents=2", "model.categories=3", "run_dir=c"]
+    run(*CSV, "task=compare", *size, *(f"compare.{line}" for line in asked))
+    assert "against the exact gradient" in capsys.readouterr().out
+    with (tmp_path / "c" / "compare.csv").open(newline="") as file:
+        table = {row["estimator"]: row for row in csv.DictReader(file)}
+    assert {name: float(row["evaluations"]) for name, row in table.items()} == {
+        "straight_through": 1.0,
+        "score_function": 4.0,
+    }
+    assert (tmp_path / "c" / "compare.png").exists()
+    assert (tmp_path / "c" / "runs" / "score_function-0" / "release").is_dir()

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 # Okabe & Ito's palette, told apart with any colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
@@ -73,6 +74,7 @@ def comparison(
         colours = [style(i)["color"] for i in range(len(rows))]
         axis.barh(names, [row[key] for row in rows], color=colours)
         axis.set(title=title, xscale="log")
+        axis.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
         axis.invert_yaxis()
         axis.grid(visible=False, axis="y")
     noise = [row["bias_noise"] for row in rows]

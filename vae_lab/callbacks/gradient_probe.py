@@ -85,5 +85,5 @@ class GradientProbe(pl.Callback):
         """Draw what was logged, a resumed run's past included."""
         path = self.folder.parent / "metrics.csv"
         if trainer.is_global_zero and path.is_file():
-            rows = list(csv.DictReader(path.open()))
-            figures.gradients(rows, self.folder / "gradients.png")
+            with path.open(newline="") as file:
+                figures.gradients(list(csv.DictReader(file)), self.folder / "gradients.png")

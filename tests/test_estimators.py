@@ -457,3 +457,33 @@ def test_detached_distribution_is_the_same_but_constant(case):
     assert torch.equal(constant.log_prob(z), q.log_prob(z))
     assert not constant.log_prob(z).requires_grad
     assert NORMAL.q()[0].event_shape == (2,)
+
+
+def test_a_learned_baseline_gets_the_gradient_of_its_own_error_and_no_other():
+    estimator = ScoreFunction(2, "learned").double()
+    q, _ = BITS.q(16)
+    context = features(16)
+    seen = []
+
+    def f(z):
+        seen.append(bumpy(z))
+        return seen[-1]
+
+    value = estimator(q, f, context=context).sum()
+    estimator.eval()  # the error below is measured from the same moving average: none yet
+    own = list(estimator.baseline.network.parameters())
+    found = torch.autograd.grad(value, own)
+    estimator.baseline.average.updates.zero_()
+    estimator.baseline.average.average.zero_()
+    _, error = estimator.baseline(seen[-1].detach(), context)
+    for a, b in zip(found, torch.autograd.grad(error.sum(), own), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("estimator, case", pairs())
+def test_nothing_flows_back_into_the_context(estimator, case):
+    """A baseline that trained the encoder through its features would change what is maximised."""
+    q, _ = case.q(4)
+    context = features(4).requires_grad_()
+    ready(estimator)(q, case.flat(bumpy), context=context).sum().backward()
+    assert context.grad is None

@@ -16,6 +16,7 @@ import io
 import multiprocessing
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -121,8 +122,10 @@ def tests_of(name: str) -> list[str]:
     classes = [c.__name__ for c in package.catalog() if c.__module__ == module.__name__]
     users = {p.stem for p in FOLDER.glob("*.py") if f"from .{name} import" in p.read_text()}
     words = classes or [c.__name__ for c in package.catalog() if _stem(c) in users]
-    own = (f"estimators.{name} ", *(f"    {word},\n" for word in classes))
-    files = [p for p in (ROOT / "tests").glob("test_*.py") if any(w in p.read_text() for w in own)]
+    named = re.compile(rf"estimators\.{name}\b|\b({'|'.join(classes or [name])})\b")
+    slow = ("test_estimators", "test_configs", "test_train")
+    files = [p for p in (ROOT / "tests").glob("test_*.py") if p.stem not in slow]
+    files = [p for p in files if named.search(p.read_text())]
     # The cheap rows first: -x stops at the first that fails.
     expression = f"({' or '.join(words)}) and not nested and not compiled"
     battery = str(ROOT / "tests" / "test_estimators.py")

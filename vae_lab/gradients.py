@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .estimators import Estimator, Exact, Reparameterization, ScoreFunction
 from .estimators.exact import num_states
-from .objectives import Objective
+from .objectives import IWAE, Objective
 from .vae import VAE
 
 
@@ -61,6 +61,11 @@ def encoder_gradients(
     return torch.stack(rows)
 
 
+def bound_samples(objective: Objective, estimator: Estimator) -> int:
+    """How many samples the objective's expectation is over: the estimator's S for IWAE, else 1."""
+    return estimator.num_samples if isinstance(objective, IWAE) else 1
+
+
 def reference(
     vae: VAE,
     objective: Objective,
@@ -74,8 +79,7 @@ def reference(
     Args:
         num_samples: S of a multi-sample bound; 1 for the ELBO.
         repeats: the length of the average. Each of its terms has 32 samples of z for an ELBO and
-        S for
-            a bound, reparameterised where q can be, else leave-one-out.
+            S for a bound, reparameterised where q can be, else leave-one-out.
         max_states: the largest support (of S-tuples) that is enumerated.
     """
     q = vae.latent.prior()

@@ -8,8 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from .. import figures
-from ..gradients import encoder_gradients, reference, statistics
-from ..objectives import IWAE
+from ..gradients import bound_samples, encoder_gradients, reference, statistics
 from ..seeding import derive_seed, seed_generators
 from .pictures import forked_generators
 
@@ -76,7 +75,7 @@ class GradientProbe(pl.Callback):
 
     def _measure(self, module: Any, x: torch.Tensor) -> dict[str, float]:
         vae, objective, estimator = module.vae, module.objective, module.estimator
-        samples = estimator.num_samples if isinstance(objective, IWAE) else 1
+        samples = bound_samples(objective, estimator)
         truth = reference(vae, objective, x, samples, self.reference_repeats, self.max_states)
         gradients = encoder_gradients(vae, objective, estimator, x, self.repeats)
         return vars(statistics(gradients, truth))

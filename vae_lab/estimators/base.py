@@ -41,6 +41,7 @@ class Estimator(nn.Module):
         arguments. source: the paper.
     """
 
+    num_samples: int
     unbiased: Unbiased  # these four may depend on an instance's arguments
     families: tuple[type[Distribution], ...]
     needs_differentiable: bool = False

@@ -78,3 +78,9 @@ def test_the_comparison_figure_is_drawn(tmp_path):
     rows = [{"estimator": name, **row} for name in ("a", "b")]
     figures.comparison(rows, {"a": [curve, curve], "b": [curve]}, tmp_path / "compare.png")
     assert (tmp_path / "compare.png").stat().st_size > 10_000
+
+
+def test_the_comparison_figure_needs_no_training(tmp_path):
+    row = {"estimator": "a", "bias": 0.1, "bias_noise": 0.05, "variance": 2.0, "seconds": 0.01}
+    figures.comparison([row], {}, tmp_path / "compare.png")
+    assert (tmp_path / "compare.png").stat().st_size > 5_000

@@ -82,7 +82,7 @@ def comparison(
     axes[0].legend(frameon=False, fontsize="small")
     for axis in axes[1:3]:
         axis.set_yticklabels([])
-    for axis, key in zip(axes[3:], ("step", "seconds"), strict=True):
+    for axis, key in zip(axes[3:], ("step", "seconds") if curves else (), strict=True):
         for index, (name, runs) in enumerate(curves.items()):
             _band(axis, runs, key, name, index)
         axis.set(title="validation ELBO", xlabel="training seconds" if key == "seconds" else key)

@@ -2,6 +2,7 @@
 
 from .gaussian_vae import GaussianVAE
 from .gumbel_vae import GumbelVAE
+from .poisson_vae import PoissonVAE
 from .reinforce_vae import ReinforceVAE
 
-__all__ = ["GaussianVAE", "GumbelVAE", "ReinforceVAE"]
+__all__ = ["GaussianVAE", "GumbelVAE", "PoissonVAE", "ReinforceVAE"]

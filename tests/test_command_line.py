@@ -31,7 +31,7 @@ SWEEP = (
     "a sweep (-m) cannot start several processes for a job: type trainer.strategy=auto "
     "trainer.devices=1, or run its jobs one by one"
 )
-MODELS = "known: gaussian_vae, gumbel_vae, reinforce_vae"
+MODELS = "known: gaussian_vae, gumbel_vae, poisson_vae, reinforce_vae"
 BAD = {
     "model=gumble_vae": f"unknown model 'gumble_vae'; did you mean gumbel_vae; {MODELS}",
     "-m model=gumbel_vae,gumble_vae": (

@@ -31,6 +31,7 @@ TINY = [
 MODELS = {
     "gaussian_vae": [],
     "gumbel_vae": ["model.categories=3"],
+    "poisson_vae": [],
     "reinforce_vae": ["model.categories=null"],
 }
 

@@ -13,10 +13,10 @@ from vae_lab.estimators import (
     DReG,
     MeasureValued,
     Reparameterization,
-    ScoreFunction,
     StickingTheLanding,
 )
 from vae_lab.estimators.measure_valued import normal_moves
+from vae_lab.estimators.pathwise import rsample
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli as BernoulliLikelihood
 from vae_lab.networks import MLP
@@ -266,17 +266,40 @@ def test_events_of_any_shape(event, family):
         assert gradient.shape == shape and gradient.isfinite().all()
 
 
-def test_von_mises_has_no_pathwise_gradient_in_torch_but_a_score():
-    def q():
-        return VonMises(leaf, 2 * torch.ones(()))
+@pytest.mark.parametrize("concentration", [0.01, 0.7, 5.0, 60.0, 3000.0])
+def test_a_von_mises_sample_moves_as_its_distribution_function_says(concentration):
+    """Sample by sample: F(z; kappa) does not change where z moves along the implicit derivative."""
+    torch.manual_seed(2)
+    loc = torch.full((500,), 2.5, dtype=torch.float64)
+    kappa = torch.full_like(loc, concentration).requires_grad_()
+    (z,) = rsample(VonMises(loc, kappa), 1)
+    (slope,) = torch.autograd.grad(z.sum(), kappa)
+    angle = torch.remainder(z.detach() - loc + math.pi, 2 * math.pi) - math.pi
+    step = 1e-4 * concentration
 
-    leaf = torch.zeros(50_000, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(ValueError, match="has rsample, got VonMises; use one of .*ScoreFunction"):
-        Reparameterization()(q(), torch.cos)
-    ScoreFunction(2)(q(), torch.sin).sum().backward()  # E sin z = A(2) sin(mean)
-    concentration = torch.tensor(2.0, dtype=torch.float64)
-    exact = torch.special.i1(concentration) / torch.special.i0(concentration)
-    assert z_scores(leaf.grad, exact).abs() < 4
+    def cdf(sign):
+        here, there = angle + sign * step * slope, concentration + sign * step
+        line = torch.linspace(0, 1, 20_001, dtype=torch.float64) * here.unsqueeze(-1)
+        scale = 2 * math.pi * torch.special.i0e(torch.tensor(there, dtype=torch.float64))
+        return torch.trapezoid((there * (line.cos() - 1)).exp() / scale, line)
+
+    change = (cdf(1) - cdf(-1)) / (2 * step)
+    assert (concentration * change.abs()).max() < 1e-6
+    assert (concentration * slope.abs()).max() > 1e-3, "or it would hold for no movement at all"
+
+
+def test_a_concentrated_von_mises_is_a_normal():
+    """There dz / dkappa = -z / (2 kappa), as for a normal of variance 1 / kappa."""
+    kappa = torch.full((500,), 1e5, dtype=torch.float64, requires_grad=True)
+    (z,) = rsample(VonMises(torch.zeros_like(kappa), kappa), 1)
+    (slope,) = torch.autograd.grad(z.sum(), kappa)
+    torch.testing.assert_close(slope, -z.detach() / (2 * kappa.detach()), rtol=1e-4, atol=0)
+
+
+def test_what_has_no_path_is_refused_with_the_names_of_what_would_do():
+    q = Poisson(torch.ones(3))
+    with pytest.raises(ValueError, match="has rsample, got Poisson; use one of .*ScoreFunction"):
+        Reparameterization()(q, torch.cos)
 
 
 def test_sticking_the_landing_refuses_a_bound():

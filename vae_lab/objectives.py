@@ -75,20 +75,23 @@ class _LogWeights(Objective):
         features = vae.encoder(x)
         q = vae.posterior(features)
         density, prior = estimator.density(q), vae.latent.prior()
-        log_px_z: list[Tensor] = []
+        points: list[tuple[Tensor, Tensor]] = []
 
         def log_weight(z: Tensor) -> Tensor:
-            log_px_z.append(vae.log_px_z(x, z))  # [S, B]
-            return log_px_z[-1] + self.beta.value * (prior.log_prob(z) - density.log_prob(z))
+            log_px_z = vae.log_px_z(x, z)  # [S, B]
+            points.append((z.detach(), log_px_z.detach()))
+            return log_px_z + self.beta.value * (prior.log_prob(z) - density.log_prob(z))
 
         objective = estimator(q, log_weight, aggregate=type(self).aggregate, context=features)
         kl = vae.latent.kl(q).sum(-1)
-        reconstruction = self.reconstruction(objective, torch.cat(log_px_z), kl).detach()
+        z, log_px_z = (torch.cat(chunks) for chunks in zip(*points, strict=True))
+        sampled = estimator.sample_mean(q, z, log_px_z)
+        reconstruction = self.reconstruction(objective, sampled, kl).detach()
         return Terms(objective, reconstruction - kl, reconstruction, kl)
 
-    def reconstruction(self, objective: Tensor, log_px_z: Tensor, kl: Tensor) -> Tensor:
-        """E_q log p(x|z) as the mean over all points, [S, B] -> [B]."""
-        return log_px_z.mean(0)
+    def reconstruction(self, objective: Tensor, sampled: Tensor, kl: Tensor) -> Tensor:
+        """E_q log p(x|z), here as the mean over samples; all [B]."""
+        return sampled
 
 
 class MonteCarloELBO(_LogWeights):
@@ -104,7 +107,7 @@ class MonteCarloELBO(_LogWeights):
 
     aggregate = staticmethod(mean)
 
-    def reconstruction(self, objective: Tensor, log_px_z: Tensor, kl: Tensor) -> Tensor:
+    def reconstruction(self, objective: Tensor, sampled: Tensor, kl: Tensor) -> Tensor:
         """The objective without its KL: not every estimator's points are equally likely."""
         return objective + self.beta.value * kl
 

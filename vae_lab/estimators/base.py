@@ -41,7 +41,7 @@ class Estimator(nn.Module):
         arguments. source: the paper.
     """
 
-    num_samples: int
+    num_samples: int = 1
     unbiased: Unbiased  # these four may depend on an instance's arguments
     families: tuple[type[Distribution], ...]
     needs_differentiable: bool = False
@@ -85,6 +85,13 @@ class Estimator(nn.Module):
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
         raise NotImplementedError
+
+    def sample_mean(self, q: Distribution, z: Tensor, values: Tensor) -> Tensor:
+        """E_q of another function, from its values [S, *B] at the points z of :meth:`estimate`.
+
+        The first `num_samples` points are samples of q; what follows is there for the gradient.
+        """
+        return values[: self.num_samples].mean(0)
 
     @classmethod
     def accepts(cls, q: Distribution) -> bool:

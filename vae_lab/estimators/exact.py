@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
+from torch.utils.checkpoint import checkpoint
 
 from ..aggregates import Aggregate
 from .base import Estimator, Integrand, base, positive_samples
@@ -16,8 +17,13 @@ class Exact(Estimator):
     of the aggregate over S independent samples: f is still evaluated once a state, and the
     S-tuples are formed from its values.
 
+    Where the states times the batch are more than `max_points`, f is called on one chunk of the
+    states after the other and keeps nothing: the backward pass calls it on each chunk again, with
+    the same noise.
+
     Args:
         max_states: a larger number of states (of S-tuples of them) is refused.
+        max_points: evaluations of f that fit in memory at a time.
     """
 
     unbiased = True
@@ -25,21 +31,33 @@ class Exact(Estimator):
     evaluations = "K^L"
     source = "enumeration"
 
-    def __init__(self, num_samples: int = 1, max_states: int = 4096) -> None:
+    def __init__(
+        self, num_samples: int = 1, max_states: int = 4096, max_points: int = 2**17
+    ) -> None:
         super().__init__()
         self.num_samples = positive_samples("num_samples", num_samples)
         self.max_states = positive_samples("max_states", max_states)
+        self.max_points = positive_samples("max_points", max_points)
 
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
         self._refuse_large(q)
         z = support(q)
-        values, log_qz = f(z), q.log_prob(z)  # [K^L, *B]
+        values, log_qz = self._evaluate(f, z, q.batch_shape.numel()), q.log_prob(z)  # [K^L, *B]
         states = torch.arange(len(z), device=z.device)
         tuples = torch.cartesian_prod(*[states] * self.num_samples)
         tuples = tuples.reshape(-1, self.num_samples).T  # [S, states^S]
         return (log_qz[tuples].sum(0).exp() * aggregate(values[tuples])).sum(0)
+
+    def _evaluate(self, f: Integrand, z: Tensor, batch: int) -> Tensor:
+        chunk = max(self.max_points // max(batch, 1), 1)
+        if len(z) <= chunk:
+            return f(z)
+        return torch.cat([checkpoint(f, part, use_reentrant=False) for part in z.split(chunk)])
+
+    def sample_mean(self, q: Distribution, z: Tensor, values: Tensor) -> Tensor:
+        return (q.log_prob(z).exp() * values).sum(0)
 
     def _refuse_large(self, q: Distribution) -> None:
         states = num_states(q) ** self.num_samples

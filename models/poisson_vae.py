@@ -1,0 +1,42 @@
+"""The Poisson VAE."""
+
+from typing import Any, Literal
+
+from vae_lab.estimators import Estimator, Fini
+from vae_lab.latents import Poisson
+
+from .base import VAEModule
+
+
+class PoissonVAE(VAEModule):
+    """Counts as latents, trained with finite differences along f's derivative.
+
+    Args:
+        latents: L.
+        learn_prior: train the prior's log-rates.
+        degree: see :class:`Fini`.
+        num_samples: samples of z for one datum.
+        estimator: another one than :class:`Fini`.
+        shared: see :class:`VAEModule`.
+
+    Source: Vafaii, Galor & Yates, *Poisson Variational Autoencoder*, NeurIPS 2024,
+    arXiv:2405.14473; the estimator: He & Wu, 2026
+    """
+
+    own_estimator_settings = ("degree", "num_samples")
+
+    def __init__(
+        self,
+        *,
+        latents: int = 64,
+        learn_prior: bool = False,
+        degree: Literal[2, 3] = 2,
+        num_samples: int = 1,
+        estimator: Estimator | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(
+            latent=Poisson(latents, learn_prior),
+            estimator=estimator or Fini(degree, num_samples),
+            **shared,
+        )

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup train test lint
+.PHONY: setup train test lint zoo
 
 setup: $(VENV)/.installed
 
@@ -22,3 +22,6 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+zoo: setup
+	$(BIN)/python benchmarks/train_zoo.py $(ARGS)

@@ -6,6 +6,7 @@ python train.py task=test checkpoint=runs/NAME
 
 import logging
 import os
+import signal
 import sys
 import warnings
 
@@ -23,6 +24,7 @@ QUIET = (
     ".*smaller than the logging interval.*",
     ".*not empty.*",
     ".*add the following callbacks.*WeightAveraging.*",  # it is not to average after training
+    ".*add the following callbacks.*ModelCheckpoint.*",  # version 0.1.0's
     ".*WeightAveraging callback with a model that overrides.*",  # sharding with it is refused
     ".*returned a view tensor.*",  # FSDP's; nothing is changed in place
     ".*sync_dist=True.*",  # the metrics are sums over all processes already
@@ -31,8 +33,7 @@ QUIET = (
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float | None:
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
+    from configs.errors import explain
     from configs.tasks import TASKS
 
     _quiet()
@@ -41,10 +42,15 @@ def main(config: DictConfig) -> float | None:
         result = TASKS[config.task](config)
         exit_code = 0
         return result
-    except (ValueError, FileNotFoundError, MisconfigurationException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
+    except KeyboardInterrupt:  # while training it saves first, and says so
+        print("train.py: interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except Exception as error:
+        line = explain(error, config)
+        if line is None or os.environ.get("HYDRA_FULL_ERROR"):
             raise
-        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+        if line:
+            print(f"train.py: {line}", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
         if "wandb" in sys.modules:  # or the jobs of a sweep would be one W&B run
@@ -57,6 +63,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
+    warnings.formatwarning = lambda message, kind, *_, **__: f"{kind.__name__}: {message}\n"
 
 
 if __name__ == "__main__":

@@ -1,31 +1,32 @@
 """Makes the pieces of a run from its config."""
 
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from models.base import VAEModule
-from vae_lab.callbacks import EarlyStopping, FiniteLoss, Progress, StepSeed
-from vae_lab.loggers import CSVLogger
-from vae_lab.runs import PARTS, take_part
-
-POSITIVE = (
-    "max_epochs",
-    "max_steps",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "log_every_n_steps",
-    "limit_train_batches",
-    "limit_test_batches",
+from vae_lab import __version__
+from vae_lab.callbacks import (
+    Checkpointing,
+    DurableIO,
+    EarlyStopping,
+    FiniteUpdates,
+    LatentUse,
+    Progress,
+    StepSeed,
 )
+from vae_lab.loggers import CSVLogger
+from vae_lab.pretrained import PARTS
 
 
 def make(config: DictConfig, **arguments: Any) -> Any:
@@ -33,12 +34,12 @@ def make(config: DictConfig, **arguments: Any) -> Any:
     try:
         return instantiate(config, _convert_="all", **arguments)
     except InstantiationException as error:
-        cause = error.__cause__
-        while isinstance(cause, InstantiationException):
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, ValueError | OSError | ImportError | MisconfigurationException):
-            raise ValueError(f"{cause}{_place(str(error))}") from None
-        raise
+        speaks = isinstance(cause, ValueError | OSError | ImportError | MisconfigurationException)
+        kind = "" if speaks else f"{type(cause).__name__}: "
+        raise ValueError(f"{kind}{cause}{_place(str(error))}") from cause
 
 
 def _place(message: str) -> str:
@@ -63,8 +64,8 @@ def take_parts(config: DictConfig, model: VAEModule) -> list[str]:
     for part in ("encoder", "decoder"):
         source = config.init[part]
         if source is not None:
-            taken = take_part(model.vae, part, source)
-            said.append(f"{part} from {source}: {', '.join(taken)}")
+            report = model.vae.load_pretrained(source, part, strict=config.init.strict)
+            said.append(f"{part} from {source}: {report}")
     return said
 
 
@@ -75,6 +76,7 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
         config.trainer,
         logger=_loggers(config, run_dir) if fit else False,
         callbacks=[StepSeed(config.seed), *(_callbacks(config, model, run_dir) if fit else [])],
+        plugins=[DurableIO(config.save.keep, config.save.failures)],
         default_root_dir=str(run_dir),
         enable_checkpointing=fit,
         enable_progress_bar=fit and config.trainer.enable_progress_bar,
@@ -83,37 +85,16 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
     )
 
 
-def check_ranges(config: DictConfig) -> None:
-    """The rules that no constructor checks."""
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"seed must be in [0, 2^32), got {config.seed}")
-    if config.ema is not None and not 0 <= config.ema < 1:
-        raise ValueError(f"ema must be in [0, 1), got {config.ema}")
-    if config.ema is not None and not isinstance(config.trainer.strategy, str):
-        raise ValueError(
-            "ema needs the whole weights in every process: use trainer=ddp or ema=null"
-        )
-    if config.checkpoint is not None and config.task == "fit":
-        raise ValueError(
-            f"checkpoint is what task=test and task=sample read; to go on training, type "
-            f"resume={config.checkpoint}"
-        )
-    if config.early_stopping is not None and config.early_stopping < 1:
-        raise ValueError(f"early_stopping must be at least 1, got {config.early_stopping}")
-    for name in POSITIVE:
-        value = config.trainer.get(name)
-        endless = name.startswith("max_") and value == -1
-        if value is not None and value <= 0 and not endless:
-            raise ValueError(f"trainer.{name} must be positive, got {value}")
-
-
 def _loggers(config: DictConfig, run_dir: Path) -> list[pl.loggers.Logger]:
     chosen = [make(c) for c in config.logger.values() if c is not None]
     return [CSVLogger(run_dir / "metrics.csv"), *chosen]
 
 
 def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Callback]:
-    callbacks: list[Callback] = [FiniteLoss()]
+    callbacks: list[Callback] = [
+        FiniteUpdates(run_dir / "debug.ckpt", config.on_nonfinite, config.max_skipped),
+        LatentUse(),
+    ]
     if config.ema is not None:
         average = get_ema_multi_avg_fn(config.ema)
         callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=average))
@@ -123,35 +104,30 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
     if config.trainer.enable_progress_bar:
         callbacks.append(Progress())
     callbacks += [make(c) for c in config.callbacks.values() if c is not None]
-    return callbacks + _checkpoints(run_dir / "checkpoints")
+    # The best by the true ELBO: beta = 1 and exact samples, whatever training maximises.
+    times = config.save.every_n_steps, config.save.every_minutes
+    return [*callbacks, Checkpointing(run_dir / "checkpoints", *times)]
 
 
-def _checkpoints(folder: Path) -> list[Callback]:
-    always = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
-    return [
-        # Best by the true ELBO: beta = 1 and exact samples, whatever training maximises.
-        ModelCheckpoint(
-            filename="best",
-            monitor="val/elbo",
-            mode="max",
-            save_on_train_epoch_end=False,
-            **always,
-        ),
-        LastCheckpoint(
-            filename="last", save_on_train_epoch_end=True, save_on_exception=True, **always
-        ),
-    ]
+def card(config: DictConfig) -> dict[str, Any]:
+    """What a release says of where it comes from."""
+    data = OmegaConf.to_container(config.data, resolve=True)
+    settings = {k: v for k, v in data.items() if k not in ("_target_", "root", "download")}
+    commands = (Path(config.run_dir) / "commands.txt").read_text().splitlines()
+    return {
+        "vae_lab": __version__,
+        "commit": commit(),
+        "command": " && ".join(dict.fromkeys(commands)),
+        "data": {"class": data["_target_"].rpartition(".")[2], "range": [0, 1]} | settings,
+    }
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Also saves where a run is cut short, unless with bad weights or while others wait for it."""
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        good = all(p.isfinite().all() for p in pl_module.parameters())
-        if trainer.world_size == 1 and good:
-            super().on_exception(trainer, pl_module, exception)
+def command() -> str:
+    """What was typed, without the places of this machine."""
+    typed = HydraConfig.get().overrides.task
+    kept = [line for line in typed if not line.startswith(("run_dir=", "data.root="))]
+    kept = ["resume=auto" if line.startswith("resume=") else line for line in kept]
+    return shlex.join(["python", "train.py", *kept])
 
 
 def commit() -> str | None:

@@ -34,11 +34,14 @@ class Mistake(Exception):
     """Something that the user typed: what is wrong, what was expected, what to type."""
 
 
-def check(arguments: list[str]) -> None:
+def check(arguments: list[str]) -> list[DictConfig]:
     """Refuses a command line that cannot be meant, whatever the number of its jobs.
 
     Args:
         arguments: what follows train.py.
+
+    Returns:
+        The config of every job.
 
     Raises:
         Mistake: one line that says what to type.
@@ -46,13 +49,14 @@ def check(arguments: list[str]) -> None:
     typed, multirun = _split_flags(arguments)
     overrides = _parse(typed)
     with initialize_config_dir(str(FOLDER.resolve()), version_base="1.3"):
-        for job in _jobs(overrides, multirun):
-            config = _compose_checked(job)
+        configs = [_compose_checked(job) for job in _jobs(overrides, multirun)]
+        for config in configs:
             if multirun and (config.trainer.strategy, config.trainer.devices) != ("auto", 1):
                 raise Mistake(
                     "a sweep (-m) cannot start several processes for a job: type "
                     "trainer.strategy=auto trainer.devices=1, or run its jobs one by one"
                 )
+    return configs
 
 
 def _split_flags(arguments: list[str]) -> tuple[list[str], bool]:
@@ -112,9 +116,26 @@ def _compose_checked(lines: list[str]) -> DictConfig:
         if override not in groups:
             _check_key(override, reference)
     config = _compose([str(o.input_line) for o in overrides])
-    for message in complaints(OmegaConf.to_container(config)):
-        raise Mistake(message)
+    check_config(config)
     return config
+
+
+def check_config(config: DictConfig) -> None:
+    """Refuses a config with a setting that no class knows, or whose value has the wrong type.
+
+    Raises:
+        Mistake: one line on the first of them.
+    """
+    config = config.copy()
+    config.run_dir = config.run_dir or "runs/NAME"  # others refer to it; the run chooses one
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        if "HydraConfig" not in str(error):  # ${hydra:...} has a value only when the job runs
+            raise Mistake(f"cannot resolve {error.full_key}: {error.msg.splitlines()[0]}") from None
+        plain = OmegaConf.to_container(config)
+    for message in complaints(plain):
+        raise Mistake(message)
 
 
 @functools.cache  # the jobs of a sweep mostly share it

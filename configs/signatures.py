@@ -1,6 +1,7 @@
 """What a config may say: the keys and types are those of the constructors' signatures."""
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,7 +15,17 @@ class Init(TypedDict):
 
     encoder: str | None
     decoder: str | None
+    strict: bool
     freeze: list[Literal["encoder", "decoder"]]
+
+
+class Save(TypedDict):
+    """When a run is saved."""
+
+    every_n_steps: int | None
+    every_minutes: float | None
+    keep: int
+    failures: int
 
 
 class Compare(TypedDict):
@@ -31,14 +42,18 @@ class Compare(TypedDict):
 class Run(TypedDict):
     """The settings that belong to no class."""
 
-    task: Literal["fit", "test", "sample", "compare"]
+    task: Literal["fit", "test", "sample", "export", "compare"]
     run_dir: str | None
     seed: int
     checkpoint: str | None
     resume: str | None
+    exact: bool
+    save: Save
     compile: bool
     ema: float | None
     early_stopping: int | None
+    on_nonfinite: Literal["stop", "skip"]
+    max_skipped: int
     init: Init
     compare: Compare
 
@@ -76,10 +91,12 @@ def complaints(config: Mapping[str, Any]) -> Iterator[str]:
     """A line for every setting of the whole config that no class knows or that has a wrong type."""
     hints = typing.get_type_hints(Run)
     yield from _of_fields({k: config[k] for k in hints if k in config}, hints, "")
-    for name, kind in {"init": Init, "compare": Compare}.items():
+    for name, kind in {"init": Init, "save": Save, "compare": Compare}.items():
         yield from _of_fields(config[name], typing.get_type_hints(kind), f"{name}.")
     for name, node in config.items():
         if name not in hints:
+            if not isinstance(node, Mapping) and (name, node) != ("estimator", None):
+                yield f"{name} must be a group of settings, got {node!r}"
             yield from _of_node(node, name)
 
 
@@ -107,7 +124,7 @@ def fits(value: Any, hint: Any) -> bool:
     """Can a plain config value stand for an argument of this type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, str) and value.startswith("${"):
-        return True  # checked where it leads
+        return True  # known only when the job runs
     if isinstance(value, Mapping):
         return _takes_object(hint)
     if hint is Any or isinstance(hint, str | typing.TypeVar):
@@ -125,7 +142,8 @@ def fits(value: Any, hint: Any) -> bool:
     if value is None:
         return False
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in (str, bool):
@@ -143,14 +161,21 @@ def _takes_object(hint: Any) -> bool:
     )
 
 
+def _options(hint: Any) -> tuple[Any, ...]:
+    is_choice = typing.get_origin(hint) is Literal
+    return typing.get_args(hint) if is_choice else (describe(hint),)
+
+
 def describe(hint: Any) -> str:
     """A type as a user would say it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return " or ".join(map(str, arguments))
+        return " or ".join(dict.fromkeys(map(str, arguments)))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(describe, arguments))
+        options = [str(option) for hint in arguments for option in _options(hint)]
+        return " or ".join(dict.fromkeys(options))
     if inspect.isclass(origin) and issubclass(origin, Collection):
-        return f"a list of {describe(arguments[0])}"
+        many = {int: "integers", float: "numbers", str: "texts"}
+        return f"a list of {many.get(arguments[0]) or describe(arguments[0])}"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
     return names.get(hint, "null" if hint is type(None) else getattr(hint, "__name__", str(hint)))

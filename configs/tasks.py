@@ -1,6 +1,8 @@
-"""What train.py can be asked to do: fit, test, sample, compare."""
+"""What train.py can be asked to do: fit, test, sample, export, compare."""
 
 import time
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +18,69 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from models.base import VAEModule
-from vae_lab import __version__, pictures
-from vae_lab.runs import default_folder, find_checkpoint, load_checkpoint
+from vae_lab import VAE, pictures
+from vae_lab.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, verify, versions
+from vae_lab.loggers import begin, upload_release
+from vae_lab.runs import default_folder, lock
 
-from . import build
+from . import build, resume
+from .checks import check_batches, check_ranges
 
 say = rank_zero_only(print)
 
 
 def fit(config: DictConfig) -> float:
     """Trains, tests the best checkpoint, releases it. Returns the test ELBO."""
-    checkpoint = None
-    if config.resume is not None:
-        checkpoint = find_checkpoint(config.resume, ("last",))
-        config = _as_saved(config, checkpoint)
-        config.run_dir = str(checkpoint.parent.parent)
-    else:
-        config.run_dir = str(_new_folder(config))
-    build.check_ranges(config)
+    source = _source(config)
+    with ExitStack() as held:
+        if source is None:
+            config.run_dir = str(_new_folder(config))
+            return _fit(config, None, held)
+        path = find_checkpoint(source, "last")
+        config.run_dir = str(_folder(config, source))
+        if _is_first() and Path(config.run_dir).is_dir():
+            held.enter_context(lock(Path(config.run_dir)))
+        if config.resume == "auto":
+            elbo = resume.finished(Path(config.run_dir), load_checkpoint(path), config)
+            if elbo is not None:
+                say(f"{config.run_dir} is finished; to go on, raise trainer.max_epochs")
+                return elbo
+        return _fit(_as_saved(config, path), path, held)
+
+
+def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
+    """Trains anew, or from the checkpoint at `path`."""
+    check_ranges(config)
     pl.seed_everything(config.seed, verbose=False)
-    if checkpoint is not None:
-        datamodule, model = _trained(config, checkpoint)
+    if path is not None:
+        datamodule, model = _trained(config, path)
     else:
         datamodule, model = build.datamodule_and_model(config)
         for line in build.take_parts(config, model):
             say(line)
     trainer = build.trainer(config, model)
-    _check_data(datamodule, model)
+    differences = [] if path is None else _differences(config, trainer, path)
+    _check_data(config, datamodule, model)
     if config.compile:
         model.objective.compile()
+    if _is_first() and (path is None or not Path(config.run_dir).is_dir()):
+        held.enter_context(lock(Path(config.run_dir)))
     _open(config, trainer)
-    if checkpoint is not None:
-        say(f"resuming {config.run_dir} from {checkpoint}")
-        trainer.loggers[0].rewind(load_checkpoint(checkpoint)["global_step"])
+    step = 0
+    if path is not None:
+        if not verify(path):
+            say(f"{path} is from a version that kept no sha256: it cannot be verified")
+        if differences:
+            path = _begin_epoch_anew(path)
+        step = load_checkpoint(path)["global_step"]
+        say(f"resuming {config.run_dir} at step {step} from {path}")
+    trainer.loggers[0].rewind(step)
 
     began = time.perf_counter()
-    trainer.fit(model, datamodule, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(model, datamodule, ckpt_path=path, weights_only=True)
     seconds = time.perf_counter() - began
     metrics = _test_best(trainer, model, datamodule)
-    _release(config, metrics)
+    _release(config, trainer, metrics)
     _summary(config, trainer, metrics, seconds)
     return metrics["test/elbo"]
 
@@ -69,20 +95,28 @@ def test(config: DictConfig) -> float:
 
 
 def sample(config: DictConfig) -> None:
-    """A grid of draws from the prior, as a PNG in `run_dir` or else the run's folder."""
-    folder = config.run_dir
-    config, _, model = _load(config)
-    source = Path(config.checkpoint)
-    path = Path(folder or (source if source.is_dir() else source.parent)) / "samples.png"
+    """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model."""
+    vae, folder = _load_vae(config)
     torch.manual_seed(config.seed)
-    pictures.save(pictures.samples(model.vae.eval(), 8, 8), path)
-    say(f"samples: {path}")
+    pictures.save(pictures.samples(vae, 8, 8), folder / "samples.png")
+    say(f"samples: {folder / 'samples.png'}")
+
+
+def export(config: DictConfig) -> None:
+    """The encoder and the decoder as ONNX graphs, in `run_dir` or else beside the model."""
+    from vae_lab.export import export_onnx
+
+    vae, folder = _load_vae(config)
+    exported = export_onnx(vae, folder / "onnx")
+    files = ", ".join(map(str, exported.files))
+    say(f"exported: {files}; at most {exported.difference:.0e} from torch, relatively")
 
 
 def compare(config: DictConfig) -> None:
     """Bias, variance and cost of several estimators' gradients; see :mod:`configs.compare`."""
     from . import compare
 
+    check_ranges(config)
     if config.run_dir is None:
         choices = HydraConfig.get().runtime.choices
         config.run_dir = str(default_folder(f"compare-{choices.model}", choices.data))
@@ -92,13 +126,27 @@ def compare(config: DictConfig) -> None:
     compare.run(config, fit, model)
 
 
-TASKS = {"fit": fit, "test": test, "sample": sample, "compare": compare}
+TASKS = {"fit": fit, "test": test, "sample": sample, "export": export, "compare": compare}
+
+
+def _load_vae(config: DictConfig) -> tuple[VAE, Path]:
+    """The model of any source, and the folder for what is made of it."""
+    _need_checkpoint(config)
+    vae = VAE.from_pretrained(config.checkpoint)
+    source = Path(config.checkpoint)
+    if config.run_dir is None and not source.exists():
+        raise ValueError(f"{source} is no folder here: type run_dir=FOLDER, where to write")
+    return vae, Path(config.run_dir or (source if source.is_dir() else source.parent))
+
+
+def _need_checkpoint(config: DictConfig) -> None:
+    if config.checkpoint is None:
+        raise ValueError(f"task={config.task} needs a trained model: type checkpoint=runs/NAME")
 
 
 def _load(config: DictConfig) -> tuple[DictConfig, pl.LightningDataModule, VAEModule]:
     """The config, data and trained model of `checkpoint`."""
-    if config.checkpoint is None:
-        raise ValueError(f"task={config.task} needs a trained model: type checkpoint=runs/NAME")
+    _need_checkpoint(config)
     path = find_checkpoint(config.checkpoint)
     config = _as_saved(config, path)
     return config, *_trained(config, path)
@@ -110,8 +158,12 @@ def _trained(config: DictConfig, path: Path) -> tuple[pl.LightningDataModule, VA
     try:
         model.load_state_dict(saved["state_dict"])
     except RuntimeError as error:
-        first = str(error).splitlines()[1:6]
-        raise ValueError(f"{path} holds another model: {' '.join(map(str.strip, first))}") from None
+        first = "; ".join(line.strip(" \t.") for line in str(error).splitlines()[1:6])
+        differences = resume.changes(saved["config"], OmegaConf.to_container(config))
+        raise ValueError(
+            f"{path} holds another model ({', '.join(differences) or 'of other code'}): {first}; "
+            f"to start from its parts that fit, type init.encoder={path} init.strict=false"
+        ) from None
     model.set_step(saved["global_step"])
     return datamodule, model
 
@@ -119,35 +171,93 @@ def _trained(config: DictConfig, path: Path) -> tuple[pl.LightningDataModule, VA
 def _as_saved(config: DictConfig, checkpoint: Path) -> DictConfig:
     """The config that a checkpoint was trained with, under what is typed now."""
     saved = OmegaConf.create(load_checkpoint(checkpoint)["config"])
-    for line in HydraConfig.get().overrides.task:
-        key = line.lstrip("+~").partition("=")[0]
-        if key == "experiment":
-            continue  # its settings are those of the run
+    for name in config.keys() - saved.keys():  # settings that are newer than the checkpoint
+        saved[name] = config[name]
+    typed = [line.lstrip("+~").partition("=")[0] for line in HydraConfig.get().overrides.task]
+    # An experiment sets what it likes: with one, all is as it is typed now.
+    for key in config if "experiment" in typed else typed:
         OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
-    saved.task, saved.checkpoint, saved.resume = config.task, config.checkpoint, config.resume
+    for name in ("task", "checkpoint", "resume", "exact"):
+        saved[name] = config[name]
     saved.run_dir = config.run_dir or str(checkpoint.parent.parent)
     return saved
 
 
-def _new_folder(config: DictConfig) -> Path:
-    """`run_dir`, in a sweep a folder of the job in it; a name of its own where none was typed."""
-    hydra = HydraConfig.get()
+def _source(config: DictConfig) -> Path | None:
+    """The run or the file to go on with; None for a new run."""
+    if config.resume != "auto":
+        return None if config.resume is None else Path(config.resume)
     if config.run_dir is None:
-        return default_folder(hydra.runtime.choices.model, hydra.runtime.choices.data)
-    folder = Path(config.run_dir)
-    if hydra.mode == RunMode.MULTIRUN:
-        folder /= str(hydra.job.num)
+        folder = resume.newest_like(config)
+        if folder is None:
+            say("resume=auto: no unfinished run with these settings in runs/, a new one begins")
+        return folder
+    folder = _typed_folder(config)
+    if not resume.has_checkpoint(folder):
+        say(f"resume=auto: no checkpoint in {folder}, a new run begins")
+        return None
+    return folder
+
+
+def _folder(config: DictConfig, source: Path) -> Path:
+    """The run's folder: that of the checkpoint, or, for a file from elsewhere, what is typed."""
+    inside = not source.is_file() or source.absolute().parent.name == "checkpoints"
+    own = source if not source.is_file() else source.parent.parent
+    typed = None if config.run_dir is None else _typed_folder(config)
+    if typed is None and not inside:
+        raise ValueError(f"{source} is not in a run's folder: type run_dir=... for the run")
+    if typed is not None and inside and typed.absolute() != own.absolute():
+        raise ValueError(f"resume={source} goes on in {own}: leave out run_dir={config.run_dir}")
+    return own if typed is None else typed
+
+
+def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[str]:
+    """What keeps the run from going on exactly; refused unless that was asked for."""
+    saved = load_checkpoint(path)
+    found = resume.changes(saved["config"], OmegaConf.to_container(config))
+    if (processes := saved.get("processes", 1)) != trainer.world_size:
+        found.append(f"processes {processes} -> {trainer.world_size}")
+    if found and config.exact:
+        raise ValueError(
+            f"{path} cannot go on exactly with other settings: {', '.join(found)}; leave them as "
+            "they were, or type exact=false: they take effect, and an unfinished epoch begins anew"
+        )
+    return found
+
+
+def _begin_epoch_anew(path: Path) -> Path:
+    """The file that all processes go on with; only the first has written it."""
+    last = path.with_name("last.ckpt")
+    if _is_first():
+        keep = len(versions(last)) + 1
+        save_checkpoint(resume.begin_epoch_anew(load_checkpoint(path)), last, keep)
+    return last
+
+
+def _typed_folder(config: DictConfig) -> Path:
+    """`run_dir`, in a sweep a folder of the job in it."""
+    hydra, folder = HydraConfig.get(), Path(config.run_dir)
+    return folder / str(hydra.job.num) if hydra.mode == RunMode.MULTIRUN else folder
+
+
+def _new_folder(config: DictConfig) -> Path:
+    """The folder that was typed, or one with a name of its own."""
+    if config.run_dir is None:
+        choices = HydraConfig.get().runtime.choices
+        return default_folder(choices.model, choices.data)
+    folder = _typed_folder(config)
     held = any((folder / name).exists() for name in ("metrics.csv", "checkpoints"))
-    if held and _is_first():
+    if held and _is_first() and config.resume != "auto":
         raise ValueError(f"{folder} holds a run already: type resume={folder} or another run_dir")
     return folder
 
 
-def _check_data(datamodule: pl.LightningDataModule, model: VAEModule) -> None:
+def _check_data(config: DictConfig, datamodule: pl.LightningDataModule, model: VAEModule) -> None:
     """Meets the data, and its range, before there is a run to leave behind."""
     if _is_first():
         datamodule.prepare_data()
         datamodule.setup("fit")
+        check_batches(config, datamodule)
         model.vae.likelihood.check(next(iter(datamodule.val_dataloader()))[0])
 
 
@@ -159,14 +269,13 @@ def _is_first() -> bool:
 @rank_zero_only
 def _open(config: DictConfig, trainer: pl.Trainer) -> None:
     run_dir = Path(config.run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-    except OSError as error:
-        raise ValueError(f"run_dir must be a folder to write in, got {error}") from None
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    with (run_dir / "commands.txt").open("a") as file:
+        file.write(f"{build.command()}\n")
     hyperparameters = OmegaConf.to_container(config, resolve=True) | {"commit": build.commit()}
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
+            begin(logger)
             (run_dir / "wandb-id.txt").write_text(f"{logger.version}\n")
         logger.log_hyperparams(hyperparameters)
 
@@ -189,11 +298,16 @@ def _tested(trainer: pl.Trainer, *arguments: Any, **options: Any) -> dict[str, f
 
 
 @rank_zero_only
-def _release(config: DictConfig, metrics: dict[str, float]) -> None:
+def _release(config: DictConfig, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
     """From the file, as the model at hand may be this process's share of it."""
-    _, model = _trained(config, find_checkpoint(config.run_dir))
-    facts = {"vae_lab": __version__, "commit": build.commit(), "metrics": metrics}
-    model.vae.save_pretrained(Path(config.run_dir) / "release", **facts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the run began
+        _, model = _trained(config, find_checkpoint(config.run_dir))
+    facts = build.card(config) | {"step": trainer.global_step, "metrics": metrics}
+    release = model.vae.save_pretrained(Path(config.run_dir) / "release", **facts)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            say(upload_release(logger, release))
 
 
 @rank_zero_only

@@ -70,6 +70,8 @@ class ImageDataModule(pl.LightningDataModule):
         if self._splits:
             return
         images = self.load()
+        _check_images("train", images.train, self.shape)
+        _check_images("test", images.test, self.shape)
         val, train = split(len(images.train), self.val_size, derive_seed(self.split_seed, "val"))
         self._splits = {
             "train": (images.train[train], images.train_labels[train]),
@@ -151,6 +153,28 @@ class ImageDataModule(pl.LightningDataModule):
         if self.trainer.state.fn == TrainerFn.FITTING:
             epoch, done, complete = state["position"]
             self._position = (epoch + 1, 0) if complete else (epoch, done)
+            if self._train_loader is not None:  # a sharded model is restored after it was made
+                self._train_loader.start_at(*self._position)
+
+
+def _check_images(split: str, images: Tensor, shape: tuple[int, int, int]) -> None:
+    """Refuses what `load` may have got wrong, above all values that would train silently."""
+    if images.is_floating_point() and not images.isfinite().all():
+        index = (~images.isfinite()).nonzero()[0].tolist()
+        value = images[tuple(index)].item()
+        raise ValueError(
+            f"the {split} images must be finite, the first that is not: {index} is {value}"
+        )
+    if images.dtype != torch.uint8:
+        raise ValueError(
+            f"the {split} images must be bytes, 0 to 255 (uint8), got {images.dtype} from "
+            f"{images.min().item():g} to {images.max().item():g}"
+        )
+    if images.shape[1:] != shape:
+        raise ValueError(
+            f"the {split} images must have the shape {shape} that the datamodule states, got "
+            f"{tuple(images.shape[1:])}"
+        )
 
 
 def check_size(name: str, size: int | float) -> None:

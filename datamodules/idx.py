@@ -102,7 +102,8 @@ class IdxDataModule(ImageDataModule):
         if images.shape[1:] != self.shape[1:] or len(images) != len(labels):
             raise ValueError(
                 f"{paths[0]} must hold {len(labels)} images of {self.shape[1:]}, as many as "
-                f"{paths[1].name} has labels, got shape {tuple(images.shape)}"
+                f"{paths[1].name} has labels, got shape {tuple(images.shape)}; pictures of any "
+                "size are for data=image_folder, which fits them to data.image_size"
             )
         return images.unsqueeze(1), labels.long()
 

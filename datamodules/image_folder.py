@@ -78,7 +78,7 @@ class ImageFolder(ImageDataModule):
         channels, height, width = self.shape
         try:
             with Image.open(path) as picture:
-                if picture.mode.startswith("I"):  # Pillow would clip these to white
+                if picture.mode[0] in "IF":  # Pillow would clip these to white
                     raise ValueError("more than 8 bits a channel")
                 picture = ImageOps.exif_transpose(picture).convert(MODES[channels])
                 picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)

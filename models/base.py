@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -19,6 +19,7 @@ from vae_lab.likelihoods import Likelihood
 from vae_lab.metrics import BoundMetrics, Window
 from vae_lab.networks import Network
 from vae_lab.objectives import Objective, Terms
+from vae_lab.pretrained import blueprint
 from vae_lab.schedules import schedules
 
 
@@ -72,6 +73,7 @@ class VAEModule(pl.LightningModule):
         self.lr_decay = lr_decay
         self.config: dict[str, Any] = {}  # of the run, in plain types; kept in its checkpoints
         self.latest: dict[str, float] = {}  # the training metrics last read off the device
+        self.batch_terms: Tensor | None = None  # of the last batch: sums of its terms, and count
         self._dry_run()
         self.schedules = schedules(self)
         self._metrics = self._bound_metrics()
@@ -135,6 +137,16 @@ class VAEModule(pl.LightningModule):
         fraction = (step - warmup) / max(steps - warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
 
+    def on_train_start(self) -> None:
+        """Gives the optimizer the config's settings, where its loaded state has brought others."""
+        fresh = self.optimizer(self._parameter_groups()).param_groups
+        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+        scheduler.base_lrs = [group["lr"] for group in fresh]
+        factor = self._lr_factor(scheduler.last_epoch)
+        for group, new in zip(self.trainer.optimizers[0].param_groups, fresh, strict=True):
+            settings = {name: value for name, value in new.items() if name != "params"}
+            group |= settings | {"initial_lr": new["lr"], "lr": new["lr"] * factor}
+
     def on_train_epoch_start(self) -> None:
         self._window.resume()
 
@@ -151,7 +163,7 @@ class VAEModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, _, size = batch  # [B, C, H, W] of the `size` images that all processes have together
         terms = self._terms(x)
-        self._window.add(terms, size)
+        self.batch_terms = self._window.add(terms, size)
         # DDP averages the gradients of the processes, which may not have equally many images.
         return -terms.objective.sum() * (self.trainer.world_size / size)
 
@@ -166,9 +178,8 @@ class VAEModule(pl.LightningModule):
         blank = x.new_zeros(1, *self.vae.shape)
         return Terms(*(term[:0] for term in self.objective(self.vae, self.estimator, blank)))
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
-            self._log_training()
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [_TrainingLog()]
 
     def _log_training(self) -> None:
         metrics = self._window.read(tuple(f"train/{name}" for name in Terms._fields))
@@ -221,9 +232,26 @@ class VAEModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds plain tensors and plain types only, so that weights_only=True loads them."""
         checkpoint["config"] = self.config
+        checkpoint["vae"] = blueprint(self.vae)
         checkpoint["window"] = self._window.state_dict()
+        checkpoint["processes"] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        first = self.trainer.is_global_zero
-        self._window.load_state_dict(checkpoint["window"], self.device, first)
+        self._window.load_state_dict(checkpoint["window"], self.device)
         self.set_step(checkpoint["global_step"])
+
+
+class _TrainingLog(pl.Callback):
+    """Logs training. A hook of the module's would come after that of the callback that saves: what
+    is logged at a step could be missing after a resume."""
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
+            cast(VAEModule, pl_module)._log_training()

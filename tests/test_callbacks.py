@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 import pytorch_lightning as pl
@@ -13,7 +14,18 @@ import torch
 from PIL import Image
 from stand_ins import Model, batches, trainer
 
-from vae_lab.callbacks import EarlyStopping, FiniteLoss, Pictures, Progress, StepSeed
+from vae_lab.callbacks import (
+    DeadCodesWarning,
+    EarlyStopping,
+    FiniteUpdates,
+    LatentUse,
+    Pictures,
+    PosteriorCollapseWarning,
+    Progress,
+    StepSeed,
+)
+from vae_lab.estimators.baselines import MovingAverage
+from vae_lab.latents import Categorical, Gaussian
 
 NAMES = ["interpolation.png", "reconstructions.png", "samples.png"]
 
@@ -275,40 +287,217 @@ def test_early_stopping_refuses_a_negative_wait():
         EarlyStopping(wait_steps=-1)
 
 
-# FiniteLoss
+# FiniteUpdates
 
 
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_finite_loss_names_term_step_and_circumstances(value):
-    class Bad(Model):
-        def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            if self.global_step == 5:
-                self.latest = {**self.latest, "train/kl": float(value)}
-            return loss
+class Spoilt(Model):
+    """The loss of the steps in `bad` is spoilt; the host looks at the end of an epoch only."""
 
-    message = rf"^train/kl is {value} at step 6, epoch 1 \(lr 0.01, gradient norm \S+, train/elbo "
-    with pytest.raises(RuntimeError, match=message):
-        trainer([FiniteLoss()]).fit(Bad(), batches(), batches(1))
+    def __init__(self, bad=(6,), value="nan", fused=True):
+        super().__init__()
+        self.bad, self.value, self.fused = bad, float(value), fused
+        self.estimator = MovingAverage()
+        self.after = []  # weights and optimizer state after every step
+
+    def training_step(self, batch, batch_idx):
+        latest = self.latest
+        loss = super().training_step(batch, batch_idx)
+        self.latest = latest
+        if self.trainer.global_step + 1 in self.bad:
+            loss = loss * self.value
+            self.batch_terms[3] = self.value
+        self.estimator(loss.detach().reshape(1), None)
+        return loss
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        state = self.optimizers().state_dict()["state"].get(0, {})
+        state = {k: v.clone() for k, v in state.items()} | {"weight": self.vae.image.clone()}
+        self.after.append(state | {"average": self.estimator.average.clone()})
+
+    def on_train_epoch_end(self):
+        self.latest = {"train/elbo": -1.0}
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01, fused=self.fused)
 
 
-def test_finite_loss_notices_what_was_read_after_the_last_batch():
-    class Late(Model):
-        def on_train_epoch_end(self):
-            self.latest = {"train/elbo": float("nan")}
-
-    with pytest.raises(RuntimeError, match="train/elbo is nan at step 4, epoch 1"):
-        trainer([FiniteLoss()], max_epochs=1).fit(Late(), batches(), batches(1))
+def finite(folder, **settings):
+    return FiniteUpdates(folder / "debug.ckpt", **settings)
 
 
-def test_finite_loss_checks_validation():
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_bad_step_stops_the_run_before_it(tmp_path, value, fused):
+    model = Spoilt(value=value, fused=fused)
+    message = (
+        rf"^gradient norm is \S+, train/kl is {value} at step 6, epoch 1, batch 1 \(lr 0.01, "
+        r"train/objective .*\); the weights are in .*/debug.ckpt; try a lower "
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        trainer([finite(tmp_path)]).fit(model, batches(), batches(1))
+    saved = torch.load(tmp_path / "debug.ckpt", weights_only=True)
+    assert torch.equal(saved["state_dict"]["vae.image"], model.after[4]["weight"])
+    assert not torch.equal(model.after[3]["weight"], model.after[4]["weight"])
+    assert all(equal(state, model.after[4]) for state in model.after[4:])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_bad_step_is_left_out(tmp_path, fused):
+    model, callback = Spoilt(bad=(1, 6, 7), fused=fused), finite(tmp_path, action="skip")
+    with pytest.warns(UserWarning, match="^gradient norm is nan, train/kl is nan at step 1: left"):
+        trainer([callback]).fit(model, batches(), batches(1))
+    assert callback.skipped == 3
+    assert not (tmp_path / "debug.ckpt").exists()
+    for step in (6, 7):
+        assert equal(model.after[step - 1], model.after[step - 2])
+    moved = [not equal(a, b) for a, b in zip(model.after, model.after[1:], strict=False)]
+    assert moved.count(False) == 2 and model.after[-1]["step"] == 9
+    assert model.after[-1]["average"].isfinite()
+
+
+def test_too_many_bad_steps_stop_the_run(tmp_path):
+    model, callback = Spoilt(bad=(2, 6, 7)), finite(tmp_path, action="skip", limit=2)
+    message = "train/kl is nan at step 6, epoch 1, batch 1 .*, skipped updates 3"
+    with pytest.warns(UserWarning), pytest.raises(FloatingPointError, match=message):
+        trainer([callback]).fit(model, batches(), batches(1))
+
+
+def test_skipped_updates_are_logged_and_resumed(tmp_path):
+    logged = []
+
+    class Logger(pl.loggers.logger.DummyLogger):
+        def log_metrics(self, metrics, step=None):
+            logged.append((step, metrics.get("train/skipped_updates")))
+
+    run = trainer([finite(tmp_path, action="skip")], logger=Logger())
+    with pytest.warns(UserWarning):
+        run.fit(Spoilt(bad=(2, 6)), batches(), batches(1))
+    assert [row for row in logged if row[1]] == [(5, 1), (9, 2)]
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    callback = finite(tmp_path, action="skip")
+    again = trainer([callback], max_epochs=4)
+    again.fit(
+        Spoilt(bad=(13,)),
+        batches(),
+        batches(1),
+        ckpt_path=tmp_path / "last.ckpt",
+        weights_only=True,
+    )
+    assert callback.skipped == 3
+
+
+def test_accumulated_batches_are_left_out_together(tmp_path):
+    model, callback = Spoilt(bad=(2,)), finite(tmp_path, action="skip")
+    with pytest.warns(UserWarning, match="train/kl is nan at step 2"):
+        trainer([callback], accumulate_grad_batches=2).fit(model, batches(), batches(1))
+    assert callback.skipped == 1
+    assert equal(model.after[3], model.after[1]) and not equal(model.after[5], model.after[3])
+
+
+def test_a_checkpoint_looks_first(tmp_path):
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    with pytest.raises(FloatingPointError, match="at step 3, epoch 0, batch 2"):
+        trainer([Save(), finite(tmp_path)]).fit(Spoilt(bad=(3,)), batches(), batches(1))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+
+
+def test_a_metric_that_is_not_finite_stops_the_run(tmp_path):
     class Bad(Model):
         def validation_step(self, batch, batch_idx):
             self.log("val/elbo", torch.tensor(float("nan")), batch_size=16)
 
-    with pytest.raises(RuntimeError, match="val/elbo is nan at step 4, epoch 0"):
-        trainer([EarlyStopping(), FiniteLoss()]).fit(Bad(), batches(), batches(1))
+    with pytest.raises(FloatingPointError, match="val/elbo is nan at step 4, epoch 0"):
+        trainer([EarlyStopping(), finite(tmp_path)]).fit(Bad(), batches(), batches(1))
 
 
-def test_finite_loss_is_silent_and_changes_nothing():
-    assert torch.equal(trained(FiniteLoss()), trained())
+def test_a_metric_that_was_read_after_the_last_batch_stops_the_run(tmp_path):
+    class Late(Model):
+        def on_train_epoch_end(self):
+            self.latest = {"train/elbo": float("nan")}
+
+    with pytest.raises(FloatingPointError, match="train/elbo is nan at step 4, epoch 1"):
+        trainer([finite(tmp_path)], max_epochs=1).fit(Late(), batches(), batches(1))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_finite_updates_change_nothing(tmp_path, fused):
+    def after(*callbacks):
+        torch.manual_seed(0)
+        model = Spoilt(bad=(), fused=fused)
+        trainer(callbacks).fit(model, batches(), batches(1))
+        return model.after[-1]
+
+    assert equal(after(finite(tmp_path)), after())
+
+
+def test_finite_updates_refuse(tmp_path):
+    with pytest.raises(ValueError, match="action must be stop or skip, got 'go on'"):
+        finite(tmp_path, action="go on")
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+        finite(tmp_path, limit=0)
+
+
+# LatentUse
+
+
+class Unused(Model):
+    """Logs for each validation its (KL, active units, perplexity)."""
+
+    def __init__(self, values, latent):
+        super().__init__()
+        self.values, self.vae.latent = iter(values), latent
+
+    def validation_step(self, batch, batch_idx):
+        names = ("val/kl", "val/active_units", "val/code_perplexity")
+        values = map(float, next(self.values))
+        self.log_dict(dict(zip(names, values, strict=True)), batch_size=16)
+
+
+def warned(values, latent, **settings):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = trainer([LatentUse(**settings)], max_epochs=len(values))
+        run.fit(Unused(values, latent), batches(1), batches(1))
+    return [(w.category, str(w.message)) for w in caught if w.category in NAMED]
+
+
+NAMED = (PosteriorCollapseWarning, DeadCodesWarning)
+FINE, COLLAPSED, NO_UNIT, DEAD = (9, 5, 100), (0.09, 5, 512), (0.2, 0, 512), (9, 5, 40)
+
+
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [
+        ([FINE] * 4, []),
+        ([COLLAPSED] * 2 + [FINE] + [COLLAPSED] * 2, []),
+        ([FINE] + [COLLAPSED, NO_UNIT, COLLAPSED] * 3, [PosteriorCollapseWarning]),
+        ([DEAD] * 4, [DeadCodesWarning]),
+        ([DEAD, FINE] * 3, []),
+    ],
+)
+def test_latents_that_are_not_used_are_named_once(values, kinds):
+    assert [kind for kind, _ in warned(values, Categorical(5, 512))] == kinds
+
+
+def test_the_warnings_say_what_to_type():
+    [(_, message)] = warned([COLLAPSED], Categorical(5, 512), patience=1)
+    assert message.startswith("val/kl is 0.09 nats, 5 of 5 latent variables are active; type ")
+    [(_, message)] = warned([DEAD], Categorical(5, 512), patience=1)
+    assert message.startswith("of 512 categories a latent variable uses 40 (val/code_perplexity)")
+
+
+def test_continuous_latents_have_no_codes():
+    assert warned([DEAD] * 3, Gaussian(5)) == []
+
+
+def test_latent_use_refuses():
+    with pytest.raises(ValueError, match="patience must be at least 1, .* got 0, 0.1 and 0.1"):
+        LatentUse(patience=0)

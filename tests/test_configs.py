@@ -11,6 +11,7 @@ from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
 from configs import build
+from configs.checks import check_ranges
 from configs.signatures import complaints, settings
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -141,11 +142,13 @@ def test_lightning_is_not_told_what_it_does_anyway():
     [
         ("ema=1.5", "ema must be in"),
         ("seed=-1", "seed must be in"),
-        ("early_stopping=0", "early_stopping must be at least 1, got 0"),
+        ("early_stopping=0", "early_stopping must be positive, got 0"),
         ("trainer.max_epochs=0", "trainer.max_epochs must be positive, got 0"),
+        ("max_skipped=0", "max_skipped must be positive, got 0"),
+        ("compare.repeats=1", "compare.repeats must be at least 2, got 1"),
         ("checkpoint=runs/x", "type resume=runs/x"),
     ],
 )
 def test_ranges(line, message):
     with pytest.raises(ValueError, match=message):
-        build.check_ranges(config(line))
+        check_ranges(config(line))

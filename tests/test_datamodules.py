@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 
 from datamodules.base import ImageDataModule, Images
 from datamodules.cifar10 import CIFAR10
@@ -221,3 +222,13 @@ def test_a_test_from_a_checkpoint_leaves_the_next_training_alone(tmp_path):
     datamodule.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     datamodule.load_state_dict({"position": [0, 3, False]})
     assert len(list(datamodule.train_dataloader())) == 4
+
+
+def test_a_position_that_is_loaded_late_is_kept():
+    """Sharded models are restored when the loaders have been made."""
+    datamodule = ready(Numbers())
+    datamodule.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    datamodule.trainer.state.fn = TrainerFn.FITTING
+    batches = iter(datamodule.train_dataloader())
+    datamodule.load_state_dict({"position": [0, 3, False]})
+    assert len(list(batches)) == 1

@@ -121,7 +121,7 @@ def test_gaussian_bias_is_not_the_mean_itself():
     [
         (255.0, r"needs values in \[0, 1\], the batch has 255: divide by 255"),
         (-1.0, r"the batch has -1: shift and scale"),
-        (math.nan, r"the batch has nan: remove the broken images"),
+        (math.nan, r"the batch has nan at .1, 0, 2, 2. .*: remove the broken images"),
     ],
 )
 def test_check_refuses_what_is_not_an_image(likelihood, value, message):

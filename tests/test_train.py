@@ -96,10 +96,12 @@ def finished(tmp_path_factory):
     """A run with the default logger and without credentials, then resumed."""
     folder = tmp_path_factory.mktemp("elsewhere")
     line = [str(ROOT / "train.py"), "experiment=smoke", "logger=wandb", "run_dir=x"]
-    first = python(folder, *line)
+    elsewhere = {"WANDB_DATA_DIR": str(tmp_path_factory.mktemp("staged"))}
+    first = python(folder, *line, **elsewhere)
     assert first.returncode == 0, first.stderr
     listing = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    resumed = python(folder, str(ROOT / "train.py"), "resume=x", "trainer.max_epochs=4")
+    again = "resume=x", "trainer.max_epochs=4"
+    resumed = python(folder, str(ROOT / "train.py"), *again, **elsewhere)
     assert resumed.returncode == 0, resumed.stderr
     return folder, first, listing
 
@@ -116,6 +118,11 @@ def test_files_of_a_run(finished):
     assert OmegaConf.load(folder / "x" / "config.yaml").data.seed == 0  # resolved
     release = json.loads((folder / "x" / "release" / "config.json").read_text())
     assert release["metrics"]["test/elbo"] < 0
+    assert release["command"] == (
+        "python train.py experiment=smoke logger=wandb"
+        " && python train.py resume=auto trainer.max_epochs=4"
+    )
+    assert release["data"]["class"] == "Digits" and release["data"]["binarize"] == "threshold"
     assert first.stderr == ""
     assert first.stdout.count("W&B: no credentials found, logging offline") == 1
 
@@ -145,6 +152,9 @@ def test_wandb_run(finished):
         assert settings["commit"]
         logged = {i.nested_key[0] for r in found for i in r.history.item}
         assert {"val/elbo", "train/temperature", "images/samples"} <= logged
+        artifact = next(r.artifact for r in found if r.HasField("artifact"))
+        assert json.loads(artifact.metadata)["metrics"]["test/elbo"] < 0
+        assert {e.path for e in artifact.manifest.contents} == {"config.json", "model.safetensors"}
         assert next(r.exit.exit_code for r in found if r.HasField("exit")) == 0
         assert len(list(path.parent.glob("files/media/images/images/*.png"))) == 3
 
@@ -223,7 +233,7 @@ def test_parts_of_another_run(run, tmp_path, capsys):
     capsys.readouterr()
     line = ["init.encoder=x", "init.freeze=[encoder]", "model=gaussian_vae", "run_dir=y"]
     run(*line, "experiment=smoke")
-    assert "encoder from x: encoder." in capsys.readouterr().out
+    assert "encoder from x: taken: encoder." in capsys.readouterr().out
     x, y = weights(tmp_path / "x"), weights(tmp_path / "y")
     taken = [name for name in x if name.startswith("encoder.")]
     assert taken

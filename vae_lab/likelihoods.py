@@ -76,6 +76,12 @@ class Likelihood(nn.Module):
             return
         worst = low if low < 0 else high
         name = type(self).__name__
+        if not math.isfinite(worst):
+            index = (~x.isfinite()).nonzero()[0].tolist()
+            raise ValueError(
+                f"{name} needs values in [0, 1], the batch has {worst} at {index} [B, C, H, W]: "
+                "remove the broken images"
+            )
         raise ValueError(
             f"{name} needs values in [0, 1], the batch has {worst:g}: {_advice(worst)}"
         )
@@ -283,8 +289,6 @@ class DiscretizedLogisticMixture(Likelihood):
 
 
 def _advice(worst: float) -> str:
-    if math.isnan(worst):
-        return "remove the broken images"
     return "divide by 255" if worst > 2 else "shift and scale the images into it"
 
 
@@ -324,8 +328,8 @@ def _shift(a: Tensor, earlier: Tensor) -> Tensor:
 
 def _in_turn(m: Tensor, a: Tensor, colour: Callable[[Tensor, int], Tensor]) -> Tensor:
     """Channels [*, K, C, H, W], each coloured from its location given the ones before it."""
-    x = m.narrow(-3, 0, 0)
-    for c in range(m.shape[-3]):
+    x = colour(m.narrow(-3, 0, 1), 0)
+    for c in range(1, m.shape[-3]):
         x = torch.cat([x, colour(m.narrow(-3, c, 1) + _shift(a, x), c)], -3)
     return x
 

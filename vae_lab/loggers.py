@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import secrets
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from .sources import UPLOAD_SECONDS, artifact
+
+INIT_SECONDS = 30  # that a W&B server has for its first answer
 
 Row = dict[str, Any]
 
@@ -156,7 +161,47 @@ def wandb_logger(
         tags=list(tags),
         mode=chosen or "online",
         resume="allow",
+        settings=wandb.Settings(silent=True, init_timeout=INIT_SECONDS),
     )
+
+
+def begin(logger: WandbLogger) -> None:
+    """Begins the W&B run; offline, with one warning, where the server or the key is no good."""
+    import wandb
+
+    try:
+        logger.experiment  # noqa: B018  it is made by being looked at
+    except wandb.errors.Error as error:
+        reason = str(error).splitlines()[0]
+        rank_zero_warn(f"W&B: {reason}; logging offline, upload with `wandb sync`")
+        wandb.teardown()  # or the failed run would hold on to its id
+        wandb.setup(wandb.Settings(silent=True))
+        logger._wandb_init["mode"] = "offline"
+        logger.experiment  # noqa: B018
+
+
+def upload_release(logger: WandbLogger, folder: Path) -> str:
+    """Gives a release to W&B, as an artifact of the run with the card as its metadata.
+
+    Its name is the run's, its alias `best`. Offline it is staged, for `wandb sync` to upload.
+
+    Returns:
+        A line that says where it went. It never raises: the run that is logged has done its work.
+    """
+    run = logger.experiment
+    if run.disabled:
+        return "W&B is disabled: the release stays here"
+    name = re.sub(r"[^\w.-]", "-", run.name or run.id)
+    try:
+        logged = run.log_artifact(artifact(folder, name), aliases=["latest", "best"])
+        if run.offline:
+            offline = Path(run.dir).parent
+            return f"W&B: release staged as {name}; upload with `wandb sync {offline}`"
+        version = logged.wait(UPLOAD_SECONDS).version
+    except Exception as error:  # whatever is wrong over there
+        reason = " ".join(str(error).split())
+        return f"W&B: the release was not uploaded ({reason}); it is in {folder}"
+    return f"W&B: release uploaded, wandb:{run.entity}/{run.project}/{name}:{version}"
 
 
 def _wandb_id(folder: Path) -> str:

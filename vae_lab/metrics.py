@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from .distributed import all_sum
+from .distributed import all_sum, each, rank, world_size
 from .vae import Bound
 
 
@@ -78,12 +78,17 @@ class Window:
         self._resumed: float | None = None
         self._warm = False
 
-    def add(self, terms: tuple[Tensor, ...], images: int) -> None:
-        """Adds per-datum terms [B]; `images` were processed, in all processes together."""
+    def add(self, terms: tuple[Tensor, ...], images: int) -> Tensor:
+        """Adds per-datum terms [B]; `images` were processed, in all processes together.
+
+        Returns:
+            What is kept of them, the terms' sums and their count; zeroed, it does not count.
+        """
         stacked = torch.stack(terms).detach()  # [terms, B]
         count = stacked.new_full((1,), stacked.shape[1])
         self._sums.append(torch.cat([stacked.sum(1), count]))
         self._images += images
+        return self._sums[-1]
 
     def resume(self) -> None:
         self._resumed = time.perf_counter()
@@ -99,7 +104,7 @@ class Window:
         `perf/images_per_second` since the last reading, `perf/seconds` on the clock in all.
         """
         *sums, count = self._total().tolist()
-        metrics = {name: total / count for name, total in zip(names, sums, strict=True)}
+        metrics = {n: total / count for n, total in zip(names, sums, strict=True) if count}
         running = self._resumed is not None
         self.pause()
         if self._warm and self._seconds:
@@ -115,11 +120,16 @@ class Window:
         return all_sum(torch.stack(self._sums).sum(0))
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums of all processes; to be called by all of them."""
-        return {"sums": self._total() if self._sums else None, "seconds": self._total_seconds}
+        """The terms of every batch in every process; to be called by all of them.
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device, first: bool) -> None:
-        """Goes on from there; the sums go to the first process alone."""
-        total, self._total_seconds = state["sums"], state["seconds"]
-        if total is not None:
-            self._sums = [total.to(device) if first else torch.zeros_like(total, device=device)]
+        Not their total: a sum that is interrupted and resumed would round differently.
+        """
+        terms = each(torch.stack(self._sums)) if self._sums else None  # [processes, batches, terms]
+        return {"terms": terms, "seconds": self._total_seconds}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Goes on from there; with another number of processes, from the last reading."""
+        terms, self._total_seconds = state.get("terms"), state["seconds"]  # 0.1.0 has none
+        self._sums = []
+        if terms is not None and len(terms) == world_size():
+            self._sums = list(terms[rank()].to(device))

@@ -1,22 +1,70 @@
 """Releases: a trained VAE as data, `model.safetensors` and `config.json`, that never runs code.
 
 `config.json` names the VAE's parts by their class in vae_lab and gives their constructors'
-arguments. Only the classes that the three packages export can be named.
+arguments. Only the classes that the three packages export can be named. The checkpoints of train.py
+hold the same description, so that a model can be loaded from either.
 """
 
 import hashlib
 import inspect
 import json
+import os
+import warnings
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
 
 import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
-from . import latents, likelihoods, networks
+from . import latents, likelihoods, networks, sources
+from .checkpoints import find_checkpoint, load_checkpoint
 from .vae import VAE
 
 FORMAT = 1
-PARTS = {"network": networks, "latent": latents, "likelihood": likelihoods}
+CONFIG, WEIGHTS = sources.FILES
+KINDS = {"network": networks, "latent": latents, "likelihood": likelihoods}
+MAX_CONFIG_BYTES = 2**20
+
+Part = Literal["encoder", "decoder"]
+
+# The tensors of a part, and the kinds of pieces that give them their meaning.
+PARTS: dict[Part, tuple[str, ...]] = {
+    "encoder": ("encoder.",),
+    "decoder": ("decoder.", "output_bias", "likelihood."),
+}
+DECIDED_BY: dict[Part | None, tuple[str, ...]] = {
+    "encoder": ("network",),
+    "decoder": ("network", "likelihood"),
+    None: (*KINDS,),
+}
+
+
+class Model(NamedTuple):
+    """A trained model as data, of which nothing is built yet."""
+
+    origin: str  # where it was read, for messages
+    blueprint: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+class Report(NamedTuple):
+    """What a model could take over from another one, by the names of the tensors."""
+
+    taken: list[str]
+    missing: list[str]  # here, but not there
+    unused: list[str]  # there, but not here
+    mismatched: list[str]  # what is how there and here
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.unused or self.mismatched)
+
+    def __str__(self) -> str:
+        lists = zip(self._fields, self, strict=True)
+        return "; ".join(f"{name}: {_shortened(items)}" for name, items in lists if items)
 
 
 def describe(part: object) -> dict[str, Any]:
@@ -25,60 +73,233 @@ def describe(part: object) -> dict[str, Any]:
     return {"class": type(part).__name__} | {name: getattr(part, name) for name in names}
 
 
-def build(kind: str, description: dict[str, Any]) -> Any:
-    """The part that :func:`describe` described."""
+def blueprint(vae: VAE) -> dict[str, Any]:
+    """All that is needed to build the like of a VAE, in plain types."""
+    parts = {kind: describe(getattr(vae, kind)) for kind in KINDS}
+    return {"shape": list(vae.shape), **parts}
+
+
+def assemble(plan: dict[str, Any], origin: str) -> VAE:
+    """The VAE that :func:`blueprint` described, untrained.
+
+    Raises:
+        ValueError: the description names a class that is not in vae_lab's lists, or arguments that
+            the class does not take.
+    """
+    if missing := {"shape", *KINDS} - plan.keys():
+        raise ValueError(f"{origin} lacks {', '.join(sorted(missing))}")
+    parts = {kind: _build(kind, plan[kind], origin) for kind in KINDS}
+    try:
+        return VAE(tuple(plan["shape"]), **parts)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{origin} describes no VAE: {_first_line(error)}") from None
+
+
+def _build(kind: str, description: Any, origin: str) -> Any:
+    if not isinstance(description, dict):
+        raise ValueError(f"the {kind} in {origin} must name its class, got {description!r}")
     arguments = dict(description)
     name = arguments.pop("class", None)
-    package = PARTS[kind]
-    if name not in package.__all__:
-        known = ", ".join(package.__all__)
-        raise ValueError(f"unknown {kind} {name!r} in config.json; known: {known}")
+    known = KINDS[kind].__all__
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r} in {origin}; known: {', '.join(known)}")
     try:
-        return getattr(package, name)(**arguments)
-    except TypeError as error:
-        raise ValueError(f"the {kind} in config.json does not fit this vae_lab: {error}") from None
+        return getattr(KINDS[kind], name)(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the {kind} in {origin} does not fit this vae_lab: {_first_line(error)}"
+        ) from None
 
 
-def save(vae: VAE, folder: Path, facts: dict[str, Any]) -> Path:
-    weights = safetensors.torch.save({k: v.contiguous() for k, v in vae.state_dict().items()})
-    config = {
-        "format": FORMAT,
-        "shape": list(vae.shape),
-        **{kind: describe(getattr(vae, kind)) for kind in PARTS},
-        "sha256": hashlib.sha256(weights).hexdigest(),
-    }
+def save(vae: VAE, folder: Path, facts: dict[str, Any], dtype: torch.dtype | None = None) -> Path:
+    """Writes a release; nothing is changed where it cannot be written whole."""
+    weights = {name: t.to(dtype or t.dtype).contiguous() for name, t in vae.state_dict().items()}
+    if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        where = "" if dtype is None else f" in {dtype}"
+        raise ValueError(f"weights must be finite numbers, {_shortened(bad)} are not{where}")
+    data = safetensors.torch.save(weights)
+    config = {"format": FORMAT, **blueprint(vae), "sha256": hashlib.sha256(data).hexdigest()}
     if taken := config.keys() & facts.keys():
         raise ValueError(f"facts must not be named {', '.join(config)}, got {', '.join(taken)}")
     text = json.dumps(config | facts, indent=2) + "\n"  # fails, if it does, before a file changes
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.safetensors").write_bytes(weights)
-    (folder / "config.json").write_text(text)
+    with TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+        files = {WEIGHTS: data, CONFIG: text.encode()}
+        for name, content in files.items():
+            with (Path(partial) / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in files:  # a crash between the two is seen in the sha256
+            (Path(partial) / name).replace(folder / name)
     return folder
 
 
-def load(source: Path) -> VAE:
-    folder = find(source)
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("format") != FORMAT:
+def load(source: str | Path, strict: bool = True) -> VAE:
+    """The model that `source` names, in evaluation mode; see :func:`vae_lab.sources.resolve`."""
+    model = _read(sources.resolve(source))
+    with torch.device("meta"):  # sizes that do not match cost no memory
+        planned = assemble(model.blueprint, model.origin)
+    report = compare(model.weights, planned.state_dict())
+    if strict and not report.complete:
         raise ValueError(
-            f"{folder}/config.json has format {config.get('format')!r}, this vae_lab reads {FORMAT}"
+            f"{model.origin} does not describe its weights: {report._replace(taken=[])}; "
+            "strict=False takes what fits"
         )
-    if missing := {"shape", "sha256", *PARTS} - config.keys():
-        raise ValueError(f"{folder}/config.json lacks {', '.join(sorted(missing))}")
-    weights = (folder / "model.safetensors").read_bytes()
-    if hashlib.sha256(weights).hexdigest() != config["sha256"]:
-        raise ValueError(f"{folder}/model.safetensors does not match the sha256 in its config.json")
-    parts = {kind: build(kind, config[kind]) for kind in PARTS}
-    vae = VAE(tuple(config["shape"]), **parts)
-    vae.load_state_dict(safetensors.torch.load(weights))
+    if not report.complete:
+        warnings.warn(f"{model.origin}, in part: {report}", stacklevel=3)
+    vae = assemble(model.blueprint, model.origin)
+    vae.load_state_dict({name: model.weights[name] for name in report.taken}, strict=False)
     return vae.eval()
 
 
-def find(source: Path) -> Path:
-    """The release folder at `source`, or in a run's folder there."""
-    for folder in (source, source / "release"):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+def take(vae: VAE, source: str | Path, part: Part | None = None, strict: bool = True) -> Report:
+    """Loads the weights of another model, or one part of them, into `vae`.
+
+    The encoder and the decoder may be those of a model with another latent.
+
+    Args:
+        part: "encoder" (without the head, which is the latent's), "decoder" or None for all.
+        strict: refuse a source that does not fit in every tensor; otherwise take those that do.
+
+    Returns:
+        What was taken and what was not.
+
+    Raises:
+        ValueError: the two do not fit; nothing was changed.
+    """
+    other = load(source)
+    prefixes = PARTS[part] if part else ("",)
+    theirs, ours = (
+        {name: t for name, t in model.state_dict().items() if name.startswith(prefixes)}
+        for model in (other, vae)
+    )
+    report = compare(theirs, ours)
+    pairs = [(kind, getattr(other, kind), getattr(vae, kind)) for kind in DECIDED_BY[part]]
+    settings = [
+        f"{kind} is {describe(there)} there and {describe(here)} here"
+        for kind, there, here in pairs
+        if describe(there) != describe(here)
+    ]
+    report = report._replace(mismatched=settings + report.mismatched)
+    if not report.taken or strict and not report.complete:
+        raise ValueError(
+            f"the {part or 'model'} of {source} does not fit: {report._replace(taken=[])}; use the "
+            "settings that it was trained with, or strict=False (init.strict=false) for what fits"
+        )
+    vae.load_state_dict({name: theirs[name] for name in report.taken}, strict=False)
+    return report
+
+
+def compare(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Report:
+    """Which of `theirs` can stand for which of `ours`, by name and shape."""
+    both = [name for name in ours if name in theirs]
+    fits = {name: theirs[name].shape == ours[name].shape for name in both}
+    return Report(
+        [name for name in both if fits[name]],
+        [name for name in ours if name not in theirs],
+        [name for name in theirs if name not in ours],
+        [
+            f"{name} is {list(theirs[name].shape)} there and {list(ours[name].shape)} here"
+            for name in both
+            if not fits[name]
+        ],
+    )
+
+
+def card(source: str | Path) -> dict[str, Any]:
+    """What a release says of itself: its `config.json`."""
+    return _read_config(_release(sources.resolve(source)) / CONFIG)
+
+
+def push(source: str | Path, destination: str) -> str:
+    """Uploads a release as it is, with its card.
+
+    Args:
+        source: of the release; see :func:`vae_lab.sources.resolve`.
+        destination: `hf:owner/name` or `wandb:entity/project/artifact`; made where it is new.
+
+    Returns:
+        The source that loads what was uploaded.
+    """
+    load(source)  # what cannot be loaded here is not given to others
+    return sources.push(_release(sources.resolve(source)), destination)
+
+
+def _read(path: Path) -> Model:
+    """A release; or a checkpoint, a run's best one where the run has no release."""
+    if path.suffix == ".ckpt":
+        return _read_checkpoint(path)
+    if path.is_dir() and not _is_release(path) and not _is_release(path / "release"):
+        try:
+            return _read_checkpoint(find_checkpoint(path))
+        except FileNotFoundError:
+            pass  # the release is what it lacks
+    release = _release(path)
+    return _read_release(release, path if path.is_file() else release / WEIGHTS)
+
+
+def _is_release(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def _release(path: Path) -> Path:
+    """The release's folder at `path`, which is it, or its weights, or a run's folder."""
+    if path.suffix == ".safetensors" and path.is_file():
+        return path.parent
+    for folder in (path, path / "release"):
+        if _is_release(folder):
             return folder
     raise FileNotFoundError(
-        f"no release at {source}: expected config.json and model.safetensors there, or in release/"
+        f"no release at {path}: expected a folder with {CONFIG} and {WEIGHTS}, or a run with such "
+        "a release/ (an archive must be unpacked first)"
     )
+
+
+def _read_release(folder: Path, path: Path) -> Model:
+    config = _read_config(folder / CONFIG)
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder}/{CONFIG} has format {config.get('format')!r}, this vae_lab reads {FORMAT}"
+        )
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != config.get("sha256"):
+        raise ValueError(f"{path} does not match the sha256 in its {CONFIG}: fetch it again")
+    try:
+        return Model(str(folder / CONFIG), config, safetensors.torch.load(data))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {_first_line(error)}") from None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path} must be a short text, got {path.stat().st_size} bytes")
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {_first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
+    return config
+
+
+def _read_checkpoint(path: Path) -> Model:
+    checkpoint = load_checkpoint(path)
+    plan, state = checkpoint.get("vae"), checkpoint.get("state_dict")
+    if not isinstance(plan, dict) or not isinstance(state, dict):
+        raise ValueError(f"{path} does not describe its model: give the release/ of its run")
+    weights = {
+        name.removeprefix("vae."): tensor
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor) and name.startswith("vae.")
+    }
+    return Model(str(path), plan, weights)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _shortened(items: list[str], shown: int = 5) -> str:
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(items[:shown]) + more

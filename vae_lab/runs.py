@@ -1,38 +1,20 @@
-"""A run's folder: what is in it, and how later runs find it.
+"""A run's folder: what is in it, and who works in it.
 
 runs/<name>/
     config.yaml         the resolved config
+    commands.txt        what was typed: to begin the run, and to go on with it
     metrics.csv         a row a logged step
-    checkpoints/        last.ckpt, best.ckpt
+    checkpoints/        the last ones and the best one; see :mod:`vae_lab.checkpoints`
     images/             PNG pictures
     release/            model.safetensors, config.json
 """
 
-import pickle
+import fcntl
+import os
 import time
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-
-from .pretrained import describe, load
-from .vae import VAE
-
-PARTS = {
-    "encoder": ("encoder.",),
-    "decoder": ("decoder.", "output_bias", "likelihood."),
-}
-
-# What torch.load raises, depending on where in the file the damage is.
-BROKEN = (
-    RuntimeError,
-    EOFError,
-    LookupError,
-    AssertionError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 def default_folder(model: str, data: str, root: Path = Path("runs")) -> Path:
@@ -45,64 +27,31 @@ def default_folder(model: str, data: str, root: Path = Path("runs")) -> Path:
     return folder
 
 
-def find_checkpoint(source: str | Path, names: tuple[str, ...] = ("best", "last")) -> Path:
-    """The checkpoint file that `source` is, or the first of `names` that a run's folder has."""
-    source = Path(source)
-    candidates = [source / "checkpoints" / f"{name}.ckpt" for name in names]
-    for path in candidates if source.is_dir() else [source]:
-        if path.is_file():
-            return path
-    wanted = " or ".join(f"checkpoints/{path.name}" for path in candidates)
-    raise FileNotFoundError(
-        f"no checkpoint at {source}: expected a .ckpt file, or a run with {wanted}"
-    )
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents: tensors and plain types; anything else in it is refused, not run."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except BROKEN as error:
-        reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"{path} is not a readable checkpoint ({reason[0] if reason else 'empty file'})"
-        ) from None
-    if not isinstance(checkpoint, dict) or "config" not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint of train.py: it holds no config")
-    return checkpoint
-
-
-def take_part(vae: VAE, part: str, source: str | Path) -> list[str]:
-    """Loads the encoder or decoder of a released model into `vae`, whatever either's latent.
-
-    Returns:
-        The names of the tensors that were taken.
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder, until this one leaves or dies.
 
     Raises:
-        ValueError: the two do not have the same tensors of the same shapes.
+        ValueError: the folder cannot be written in, or another process works there.
     """
-    other = load(Path(source))
-    theirs, ours = (
-        {name: t for name, t in model.state_dict().items() if name.startswith(PARTS[part])}
-        for model in (other, vae)
-    )
-    kinds = ("network",) if part == "encoder" else ("network", "likelihood")
-    there, here = ([describe(getattr(model, kind)) for kind in kinds] for model in (other, vae))
-    differences = [f"it is {there} there and {here} here"] if there != here else []
-    differences += [
-        f"{name} is {_shape(theirs, name)} there and {_shape(ours, name)} here"
-        for name in sorted(theirs.keys() | ours.keys())
-        if _shape(theirs, name) != _shape(ours, name)
-    ]
-    if differences:
-        shown = "; ".join(differences[:5])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
         raise ValueError(
-            f"the {part} of {source} does not fit: {shown} ({len(differences)} differ); "
-            "use the network, likelihood and latent sizes that it was trained with"
-        )
-    vae.load_state_dict(theirs, strict=False)
-    return sorted(theirs)
-
-
-def _shape(tensors: dict[str, torch.Tensor], name: str) -> list[int] | str:
-    return list(tensors[name].shape) if name in tensors else "absent"
+            f"run_dir must be a folder to write in, got {folder} ({error.strerror})"
+        ) from None
+    with file:
+        try:
+            # Of the process, not of the open file as flock's: workers that outlive it hold nothing.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is in use by process {file.read().strip() or 'unknown'}: wait for its "
+                "end, or type another run_dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

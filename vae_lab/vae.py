@@ -1,7 +1,8 @@
 """The generative model p(z) p(x|z) and its recognition model q(z|x). No Lightning in it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from .latents import Latent
 if TYPE_CHECKING:
     from .likelihoods import Likelihood
     from .networks import Network
+    from .pretrained import Report
 
 
 class Bound(NamedTuple):
@@ -123,15 +125,71 @@ class VAE(nn.Module):
         """Starts the decoder at the data's mean image [C, H, W], where the likelihood allows."""
         self.output_bias.copy_(self.likelihood.bias(mean.to(self.output_bias)))
 
-    def save_pretrained(self, folder: str | Path, **facts: object) -> Path:
-        """Writes a release: `model.safetensors` and `config.json`, in which `facts` are kept."""
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype | None = None, **facts: object
+    ) -> Path:
+        """Writes a release: `model.safetensors` and `config.json`, in which `facts` are kept.
+
+        Args:
+            dtype: of the stored weights, e.g. torch.float16; None: their own. The model that is
+                loaded has weights of torch's default type in any case.
+        """
         from .pretrained import save
 
-        return save(self, Path(folder), facts)
+        return save(self, Path(folder), facts, dtype)
+
+    def push(self, destination: str, dtype: torch.dtype | None = None, **facts: object) -> str:
+        """Uploads a release to `hf:owner/name` or `wandb:entity/project/artifact`.
+
+        Args:
+            dtype: as for :meth:`save_pretrained`, and so are the facts.
+
+        Returns:
+            The source that :meth:`from_pretrained` loads it from.
+        """
+        from .sources import push
+
+        with TemporaryDirectory() as folder:
+            return push(self.save_pretrained(folder, dtype, **facts), destination)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> "VAE":
-        """The model of a release folder, or of a run's folder, in evaluation mode."""
+    def from_pretrained(cls, source: str | Path, strict: bool = True) -> "VAE":
+        """A trained model, in evaluation mode. Nothing that is loaded is run.
+
+        Args:
+            source: a run's or a release's folder, a `.ckpt` or `.safetensors` file, a model of the
+                zoo (:mod:`vae_lab.zoo`), `wandb:entity/project/artifact:alias`, `hf:owner/name`.
+            strict: refuse weights that are not those of the model, in name and shape; otherwise
+                warn, and leave the tensors that do not fit as they are initialised.
+
+        Raises:
+            FileNotFoundError: there is no such model.
+            ValueError: it is damaged, or not a model of this library.
+        """
         from .pretrained import load
 
-        return load(Path(source))
+        return load(source, strict)
+
+    def load_pretrained(
+        self,
+        source: str | Path,
+        part: Literal["encoder", "decoder"] | None = None,
+        strict: bool = True,
+    ) -> "Report":
+        """Takes the weights of another model, or of its encoder or decoder, into this one.
+
+        Args:
+            source: as for :meth:`from_pretrained`.
+            part: the encoder (without the head, which is the latent's), the decoder, or None: all.
+            strict: refuse a source that does not fit in every tensor and setting; otherwise take
+                the tensors that do.
+
+        Returns:
+            What was taken, and what was not.
+
+        Raises:
+            ValueError: the two do not fit; nothing was changed.
+        """
+        from .pretrained import take
+
+        return take(self, source, part, strict)

@@ -10,8 +10,8 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
     changes from step to step, so neither a bad nor a good value there says anything about the end:
     such validations use up no patience and set no best score.
 
-    A NaN is left to `FiniteLoss`, which ends the run with an error; Lightning's own check stops it
-    as if it had finished.
+    A NaN is left to `FiniteUpdates`, which ends the run with an error; Lightning's own check stops
+    it as if it had finished.
 
     Args:
         monitor: A metric that validation logs.

@@ -1,24 +1,105 @@
-"""The end of a run whose numbers have gone bad."""
+"""No update by a gradient that is NaN or infinite."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from ..distributed import all_sum
+from ..objectives import Terms
 
 
-class FiniteLoss(pl.Callback):
-    """Stops the run with an error when a metric is NaN or infinite.
+class _Update(NamedTuple):
+    """Where an optimizer step was taken, and what it was made of."""
 
-    It looks at the numbers that were read off the device anyway, `pl_module.latest`, whenever that
-    is a new dictionary, and at what validation logged. So it costs no synchronisation, and a bad
-    value is noticed after the next reading: the step in the message is that of the notice.
+    step: int  # counted from 1
+    epoch: int
+    batch: int
+    lr: float
+    row: Tensor  # was it left out, the gradient's norm, sums of the terms, their count
+
+
+class FiniteUpdates(pl.Callback):
+    """Leaves out every optimizer step whose gradient is NaN or infinite; stops the run, or goes on.
+
+    The gradient's norm decides on the device: no step waits for it, except with an optimizer that
+    knows no `found_inf` (fused ones do; it is how a GradScaler skips a step) or with sharded
+    parameters. Weights, the optimizer's state and the estimator's moving averages stay as they
+    were. The norm is that after DDP's reduction, so that all processes decide alike. Under float16
+    the GradScaler leaves out what overflows, which is no fault; there the terms are judged.
+
+    The host looks at it whenever `pl_module.latest` is a new dictionary, so after numbers were read
+    off the device anyhow, and before every checkpoint; no later step was taken in the meantime
+    with `action` "stop". Metrics that are not finite, of training or validation, always stop.
+
+    Args:
+        debug_path: where the weights before a fatal step are saved, for a look at them.
+        action: "stop" with a FloatingPointError at the first such step; "skip" counts it as
+            `train/skipped_updates` and goes on.
+        limit: so many skipped steps are too many.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, debug_path: str | Path, action: Literal["stop", "skip"] = "stop", limit: int = 100
+    ) -> None:
         super().__init__()
+        if action not in ("stop", "skip"):
+            raise ValueError(f"action must be stop or skip, got {action!r}")
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
+        self.debug_path = Path(debug_path)
+        self.action = action
+        self.limit = limit
+        self.skipped = 0
+        self._terms: list[Tensor] = []  # of the batches since the last optimizer step
+        self._updates: list[_Update] = []  # since the host last looked
+        self._stopped: Tensor | None = None
+        self._buffers: list[Tensor] = []  # the estimator's, as the last good step left them
+        self._batch = 0
         self._checked: Mapping[str, float] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._buffers = [b.clone() for b in _state(pl_module)]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch = batch_idx
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        self._terms.append(cast(Any, pl_module).batch_terms)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Decide, on the device, whether this step is taken."""
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        norm = _norm(optimizer)
+        terms = self._terms[0] if len(self._terms) == 1 else torch.stack(self._terms).sum(0)
+        bad = ~(terms.isfinite().all() if scaled else norm.isfinite())
+        if self.action == "stop" and self._stopped is not None:
+            bad = bad | self._stopped
+        row = torch.cat([torch.stack([bad.to(terms), norm.to(terms)]), terms])
+        lr = optimizer.param_groups[0]["lr"]
+        place = trainer.global_step + 1, trainer.current_epoch, self._batch
+        self._updates.append(_Update(*place, lr, row))
+        if not scaled:
+            _leave_out(optimizer, bad)
+        for term in self._terms:
+            term.masked_fill_(bad, 0.0)  # out of the logged means, too
+        for buffer, good in zip(_state(pl_module), self._buffers, strict=True):
+            good.copy_(torch.where(bad, good, buffer))
+            buffer.copy_(good)
+        self._stopped, self._terms = bad, []
 
     def on_train_batch_end(
         self,
@@ -28,45 +109,120 @@ class FiniteLoss(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self._check_latest(trainer, pl_module)
+        self._look(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The module's hook comes after the callbacks', and may have read the last batch's.
-        self._check_latest(trainer, pl_module)
+        self._look(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         results = trainer.callback_metrics.items()
-        _check({k: float(v) for k, v in results if k.startswith("val/")}, trainer, pl_module)
+        self._check({k: float(v) for k, v in results if k.startswith("val/")}, trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._check_latest(trainer, pl_module)
+        self._look(trainer, pl_module)
 
-    def _check_latest(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Look first: a run that is about to stop has left out steps that nothing else knows of."""
+        self._look_at_updates(trainer, pl_module)
+        checkpoint["skipped_updates"] = self.skipped
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.skipped = checkpoint.get("skipped_updates", 0)
+
+    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         latest = getattr(pl_module, "latest", None)
         if latest is not None and latest is not self._checked:
             self._checked = latest
-            _check(latest, trainer, pl_module)
+            self._look_at_updates(trainer, pl_module)
+            self._check(latest, trainer, pl_module)
 
+    def _look_at_updates(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        updates, self._updates = self._updates, []
+        if not updates:
+            return
+        rows = all_sum(torch.stack([update.row for update in updates])).tolist()
+        bad = [(u, row) for u, row in zip(updates, rows, strict=True) if row[0]]
+        if not bad:
+            return
+        first, (_, norm, *sums) = bad[0]
+        numbers = {"gradient norm": norm / trainer.world_size} | _means(sums)
+        if self.action == "stop":
+            self._stop(numbers, first, trainer, pl_module)
+        if not self.skipped:
+            rank_zero_warn(
+                f"{_bad(numbers)} at step {first.step}: left out (on_nonfinite=skip); "
+                "train/skipped_updates counts such steps"
+            )
+        self.skipped += len(bad)
+        if self.skipped > self.limit:
+            numbers["skipped updates"] = self.skipped
+            self._stop(numbers, first, trainer, pl_module)
+        for logger in trainer.loggers:
+            row = {"train/skipped_updates": self.skipped, "epoch": trainer.current_epoch}
+            logger.log_metrics(row, step=trainer.global_step)
 
-def _check(
-    metrics: Mapping[str, float], trainer: pl.Trainer, pl_module: pl.LightningModule
-) -> None:
-    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        where = f"at step {trainer.global_step}, epoch {trainer.current_epoch}"
-        raise RuntimeError(
-            f"{', '.join(bad)} {where} ({_circumstances(metrics, trainer, pl_module)}); "
-            "try a lower learning rate or gradient clipping, and resume from the last checkpoint"
+    def _check(
+        self, metrics: Mapping[str, float], trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        if not all(map(math.isfinite, metrics.values())):
+            lr = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else math.nan
+            place = trainer.global_step, trainer.current_epoch, self._batch
+            self._stop(metrics, _Update(*place, lr, torch.empty(0)), trainer, pl_module)
+
+    def _stop(
+        self,
+        numbers: Mapping[str, float],
+        update: _Update,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+    ) -> None:
+        schedules = getattr(pl_module, "schedules", {}).items()
+        good = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        good |= {name: schedule.at(update.step - 1) for name, schedule in schedules}
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in ({"lr": update.lr} | good).items())
+        trainer.save_checkpoint(self.debug_path)
+        raise FloatingPointError(
+            f"{_bad(numbers)} at step {update.step}, epoch {update.epoch}, batch {update.batch} "
+            f"({shown}); the weights are in {self.debug_path}; try a lower model.optimizer.lr, "
+            "trainer.gradient_clip_val=1, or on_nonfinite=skip"
         )
 
 
-def _circumstances(
-    metrics: Mapping[str, float], trainer: pl.Trainer, pl_module: pl.LightningModule
-) -> str:
-    """Learning rate, gradient norm and the finite metrics: where one looks first."""
-    numbers = {"lr": trainer.optimizers[0].param_groups[0]["lr"]} if trainer.optimizers else {}
-    gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-    if gradients:
-        numbers["gradient norm"] = float(torch.nn.utils.get_total_norm(gradients))
-    numbers |= {name: value for name, value in metrics.items() if math.isfinite(value)}
-    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+def _norm(optimizer: Optimizer) -> Tensor:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def _leave_out(optimizer: Optimizer, bad: Tensor) -> None:
+    """Makes the coming step do nothing where `bad` is true."""
+    sharded = any(
+        isinstance(p, DTensor) for group in optimizer.param_groups for p in group["params"]
+    )
+    if getattr(optimizer, "_step_supports_amp_scaling", False) and not sharded:
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+    elif bad.item():
+        optimizer.zero_grad()  # to None, and a parameter without a gradient is left alone
+
+
+def _state(pl_module: pl.LightningModule) -> list[Tensor]:
+    """What a forward pass in training changes."""
+    estimator = getattr(pl_module, "estimator", None)
+    return [] if estimator is None else list(estimator.buffers())
+
+
+def _means(sums: list[float]) -> dict[str, float]:
+    """The terms by name, from their sums and count."""
+    *totals, count = sums
+    names = (f"train/{name}" for name in Terms._fields)
+    return {name: total / (count or 1) for name, total in zip(names, totals, strict=True)}
+
+
+def _bad(numbers: Mapping[str, float]) -> str:
+    bad = (f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value))
+    return ", ".join(bad)

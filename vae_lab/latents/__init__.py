@@ -1,8 +1,10 @@
 """Families of q(z|x), each with its prior and its KL."""
 
-from .base import Latent
-from .discrete import Bernoulli, Categorical, discrete_latent
+from .base import Latent as Latent
+from .discrete import Bernoulli, Categorical
+from .discrete import discrete_latent as discrete_latent
 from .gaussian import Gaussian
 from .poisson import Poisson
 
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "Latent", "Poisson", "discrete_latent"]
+# The families, which a released model may name.
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "Poisson"]

@@ -1,0 +1,47 @@
+"""Which errors are the user's to mend, and the one line that says how."""
+
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+KNOWN = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+LOST = ("Connection closed by peer", "Connection reset by peer")
+
+
+def explain(error: Exception, config: DictConfig) -> str | None:
+    """One line for a mistake, a limit of the machine or a service that failed.
+
+    Empty where another process of the run says it. None for anything else: that is a fault of the
+    code, whose traceback somebody has to see.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or _is_in(text, OUT_OF_MEMORY, error):
+        return _less_memory(config, text)
+    if isinstance(error, FloatingPointError) and rank_zero_only.rank:
+        return ""  # all processes stop with it, the first has said so
+    if isinstance(error, KNOWN) or type(error).__module__.startswith("wandb"):
+        return text
+    if isinstance(error, torch.distributed.DistError) or _is_in(text, LOST, error):
+        return (
+            "another process of this run was lost; its error, if it left one, stands above; to go "
+            f"on, type resume={config.run_dir} with the same settings ({text.partition('. ')[0]})"
+        )
+    return None
+
+
+def _is_in(text: str, parts: tuple[str, ...], error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(part in text for part in parts)
+
+
+def _less_memory(config: DictConfig, text: str) -> str:
+    size, rest = config.data.batch_size, config.data.eval_batch_size
+    times = config.trainer.accumulate_grad_batches
+    reason = text.partition(". ")[0] or "no more memory"
+    return (
+        f"{reason}: with data.batch_size={size} a step does not fit; type "
+        f"data.batch_size={max(size // 2, 1)} trainer.accumulate_grad_batches={2 * times} for the "
+        f"same step in halves, or if it was a validation, less than data.eval_batch_size={rest}"
+    )

@@ -1,0 +1,121 @@
+"""ONNX graphs of a VAE, run without torch."""
+
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from test_pretrained import small_vae
+
+import train
+from configs.command_line import exit_on_mistake
+from vae_lab import VAE, export, likelihoods
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.networks import Linear
+
+FAMILIES = {
+    "loc scale": Gaussian(2),
+    "logits": Categorical(2, 3),
+    "logits ": Bernoulli(3),
+    "rate": Poisson(3),
+}
+
+
+@torch.no_grad()
+def check(vae, folder, outputs):
+    """Against torch, without anything of `vae_lab.export`."""
+    assert sorted(path.name for path in folder.iterdir()) == ["decoder.onnx", "encoder.onnx"]
+    encoder, decoder = (
+        onnxruntime.InferenceSession(folder / f"{name}.onnx") for name in ("encoder", "decoder")
+    )
+    assert [output.name for output in encoder.get_outputs()] == outputs
+    x = np.random.default_rng(0).integers(0, 2, (7, 1, 8, 8)).astype(np.float32)
+    q = vae.encode(torch.from_numpy(x)).base_dist
+    for name, found in zip(outputs, encoder.run(None, {"x": x}), strict=True):
+        np.testing.assert_allclose(found, getattr(q, name).numpy(), atol=1e-4, rtol=1e-4)
+    z = vae.latent.prior().sample((7,))
+    expected = vae.likelihood.mean(vae.decode(z)).numpy()
+    np.testing.assert_allclose(decoder.run(["mean"], {"z": z.numpy()})[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", FAMILIES)
+def test_the_encoder_gives_all_parameters_of_q(names):
+    vae = small_vae(FAMILIES[names])
+    graph = export.Encoder(vae)
+    assert graph.outputs == names.split()
+    x = torch.rand(3, 1, 4, 4)
+    q = vae.encode(x).base_dist
+    again = type(q)(**dict(zip(graph.outputs, graph(x), strict=True)))
+    z = q.sample()
+    torch.testing.assert_close(again.log_prob(z), q.log_prob(z))
+
+
+def test_the_graphs_do_what_the_model_does(tmp_path):
+    mixture = likelihoods.DiscretizedLogisticMixture(2)
+    vae = small_vae(Categorical(2, 3), Linear(), mixture, shape=(1, 8, 8))
+    assert export.export_onnx(vae, tmp_path / "onnx").difference < 1e-5
+    check(vae, tmp_path / "onnx", ["logits"])
+
+
+def test_graphs_that_are_not_the_model_are_not_written(tmp_path, monkeypatch):
+    other, write = small_vae(network=Linear()), torch.onnx.export
+    monkeypatch.setattr(
+        torch.onnx, "export", lambda graph, *a, **k: write(type(graph)(other).eval(), *a, **k)
+    )
+    with pytest.raises(RuntimeError, match=r"encoder.onnx is .* from torch, relatively"):
+        export.export_onnx(small_vae(network=Linear()), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """train.py in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        exit_on_mistake([*arguments])
+        train.main()
+
+    return run
+
+
+def test_a_model_of_the_zoo_is_exported_and_sampled(run, tmp_path, capsys):
+    line = "checkpoint=gaussian_vae-digits", "run_dir=x"
+    run("task=export", *line)
+    assert "exported: x/onnx/encoder.onnx, x/onnx/decoder.onnx; at most" in capsys.readouterr().out
+    run("task=sample", *line)
+    assert (tmp_path / "x" / "samples.png").is_file()
+    onnx = tmp_path / "x" / "onnx"
+    check(VAE.from_pretrained("gaussian_vae-digits"), onnx, ["loc", "scale"])
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("task=export", "task=export needs a trained model: type checkpoint=runs/NAME"),
+        ("task=export checkpoint=gaussian_vae-digits", "type run_dir=FOLDER"),
+        ("task=sample checkpoint=gausian_vae-digits", "did you mean gaussian_vae-digits"),
+        ("init.encoder=gumbel_vae-fashion_mnist", "the encoder of gumbel_vae-fashion_mnist does"),
+        ("init.encoder=hf:digits", "a model of Hugging Face is hf:owner/name"),
+        ("init.decoder=wandb:team/digits", "a W&B model is wandb:entity/project/artifact:alias"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(run, tmp_path, capsys, line, message):
+    with pytest.raises(SystemExit) as caught:
+        run(*line.split())
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1 and message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_one_line(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(SystemExit):
+        run("task=export", "checkpoint=gaussian_vae-digits", "run_dir=x")
+    error = capsys.readouterr().err
+    assert error == (
+        "train.py: ONNX export needs onnxruntime: type pip install 'vae_lab[export]'\n"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,73 @@
+"""Relaxed samples are drawn in float32, whatever precision the networks run in."""
+
+import pytest
+import torch
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from test_configs import FILES
+
+from vae_lab.latents import Bernoulli, Categorical
+
+ESTIMATORS = {
+    path.stem: OmegaConf.load(path) for path in FILES if path.parent.name == "estimator"
+}
+RELAXED = {
+    name: config
+    for name, config in ESTIMATORS.items()
+    if get_class(config._target_).needs_differentiable or "temperature" in str(config)
+}
+LATENTS = {"categorical": Categorical(3, 4), "bits": Bernoulli(3)}
+
+
+def build(name, **settings):
+    config = OmegaConf.to_container(RELAXED[name])
+    return get_class(config.pop("_target_"))(**config | settings)
+
+
+def points(name, latent, dtype, device_dtype):
+    """Where f is evaluated, and the gradient that reaches the logits."""
+    torch.manual_seed(0)
+    logits = torch.randn(5, latent.parameter_size).to(dtype).requires_grad_()
+    seen = []
+
+    def f(z):
+        seen.append(z.detach())
+        return z.square().flatten(2).sum(-1)
+
+    context = torch.ones(5, 2)
+    with torch.autocast("cpu", device_dtype, enabled=device_dtype is not None):
+        q = latent.distribution(logits.float())
+        value = build(name)(q, f, context=context)
+    value.sum().backward()
+    return seen, logits.grad
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", LATENTS)
+@pytest.mark.parametrize("name", RELAXED)
+def test_points_are_those_of_float32(name, kind, precision):
+    latent = LATENTS[kind]
+    if not get_class(RELAXED[name]._target_).accepts(latent.prior()):
+        pytest.skip("of another family")
+    whole, _ = points(name, latent, torch.float32, None)
+    half, gradient = points(name, latent, torch.float32, precision)
+    assert all(z.dtype == torch.float32 for z in half)
+    assert all(torch.equal(a, b) for a, b in zip(whole, half, strict=True))
+    assert gradient.isfinite().all()
+
+
+TEMPERATURES = [
+    (name, setting)
+    for name, config in RELAXED.items()
+    for setting, value in config.items()
+    if "temperature" in setting and value is not None
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), TEMPERATURES)
+def test_no_temperature_is_refused_and_a_low_one_warned_of(name, setting):
+    for value in (0.0, -0.5):
+        with pytest.raises(ValueError, match=f"{setting} must be positive, got {value:g}"):
+            build(name, **{setting: value})
+    with pytest.warns(UserWarning, match=f"{setting} 0.04 is below 0.05"):
+        build(name, **{setting: 0.04})

@@ -1,0 +1,228 @@
+"""When a run is saved, and how it stops when it is asked to."""
+
+import math
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.io import CheckpointIO
+
+from ..checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(SystemExit):
+    """The process was asked to stop; its exit code is 128 + the signal's number, as a shell's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+class DurableIO(CheckpointIO):
+    """Lightning's saving and loading by :mod:`vae_lab.checkpoints`.
+
+    Args:
+        keep: so many of the newest `last.ckpt`; of other names one.
+        failures: saves that may fail in a row, on a full disk say; each is reported on stderr, and
+            training goes on. One more ends the run with an OSError.
+    """
+
+    def __init__(self, keep: int = 2, failures: int = 3) -> None:
+        if keep < 1 or failures < 0:
+            raise ValueError(
+                f"keep must be at least 1 and failures not negative, got {keep} and {failures}"
+            )
+        self.keep = keep
+        self.failures = failures
+        self._failed = 0
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        path = Path(path)
+        try:
+            save_checkpoint(checkpoint, path, self.keep if path.stem == "last" else 1)
+            self._failed = 0
+        except OSError as error:
+            self._failed += 1
+            left = self.failures - self._failed
+            message = f"{error.strerror}; {_newest(path)}"
+            if left < 0:
+                run = path.parent.parent
+                raise OSError(f"{message}; make room, then type resume={run}") from error
+            print(f"{message}; training goes on ({left} more may fail)", file=sys.stderr)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Always on the CPU and never running code, whatever is asked."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _newest(path: Path) -> str:
+    try:
+        return f"the last whole checkpoint is {find_checkpoint(path.parent.parent, 'last')}"
+    except (FileNotFoundError, ValueError):
+        return "there is no checkpoint yet"
+
+
+class Checkpointing(pl.callbacks.Checkpoint):
+    """Saves `last.ckpt` so that a resumed run cannot be told from one that was never stopped.
+
+    At every epoch's end and, where asked for, within. A checkpoint has to be of a moment
+    that Lightning can go on from: after an optimizer step, when its metrics are logged; after the
+    validation, if one follows the step. `best.ckpt` is the one with the best validation.
+
+    SIGTERM and Ctrl-C save at the next such moment and end the process; a second one ends it at
+    once. Several processes follow the first, and agree every `log_every_n_steps` batches, when the
+    host waits for the device anyway.
+
+    Args:
+        folder: of the checkpoints, in the run's folder.
+        every_n_steps: also save after so many optimizer steps.
+        every_minutes: also save when so much time has passed.
+        monitor: what is highest in the best checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every_n_steps: int | None = None,
+        every_minutes: float | None = None,
+        monitor: str = "val/elbo",
+    ) -> None:
+        super().__init__()
+        for name, value in {"every_n_steps": every_n_steps, "every_minutes": every_minutes}.items():
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        self.folder = Path(folder)
+        self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
+        self.monitor = monitor
+        self.best = -math.inf
+        self._saved_step = 0
+        self._saved_at = 0.0
+        self._asked = 0  # the number of the signal
+        self._handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # The processes that started later may have thought of another folder.
+        self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._handle(self._remember)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        fetcher = cast(Any, trainer.fit_loop._data_fetcher)
+        if not (_ends(loop) or loop._should_accumulate() or loop._should_check_val_fx(fetcher)):
+            self._within(trainer, batch_idx)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.global_step:
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and value > self.best:
+            self.best = value.item()
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+        loop = trainer.fit_loop.epoch_loop
+        if not (_ends(loop) or loop._should_accumulate()):
+            self._within(trainer, loop.batch_idx)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+        if asked := trainer.strategy.broadcast(self._asked):
+            self._stop(trainer, asked)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._release_handlers()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning would note a SIGTERM and go on, and answer Ctrl-C with nothing.
+        self._handle(self._leave)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._release_handlers()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._release_handlers()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def _within(self, trainer: pl.Trainer, batch_idx: int) -> None:
+        """Saves in the middle of an epoch, if it is time to."""
+        late, asked = self._agreed(trainer, batch_idx)
+        every = self.every_n_steps
+        if late or asked or (every and trainer.global_step % every == 0):
+            self._save(trainer)
+        if asked:
+            self._stop(trainer, asked)
+
+    def _agreed(self, trainer: pl.Trainer, batch_idx: int) -> tuple[bool, int]:
+        """Has the first process waited long enough, and was it asked to stop."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        own = self.every_minutes is not None and minutes >= self.every_minutes, self._asked
+        if trainer.world_size == 1:
+            return own
+        if (batch_idx + 1) % cast(Any, trainer).log_every_n_steps:
+            return False, 0
+        return trainer.strategy.broadcast(own)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step != self._saved_step:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+            self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def _handle(self, handler: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, handler) for number in SIGNALS}
+
+    def _release_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            self._leave(number, frame)
+        self._asked = number
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    def _stop(self, trainer: pl.Trainer, number: int) -> None:
+        if trainer.is_global_zero:
+            print(
+                f"{signal.Signals(number).name} at step {trainer.global_step}: "
+                f"{_newest(self.folder / 'last.ckpt')}; to go on, type resume={self.folder.parent}",
+                file=sys.stderr,
+            )
+        raise Interrupted(number)
+
+
+def _ends(loop: Any) -> bool:
+    """Was that the last batch of the epoch or of training: its end is where to save."""
+    return loop.batch_progress.is_last_batch or loop._is_training_done

@@ -1,0 +1,244 @@
+"""Checkpoint files: whole or absent, and checked before they are used.
+
+A checkpoint is the zip archive that `torch.save` makes, with the SHA-256 of all bytes before it as
+the archive's comment. So a file and its digest cannot disagree, and torch.load reads the file as it
+reads any other. The file appears under its name in one step, when all of it is on the disk.
+
+    checkpoints/last.ckpt, last-1.ckpt, ...     the newest, and those before it
+    checkpoints/best.ckpt                       that with the best validation
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+MARK = b"sha256:"
+DIGEST_SIZE = len(MARK) + 64
+
+# What torch.load raises, depending on where in the file the damage is.
+BROKEN = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    AssertionError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+
+
+def save_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> None:
+    """Writes a checkpoint so that a crash at any moment leaves the old one or the new one.
+
+    Args:
+        checkpoint: tensors and plain types.
+        path: `last.ckpt`; the files that had this name before become `last-1.ckpt`, ...
+        keep: so many of them are kept, this one included.
+
+    Raises:
+        OSError: it cannot be written, and how much it needs; all that was there is still there.
+    """
+    # In memory first, so that all that can go wrong with the file goes wrong in a plain write.
+    content = _sealed(checkpoint)
+    partial = path.with_name(".partial")  # one name: what a kill leaves is overwritten
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _make_room(path, keep)
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, _why(error, path, len(content))) from error
+
+
+def _why(error: OSError, path: Path, needed: int) -> str:
+    place = next(folder for folder in path.parents if folder.exists())
+    free = shutil.disk_usage(place).free
+    return (
+        f"cannot save {path}: {error.strerror} (it needs {needed / 1e6:.1f} MB, "
+        f"{free / 1e6:.1f} MB are free)"
+    )
+
+
+def _sealed(checkpoint: dict[str, Any]) -> memoryview:
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    buffer.seek(-2, os.SEEK_END)  # the archive's last field is the length of its comment
+    buffer.write(DIGEST_SIZE.to_bytes(2, "little"))
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    buffer.write(MARK + digest.encode())
+    return buffer.getbuffer()
+
+
+def _make_room(path: Path, keep: int) -> None:
+    """Renames last-1 to last-2, last to last-1; and removes what is too old."""
+    for old in [p for p in versions(path) if _age(p) >= keep]:
+        old.unlink()
+    for age in range(keep - 1, 0, -1):
+        newer = _version(path, age - 1)
+        if newer.is_file():
+            newer.replace(_version(path, age))
+
+
+def _version(path: Path, age: int) -> Path:
+    return path.with_stem(f"{path.stem}-{age}") if age else path
+
+
+def _age(path: Path) -> int:
+    match = re.search(r"-(\d+)$", path.stem)
+    return int(match[1]) if match else 0
+
+
+def versions(path: Path) -> list[Path]:
+    """The files `last.ckpt`, `last-1.ckpt`, ... that exist, the newest first."""
+    pattern = re.compile(rf"{re.escape(path.stem)}(-[1-9]\d*)?")
+    found = path.parent.glob(f"{path.stem}*{path.suffix}")
+    return sorted((p for p in found if pattern.fullmatch(p.stem)), key=_age)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Without this the new name may be lost with the power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def verify(path: Path) -> bool:
+    """Reads the whole file and compares it with its digest.
+
+    Returns:
+        False if it has none, as those of version 0.1.0, and only its ends were looked at.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a checkpoint, or not all of it, or not as it was written.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is not a readable checkpoint (a folder)")
+    with path.open("rb") as file:
+        start = file.read(512)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - DIGEST_SIZE, 0))
+        seal = file.read()
+        if not size:
+            raise ValueError(f"{path} is not a readable checkpoint (an empty file)")
+        if re.match(rb"\s*<(!doctype|html)", start, re.IGNORECASE):
+            raise ValueError(f"{path} is not a readable checkpoint (a web page: download the file)")
+        if not seal.startswith(MARK):
+            if seal[-22:-18] == b"PK\5\6" and seal.endswith(b"\0\0"):
+                return False  # an archive without a comment: written by torch.save itself
+            raise ValueError(f"{path} is not a readable checkpoint (no zip archive, or cut off)")
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - DIGEST_SIZE
+        while left:
+            block = file.read(min(left, 1 << 20))
+            digest.update(block)
+            left -= len(block)
+    if seal != MARK + digest.hexdigest().encode():
+        raise ValueError(f"{path} is damaged: its contents do not match their sha256")
+    return True
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a file holds: tensors and plain types; anything else in it is refused, not run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not verify, or cannot be read; names one beside it that is whole.
+    """
+    try:
+        verify(path)
+        return _read(path)
+    except ValueError as error:
+        whole = next(_whole(_candidates(path.parent, "last"), quiet=True), None)
+        hint = "" if whole is None else f"; the newest whole checkpoint there is {whole}"
+        raise ValueError(f"{error}{hint}") from None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """:func:`read_checkpoint` of a file that train.py has written.
+
+    Raises:
+        ValueError: another program has.
+    """
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint, dict) or "config" not in checkpoint:
+        raise ValueError(f"{path} is not a checkpoint of train.py: it holds no config")
+    return checkpoint
+
+
+def _read(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} is not a readable checkpoint: it contains code or objects, not only tensors "
+            "and plain types, and was not loaded"
+        ) from None
+    except BROKEN as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({reason[0] if reason else 'cut off'})"
+        ) from None
+
+
+def find_checkpoint(source: str | Path, first: str = "best") -> Path:
+    """The checkpoint file that `source` is, or that a run's folder has.
+
+    Args:
+        source: a file or a run's folder.
+        first: which of a run's, "best" or "last"; the others where that is absent or damaged.
+            What is skipped is logged as a warning.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: there are some, and none is whole.
+    """
+    source = Path(source)
+    if source.is_file():
+        return source
+    candidates = _candidates(source / "checkpoints", first)
+    if not candidates:
+        raise FileNotFoundError(
+            f"no checkpoint at {source}: expected a .ckpt file, or a run with "
+            "checkpoints/best.ckpt or checkpoints/last.ckpt"
+        )
+    if (path := next(_whole(candidates), None)) is None:
+        names = ", ".join(path.name for path in candidates)
+        raise ValueError(f"no checkpoint in {source}/checkpoints is whole: {names}")
+    return path
+
+
+def _candidates(folder: Path, first: str) -> list[Path]:
+    best, last = versions(folder / "best.ckpt"), versions(folder / "last.ckpt")
+    return best + last if first == "best" else last + best
+
+
+def _whole(paths: list[Path], quiet: bool = False) -> Iterator[Path]:
+    for path in paths:
+        try:
+            verify(path)
+        except (ValueError, OSError) as error:
+            if not quiet:
+                log.warning("skipped: %s", error)
+        else:
+            yield path

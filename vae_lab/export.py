@@ -1,0 +1,124 @@
+"""A VAE as ONNX graphs, for programs without torch."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .estimators.base import base
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .vae import VAE
+
+TOLERANCE = 1e-4  # of the largest number in the output
+
+
+class Exported(NamedTuple):
+    """Files of ONNX graphs, and how far from torch's their results are."""
+
+    files: list[Path]
+    difference: float  # the largest, in units of the largest number of the same output
+
+
+class Encoder(nn.Module):
+    """x [B, C, H, W] -> the parameters of q(z|x), of each latent [B, ...]."""
+
+    def __init__(self, vae: "VAE") -> None:
+        super().__init__()
+        self.vae = vae
+        # Distributions name their parameters; where there are logits, `probs` says the same.
+        self.outputs = [n for n in base(vae.latent.prior()).arg_constraints if n != "probs"]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        q = base(self.vae.encode(x))
+        return tuple(getattr(q, name) for name in self.outputs)
+
+    def example(self, count: int) -> Tensor:
+        return torch.rand(count, *self.vae.shape)
+
+
+class Decoder(nn.Module):
+    """z [B, *E] -> the likelihood's parameters [B, C', H, W] and the mean image [B, C, H, W]."""
+
+    outputs = ("parameters", "mean")
+
+    def __init__(self, vae: "VAE") -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
+        parameters = self.vae.decode(z)
+        return parameters, self.vae.likelihood.mean(parameters)
+
+    def example(self, count: int) -> Tensor:
+        return self.vae.latent.prior().sample((count,))
+
+
+@torch.no_grad()
+def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
+    """Writes `encoder.onnx` and `decoder.onnx`, for batches of any size.
+
+    The encoder maps `x` to the parameters of q(z|x): `loc` and `scale`, `logits` or `rate`. The
+    decoder maps `z` to the likelihood's `parameters` and to the `mean` image. Both were run with
+    onnxruntime on several batches and agree with torch, or nothing is written.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        RuntimeError: the graph's results are not torch's.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"ONNX export needs {error.name}: type pip install 'vae_lab[export]'"
+        ) from None
+    folder = Path(folder)
+    vae = vae.eval()
+    graphs: dict[str, Encoder | Decoder] = {"encoder": Encoder(vae), "decoder": Decoder(vae)}
+    with TemporaryDirectory() as partial:
+        written = {name: Path(partial) / f"{name}.onnx" for name in graphs}
+        differences = [_export(graph, written[name]) for name, graph in graphs.items()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in written.values():
+            (folder / path.name).write_bytes(path.read_bytes())
+    return Exported([folder / path.name for path in written.values()], max(differences))
+
+
+def _export(graph: Encoder | Decoder, path: Path) -> float:
+    name = "x" if isinstance(graph, Encoder) else "z"
+    torch.onnx.export(
+        graph.eval(),
+        (graph.example(2),),
+        path,
+        input_names=[name],
+        output_names=[*graph.outputs],
+        dynamic_shapes={name: {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    difference = max(_difference(graph, path, name, count) for count in (1, 2, 5))
+    if not difference < TOLERANCE:
+        raise RuntimeError(f"{path.name} is {difference:.1e} from torch, relatively")
+    return difference
+
+
+def _difference(graph: Encoder | Decoder, path: Path, name: str, count: int) -> float:
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    inputs = graph.example(count)
+    found: list[np.ndarray] = session.run([*graph.outputs], {name: inputs.numpy()})
+    pairs = zip(found, graph(inputs), strict=True)
+    return max(_distance(torch.from_numpy(array), tensor) for array, tensor in pairs)
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1)).item()

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup train test lint zoo
+.PHONY: setup train test fuzz lint zoo
 
 setup: $(VENV)/.installed
 
@@ -17,6 +17,9 @@ train: setup
 
 test: setup
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+fuzz: setup
+	FUZZ_CASES=2000 $(BIN)/python -m pytest -n 0 tests/test_fuzz.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -278,9 +278,11 @@ def test_setting(run, tmp_path, line):
 def test_weights_that_went_bad_are_not_kept(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         run(*CSV, "run_dir=x", "model.optimizer.lr=1e18", "model.lr_warmup_steps=0")
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     assert "train/objective is nan" in capsys.readouterr().err
     assert not (tmp_path / "x" / "checkpoints").exists()
+    kept = torch.load(tmp_path / "x" / "debug.ckpt", weights_only=True)["state_dict"]
+    assert all(weight.isfinite().all() for weight in kept.values())
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

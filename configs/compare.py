@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -119,10 +120,21 @@ def _train(
         elbo = fit(config)
     print(f"{name}, seed {seed}: test/elbo {elbo:.2f}", flush=True)
     with (Path(config.run_dir) / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["val/elbo"]]
+        return _curve([*csv.DictReader(file)])
+
+
+def _curve(rows: list[dict[str, str]]) -> list[dict[str, float]]:
+    """The validations; the time of one that lies between two logged steps is interpolated."""
+    timed = [row for row in rows if row["perf/seconds"]]
+    steps, seconds = ([float(row[name]) for row in timed] for name in ("step", "perf/seconds"))
     return [
-        {"step": int(r["step"]), "seconds": float(r["perf/seconds"]), "elbo": float(r["val/elbo"])}
-        for r in rows
+        {
+            "step": int(row["step"]),
+            "seconds": float(numpy.interp(int(row["step"]), steps, seconds)),
+            "elbo": float(row["val/elbo"]),
+        }
+        for row in rows
+        if row["val/elbo"]
     ]
 
 

@@ -100,16 +100,14 @@ def killed(name: str, mutant: ast.Module, tests: list[str], queue: multiprocessi
     """In a process of its own: puts the mutant in the module's place and runs the tests."""
     import pytest
 
-    package = importlib.import_module("vae_lab.estimators")
+    importlib.import_module("vae_lab.estimators")
     module = importlib.import_module(f"vae_lab.estimators.{name}")
+    old = dict(vars(module))
     exec(compile(mutant, f"{name}.py", "exec"), vars(module))
-    for export in package.__all__:
-        if export in vars(module) and getattr(package, export).__module__ == module.__name__:
-            setattr(package, export, getattr(module, export))
-    for other in list(sys.modules.values()):  # who imported a function from it has the old one
+    for other in list(sys.modules.values()):  # who imported something from it has the old one
         if getattr(other, "__name__", "").startswith("vae_lab.") and other is not module:
-            for key in set(vars(other)) & set(vars(module)):
-                if getattr(vars(other)[key], "__module__", None) == module.__name__:
+            for key in set(vars(other)) & set(old):
+                if vars(other)[key] is old[key]:
                     setattr(other, key, getattr(module, key))
     with contextlib.redirect_stdout(io.StringIO()):
         code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import BITS
+from oracles import BITS, bumpy
 
 from vae_lab.estimators import ScoreFunction
 
@@ -38,3 +38,30 @@ def test_moving_average_never_contains_the_present_batch():
     before = estimator.baseline.average.clone()
     estimator.baseline(values, None)
     assert torch.equal(before, estimator.baseline.average)
+
+
+def test_learned_baseline_needs_features():
+    q, _ = BITS.q(2)
+    with pytest.raises(ValueError, match="context=features"):
+        ScoreFunction(1, "learned")(q, bumpy)
+
+
+def test_a_learned_baseline_gets_the_gradient_of_its_own_error_and_no_other():
+    estimator = ScoreFunction(2, "learned").double()
+    q, _ = BITS.q(16)
+    context = features(16)
+    seen = []
+
+    def f(z):
+        seen.append(bumpy(z))
+        return seen[-1]
+
+    value = estimator(q, f, context=context).sum()
+    estimator.eval()  # the error below is measured from the same moving average: none yet
+    own = list(estimator.baseline.network.parameters())
+    found = torch.autograd.grad(value, own)
+    estimator.baseline.average.updates.zero_()
+    estimator.baseline.average.average.zero_()
+    _, error = estimator.baseline(seen[-1].detach(), context)
+    for a, b in zip(found, torch.autograd.grad(error.sum(), own), strict=True):
+        torch.testing.assert_close(a, b)

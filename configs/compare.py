@@ -1,12 +1,15 @@
 """task=compare: the gradients of several estimators, on one model and the same images."""
 
 import csv
+import io
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -113,12 +116,25 @@ def _train(
     config.trainer.max_epochs = config.compare.train_epochs
     config.trainer.enable_progress_bar = False
     config.logger = {}
-    fit(config)
+    with redirect_stdout(io.StringIO()):
+        elbo = fit(config)
+    print(f"{name}, seed {seed}: test/elbo {elbo:.2f}", flush=True)
     with (Path(config.run_dir) / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["val/elbo"]]
+        return _curve([*csv.DictReader(file)])
+
+
+def _curve(rows: list[dict[str, str]]) -> list[dict[str, float]]:
+    """The validations; the time of one that lies between two logged steps is interpolated."""
+    timed = [row for row in rows if row["perf/seconds"]]
+    steps, seconds = ([float(row[name]) for row in timed] for name in ("step", "perf/seconds"))
     return [
-        {"step": int(r["step"]), "seconds": float(r["perf/seconds"]), "elbo": float(r["val/elbo"])}
-        for r in rows
+        {
+            "step": int(row["step"]),
+            "seconds": float(numpy.interp(int(row["step"]), steps, seconds)),
+            "elbo": float(row["val/elbo"]),
+        }
+        for row in rows
+        if row["val/elbo"]
     ]
 
 
@@ -130,9 +146,10 @@ def _write(folder: Path, rows: list[Row], exact: bool) -> None:
         writer.writerows(rows)
     against = "the exact gradient" if exact else "a long average"
     print(f"The encoder's gradient against {against}")
-    numbers = [Column(name, justify="right") for name in list(rows[0])[1:]]
+    numbers = [Column(name, justify="right", no_wrap=True) for name in list(rows[0])[1:]]
     table = Table(Column("estimator", no_wrap=True), *numbers)
     for row in rows:
         name, *values = row.values()
         table.add_row(name, *(f"{value:.3g}" for value in values))
-    Console().print(table)
+    # A number that is cut says nothing: rather let a narrow terminal break the lines.
+    Console(width=max(Console().width, 110)).print(table)

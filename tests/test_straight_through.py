@@ -15,7 +15,7 @@ from vae_lab.estimators import (
     ReinMax,
     StraightThrough,
 )
-from vae_lab.estimators.rao_blackwell import conditional_gumbels
+from vae_lab.estimators.rao_blackwell import perturbed_given
 from vae_lab.estimators.relaxations import gumbel, harden
 from vae_lab.estimators.straight_through import expected_gap
 
@@ -37,6 +37,10 @@ def traced(estimator, case, f, rows):
 
     estimator(q, watched).sum().backward()
     return seen[0][0].detach(), seen[0].grad[0], leaves["logits"]
+
+
+def codes(logits):
+    return CODES.family(logits=logits, validate_args=False)
 
 
 def jacobian(p, g):
@@ -69,16 +73,9 @@ def enumerated_mean(estimator, case, f):
     """The estimator's expected gradient, for one whose only noise is the sample itself."""
     states = case.states()
     q, leaves = case.q(len(states))
-    inner = q.base_dist
     z = states.clone().requires_grad_()
     (g,) = torch.autograd.grad(case.flat(f)(z).sum(), z)
-    bits = isinstance(inner, Bernoulli)
-    logits = inner.logits
-    if bits:
-        logits = torch.stack([torch.zeros_like(logits), logits], -1)
-    classes = torch.stack([1 - states, states], -1) if bits else states
-    stand_in = estimator.stand_in(logits, classes)
-    gradient = ((stand_in[..., 1] if bits else stand_in) * g).sum((-1, -2) if not bits else -1)
+    gradient = (estimator.stand_in(q.base_dist, states) * g).flatten(1).sum(-1)
     weights = q.log_prob(states).exp().detach()
     (mean,) = torch.autograd.grad((weights * gradient).sum(), leaves["logits"])
     return mean.sum(0)
@@ -103,10 +100,10 @@ def test_reinmax_declares_its_bias_at_other_temperatures():
 
 
 def test_gapped_logits_put_the_sample_first_by_the_gap():
-    _, _, logits = traced(GappedStraightThrough(), CODES, bumpy, 200)
-    x = CODES.q(200)[0].sample()
+    q = CODES.q(200)[0]
+    x = q.sample()
     for gap in (0.7, 3.0):
-        y = GappedStraightThrough(gap=gap).stand_in(logits.detach(), x).log()
+        y = GappedStraightThrough(gap=gap).stand_in(q.base_dist, x).detach().log()
         first = (y * x).sum(-1)
         second = y.masked_fill(x > 0, -math.inf).amax(-1)
         assert (first - second).min() > gap - 1e-12
@@ -119,7 +116,7 @@ def test_expected_gap_is_that_of_gumbel_noise():
     top, order = perturbed.topk(2, -1)
     for k in range(4):
         gaps = (top[:, 0] - top[:, 1])[order[:, 0] == k]
-        expected = expected_gap(logits, torch.eye(4, dtype=torch.float64)[k])
+        expected = expected_gap(codes(logits), torch.eye(4, dtype=torch.float64)[k])
         assert z_scores(gaps, expected).abs() < 4
 
 
@@ -127,8 +124,22 @@ def test_expected_gap_is_that_of_gumbel_noise():
 def test_expected_gap_keeps_its_limits(dtype):
     """A certain class leaves -log(1 - pi), a hopeless one a gap of 1."""
     logits = torch.tensor([30.0, -30.0], dtype=dtype)
-    gaps = torch.stack([expected_gap(logits, x)[0] for x in torch.eye(2, dtype=dtype)])
+    gaps = torch.stack([expected_gap(codes(logits), x)[0] for x in torch.eye(2, dtype=dtype)])
     torch.testing.assert_close(gaps, torch.tensor([60.0, 1.0], dtype=dtype))
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, "expected"])
+@pytest.mark.parametrize("bit", [0.0, 1.0])
+def test_a_gapped_bit_is_two_gapped_classes(bit, gap):
+    logit = torch.linspace(-4, 4, 17, dtype=torch.float64).requires_grad_()
+    estimator = GappedStraightThrough(0.7, gap)
+    x = torch.full_like(logit, bit)
+    pair = codes(torch.stack([torch.zeros_like(logit), logit], -1))
+    one = estimator.stand_in(Bernoulli(logits=logit), x)
+    two = estimator.stand_in(pair, torch.stack([1 - x, x], -1))[..., 1]
+    slopes = [torch.autograd.grad(y.sum(), logit)[0] for y in (one, two)]
+    torch.testing.assert_close(*slopes)
+    torch.testing.assert_close(one, two)
 
 
 def test_conditional_gumbels_are_gumbels_that_lead_to_the_sample():
@@ -137,7 +148,7 @@ def test_conditional_gumbels_are_gumbels_that_lead_to_the_sample():
     winner = (logits + free).argmax(-1)
     for k in range(3):
         x = torch.eye(3, dtype=torch.float64)[k].unsqueeze(0)
-        conditional = conditional_gumbels(logits, x, 100_000)[:, 0]
+        conditional = perturbed_given(codes(logits), x, 100_000)[:, 0] - logits.log_softmax(-1)
         assert ((logits + conditional).argmax(-1) == k).all()
         rejected = free[winner == k]
         for moment in (lambda g: g, lambda g: g.square(), lambda g: g * g.roll(1, -1)):
@@ -149,7 +160,7 @@ def test_conditional_gumbels_are_gumbels_that_lead_to_the_sample():
 def test_conditional_gumbels_given_a_sample_of_q_are_gumbels_again():
     logits = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64).expand(200_000, 3)
     x = harden(CODES.family(logits=logits), logits + gumbel(logits.shape, logits))
-    noise = conditional_gumbels(logits, x.unsqueeze(0), 1)[0, 0]
+    noise = perturbed_given(codes(logits), x.unsqueeze(0), 1)[0, 0] - logits.log_softmax(-1)
     for t in (-1.0, 0.0, 1.5):
         cdf = torch.full((3,), math.exp(-math.exp(-t)), dtype=torch.float64)
         assert z_scores((noise < t).double(), cdf).abs().max() < 4
@@ -179,20 +190,21 @@ def test_gumbel_rao_of_a_bit_is_an_integral_over_the_logistic_noise(bit):
     expected = torch.trapezoid(density * slope, noisy) / torch.trapezoid(density, noisy)
 
     leaf = logit.clone().requires_grad_()
-    logits = torch.stack([torch.zeros_like(leaf), leaf])
-    x = torch.tensor([[1 - bit, bit]], dtype=torch.float64)
-    stand_in = GumbelRao(temperature, 400_000).stand_in(logits, x)[0, 1]
+    x = torch.tensor([bit], dtype=torch.float64)
+    stand_in = GumbelRao(temperature, 400_000).stand_in(Bernoulli(logits=leaf), x)[0]
     (gradient,) = torch.autograd.grad(stand_in, leaf)
     assert gradient.item() == pytest.approx(expected.item(), abs=2e-3)
 
 
-def test_a_derivative_through_the_conditional_noise_would_be_caught():
+def test_a_derivative_through_the_conditional_noise_would_be_caught(monkeypatch):
     """Negative control: with it the mean is no longer that of the hard Gumbel-Softmax."""
 
     class Through(GumbelRao):
-        def stand_in(self, logits, x):
-            noise = conditional_gumbels(logits, x, self.conditional_samples)
-            return ((logits + noise) / self.temperature.value).softmax(-1).mean(0)
+        def stand_in(self, q, x):
+            with monkeypatch.context() as left_out:
+                left_out.setattr(torch.Tensor, "detach", lambda tensor: tensor)
+                perturbed = perturbed_given(q, x, self.conditional_samples)
+            return (perturbed / self.temperature.value).softmax(-1).mean(0)
 
     _, hard = gradient_samples(GumbelSoftmax(0.7, hard=True), CODES, bumpy, ROWS)
     _, through = gradient_samples(Through(0.7, 4), CODES, bumpy, ROWS)

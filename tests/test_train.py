@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import train
 from configs.command_line import exit_on_mistake
+from configs.compare import _curve
 from vae_lab import VAE
 
 ROOT = Path(train.__file__).parent
@@ -311,8 +312,9 @@ def test_the_probe_sees_the_gradient_and_changes_nothing(run, tmp_path):
 
 def test_estimators_are_compared(run, tmp_path, capsys):
     asked = ["estimators=[straight_through,score_function]", "train_epochs=1", "repeats=5"]
+    between = ["trainer.val_check_interval=3", "trainer.log_every_n_steps=2"]
     size = ["model.latents=2", "model.categories=3", "run_dir=c"]
-    run(*CSV, "task=compare", *size, *(f"compare.{line}" for line in asked))
+    run(*CSV, "task=compare", *size, *between, *(f"compare.{line}" for line in asked))
     assert "against the exact gradient" in capsys.readouterr().out
     with (tmp_path / "c" / "compare.csv").open(newline="") as file:
         table = {row["estimator"]: row for row in csv.DictReader(file)}
@@ -322,3 +324,15 @@ def test_estimators_are_compared(run, tmp_path, capsys):
     }
     assert (tmp_path / "c" / "compare.png").exists()
     assert (tmp_path / "c" / "runs" / "score_function-0" / "release").is_dir()
+
+
+def test_a_validation_between_two_logged_steps_has_a_time():
+    rows = [
+        {"step": "2", "perf/seconds": "10", "val/elbo": ""},
+        {"step": "3", "perf/seconds": "", "val/elbo": "-5"},
+        {"step": "4", "perf/seconds": "14", "val/elbo": "-4"},
+    ]
+    assert _curve(rows) == [
+        {"step": 3, "seconds": 12.0, "elbo": -5.0},
+        {"step": 4, "seconds": 14.0, "elbo": -4.0},
+    ]

@@ -18,7 +18,8 @@ class GradientProbe(pl.Callback):
 
     They are logged as `gradient/...` and drawn as `gradients.png` at the end. The reference is
     exact where the latent's support is small enough, else a long average, whose own noise
-    `gradient/bias_noise` includes: a bias is one if it stands above that. Training does not notice.
+    `gradient/bias_noise` includes: a bias is one if it stands above that. Training does not notice,
+    but for the time, which counts in the logged speed.
 
     Args:
         folder: where the figure goes.

@@ -56,7 +56,7 @@ class MeasureValued(Estimator):
         elsewhere = elsewhere.movedim((0, 1), (-2, -1))  # [S, *B, M, D]
         here = at_z.detach()[..., None, None].expand_as(elsewhere)
         gain = substitute(here, elsewhere, aggregate) - aggregate(here)
-        slopes = [per_dimension(weight.detach() * p, q) for p, weight, _ in moves]  # each [*B, D]
+        slopes = [per_dimension(weight * p, q) for p, weight, _ in moves]  # each [*B, D]
         slope = (gain * torch.stack(slopes, -2)).sum((0, -2, -1))
         return aggregate(at_z) + surrogate(slope)
 

@@ -1,12 +1,16 @@
 """Straight-through Gumbel-Softmax, averaged over the noise that leads to the same sample."""
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Bernoulli, Distribution
 
 from ..schedules import Schedule
-from .base import positive_samples
-from .relaxations import gumbel
-from .straight_through import _StandIn
+from .base import full_precision, positive_samples
+from .relaxations import gumbel, squash
+from .straight_through import _StandIn, moved
 
 
 class GumbelRao(_StandIn):
@@ -41,29 +45,35 @@ class GumbelRao(_StandIn):
         super().__init__(temperature, num_samples)
         self.conditional_samples = positive_samples("conditional_samples", conditional_samples)
 
-    def stand_in(self, logits: Tensor, x: Tensor) -> Tensor:
-        noise = conditional_gumbels(logits.detach(), x, self.conditional_samples)
-        return ((logits + noise) / self.temperature.value).softmax(-1).mean(0)
+    def stand_in(self, q: Distribution, x: Tensor) -> Tensor:
+        perturbed = moved(q, perturbed_given(q, x, self.conditional_samples))
+        return squash(q, perturbed / self.temperature.value).mean(0)
 
 
-def conditional_gumbels(logits: Tensor, x: Tensor, num_samples: int) -> Tensor:
-    r"""Gumbel noise G given that the argmax of l + G is x.
+def perturbed_given(q: Any, x: Tensor, num_samples: int) -> Tensor:
+    r"""Constant perturbed logits of q given that their hard sample is x.
 
     The largest of log pi + G is Gumbel, whichever class it is; the others are truncated there:
 
     .. math:: \log \pi_j + G_j = -\log(E_j / \pi_j + E_x), \qquad \log \pi_x + G_x = -\log E_x
 
-    for independent exponentials E.
+    for independent exponentials E. Of a bit only the difference of the two counts, which for the
+    sample x is :math:`\pm \log(1 + E_{1 - x} / (\pi_{1 - x} E_x))`.
 
     Args:
-        logits: [*, K].
-        x: one-hot, [S, *, K].
+        x: samples of q, [S, *B, *E].
 
     Returns:
-        The noise, [num_samples, S, *, K].
+        log pi + G, or the difference for a bit, [num_samples, S, *B, *E].
     """
+    logits = full_precision(q.logits.detach())
+    shape = torch.Size((num_samples, *x.shape))
+    if isinstance(q, Bernoulli):
+        side = 2 * x - 1
+        logistic = gumbel(shape, logits) - gumbel(shape, logits)
+        return side * F.softplus(F.softplus(side * logits) + logistic)
     log_pi = logits.log_softmax(-1)
-    free = gumbel(torch.Size((num_samples, *x.shape)), logits)  # -log E
+    free = gumbel(shape, logits)  # -log E
     first = (free * x).sum(-1, keepdim=True)
     others = -torch.logaddexp(-free - log_pi, -first)
-    return torch.where(x > 0, first, others) - log_pi
+    return torch.where(x > 0, first, others)

@@ -1,6 +1,9 @@
 """Exact samples with better stand-in gradients than the probabilities' own."""
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
@@ -10,7 +13,7 @@ from .relaxations import _Relaxation, harden, perturb, positive_temperature, squ
 
 
 class _StandIn(_Relaxation):
-    """An exact sample with the gradient of :meth:`stand_in`; a bit is two classes, 0 and l."""
+    """An exact sample with the gradient of :meth:`stand_in`."""
 
     def __init__(self, temperature: float | Schedule, num_samples: int) -> None:
         super().__init__(num_samples)
@@ -19,15 +22,16 @@ class _StandIn(_Relaxation):
     def sample(self, q: Distribution) -> Tensor:
         inner = base(q)
         z = harden(inner, perturb(inner, self.num_samples))
-        if isinstance(inner, Bernoulli):
-            bit = full_precision(inner.logits)
-            logits = torch.stack([torch.zeros_like(bit), bit], -1)
-            return z + surrogate(self.stand_in(logits, torch.stack([1 - z, z], -1))[..., 1])
-        return z + surrogate(self.stand_in(full_precision(inner.logits), z))
+        return z + surrogate(self.stand_in(inner, z))
 
-    def stand_in(self, logits: Tensor, x: Tensor) -> Tensor:
-        """Logits [*B, L, K] and samples [S, *B, L, K] -> what to differentiate, [S, *B, L, K]."""
+    def stand_in(self, q: Distribution, x: Tensor) -> Tensor:
+        """What to differentiate in the place of the samples x of q, of their shape [S, *B, *E]."""
         raise NotImplementedError
+
+
+def moved(q: Any, goal: Tensor) -> Tensor:
+    """The logits of q at the constant `goal`, as if they had been carried there."""
+    return goal + surrogate(full_precision(q.logits))
 
 
 class DecoupledSTGumbelSoftmax(_Relaxation):
@@ -81,8 +85,10 @@ class GappedStraightThrough(_StandIn):
               m_2 = (1 - x) \big(\ell - \max_j \ell_j + g\big)_+
 
     The sampled class is raised to the largest logit and all others are pushed at least the gap g
-    below it. The moves m_1 and m_2 are constants. The gap "expected" is what Gumbel noise leaves on
-    average between the first and the second, given the sample: :math:`-\log(1 - \pi_x) / \pi_x`.
+    below it. The moves m_1 and m_2 are constants. Of a bit the logit, the difference of its two
+    classes', becomes at least g on the sample's side. The gap "expected" is what Gumbel noise
+    leaves on average between the first and the second, given the sample:
+    :math:`-\log(1 - \pi_x) / \pi_x`.
 
     **Forward** a sample of q. **Backward** the softmax of moved logits over tau. **Bias** at all
     temperatures, also for a linear f. **Cost** `num_samples` evaluations.
@@ -108,13 +114,17 @@ class GappedStraightThrough(_StandIn):
         super().__init__(temperature, num_samples)
         self.gap = gap
 
-    def stand_in(self, logits: Tensor, x: Tensor) -> Tensor:
-        constant = logits.detach()
-        gap = expected_gap(constant, x) if isinstance(self.gap, str) else self.gap
-        largest = constant.amax(-1, keepdim=True)
-        raised = x * (largest - constant)
-        lowered = (1 - x) * (constant - largest + gap).clamp_min(0)
-        return ((logits + raised - lowered) / self.temperature.value).softmax(-1)
+    def stand_in(self, q: Distribution, x: Tensor) -> Tensor:
+        return squash(q, moved(q, self._gapped(q, x)) / self.temperature.value)
+
+    def _gapped(self, q: Any, x: Tensor) -> Tensor:
+        logits = full_precision(q.logits.detach())
+        gap = expected_gap(q, x) if isinstance(self.gap, str) else self.gap
+        if isinstance(q, Bernoulli):
+            side = 2 * x - 1
+            return side * (side * logits).clamp_min(gap)
+        largest = logits.amax(-1, keepdim=True)
+        return torch.where(x > 0, largest, torch.minimum(logits, largest - gap))
 
 
 class ReinMax(_StandIn):
@@ -146,18 +156,23 @@ class ReinMax(_StandIn):
         if bounds(self.temperature) != (1.0, 1.0):
             self.unbiased = False
 
-    def stand_in(self, logits: Tensor, x: Tensor) -> Tensor:
-        midpoint = 0.5 * (x + (logits / self.temperature.value).softmax(-1))
-        # Its value is the midpoint, its derivative J(midpoint).
-        tilted = (logits + (midpoint.log() - logits).detach()).softmax(-1)
-        return 2 * tilted - 0.5 * logits.softmax(-1)
+    def stand_in(self, q: Any, x: Tensor) -> Tensor:
+        logits = full_precision(q.logits)
+        midpoint = 0.5 * (x + squash(q, logits.detach() / self.temperature.value))
+        unsquashed = midpoint.logit() if isinstance(q, Bernoulli) else midpoint.log()
+        # The first one's value is the midpoint, its derivative J(midpoint).
+        return 2 * squash(q, moved(q, unsquashed)) - 0.5 * squash(q, logits)
 
 
-def expected_gap(logits: Tensor, x: Tensor) -> Tensor:
-    r"""Between the two largest of l + G, in the mean given that x won; [*, K] and [*, K] -> [*, 1].
+def expected_gap(q: Any, x: Tensor) -> Tensor:
+    r"""Between the two largest of l + G, in the mean given that x won; [*, K] -> [*, 1], or [*].
 
     .. math:: \mathbb{E}[\text{first} - \text{second} \mid x] = -\log(1 - \pi_x) / \pi_x
     """
+    logits = full_precision(q.logits.detach())
+    if isinstance(q, Bernoulli):
+        chosen = (2 * x - 1) * logits
+        return F.softplus(chosen) / chosen.sigmoid()
     log_pi = logits.log_softmax(-1)
     log_others = log_pi.masked_fill(x > 0, -torch.inf).logsumexp(-1, keepdim=True)  # log(1 - pi_x)
     pi = (x * log_pi).sum(-1, keepdim=True).exp()

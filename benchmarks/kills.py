@@ -74,12 +74,14 @@ def kill(child: int, partial: Path, delay: float | None) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def killed_job(job: list[str], name: str, seconds: float, chance: random.Random) -> dict[str, int]:
+def killed_job(
+    job: list[str], name: str, seconds: float, most: int, chance: random.Random
+) -> dict[str, int]:
     """Runs a job to its end against all kills. Returns how many there were, and of what kind."""
     partial = Path(name, "checkpoints", ".partial")
     counts = {"at random": 0, "while saving": 0}
     line = [f"run_dir={name}", "resume=auto", *ALL, *job]
-    while sum(counts.values()) < MOST_KILLS_OF_A_JOB:
+    while sum(counts.values()) < most:
         partial.unlink(missing_ok=True)
         kind = chance.choice([*counts])
         delay = chance.uniform(0, seconds) if kind == "at random" else None
@@ -119,14 +121,17 @@ def main() -> None:
     torch.set_num_threads(1)
     chance = random.Random(arguments.seed)
     os.chdir(folder := tempfile.mkdtemp())
-    seconds = [whole_job(job, f"whole{i}") for i, job in enumerate(JOBS)]
+    seconds: dict[int, float] = {}
     tried = survived = 0
     kinds = {"at random": 0, "while saving": 0}
     for number in itertools.count():
         if tried >= arguments.kills:
             break
         i, name = chance.randrange(len(JOBS)), f"killed{number}"
-        counts = killed_job(JOBS[i], name, seconds[i], chance)
+        if i not in seconds:
+            seconds[i] = whole_job(JOBS[i], f"whole{i}")
+        most = min(MOST_KILLS_OF_A_JOB, arguments.kills - tried)
+        counts = killed_job(JOBS[i], name, seconds[i], most, chance)
         tried += sum(counts.values())
         kinds = {kind: kinds[kind] + count for kind, count in counts.items()}
         differs = lost(f"whole{i}", name)

@@ -57,7 +57,7 @@ def _check_counts(config: DictConfig) -> None:
     for name in POSITIVE:
         value = OmegaConf.select(config, name)
         endless = name.startswith("trainer.max_") and value == -1
-        if value is not None and value <= 0 and not endless:
+        if isinstance(value, int | float) and value <= 0 and not endless:  # or a time, as text
             raise ValueError(f"{name} must be positive, got {value}")
 
 
@@ -71,8 +71,8 @@ def _check_devices(config: DictConfig) -> None:
         )
     if accelerator != "cpu" and isinstance(devices, int) and devices > present > 0:
         raise ValueError(
-            f"trainer.devices={devices}, but the machine has {present}: type trainer.devices={present}, "
-            "or trainer.accelerator=cpu for processes on the CPU"
+            f"trainer.devices={devices}, but the machine has {present}: type trainer.devices="
+            f"{present}, or trainer.accelerator=cpu for processes on the CPU"
         )
 
 

@@ -7,7 +7,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 KNOWN = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-
+NOT_FINITE = (  # what torch says of NaN probabilities
+    "probability tensor contains either",
+    "invalid multinomial distribution",
+    "Expected p_in >= 0",
+    "invalid Poisson rate",
+)
 LOST = ("Connection closed by peer", "Connection reset by peer")
 
 
@@ -18,13 +23,18 @@ def explain(error: Exception, config: DictConfig) -> str | None:
     code, whose traceback somebody has to see.
     """
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or _is_in(text, OUT_OF_MEMORY, error):
+    if isinstance(error, MemoryError) or _says(error, OUT_OF_MEMORY):
         return _less_memory(config, text)
     if isinstance(error, FloatingPointError) and rank_zero_only.rank:
         return ""  # all processes stop with it, the first has said so
     if isinstance(error, KNOWN) or type(error).__module__.startswith("wandb"):
         return text
-    if isinstance(error, torch.distributed.DistError) or _is_in(text, LOST, error):
+    if _says(error, NOT_FINITE):
+        return (
+            f"the model's probabilities are not finite, as an update was too large ({text}): type "
+            "a lower model.optimizer.lr, or trainer.gradient_clip_val=1"
+        )
+    if isinstance(error, torch.distributed.DistError) or _says(error, LOST):
         return (
             "another process of this run was lost; its error, if it left one, stands above; to go "
             f"on, type resume={config.run_dir} with the same settings ({text.partition('. ')[0]})"
@@ -32,8 +42,8 @@ def explain(error: Exception, config: DictConfig) -> str | None:
     return None
 
 
-def _is_in(text: str, parts: tuple[str, ...], error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and any(part in text for part in parts)
+def _says(error: Exception, parts: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in parts)
 
 
 def _less_memory(config: DictConfig, text: str) -> str:

@@ -126,7 +126,7 @@ def fits(value: Any, hint: Any) -> bool:
     if isinstance(value, str) and value.startswith("${"):
         return True  # known only when the job runs
     if isinstance(value, Mapping):
-        return _takes_object(hint)
+        return _takes_object(hint) if "_target_" in value else _takes_mapping(hint)
     if hint is Any or isinstance(hint, str | typing.TypeVar):
         return True
     if origin in (typing.Union, types.UnionType):
@@ -136,7 +136,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is tuple and isinstance(value, list):
         return len(value) == len(arguments) and all(map(fits, value, arguments))
     if inspect.isclass(origin) and issubclass(origin, Collection):
-        return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
+        many = isinstance(value, list) and not issubclass(origin, Mapping)
+        return many and all(fits(item, arguments[0]) for item in value)
     if hint is None or hint is type(None):
         return value is None
     if value is None:
@@ -161,6 +162,14 @@ def _takes_object(hint: Any) -> bool:
     )
 
 
+def _takes_mapping(hint: Any) -> bool:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = [typing.get_origin(option) or option for option in options]
+    return any(
+        kind is Any or (inspect.isclass(kind) and issubclass(kind, Mapping)) for kind in kinds
+    )
+
+
 def _options(hint: Any) -> tuple[Any, ...]:
     is_choice = typing.get_origin(hint) is Literal
     return typing.get_args(hint) if is_choice else (describe(hint),)
@@ -174,6 +183,8 @@ def describe(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         options = [str(option) for hint in arguments for option in _options(hint)]
         return " or ".join(dict.fromkeys(options))
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return "a group of settings"
     if inspect.isclass(origin) and issubclass(origin, Collection):
         many = {int: "integers", float: "numbers", str: "texts"}
         return f"a list of {many.get(arguments[0]) or describe(arguments[0])}"

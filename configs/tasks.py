@@ -38,8 +38,6 @@ def fit(config: DictConfig) -> float:
             return _fit(config, None, held)
         path = find_checkpoint(source, "last")
         config.run_dir = str(_folder(config, source))
-        if _is_first() and Path(config.run_dir).is_dir():
-            held.enter_context(lock(Path(config.run_dir)))
         if config.resume == "auto":
             elbo = resume.finished(Path(config.run_dir), load_checkpoint(path), config)
             if elbo is not None:
@@ -63,7 +61,7 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
     _check_data(config, datamodule, model)
     if config.compile:
         model.objective.compile()
-    if _is_first() and (path is None or not Path(config.run_dir).is_dir()):
+    if _is_first():
         held.enter_context(lock(Path(config.run_dir)))
     _open(config, trainer)
     step = 0

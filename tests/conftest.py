@@ -15,6 +15,15 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """Lightning leaves its port in the environment, where the next test's processes find it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def float64():
     torch.set_default_dtype(torch.float64)

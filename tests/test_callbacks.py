@@ -359,6 +359,23 @@ def test_a_bad_step_is_left_out(tmp_path, fused):
     assert model.after[-1]["average"].isfinite()
 
 
+@pytest.mark.parametrize("bad", [True, False])
+def test_under_a_grad_scaler_the_terms_are_judged(tmp_path, bad):
+    """It leaves out a gradient that overflows, which is no fault."""
+
+    class Overflowing(Spoilt):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.batch_terms[3] = float("nan") if bad and batch_idx == 2 else 1.0
+            return loss
+
+    run = trainer([finite(tmp_path)], max_epochs=1, limit_val_batches=0)
+    run.precision_plugin.scaler = object()
+    error = pytest.raises(FloatingPointError, match="train/kl is nan at step 3, epoch 0, batch 2")
+    with error if bad else contextlib.nullcontext():
+        run.fit(Overflowing(bad=(4,)), batches(), batches(1))
+
+
 def test_too_many_bad_steps_stop_the_run(tmp_path):
     model, callback = Spoilt(bad=(2, 6, 7)), finite(tmp_path, action="skip", limit=2)
     message = "train/kl is nan at step 6, epoch 1, batch 1 .*, skipped updates 3"

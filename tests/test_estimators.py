@@ -414,6 +414,7 @@ def test_bad_arguments(make, message):
 def test_small_temperature_warns():
     with pytest.warns(UserWarning, match="below 0.05"):
         GumbelSoftmax(0.01)
+    GumbelSoftmax(0.05)  # a warning would be an error
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

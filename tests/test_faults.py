@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import multiprocessing
 import os
 import shutil
 import signal
@@ -180,6 +181,25 @@ FAULTS = {
     "wrong type": ("model.optimizer.lr=ten", None, "model.optimizer.lr must be a number"),
     "wrong range": ("data.batch_size=0", None, "batch_size must be at least 1, got 0 (in data)"),
     "negative": ("model.latents=-1", None, "latents must be at least 1, got -1 (in model)"),
+    "no training": (
+        "trainer.max_epochs=0",
+        None,
+        "trainer.max_epochs must be positive, got 0",
+    ),
+    "wrong in an optimizer": (
+        "model.optimizer.lr=-1",
+        None,
+        "Invalid learning rate: -1 (in model)",
+    ),
+    "too many states": ("estimator=exact", None, "10^20 states, more than max_states=4096"),
+    "unknown accelerator": (
+        "trainer.accelerator=foo",
+        None,
+        "You selected an invalid accelerator name: `accelerator='foo'`. Available names are: auto,",
+    ),
+    "no model": ("task=test", None, "task=test needs a trained model: type checkpoint=runs/NAME"),
+    "nothing to resume": ("resume=nowhere", None, "no checkpoint at nowhere: expected a .ckpt"),
+    "no encoder": ("init.encoder=nowhere", None, "nowhere"),
     "dashes": (
         "--model=gumbel_vae",
         None,
@@ -258,6 +278,12 @@ FAULTS = {
         None,
         "gradient norm is nan, train/objective is nan, train/elbo is nan, train/reconstruction is "
         "nan, train/kl is nan at step 4, epoch 0, batch 3 (lr 6.9",
+        ["x"],
+    ),
+    "weights that are NaN": (
+        "model=reinforce_vae model.optimizer.eps=0 data.binarize=threshold",
+        None,
+        "the model's probabilities are not finite, as an update was too large",
         ["x"],
     ),
     "no temperature": (
@@ -389,7 +415,7 @@ def test_a_run_in_use_is_left_alone(fault, tmp_path):
         said = fault("seed=1")
     finally:
         other.kill()
-        other.wait()
+        other.communicate()
     assert said.startswith(f"train.py: x is in use by process {other.pid}: wait for its end")
 
 
@@ -497,7 +523,7 @@ def test_a_step_left_out_is_counted_and_spoils_no_metric(told, tmp_path):
     told("on_nonfinite=skip trainer.log_every_n_steps=1", nan_at(3))
     with (tmp_path / "x" / "metrics.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert [row["train/skipped_updates"] for row in table if row["train/skipped_updates"]] == ["1"]
+    assert {row["train/skipped_updates"] for row in table} == {"", "1.0"}
     values = [float(v) for row in table for name, v in row.items() if v and name != "step"]
     assert np.isfinite(values).all()
     assert [row["train/elbo"] == "" for row in table][:4] == [False, False, True, False]
@@ -526,11 +552,16 @@ LONG = ["network=linear", "logger=csv", "~callbacks.pictures", "trainer.max_epoc
 
 
 def test_killed_is_not_lost(tmp_path, monkeypatch, capsys):
-    run = process(tmp_path, *LONG, "run_dir=x")
-    wait_for(tmp_path / "x" / "checkpoints" / "last.ckpt", run)
-    run.kill()
-    run.communicate()
     monkeypatch.chdir(tmp_path)
+    fork = multiprocessing.get_context("fork").Process(
+        target=start, args=(monkeypatch, *LONG, "run_dir=x")
+    )
+    fork.start()
+    while not Path("x/checkpoints/last.ckpt").exists():
+        assert fork.is_alive()
+        time.sleep(0.05)
+    fork.kill()
+    fork.join()
     last = torch.load("x/checkpoints/last.ckpt", weights_only=True)
     line = [*LONG[:-1], "run_dir=x", "resume=auto", f"trainer.max_epochs={last['epoch'] + 2}"]
     start(monkeypatch, *line)

@@ -23,7 +23,7 @@ from configs.command_line import Mistake, check, check_config
 from configs.errors import explain
 
 FOLDER = Path(__file__).parents[1] / "configs"
-CASES = int(os.environ.get("FUZZ_CASES", 200))
+CASES = int(os.environ.get("FUZZ_CASES", 120))
 PARSER = OverridesParser.create()
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml") if path.stem[0] != "_")

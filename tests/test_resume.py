@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -163,6 +164,14 @@ def test_estimators_with_a_state(tmp_path):
     assert tried >= {"double_cv", "lax", "rebar", "relax"}
 
 
+def test_real_kills():
+    script = FOLDER.parent / "benchmarks" / "kills.py"
+    command = [sys.executable, str(script), "--kills=3"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert " kills survived" in ended.stdout
+
+
 def without_position(self, state):
     """What a datamodule that saves no position would do."""
 
@@ -292,15 +301,18 @@ def test_other_settings_are_refused_or_take_effect(run, tmp_path, capsys):
     run(*SMOKE, "run_dir=x", "trainer.max_epochs=1", "save.every_n_steps=3", "save.keep=3")
     middle = "resume=x/checkpoints/last-1.ckpt"  # step 3 of 4
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    others = ["model.optimizer.lr=0.1", "data.batch_size=40"]
+    others = ["model.optimizer.lr=0.1", "data.batch_size=40", "model.optimizer.weight_decay=0.5"]
     line = refused(run, capsys, middle, *others)
-    assert "data.batch_size 50 -> 40, model.optimizer.lr 0.001 -> 0.1; leave them as" in line
+    assert (
+        "data.batch_size 50 -> 40, model.optimizer.lr 0.001 -> 0.1, model.optimizer.weight_" in line
+    )
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     run(middle, *others, "exact=false")
     assert "resuming x at step 3 from x/checkpoints/last.ckpt" in capsys.readouterr().out
     last = load_checkpoint(tmp_path / "x" / "checkpoints" / "last.ckpt")
     assert last["global_step"] == 3 + 4  # a whole epoch
     assert last["lr_schedulers"][0]["base_lrs"] == [0.1]
+    assert last["optimizer_states"][0]["param_groups"][0]["weight_decay"] == 0.5
     assert last["config"]["data"]["batch_size"] == 40
     run("resume=x", "trainer.max_epochs=2")  # from there on exactly
     assert load_checkpoint(tmp_path / "x" / "checkpoints" / "last.ckpt")["global_step"] == 11
@@ -315,12 +327,14 @@ def test_another_number_of_processes_is_refused(run, tmp_path, capsys):
 
 def test_a_damaged_checkpoint_is_skipped_or_refused(run, tmp_path, capsys):
     run(*SMOKE, "run_dir=x")
+    before = metrics(tmp_path / "x")
     path = tmp_path / "x" / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[:-100])
     line = refused(run, capsys, "resume=x/checkpoints/last.ckpt")
     assert line.endswith("cut off); the newest whole checkpoint there is x/checkpoints/last-1.ckpt")
     run("resume=x")
     assert "resuming x at step 4 from x/checkpoints/last-1.ckpt" in capsys.readouterr().out
+    assert metrics(tmp_path / "x") == before
 
 
 def test_where_a_resumed_run_goes_is_never_guessed(run, tmp_path, capsys):

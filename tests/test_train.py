@@ -170,29 +170,6 @@ def test_mistake(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "model.latents=0",
-        "model.optimizer.lr=-1",
-        "data.batch_size=5000",
-        "estimator=exact",
-        "trainer.accelerator=foo",
-        "trainer.max_epochs=0",
-        "data=image_folder data.root=/nonexistent",
-        "init.encoder=nowhere",
-        "resume=nowhere",
-        "task=test",
-    ],
-)
-def test_mistake_found_while_building_leaves_nothing(run, tmp_path, capsys, line):
-    with pytest.raises(SystemExit) as caught:
-        run(*CSV, "run_dir=x", *line.split())
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("extra", [["model=reinforce_vae"], ["ema=0.5"]], ids=" ".join)
 def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path, extra):
     line = [*CSV, "model.lr_decay=none", *extra]  # a decay knows the run's length
@@ -280,10 +257,11 @@ def test_weights_that_went_bad_are_not_kept(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         run(*CSV, "run_dir=x", "model.optimizer.lr=1e18", "model.lr_warmup_steps=0")
     assert caught.value.code == 2
-    assert "train/objective is nan" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "train/objective is nan" in said
+    assert "the weights, themselves no longer finite, are in x/debug.ckpt" in said
     assert not (tmp_path / "x" / "checkpoints").exists()
-    kept = torch.load(tmp_path / "x" / "debug.ckpt", weights_only=True)["state_dict"]
-    assert all(weight.isfinite().all() for weight in kept.values())
+    assert torch.load(tmp_path / "x" / "debug.ckpt", weights_only=True)["config"]["seed"] == 0
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

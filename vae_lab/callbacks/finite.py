@@ -163,7 +163,7 @@ class FiniteUpdates(pl.Callback):
             numbers["skipped updates"] = self.skipped
             self._stop(numbers, first, trainer, pl_module)
         for logger in trainer.loggers:
-            row = {"train/skipped_updates": self.skipped, "epoch": trainer.current_epoch}
+            row = {"train/skipped_updates": float(self.skipped), "epoch": trainer.current_epoch}
             logger.log_metrics(row, step=trainer.global_step)
 
     def _check(
@@ -186,9 +186,11 @@ class FiniteUpdates(pl.Callback):
         good |= {name: schedule.at(update.step - 1) for name, schedule in schedules}
         shown = ", ".join(f"{k} {v:.4g}" for k, v in ({"lr": update.lr} | good).items())
         trainer.save_checkpoint(self.debug_path)
+        finite = all(p.isfinite().all() for p in pl_module.parameters())
+        weights = "weights" if finite else "weights, themselves no longer finite,"
         raise FloatingPointError(
             f"{_bad(numbers)} at step {update.step}, epoch {update.epoch}, batch {update.batch} "
-            f"({shown}); the weights are in {self.debug_path}; try a lower model.optimizer.lr, "
+            f"({shown}); the {weights} are in {self.debug_path}; try a lower model.optimizer.lr, "
             "trainer.gradient_clip_val=1, or on_nonfinite=skip"
         )
 

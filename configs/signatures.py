@@ -154,20 +154,22 @@ def fits(value: Any, hint: Any) -> bool:
 
 def _takes_object(hint: Any) -> bool:
     """Is there anything in the type that is not a plain value, so that a `_target_` can make it."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return any(
-        option not in (int, float, bool, str, type(None))
-        and typing.get_origin(option) is not Literal
-        for option in options
+        kind not in (int, float, bool, str, type(None), Literal)
+        and not (inspect.isclass(kind) and issubclass(kind, Collection))
+        for kind in _kinds(hint)
     )
 
 
 def _takes_mapping(hint: Any) -> bool:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    kinds = [typing.get_origin(option) or option for option in options]
-    return any(
-        kind is Any or (inspect.isclass(kind) and issubclass(kind, Mapping)) for kind in kinds
-    )
+    return any(k is Any or inspect.isclass(k) and issubclass(k, Mapping) for k in _kinds(hint))
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """The classes of a type, without what is in them: dict | None for dict[str, int] | None."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
+    return [typing.get_origin(option) or option for option in options]
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 
@@ -22,6 +23,22 @@ def environment():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """train.py in this process, in an empty folder."""
+    import train
+    from configs.command_line import exit_on_mistake
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        exit_on_mistake([*arguments])
+        train.main()
+
+    return run
 
 
 @pytest.fixture

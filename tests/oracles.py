@@ -142,6 +142,11 @@ ANGLES = Case("von_mises", VonMises, {"loc": [0.4, -2.9], "concentration": [1.3,
 CASES = [BITS, CODES, NORMAL, GAMMA, BETA, DIRICHLET, COUNTS, ANGLES]
 
 
+def features(rows):
+    """What a datum's q was computed from, as a learned baseline sees it."""
+    return torch.randn(rows, 3, dtype=torch.float64)
+
+
 def gradient_samples(estimator, case, f, rows, dtype=torch.float64, **kwargs):
     """The estimator's value [rows] and gradient samples {parameter: [rows, *]}, in one call."""
     q, leaves = case.q(rows, dtype)

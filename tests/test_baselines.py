@@ -2,13 +2,9 @@
 
 import pytest
 import torch
-from oracles import BITS, bumpy
+from oracles import BITS, bumpy, features
 
 from vae_lab.estimators import ScoreFunction
-
-
-def features(rows):
-    return torch.randn(rows, 3, dtype=torch.float64)
 
 
 def test_a_learned_baseline_learns():

@@ -11,6 +11,7 @@ from oracles import (
     CODES,
     NORMAL,
     bumpy,
+    features,
     gradient_samples,
     linear,
     quadratic,
@@ -104,10 +105,6 @@ def pairs(cases=CASES, trait="single_sample"):
 def ready(estimator, dtype=torch.float64):
     """A fresh copy, whose lazy parts meet their first features under a fixed seed."""
     return copy.deepcopy(estimator).to(dtype)
-
-
-def features(rows):
-    return torch.randn(rows, 3, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("cls", catalog())

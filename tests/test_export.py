@@ -8,8 +8,6 @@ import pytest
 import torch
 from test_pretrained import small_vae
 
-import train
-from configs.command_line import exit_on_mistake
 from vae_lab import VAE, export, likelihoods
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import Linear
@@ -66,19 +64,6 @@ def test_graphs_that_are_not_the_model_are_not_written(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"encoder.onnx is .* from torch, relatively"):
         export.export_onnx(small_vae(network=Linear()), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """train.py in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        exit_on_mistake([*arguments])
-        train.main()
-
-    return run
 
 
 def test_a_model_of_the_zoo_is_exported_and_sampled(run, tmp_path, capsys):

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import train
-from configs.command_line import exit_on_mistake
 from configs.compare import _curve
 from vae_lab import VAE
 
@@ -44,19 +43,6 @@ def python(folder, *arguments, **environment):
         text=True,
         timeout=300,
     )
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """train.py in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        exit_on_mistake([*arguments])
-        train.main()
-
-    return run
 
 
 def rows(folder, *without):

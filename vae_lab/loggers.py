@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from .sources import UPLOAD_SECONDS, artifact
+from .sources import UPLOAD_SECONDS, artifact, first_line
 
 INIT_SECONDS = 30  # that a W&B server has for its first answer
 
@@ -172,8 +172,7 @@ def begin(logger: WandbLogger) -> None:
     try:
         logger.experiment  # noqa: B018  it is made by being looked at
     except wandb.errors.Error as error:
-        reason = str(error).splitlines()[0]
-        rank_zero_warn(f"W&B: {reason}; logging offline, upload with `wandb sync`")
+        rank_zero_warn(f"W&B: {first_line(error)}; logging offline, upload with `wandb sync`")
         wandb.teardown()  # or the failed run would hold on to its id
         wandb.setup(wandb.Settings(silent=True))
         logger._wandb_init["mode"] = "offline"

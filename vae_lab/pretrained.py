@@ -21,6 +21,7 @@ from torch import Tensor
 
 from . import latents, likelihoods, networks, sources
 from .checkpoints import find_checkpoint, load_checkpoint
+from .sources import first_line, is_release
 from .vae import VAE
 
 FORMAT = 1
@@ -92,7 +93,7 @@ def assemble(plan: dict[str, Any], origin: str) -> VAE:
     try:
         return VAE(tuple(plan["shape"]), **parts)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{origin} describes no VAE: {_first_line(error)}") from None
+        raise ValueError(f"{origin} describes no VAE: {first_line(error)}") from None
 
 
 def _build(kind: str, description: Any, origin: str) -> Any:
@@ -107,7 +108,7 @@ def _build(kind: str, description: Any, origin: str) -> Any:
         return getattr(KINDS[kind], name)(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"the {kind} in {origin} does not fit this vae_lab: {_first_line(error)}"
+            f"the {kind} in {origin} does not fit this vae_lab: {first_line(error)}"
         ) from None
 
 
@@ -230,7 +231,7 @@ def _read(path: Path) -> Model:
     """A release; or a checkpoint, a run's best one where the run has no release."""
     if path.suffix == ".ckpt":
         return _read_checkpoint(path)
-    if path.is_dir() and not _is_release(path) and not _is_release(path / "release"):
+    if path.is_dir() and not is_release(path) and not is_release(path / "release"):
         try:
             return _read_checkpoint(find_checkpoint(path))
         except FileNotFoundError:
@@ -239,16 +240,12 @@ def _read(path: Path) -> Model:
     return _read_release(release, path if path.is_file() else release / WEIGHTS)
 
 
-def _is_release(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
-
-
 def _release(path: Path) -> Path:
     """The release's folder at `path`, which is it, or its weights, or a run's folder."""
     if path.suffix == ".safetensors" and path.is_file():
         return path.parent
     for folder in (path, path / "release"):
-        if _is_release(folder):
+        if is_release(folder):
             return folder
     raise FileNotFoundError(
         f"no release at {path}: expected a folder with {CONFIG} and {WEIGHTS}, or a run with such "
@@ -268,7 +265,7 @@ def _read_release(folder: Path, path: Path) -> Model:
     try:
         return Model(str(folder / CONFIG), config, safetensors.torch.load(data))
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {_first_line(error)}") from None
+        raise ValueError(f"{path} is not a safetensors file: {first_line(error)}") from None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -277,7 +274,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file: {_first_line(error)}") from None
+        raise ValueError(f"{path} is not a JSON file: {first_line(error)}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
     return config
@@ -294,10 +291,6 @@ def _read_checkpoint(path: Path) -> Model:
         if isinstance(tensor, Tensor) and name.startswith("vae.")
     }
     return Model(str(path), plan, weights)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _shortened(items: list[str], shown: int = 5) -> str:

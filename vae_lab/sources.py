@@ -106,21 +106,21 @@ def _from_wandb(entity: str, project: str, name: str, alias: str | None) -> Path
     cache = CACHE / "wandb" / entity / project / name
     alias = alias or "latest"
     known = cache / f"{alias}.txt"
-    if _is_release(cache / alias):
+    if is_release(cache / alias):
         return cache / alias
     try:
         if not wandb.login(prompt=False, verify=False):
             raise wandb.Error("no credentials: type wandb login")
         found = wandb.Api().artifact(f"{entity}/{project}/{name}:{alias}")
         version: str = found.version
-        if not _is_release(cache / version):
+        if not is_release(cache / version):
             _download(found, cache / version)
     except (wandb.Error, OSError, ValueError) as error:
         if known.is_file():
             return cache / known.read_text()
         raise FileNotFoundError(
             f"cannot fetch wandb:{entity}/{project}/{name}:{alias}, and it is not in {CACHE}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from None
     if version != alias:
         known.write_text(version)
@@ -144,11 +144,12 @@ def _download(found: "Artifact", folder: Path) -> None:
         try:
             whole.rename(folder)
         except OSError:  # unless another process was faster
-            if not _is_release(folder):
+            if not is_release(folder):
                 raise
 
 
-def _is_release(folder: Path) -> bool:
+def is_release(folder: Path) -> bool:
+    """Does the folder have both files of a release."""
     return all((folder / file).is_file() for file in FILES)
 
 
@@ -161,7 +162,7 @@ def _from_hub(repository: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=[*FILES]))
     except (OSError, ValueError) as error:  # of which all errors of the hub are
-        raise FileNotFoundError(f"cannot fetch hf:{repository}: {_first_line(error)}") from None
+        raise FileNotFoundError(f"cannot fetch hf:{repository}: {first_line(error)}") from None
 
 
 def _to_hub(folder: Path, repository: str, revision: str | None) -> str:
@@ -180,7 +181,7 @@ def _to_hub(folder: Path, repository: str, revision: str | None) -> str:
             allow_patterns=[*FILES],
         )
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot upload to hf:{repository}: {_first_line(error)}") from None
+        raise ValueError(f"cannot upload to hf:{repository}: {first_line(error)}") from None
     return f"hf:{repository}" + (f"@{revision}" if revision else "")
 
 
@@ -199,7 +200,7 @@ def _to_wandb(folder: Path, entity: str, project: str, name: str, alias: str | N
             version = logged.wait(UPLOAD_SECONDS).version
     except (wandb.Error, OSError, ValueError) as error:
         raise ValueError(
-            f"cannot upload to wandb:{entity}/{project}/{name}: {_first_line(error)}"
+            f"cannot upload to wandb:{entity}/{project}/{name}: {first_line(error)}"
         ) from None
     return f"wandb:{entity}/{project}/{name}:{version}"
 
@@ -208,5 +209,6 @@ def _hub_is_missing() -> ImportError:
     return ImportError("hf: needs huggingface_hub: type pip install 'vae_lab[hub]'")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of its message; its name where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)

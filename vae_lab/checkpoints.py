@@ -55,10 +55,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> No
     partial = path.with_name(".partial")  # one name: what a kill leaves is overwritten
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(partial, content)
         _make_room(path, keep)
         partial.replace(path)
         _sync_folder(path.parent)
@@ -66,6 +63,14 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> No
         with contextlib.suppress(OSError):
             partial.unlink()
         raise OSError(error.errno, _why(error, path, len(content))) from error
+
+
+def write_durably(path: Path, content: bytes | memoryview) -> None:
+    """Writes a file, all of which is on the disk afterwards."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _why(error: OSError, path: Path, needed: int) -> str:

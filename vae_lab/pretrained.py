@@ -8,7 +8,6 @@ hold the same description, so that a model can be loaded from either.
 import hashlib
 import inspect
 import json
-import os
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from . import latents, likelihoods, networks, sources
-from .checkpoints import find_checkpoint, load_checkpoint
+from .checkpoints import find_checkpoint, load_checkpoint, write_durably
 from .sources import first_line, is_release
 from .vae import VAE
 
@@ -127,10 +126,7 @@ def save(vae: VAE, folder: Path, facts: dict[str, Any], dtype: torch.dtype | Non
     with TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
         files = {WEIGHTS: data, CONFIG: text.encode()}
         for name, content in files.items():
-            with (Path(partial) / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_durably(Path(partial) / name, content)
         for name in files:  # a crash between the two is seen in the sha256
             (Path(partial) / name).replace(folder / name)
     return folder

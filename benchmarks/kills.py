@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,11 +51,10 @@ def start(line: list[str]) -> int:
         return child
     code = 1
     try:
-        with Path(f"{line[0].partition('=')[2]}.log").open("a") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
         sys.argv = ["train.py", *line]
-        train.main()
+        with Path(f"{line[0].partition('=')[2]}.log").open("a", buffering=1) as log:
+            with redirect_stdout(log), redirect_stderr(log):
+                train.main()
         code = 0
     finally:
         os._exit(code)

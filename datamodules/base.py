@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from vae_lab.data import TensorLoader, check_batching
+from vae_lab.data import Batch, TensorLoader, check_batching
 from vae_lab.seeding import derive_seed
 
 CACHE = Path("~/.cache/vae_lab").expanduser()
@@ -137,6 +137,14 @@ class ImageDataModule(pl.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             device=trainer.strategy.root_device if trainer else None,
         )
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Nothing to do for a batch that was made on its device."""
+        if isinstance(batch, Batch) and batch.x.device == device:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands: [epoch, batches done, whether these were all]."""

@@ -10,6 +10,7 @@ from torch.distributions import Independent
 from vae_lab.estimators import ARMS, ARSM, CARMS, ScoreFunction
 from vae_lab.estimators.antithetic import coincidence, correction
 from vae_lab.estimators.coupled import _pair_weight
+from vae_lab.estimators.relaxations import gumbel
 
 ROWS = 200_000
 OneHot = CODES.family
@@ -126,7 +127,7 @@ def test_arsm_is_the_papers_formula():
     z, gradient = recorded(ARSM(), logits.expand(rows, 2, 3), lambda z: bumpy(z.flatten(-2)))
     assert len(z) == 4
     torch.manual_seed(0)
-    noise = torch.empty(rows, 2, 3, dtype=torch.float64).exponential_()
+    noise = (-gumbel(torch.Size((rows, 2, 3)), logits)).exp()
     pi = noise / noise.sum(-1, keepdim=True)
     table = torch.empty(3, 3, rows, dtype=torch.float64)
     for m, j in itertools.product(range(3), repeat=2):
@@ -143,7 +144,7 @@ def test_arsm_of_two_categories_is_arm():
     bits, logits = two_categories()
     z, gradient = recorded(ARSM(), logits, lambda z: bumpy(z[..., 1]))
     torch.manual_seed(0)
-    noise = torch.empty_like(logits).exponential_()
+    noise = (-gumbel(logits.shape, logits)).exp()
     u = noise[..., 0] / noise.sum(-1)  # the bit is one where the second of the two arrives first
     difference = bumpy((u > 1 - bits.sigmoid()).double()) - bumpy((u < bits.sigmoid()).double())
     torch.testing.assert_close(gradient[..., 1], difference.unsqueeze(-1) * (u - 0.5))

@@ -8,7 +8,12 @@ from oracles import BITS, CODES, bumpy, gradient_samples
 from torch.distributions import Bernoulli, Independent
 
 from vae_lab.estimators import ScoreFunction, SumAndSample, UnorderedSet
-from vae_lab.estimators.without_replacement import _outside, beam_search, set_weights
+from vae_lab.estimators.without_replacement import (
+    draw_distinct,
+    draw_outside,
+    most_probable,
+    set_weights,
+)
 
 ROWS = 20_000
 PI = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]], dtype=torch.float64)  # 2 variables, 3 values
@@ -113,8 +118,8 @@ def code(states):
     return states[..., 0] * 3 + states[..., 1]
 
 
-def test_races_draw_without_replacement():
-    states, log_p = beam_search(PI.log().expand(ROWS, 2, 3), 3, race=True)
+def test_draws_are_without_replacement():
+    states, log_p = draw_distinct(PI.log().expand(ROWS, 2, 3), 3)
     drawn = code(states)  # [3, rows]
     torch.testing.assert_close(log_p, P.log()[drawn])
     counts = torch.zeros(9, 9, 9, dtype=torch.float64)
@@ -126,20 +131,25 @@ def test_races_draw_without_replacement():
         assert abs(counts[order] / ROWS - chance) <= 5 * error
 
 
+@pytest.mark.parametrize("variables", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
-def test_beam_search_finds_the_most_probable_states(size):
-    log_pi = torch.randn(20, 2, 3, dtype=torch.float64).log_softmax(-1)
-    states, log_p = beam_search(log_pi, size)
-    everything = (log_pi[:, 0, :, None] + log_pi[:, 1, None, :]).flatten(-2)
-    best = everything.topk(size).indices
-    assert torch.equal(code(states).T, best)
-    torch.testing.assert_close(log_p.T, everything.gather(-1, best))
+def test_the_most_probable_states_are_found(size, variables):
+    log_pi = torch.randn(20, variables, 3, dtype=torch.float64).log_softmax(-1)
+    states = torch.cartesian_prod(*[torch.arange(3)] * variables).reshape(-1, variables)
+    everything = log_pi[:, torch.arange(variables), states].sum(-1)  # [20, states]
+    size = min(size, len(states))
+    best = everything.topk(size)
+    found, log_p = most_probable(log_pi, size)
+    assert torch.equal(found.movedim(0, 1), states[best.indices])
+    torch.testing.assert_close(log_p.T, best.values)
 
 
 def test_samples_outside_the_sum_follow_the_rest_of_q():
     log_pi = PI.log().expand(ROWS, 2, 3)
-    top, _ = beam_search(log_pi, 4)
-    outside = code(_outside(top, log_pi, 2))  # [2, rows]
+    top, _ = most_probable(log_pi, 4)
+    outside = code(
+        draw_outside(top.unsqueeze(1).expand(4, 2, ROWS, 2), log_pi.expand(2, -1, -1, -1))
+    )
     rest = without(P, *code(top)[:, 0].tolist())
     rest = rest / rest.sum()
     for sample in outside:

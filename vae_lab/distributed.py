@@ -1,8 +1,15 @@
 """What the library needs of the other processes, where there are any."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_aside = False
 
 
 def world_size() -> int:
@@ -18,8 +25,21 @@ def rank() -> int:
 def all_sum(x: Tensor) -> Tensor:
     """The sum of x over all processes, in place; x itself where there is only one."""
     if world_size() > 1:
+        if _aside:
+            x.zero_()
         dist.all_reduce(x)
     return x
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """In here this process takes part in sums over all of them, and adds nothing."""
+    global _aside
+    before, _aside = _aside, True
+    try:
+        yield
+    finally:
+        _aside = before
 
 
 def each(x: Tensor) -> Tensor:
@@ -27,3 +47,14 @@ def each(x: Tensor) -> Tensor:
     gathered = torch.zeros(world_size(), *x.shape, dtype=x.dtype, device=x.device)
     gathered[rank()] = x
     return all_sum(gathered)
+
+
+def timeout(minutes: float) -> timedelta:
+    """How long a process waits for the others before it ends, as a config says it.
+
+    Raises:
+        ValueError: minutes is not positive and finite.
+    """
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"timeout.minutes must be positive and finite, got {minutes}")
+    return timedelta(minutes=minutes)

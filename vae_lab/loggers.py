@@ -1,12 +1,15 @@
 """Loggers: a CSV file that survives a resume, and Weights & Biases with or without an account."""
 
+import contextlib
 import csv
+import functools
 import io
 import os
 import re
 import secrets
+import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,6 +127,37 @@ def _plain(value: Any) -> int | float:
     return value if isinstance(value, int) else float(value)
 
 
+def _while_it_lasts(method: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(method)
+    def guarded(self: "_WandbLogger", *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # whatever is wrong over there
+            self.give_up(error)
+
+    return guarded
+
+
+class _WandbLogger(WandbLogger):
+    """Lightning's; where W&B fails in mid-run, there is one warning and training goes on."""
+
+    log_hyperparams = _while_it_lasts(WandbLogger.log_hyperparams)
+    log_metrics = _while_it_lasts(WandbLogger.log_metrics)
+    log_image = _while_it_lasts(WandbLogger.log_image)
+
+    def give_up(self, error: Exception) -> None:
+        """From here on nothing more is logged to W&B, nor tried."""
+        import wandb
+
+        rank_zero_warn(
+            f"W&B: {first_line(error)}; nothing more is logged to it, metrics.csv has everything"
+        )
+        with contextlib.suppress(Exception):  # its process may be gone
+            wandb.teardown()
+        self._wandb_init["mode"] = "disabled"
+        self._experiment = wandb.init(mode="disabled")
+
+
 def wandb_logger(
     run_dir: str,
     project: str = "vae_lab",
@@ -151,7 +185,7 @@ def wandb_logger(
             "W&B: no credentials found, logging offline; upload with `wandb sync`"
         )
     folder = Path(run_dir)
-    return WandbLogger(
+    return _WandbLogger(
         name=name or folder.name,
         save_dir=folder,
         project=project,
@@ -161,7 +195,9 @@ def wandb_logger(
         tags=list(tags),
         mode=chosen or "online",
         resume="allow",
-        settings=wandb.Settings(silent=True, init_timeout=INIT_SECONDS),
+        settings=wandb.Settings(
+            silent=True, init_timeout=INIT_SECONDS, finish_timeout=UPLOAD_SECONDS
+        ),
     )
 
 
@@ -177,6 +213,17 @@ def begin(logger: WandbLogger) -> None:
         wandb.setup(wandb.Settings(silent=True))
         logger._wandb_init["mode"] = "offline"
         logger.experiment  # noqa: B018
+
+
+def end(exit_code: int) -> None:
+    """Ends the W&B run if there is one, or the jobs of a sweep would be one run."""
+    if wandb := sys.modules.get("wandb"):
+        try:
+            wandb.finish(exit_code)
+        except Exception as error:  # whatever is wrong over there
+            rank_zero_warn(f"W&B: {first_line(error)}; metrics.csv has everything")
+            with contextlib.suppress(Exception):
+                wandb.teardown()
 
 
 def upload_release(logger: WandbLogger, folder: Path) -> str:

@@ -84,9 +84,7 @@ class Window:
         Returns:
             What is kept of them, the terms' sums and their count; zeroed, it does not count.
         """
-        stacked = torch.stack(terms).detach()  # [terms, B]
-        count = stacked.new_full((1,), stacked.shape[1])
-        self._sums.append(torch.cat([stacked.sum(1), count]))
+        self._sums.append(torch.stack([*terms, torch.ones_like(terms[0])]).detach().sum(1))
         self._images += images
         return self._sums[-1]
 

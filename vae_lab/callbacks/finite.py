@@ -23,7 +23,9 @@ class _Update(NamedTuple):
     epoch: int
     batch: int
     lr: float
-    row: Tensor  # was it left out, the gradient's norm, sums of the terms, their count
+    bad: Tensor  # was it left out
+    norm: Tensor  # the gradient's
+    terms: Tensor  # their sums, and the count of data
 
 
 class FiniteUpdates(pl.Callback):
@@ -84,14 +86,14 @@ class FiniteUpdates(pl.Callback):
         """Decide, on the device, whether this step is taken."""
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         norm = _norm(optimizer)
-        terms = self._terms[0] if len(self._terms) == 1 else torch.stack(self._terms).sum(0)
-        bad = ~(terms.isfinite().all() if scaled else norm.isfinite())
+        terms = cast(Tensor, sum(self._terms))
+        good = terms.abs().sum() < torch.inf if scaled else norm < torch.inf
+        bad = good.logical_not()
         if self.action == "stop" and self._stopped is not None:
             bad = bad | self._stopped
-        row = torch.cat([torch.stack([bad.to(terms), norm.to(terms)]), terms])
         lr = optimizer.param_groups[0]["lr"]
         place = trainer.global_step + 1, trainer.current_epoch, self._batch
-        self._updates.append(_Update(*place, lr, row))
+        self._updates.append(_Update(*place, lr, bad, norm, terms))
         if not scaled:
             _leave_out(optimizer, bad)
         for term in self._terms:
@@ -145,7 +147,7 @@ class FiniteUpdates(pl.Callback):
         updates, self._updates = self._updates, []
         if not updates:
             return
-        rows = all_sum(torch.stack([update.row for update in updates])).tolist()
+        rows = all_sum(_rows(updates)).tolist()
         bad = [(u, row) for u, row in zip(updates, rows, strict=True) if row[0]]
         if not bad:
             return
@@ -172,7 +174,7 @@ class FiniteUpdates(pl.Callback):
         if not all(map(math.isfinite, metrics.values())):
             lr = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else math.nan
             place = trainer.global_step, trainer.current_epoch, self._batch
-            self._stop(metrics, _Update(*place, lr, torch.empty(0)), trainer, pl_module)
+            self._stop(metrics, _Update(*place, lr, *[torch.empty(0)] * 3), trainer, pl_module)
 
     def _stop(
         self,
@@ -193,6 +195,12 @@ class FiniteUpdates(pl.Callback):
             f"({shown}); the {weights} are in {self.debug_path}; try a lower model.optimizer.lr, "
             "trainer.gradient_clip_val=1, or on_nonfinite=skip"
         )
+
+
+def _rows(updates: list[_Update]) -> Tensor:
+    """Was it left out, the gradient's norm, and the terms, of every update."""
+    bad, norm, terms = (torch.stack(x) for x in list(zip(*updates, strict=True))[-3:])
+    return torch.cat([bad.to(terms).unsqueeze(1), norm.to(terms).unsqueeze(1), terms], 1)
 
 
 def _norm(optimizer: Optimizer) -> Tensor:

@@ -79,6 +79,10 @@ class Estimator(nn.Module):
                 f"{type(self).__name__} estimates the mean of f only, not a multi-sample bound; "
                 f"use one of {_names(c for c in _catalog() if c.multi_sample and c.accepts(q))}"
             )
+        if torch.compiler.is_compiling() and not self.compiles:
+            from .compiled import as_it_is
+
+            return as_it_is(self, q, f, aggregate, context)
         return self.estimate(q, f, aggregate, context)
 
     def estimate(
@@ -151,6 +155,23 @@ def per_dimension(x: Tensor, q: Distribution) -> Tensor:
 def full_precision(x: Tensor) -> Tensor:
     """x in at least float32: a relaxation at a small temperature does not survive 16 bits."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Over the last axis."""
+    return _over_categories(torch.softmax, x)
+
+
+def log_softmax(x: Tensor) -> Tensor:
+    """Over the last axis."""
+    return _over_categories(torch.log_softmax, x)
+
+
+def _over_categories(function: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:
+    """Of fewer than 16 categories a CPU takes a tenth of the time if they are the first axis."""
+    if x.shape[-1] < 16 and x.device.type == "cpu":
+        return function(x.movedim(-1, 0), 0).movedim(0, -1)
+    return function(x, -1)
 
 
 def surrogate(term: Tensor) -> Tensor:

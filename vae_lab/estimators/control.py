@@ -13,10 +13,6 @@ from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, substitute
 
-# torch.compile does not trace autograd.grad unless told to by a process-wide flag, and fails
-# on a graph that breaks there. So a compiled step runs these estimators, f included, as they are.
-eager = torch.compiler.disable(reason="an estimator that takes derivatives of f or of a network")
-
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]  # credit, weight, dc/dz -> g
 
 
@@ -59,9 +55,14 @@ def leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_()
 
 
+def number(value: float, learned: bool) -> nn.Parameter:
+    """A parameter that is one number, [1]: FSDP does not shard scalars."""
+    return nn.Parameter(torch.tensor([float(value)]), requires_grad=learned)
+
+
 def each_datum(parameter: Tensor, q: Distribution) -> Tensor:
-    """A detached copy of a scalar for every datum, [*B], so that each has a gradient of its own."""
-    return leaf(parameter.detach().expand(q.batch_shape))
+    """A detached copy of a number for every datum, [*B], so that each has a gradient of its own."""
+    return leaf(parameter.detach().squeeze(0).expand(q.batch_shape))
 
 
 def each_event(x: Tensor, q: Distribution) -> Tensor:

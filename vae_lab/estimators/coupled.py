@@ -7,7 +7,15 @@ from torch.distributions import Distribution, OneHotCategorical
 
 from ..aggregates import Aggregate
 from .antithetic import coincidence, correction, exclusive_bits
-from .base import Estimator, Integrand, base, full_precision, positive_samples, surrogate
+from .base import (
+    Estimator,
+    Integrand,
+    base,
+    full_precision,
+    positive_samples,
+    softmax,
+    surrogate,
+)
 from .control import event_sum
 from .relaxations import gumbel
 
@@ -49,7 +57,7 @@ class ARSM(Estimator):
         values = f(z)  # [swaps, *B]
         table = values.detach()[which]  # [K, K, *B]
         table = (table - table.mean(0)).movedim((0, 1), (-1, -2))  # [*B, j, c]
-        shares = (1 / categories - (-noise).softmax(-1)).reshape(*q.batch_shape, -1, categories)
+        shares = (1 / categories - softmax(-noise)).reshape(*q.batch_shape, -1, categories)
         gradient = (shares @ table.to(shares)).reshape(logits.shape)
         return aggregate(values) + surrogate(event_sum(gradient * parameter, q))
 

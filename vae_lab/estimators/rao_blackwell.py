@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
 from ..schedules import Schedule
-from .base import full_precision, positive_samples
-from .relaxations import gumbel, squash
+from .base import full_precision, log_softmax, positive_samples
+from .relaxations import gumbel, logistic, squash
 from .straight_through import _StandIn, moved
 
 
@@ -70,9 +70,8 @@ def perturbed_given(q: Any, x: Tensor, num_samples: int) -> Tensor:
     shape = torch.Size((num_samples, *x.shape))
     if isinstance(q, Bernoulli):
         side = 2 * x - 1
-        logistic = gumbel(shape, logits) - gumbel(shape, logits)
-        return side * F.softplus(F.softplus(side * logits) + logistic)
-    log_pi = logits.log_softmax(-1)
+        return side * F.softplus(F.softplus(side * logits) + logistic(shape, logits))
+    log_pi = log_softmax(logits)
     free = gumbel(shape, logits)  # -log E
     first = (free * x).sum(-1, keepdim=True)
     others = -torch.logaddexp(-free - log_pi, -first)

@@ -14,10 +14,20 @@ from .base import (
     descent,
     full_precision,
     positive_samples,
+    softmax,
     surrogate,
 )
-from .control import Gradient, controlled, each_datum, each_event, eager, event_sum, leaf, slope
-from .relaxations import harden, perturb, squash
+from .control import (
+    Gradient,
+    controlled,
+    each_datum,
+    each_event,
+    event_sum,
+    leaf,
+    number,
+    slope,
+)
+from .relaxations import check_temperature, harden, perturb, squash
 
 
 class REBAR(Estimator):
@@ -50,7 +60,7 @@ class REBAR(Estimator):
     needs_differentiable = True
     relaxed_points = True
     evaluations = "2 num_samples"
-    compiles = False  # see control.eager
+    compiles = False  # see compiled.py
     source = "Tucker et al. 2017"
 
     def __init__(
@@ -62,15 +72,14 @@ class REBAR(Estimator):
     ) -> None:
         super().__init__()
         self.num_samples = positive_samples("num_samples", num_samples)
-        self.eta = nn.Parameter(torch.tensor(float(eta)), requires_grad=learned)
+        self.eta = number(eta, learned)
         self.log_temperature = log_temperature(temperature, learned)
         self.learned = learned
 
     @property
     def temperature(self) -> Tensor:
-        return self.log_temperature.exp()
+        return self.log_temperature.squeeze(0).exp()
 
-    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
@@ -87,7 +96,8 @@ class REBAR(Estimator):
             return value
         change = (by_c * c + event_sum(by_slope * dc_dz, q)).sum()
         by_eta, by_log_tau = torch.autograd.grad(change, (eta, log_tau), retain_graph=True)
-        return value + descent(by_eta * self.eta + by_log_tau * self.log_temperature)
+        own = by_eta * self.eta.squeeze(0) + by_log_tau * self.log_temperature.squeeze(0)
+        return value + descent(own)
 
 
 def hard_and_relaxed(
@@ -127,13 +137,12 @@ def untied(q: Distribution, z: Tensor) -> Gradient:
         credit, weight = (each_event(x, q) for x in (credit, weight))
         path = weight * dc_dz * gap
         if not isinstance(inner, Bernoulli):  # the normalisation of the logits
-            path = path - logits.softmax(-1) * path.sum(-1, keepdim=True)
+            path = path - softmax(logits) * path.sum(-1, keepdim=True)
         return (credit * score + path).sum(0)
 
     return gradient
 
 
 def log_temperature(temperature: float, learned: bool) -> nn.Parameter:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature:g}")
-    return nn.Parameter(torch.tensor(math.log(temperature)), requires_grad=learned)
+    check_temperature(temperature)
+    return number(math.log(temperature), learned)

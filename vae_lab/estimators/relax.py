@@ -32,7 +32,6 @@ from .control import (
     controlled,
     each_datum,
     each_event,
-    eager,
     event_sum,
     leaf,
     slope,
@@ -67,7 +66,7 @@ class RELAX(Estimator):
     unbiased = True
     families = (OneHotCategorical, Bernoulli)
     evaluations = "num_samples, with f 2 num_samples"
-    compiles = False  # see control.eager
+    compiles = False  # see compiled.py
     source = "Grathwohl et al. 2018"
 
     def __init__(
@@ -87,9 +86,8 @@ class RELAX(Estimator):
 
     @property
     def temperature(self) -> Tensor:
-        return self.log_temperature.exp()
+        return self.log_temperature.squeeze(0).exp()
 
-    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
@@ -113,7 +111,7 @@ class RELAX(Estimator):
             return value
         change = (by_c * c + event_sum(by_slope * dc_dz, q)).sum()
         (by_log_tau,) = torch.autograd.grad(change, log_tau, retain_graph=True)
-        return value + descent(by_log_tau * self.log_temperature)
+        return value + descent(by_log_tau * self.log_temperature.squeeze(0))
 
 
 class LAX(Estimator):
@@ -137,7 +135,7 @@ class LAX(Estimator):
 
     unbiased = True
     families = (Normal, LogNormal, Laplace, Gamma, Beta)
-    compiles = False  # see control.eager
+    compiles = False  # see compiled.py
     source = "Grathwohl et al. 2018"
 
     def __init__(self, hidden: Sequence[int] = (100,), num_samples: int = 1) -> None:
@@ -147,7 +145,6 @@ class LAX(Estimator):
         self.network = ControlNetwork(hidden)
         self.average = MovingAverage()
 
-    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:

@@ -14,7 +14,7 @@ from .base import (
     positive_samples,
     surrogate,
 )
-from .control import each_event, eager, event_flat, event_sum, leaf, slope
+from .control import each_event, event_flat, event_sum, leaf, number, slope
 
 
 class DoubleCV(Estimator):
@@ -46,16 +46,15 @@ class DoubleCV(Estimator):
     families = (OneHotCategorical, Bernoulli)
     needs_differentiable = True
     multi_sample = False
-    compiles = False  # see control.eager
+    compiles = False  # see compiled.py
     source = "Titsias & Shi 2022"
 
     def __init__(self, num_samples: int = 2, alpha: float = 0.5, learned: bool = True) -> None:
         super().__init__()
         self.num_samples = positive_samples("num_samples", num_samples, 2)
-        self.alpha = nn.Parameter(torch.tensor(float(alpha)), requires_grad=learned)
+        self.alpha = number(alpha, learned)
         self.learned = learned
 
-    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
@@ -66,7 +65,7 @@ class DoubleCV(Estimator):
         v = event_sum(score * mean_of_others(df_dz), q)  # [S, *B]
         plain = self._leave_one_out(values.detach(), score, q)
         control = covariance(q, df_dz.mean(0)) - self._leave_one_out(v, score, q)
-        g = plain + self.alpha * control
+        g = plain + self.alpha.squeeze(0) * control
         value = values.mean(0) + surrogate(event_sum(g.detach() * base(q).logits, q))
         return value + descent(event_sum(g.square(), q))
 
@@ -90,8 +89,8 @@ class RODEO(Estimator):
     never evaluated at the neighbours.
 
     **Forward** samples of q. **Backward** g. **Bias** none, for any network. **Cost** `num_samples`
-    evaluations and df/dz at each; the network sees S^2 (D + 1) points. It starts at zero, where g
-    is leave-one-out, and descends the square of each datum's g.
+    evaluations and df/dz at each; the network sees S (S - 1) (D + 1) points. It starts at zero,
+    where g is leave-one-out, and descends the square of each datum's g.
 
     Args:
         num_samples: S, at least two.
@@ -105,10 +104,10 @@ class RODEO(Estimator):
     families = (Bernoulli,)
     needs_differentiable = True
     multi_sample = False
-    compiles = False  # see control.eager
+    compiles = False  # see compiled.py
     source = "Shi et al. 2022"
 
-    def __init__(self, num_samples: int = 2, hidden: int = 100) -> None:
+    def __init__(self, num_samples: int = 2, hidden: int = 32) -> None:
         super().__init__()
         self.num_samples = positive_samples("num_samples", num_samples, 2)
         self.hidden = positive_samples("hidden", hidden)
@@ -117,7 +116,6 @@ class RODEO(Estimator):
         nn.init.zeros_(last.bias)
         self.network = nn.Sequential(nn.Linear(2, hidden), nn.LeakyReLU(), last)
 
-    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
@@ -146,13 +144,18 @@ class RODEO(Estimator):
         self, z: Tensor, f: Tensor, df_dz: Tensor, step: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Both h_s at z_s, [S, *B, 1, 2], and at its neighbours, [S, *B, D, 2]."""
-        here = (df_dz * (z.unsqueeze(1) - z)).sum(-1, keepdim=True)  # [S, S, *B, 1], s then j
+        j = _others(len(z))
+        f, df_dz, z_j = f[j], df_dz[j], z[j]  # [S, S - 1, *B, ...], s then j
+        here = (df_dz * (z.unsqueeze(1) - z_j)).sum(-1, keepdim=True)
         linear = torch.cat([here, here + df_dz * step.unsqueeze(1)], -1)
-        inputs = torch.stack([f.unsqueeze(-1).expand_as(linear), linear], -1)
-        others = 1 - torch.eye(len(z), dtype=z.dtype, device=z.device)
-        others = others.reshape(*others.shape, *[1] * (inputs.ndim - 2)) / (len(z) - 1)
-        h = (others * self.network(inputs)).sum(1)
+        h = self.network(torch.stack([f.unsqueeze(-1).expand_as(linear), linear], -1)).mean(1)
         return h[..., :1, :], h[..., 1:, :]
+
+
+def _others(num_samples: int) -> Tensor:
+    """For each sample s the j other than s, [S, S - 1]."""
+    samples = range(num_samples)
+    return torch.tensor([[j for j in samples if j != s] for s in samples])
 
 
 def values_and_slopes(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
 from ..schedules import Schedule, bounds
-from .base import Unbiased, base, full_precision, surrogate
+from .base import Unbiased, base, full_precision, log_softmax, surrogate
 from .relaxations import _Relaxation, harden, perturb, positive_temperature, squash
 
 
@@ -173,7 +173,7 @@ def expected_gap(q: Any, x: Tensor) -> Tensor:
     if isinstance(q, Bernoulli):
         chosen = (2 * x - 1) * logits
         return F.softplus(chosen) / chosen.sigmoid()
-    log_pi = logits.log_softmax(-1)
+    log_pi = log_softmax(logits)
     log_others = log_pi.masked_fill(x > 0, -torch.inf).logsumexp(-1, keepdim=True)  # log(1 - pi_x)
     pi = (x * log_pi).sum(-1, keepdim=True).exp()
     return -torch.where(pi < 0.5, torch.log1p(-pi), log_others) / pi

@@ -6,7 +6,7 @@ from torch.distributions import Bernoulli, Distribution, Normal, OneHotCategoric
 
 from ..aggregates import Aggregate
 from .base import Estimator, Integrand, positive_samples, surrogate
-from .control import eager, event_sum, leaf, slope
+from .control import event_sum, leaf, slope
 
 
 class MuProp(Estimator):
@@ -31,6 +31,7 @@ class MuProp(Estimator):
     needs_differentiable = True
     relaxed_points = True
     multi_sample = False
+    compiles = False  # see compiled.py
     evaluations = "num_samples + 1"
     source = "Gu et al. 2016"
 
@@ -38,7 +39,6 @@ class MuProp(Estimator):
         super().__init__()
         self.num_samples = positive_samples("num_samples", num_samples)
 
-    @eager
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:

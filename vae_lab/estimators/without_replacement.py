@@ -6,7 +6,15 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
 from ..aggregates import Aggregate
-from .base import Estimator, Integrand, base, full_precision, positive_samples, surrogate
+from .base import (
+    Estimator,
+    Integrand,
+    base,
+    full_precision,
+    log_softmax,
+    positive_samples,
+    surrogate,
+)
 from .exact import num_states
 from .relaxations import gumbel
 
@@ -31,8 +39,7 @@ class UnorderedSet(Estimator):
         num_samples: the size of S, at least two.
 
     Source: Kool, van Hoof & Welling, *Estimating Gradients for Discrete Random Variables by
-    Sampling without Replacement*, ICLR 2020, arXiv:2002.06043; drawn by stochastic beam search,
-    ICML 2019, arXiv:1903.06059
+    Sampling without Replacement*, ICLR 2020, arXiv:2002.06043
     """
 
     unbiased = True
@@ -47,7 +54,7 @@ class UnorderedSet(Estimator):
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
-        states, log_p = beam_search(_log_pi(q), self.num_samples, race=True)
+        states, log_p = draw_distinct(_log_pi(q), min(self.num_samples, num_states(q)))
         z = _points(q, states)
         values = f(z)  # [S, *B]
         constant = values.detach()
@@ -92,8 +99,10 @@ class SumAndSample(Estimator):
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
         log_pi, summed = _log_pi(q), min(self.num_summed, num_states(q) - 1)
-        top, log_p = beam_search(log_pi, summed)
-        z = _points(q, torch.cat([top, _outside(top, log_pi, self.num_samples)]))
+        top, log_p = most_probable(log_pi, summed)
+        races = log_pi.expand(self.num_samples, *log_pi.shape)
+        others = draw_outside(top.unsqueeze(1).expand(summed, *races.shape[:-1]), races)
+        z = _points(q, torch.cat([top, others]))
         values = f(z)  # [k + S, *B]
         weight = self._weights(log_p).to(values)
         b = (log_p.softmax(0) * values[:summed].detach()).sum(0)
@@ -107,54 +116,86 @@ class SumAndSample(Estimator):
         return torch.cat([p, share.expand(self.num_samples, *share.shape)])
 
 
-def beam_search(log_pi: Tensor, size: int, race: bool = False) -> tuple[Tensor, Tensor]:
-    r"""The `size` most probable states of independent variables; in a race, the first to arrive.
+def most_probable(log_pi: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The `size` most probable states of independent variables, the best first.
 
-    In a race each state arrives after an exponential time of rate p(state), so the order of arrival
-    is that of draws without replacement. A prefix arrives with the first of its states. That one
-    goes on through a category drawn from pi; the other categories start afresh, as the exponential
-    has no memory.
+    The best states of both halves of the variables pair up to the best of them all; so upwards from
+    single variables, each level in one step.
 
     Args:
-        log_pi: log-probabilities of the variables, [*B, L, K].
+        log_pi: log-probabilities of the variables' categories, [*B, L, K].
 
-    Returns: The categories of the states, best or first to arrive first, [size, *B, L]; their
-        log-probabilities.
+    Returns: The categories of the states, [size, *B, L]; their log-probabilities, [size, *B].
     """
-    batch, (variables, categories) = log_pi.shape[:-2], log_pi.shape[-2:]
-    states = log_pi.new_zeros((*batch, 1, 0), dtype=torch.long)
-    log_p = log_pi.new_zeros((*batch, 1))
-    log_time = torch.full_like(log_p, -torch.inf)
-    for variable in range(variables):
-        step = log_pi[..., variable, :].unsqueeze(-2)  # [*B, 1, K]
-        log_p = log_p.unsqueeze(-1) + step  # [*B, beams, K]
-        cost = torch.logaddexp(log_time.unsqueeze(-1), _log_delay(log_p, step)) if race else -log_p
-        cost = cost.flatten(-2)
-        log_time, index = cost.topk(min(size, cost.shape[-1]), largest=False)
-        log_p = log_p.flatten(-2).gather(-1, index)
-        parent = (index // categories).unsqueeze(-1).expand(*index.shape, variable)
-        states = torch.cat([states.gather(-2, parent), (index % categories).unsqueeze(-1)], dim=-1)
+    *batch, variables, categories = log_pi.shape
+    levels = (variables - 1).bit_length()
+    certain = torch.full_like(log_pi[..., :1, :], -torch.inf)  # fills up to a power of two
+    certain[..., 0] = 0
+    padding = certain.expand(*batch, 2**levels - variables, categories)
+    log_p, best = _top(torch.cat([log_pi, padding], -2), size)
+    states = best.unsqueeze(-1)  # [*B, groups, k, variables of a group]
+    for _ in range(levels):
+        count = log_p.shape[-1]
+        pairs = log_p[..., ::2, :].unsqueeze(-1) + log_p[..., 1::2, :].unsqueeze(-2)
+        log_p, index = _top(pairs.flatten(-2), size)
+        left, right = states[..., ::2, :, :], states[..., 1::2, :, :]
+        states = torch.cat([_rows(left, index // count), _rows(right, index % count)], -1)
+    states, log_p = states.squeeze(-3)[..., :variables], log_p.squeeze(-2)
     return states.movedim(-2, 0), log_p.movedim(-1, 0)
 
 
-def _log_delay(log_p: Tensor, step: Tensor) -> Tensor:
-    """By how much each category follows its prefix, in logs: not at all for a draw of pi."""
-    first = (step + gumbel(log_p.shape, log_p)).argmax(-1, keepdim=True)
-    delay = -gumbel(log_p.shape, log_p) - log_p
-    return delay.scatter(-1, first, -torch.inf)
+def _top(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    return x.topk(min(size, x.shape[-1]))
 
 
-def _outside(top: Tensor, log_pi: Tensor, num_samples: int) -> Tensor:
-    """Samples of q outside the states `top`, [k, *B, L] -> [S, *B, L].
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """x[..., index, :], [*, k, n] at [*, m] -> [*, m, n]."""
+    return x.gather(-2, index.unsqueeze(-1).expand(*index.shape, x.shape[-1]))
 
-    Of k + 1 distinct states at least one is not among k; the first such is the first of all the
-    others.
+
+def draw_distinct(log_pi: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """`size` draws without replacement; arguments and returns as of :func:`most_probable`."""
+    states = _draw(log_pi).unsqueeze(0)
+    while len(states) < size:
+        states = torch.cat([states, draw_outside(states, log_pi).unsqueeze(0)])
+    return states, _along(log_pi, states).sum(-1)
+
+
+def draw_outside(seen: Tensor, log_pi: Tensor) -> Tensor:
+    """A state drawn given that it is none of the distinct ones in `seen`, [k, *B, L] -> [*B, L].
+
+    The seen states are the paths of a tree. The draw follows one of them to some variable, takes
+    there a category that no path through the same node takes, and is free from there on. The node
+    is drawn by the mass that leaves the tree there, then the category, then the rest.
     """
-    races = log_pi.expand(num_samples, *log_pi.shape)
-    states, _ = beam_search(races, len(top) + 1, race=True)  # [k + 1, S, *B, L]
-    seen = (states.unsqueeze(1) == top.unsqueeze(1)).all(-1).any(1)  # [k + 1, S, *B]
-    first = seen.long().argmin(0, keepdim=True).unsqueeze(-1)  # [1, S, *B, 1]
-    return states.gather(0, first.expand(1, *states.shape[1:])).squeeze(0)
+    categories = log_pi.shape[-1]
+    same = seen.unsqueeze(0) == seen.unsqueeze(1)
+    meets = F.pad(same[..., :-1], (1, 0), value=True).cumprod(-1).bool()  # [k, k, *B, L]
+    taken = meets.unsqueeze(-1) & F.one_hot(seen, categories).bool()
+    free = log_pi.masked_fill(taken.any(1), -torch.inf)  # [k, *B, L, K]
+    reached = F.pad(_along(log_pi, seen)[..., :-1], (1, 0)).cumsum(-1)
+    pairs = torch.ones(len(seen), len(seen), dtype=torch.bool, device=seen.device)
+    earlier = meets & pairs.tril(-1).reshape(*pairs.shape, *[1] * (seen.ndim - 1))
+    mass = reached + free.logsumexp(-1)  # that leaves the tree at each node, [k, *B, L]
+    mass = mass.masked_fill(earlier.any(1), -torch.inf)  # a node of several paths counts once
+    node = _draw(mass.movedim(0, -1).flatten(-2)).unsqueeze(-1)  # [*B, 1]
+    other = _draw(_rows(free.movedim(0, -2).flatten(-3, -2), node))
+    variable, path = node // len(seen), node % len(seen)
+    followed = seen.gather(0, path.expand_as(seen[0]).unsqueeze(0)).squeeze(0)
+    position = torch.arange(seen.shape[-1], device=seen.device)
+    fresh = torch.where(position == variable, other, _draw(log_pi))
+    return torch.where(position < variable, followed, fresh)
+
+
+def _draw(log_pi: Tensor) -> Tensor:
+    """Categories by unnormalised log-probabilities, [*, K] -> [*]."""
+    return (log_pi + gumbel(log_pi.shape, log_pi)).argmax(-1)
+
+
+def _along(log_pi: Tensor, states: Tensor) -> Tensor:
+    """The log-probability of every category of the states, [k, *B, L]."""
+    each = log_pi.expand(len(states), *log_pi.shape)
+    return each.gather(-1, states.unsqueeze(-1)).squeeze(-1)
 
 
 def set_weights(log_p: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +238,7 @@ def _log_pi(q: Distribution) -> Tensor:
     if isinstance(base(q), Bernoulli):
         pair = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], -1)
         return pair.reshape(*q.batch_shape, -1, 2)
-    return logits.log_softmax(-1).reshape(*q.batch_shape, -1, logits.shape[-1])
+    return log_softmax(logits).reshape(*q.batch_shape, -1, logits.shape[-1])
 
 
 def _points(q: Distribution, states: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from ..estimators.base import base
+from ..estimators.base import base, log_softmax
 from .base import Latent
 
 
@@ -71,7 +71,7 @@ class Categorical(_Discrete):
 
     def distribution(self, parameters: Tensor) -> Distribution:
         # torch normalises by logits - logsumexp, which at logits of 100 leaves errors of 1e-5.
-        logits = parameters.unflatten(-1, self.event_shape).log_softmax(-1)
+        logits = log_softmax(parameters.unflatten(-1, self.event_shape))
         categorical = OneHotCategorical(logits=logits, validate_args=False)
         return Independent(categorical, 1, validate_args=False)
 

@@ -14,6 +14,18 @@ import warnings
 # as soon as anything else runs on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+INTERRUPTED = "train.py: interrupted"
+
+
+def _leave(*_: object) -> None:
+    """Ctrl-C while modules are imported, some of which would take it for an error of theirs."""
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGINT)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _leave)
+
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
@@ -27,6 +39,7 @@ QUIET = (
     ".*add the following callbacks.*ModelCheckpoint.*",  # version 0.1.0's
     ".*WeightAveraging callback with a model that overrides.*",  # sharding with it is refused
     ".*returned a view tensor.*",  # FSDP's; nothing is changed in place
+    ".*Grad strides do not match.*",  # DDP's, of a layer with one output
     ".*sync_dist=True.*",  # the metrics are sums over all processes already
 )
 
@@ -35,7 +48,10 @@ QUIET = (
 def main(config: DictConfig) -> float | None:
     from configs.errors import explain
     from configs.tasks import TASKS
+    from vae_lab.loggers import end
 
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _quiet()
     exit_code = 1
     try:
@@ -43,7 +59,7 @@ def main(config: DictConfig) -> float | None:
         exit_code = 0
         return result
     except KeyboardInterrupt:  # while training it saves first, and says so
-        print("train.py: interrupted", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         line = explain(error, config)
@@ -53,8 +69,7 @@ def main(config: DictConfig) -> float | None:
             print(f"train.py: {line}", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
-        if "wandb" in sys.modules:  # or the jobs of a sweep would be one W&B run
-            sys.modules["wandb"].finish(exit_code)
+        end(exit_code)
 
 
 def _quiet() -> None:
@@ -67,5 +82,7 @@ def _quiet() -> None:
 
 
 if __name__ == "__main__":
+    # A cluster's jobs are started by another file, and need what lies beside this one.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.getenv("PYTHONPATH")]))
     exit_on_mistake(sys.argv[1:])
     main()

@@ -1,16 +1,20 @@
 """Makes the pieces of a run from its config."""
 
+import os
 import shlex
 import subprocess
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -72,8 +76,12 @@ def take_parts(config: DictConfig, model: VAEModule) -> list[str]:
 def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Trainer:
     """The Trainer; without loggers and checkpoints where it is only to test."""
     run_dir = Path(config.run_dir)
+    if not torch.cuda.is_available():
+        # Lightning has torch ask the driver each time, and every optimizer step does: 100 us.
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     return make(
         config.trainer,
+        profiler=config.trainer.profiler or NoProfiler(),
         logger=_loggers(config, run_dir) if fit else False,
         callbacks=[StepSeed(config.seed), *(_callbacks(config, model, run_dir) if fit else [])],
         plugins=[DurableIO(config.save.keep, config.save.failures)],
@@ -83,6 +91,15 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
         enable_model_summary=False,
         use_distributed_sampler=False,  # the datamodules shard every batch themselves
     )
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's enters a generator for each of some hundred actions of a step: 100 us or more."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:
+        return self._nothing
 
 
 def _loggers(config: DictConfig, run_dir: Path) -> list[pl.loggers.Logger]:

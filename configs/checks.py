@@ -27,10 +27,7 @@ def check_ranges(config: DictConfig) -> None:
         raise ValueError(f"seed must be in [0, 2^32), got {config.seed}")
     if config.ema is not None and not 0 <= config.ema < 1:
         raise ValueError(f"ema must be in [0, 1), got {config.ema}")
-    if config.ema is not None and not isinstance(config.trainer.strategy, str):
-        raise ValueError(
-            "ema needs the whole weights in every process: use trainer=ddp or ema=null"
-        )
+    _check_sharding(config)
     if config.checkpoint is not None and config.task == "fit":
         raise ValueError(
             f"checkpoint is what task=test and task=sample read; to go on training, type "
@@ -39,6 +36,22 @@ def check_ranges(config: DictConfig) -> None:
     _check_devices(config)
     _check_precision(config)
     _check_counts(config)
+
+
+def _check_sharding(config: DictConfig) -> None:
+    """What FSDP cannot have; it shards no scalars."""
+    target = OmegaConf.select(config, "trainer.strategy._target_") or ""
+    if not target.endswith("ModelParallelStrategy"):
+        return
+    if config.ema is not None:
+        raise ValueError(
+            "ema needs the whole weights in every process: use trainer=ddp or ema=null"
+        )
+    if config.model.likelihood.get("learned"):
+        raise ValueError(
+            "a learned sigma is one number, which cannot be sharded: use trainer=ddp or "
+            "likelihood.learned=false"
+        )
 
 
 def _check_precision(config: DictConfig) -> None:

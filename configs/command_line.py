@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -95,15 +95,30 @@ def _parse(typed: list[str]) -> list[Override]:
 def _jobs(overrides: list[Override], multirun: bool) -> Iterator[list[str]]:
     """The lines of every job of a sweep; of the one job where there is no sweep."""
     options = []
+    chooses = any(o.key_or_group == "hydra/sweeper" for o in overrides)
     for override in overrides:
         if not override.is_sweep_override():
             options.append([override.input_line or ""])
             continue
         if not multirun:
             raise Mistake(f"{override.input_line} is more than one run: add -m, or quote the value")
-        values = override.sweep_string_iterator()
-        options.append([f"{override.get_key_element()}={value}" for value in values])
+        if override.is_interval_sweep() and not chooses:
+            raise Mistake(
+                f"{override.input_line} needs a sweeper that chooses: add hydra/sweeper=optuna, or "
+                "list the values"
+            )
+        options.append([f"{override.get_key_element()}={v}" for v in _values(override)])
     yield from ([*job] for job in itertools.product(*options))
+
+
+def _values(override: Override) -> Iterable[str]:
+    """What a sweep takes a setting through; of an interval, its ends."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [str(value.start), str(value.end)]
+    if isinstance(value, Glob):
+        return value.filter(_choices(override.key_or_group))
+    return override.sweep_string_iterator()
 
 
 def _compose_checked(lines: list[str]) -> DictConfig:

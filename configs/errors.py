@@ -13,7 +13,7 @@ NOT_FINITE = (  # what torch says of NaN probabilities
     "Expected p_in >= 0",
     "invalid Poisson rate",
 )
-LOST = ("Connection closed by peer", "Connection reset by peer")
+LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 
 
 def explain(error: Exception, config: DictConfig) -> str | None:

@@ -20,7 +20,7 @@ FREE = (
     *("trainer.check_val_every_n_epoch", "trainer.val_check_interval"),
     *("trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.num_sanity_val_steps"),
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),
-    *("trainer.detect_anomaly",),
+    *("trainer.detect_anomaly", "trainer.strategy.timeout"),
 )
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "early_stopping")
 

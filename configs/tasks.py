@@ -73,11 +73,12 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
         step = load_checkpoint(path)["global_step"]
         say(f"resuming {config.run_dir} at step {step} from {path}")
     trainer.loggers[0].rewind(step)
+    trainer.callbacks.append(_SameFolder(config))
 
     began = time.perf_counter()
     trainer.fit(model, datamodule, ckpt_path=path, weights_only=True)
     seconds = time.perf_counter() - began
-    metrics = _test_best(trainer, model, datamodule)
+    metrics = _test_best(config, trainer, model, datamodule)
     _release(config, trainer, metrics)
     _summary(config, trainer, metrics, seconds)
     return metrics["test/elbo"]
@@ -278,14 +279,25 @@ def _open(config: DictConfig, trainer: pl.Trainer) -> None:
         logger.log_hyperparams(hyperparameters)
 
 
+class _SameFolder(pl.Callback):
+    """The first process's: one that started later may have thought of another."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.config.run_dir = trainer.strategy.broadcast(self.config.run_dir)
+
+
 def _test_best(
-    trainer: pl.Trainer, model: VAEModule, datamodule: pl.LightningDataModule
+    config: DictConfig,
+    trainer: pl.Trainer,
+    model: VAEModule,
+    datamodule: pl.LightningDataModule,
 ) -> dict[str, float]:
     # After fit, the averaging would put the weights that were not averaged in place of the best.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
-    # The other processes started later, and may have thought of another folder.
-    run_dir = trainer.strategy.broadcast(trainer.default_root_dir)
-    best = find_checkpoint(run_dir)
+    best = find_checkpoint(config.run_dir)
     return _tested(trainer, model, datamodule, ckpt_path=best, weights_only=True)
 
 

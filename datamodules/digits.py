@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sklearn.datasets import load_digits
 
 from datamodules.base import ImageDataModule, Images
 
@@ -24,6 +23,8 @@ class Digits(ImageDataModule):
     shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
 
     def load(self) -> Images:
+        from sklearn.datasets import load_digits  # here, as the import takes seconds
+
         pixels, targets = load_digits(return_X_y=True)  # [1797, 64], values 0 .. 16
         images = torch.from_numpy(pixels).mul(255 / 16).round().byte().view(-1, *self.shape)
         labels = torch.from_numpy(targets).long()

@@ -23,6 +23,9 @@ GOOD = [
     "trainer=ddp trainer.accelerator=cpu trainer.devices=2",
     "-m model=gaussian_vae,gumbel_vae seed=1,2",
     "--multirun seed=range(1,4)",
+    "-m model=glob(g*_vae)",
+    "-m hydra/sweeper=optuna model.optimizer.lr=interval(0.001,0.1)",
+    "trainer=ddp trainer.strategy.timeout.minutes=5",
     "--cfg job",
     "hydra.run.dir=/tmp/x",
 ]
@@ -34,6 +37,10 @@ SWEEP = (
 MODELS = "known: gaussian_vae, gumbel_vae, poisson_vae, reinforce_vae"
 BAD = {
     "model=gumble_vae": f"unknown model 'gumble_vae'; did you mean gumbel_vae; {MODELS}",
+    "-m model.optimizer.lr=interval(0.001,0.1)": (
+        "model.optimizer.lr=interval(0.001,0.1) needs a sweeper that chooses: add "
+        "hydra/sweeper=optuna, or list the values"
+    ),
     "-m model=gumbel_vae,gumble_vae": (
         f"unknown model 'gumble_vae'; did you mean gumbel_vae; {MODELS}"
     ),

@@ -11,10 +11,12 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import wandb
 from PIL import Image
 
 import train
@@ -199,7 +201,7 @@ FAULTS = {
     ),
     "no model": ("task=test", None, "task=test needs a trained model: type checkpoint=runs/NAME"),
     "nothing to resume": ("resume=nowhere", None, "no checkpoint at nowhere: expected a .ckpt"),
-    "no encoder": ("init.encoder=nowhere", None, "nowhere"),
+    "no encoder": ("init.encoder=nowhere", None, "no model at nowhere: there is no such file"),
     "dashes": (
         "--model=gumbel_vae",
         None,
@@ -311,7 +313,7 @@ FAULTS = {
     "more memory than there is": (
         f"model.num_samples={10**15}",
         None,
-        "(in model)",
+        "can't allocate memory: you tried to allocate 3200000000000000000 bytes",
     ),
     "disk full": (
         "save.failures=0",
@@ -322,17 +324,17 @@ FAULTS = {
     "truncated checkpoint": (
         "resume=good/checkpoints/last.ckpt",
         last_of_good(None),
-        "last.ckpt is not a readable checkpoint",
+        "last.ckpt is not a readable checkpoint (no zip archive, or cut off); the newest whole",
     ),
     "empty checkpoint": (
         "resume=good/checkpoints/last.ckpt",
         last_of_good(b""),
-        "last.ckpt is not a readable checkpoint",
+        "last.ckpt is not a readable checkpoint (an empty file); the newest whole",
     ),
     "HTML for a checkpoint": (
         "resume=good/checkpoints/last.ckpt",
         last_of_good(b"<!DOCTYPE html><html></html>"),
-        "last.ckpt is not a readable checkpoint",
+        "last.ckpt is not a readable checkpoint (a web page: download the file)",
     ),
     "no whole checkpoint": (
         "resume=good",
@@ -361,7 +363,11 @@ FAULTS = {
         malicious,
         "evil.ckpt is not a readable checkpoint: it contains code",
     ),
-    "malicious release": ("init.encoder=good/release run_dir=x", malicious_config, "eval"),
+    "malicious release": (
+        "init.encoder=good/release run_dir=x",
+        malicious_config,
+        "unknown network 'eval' in good/release/config.json; known: MLP, Conv",
+    ),
     "changed settings": ("resume=good data.batch_size=10", None, "data.batch_size 50 -> 10"),
     "no GPU": (
         "trainer=gpu",
@@ -440,14 +446,17 @@ def told(tmp_path, monkeypatch, capsys):
     return told
 
 
-def nan_at(step):
+def nan_at(step, only_gradient=False):
     terms = VAEModule._terms
 
     def spoilt(self, x):
         found = terms(self, x)
-        if self.training and self.trainer.global_step + 1 == step:
-            found = found._replace(objective=found.objective * float("nan"))
-        return found
+        if not self.training or self.trainer.global_step + 1 != step:
+            return found
+        if only_gradient:
+            found.objective.register_hook(lambda gradient: gradient * float("nan"))
+            return found
+        return found._replace(objective=found.objective * float("nan"))
 
     return patched(VAEModule, "_terms", spoilt)
 
@@ -469,6 +478,13 @@ def no_server(_, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("WANDB_MODE")
+
+
+def lost(_, monkeypatch):
+    """W&B's process dies after the first row; nothing more may be asked of it."""
+    run, disabled = (mock.create_autospec(wandb.Run, instance=True, id=i) for i in "xy")
+    run.log.side_effect = [None, ConnectionResetError("its process is gone")]
+    monkeypatch.setattr(wandb, "init", mock.Mock(side_effect=[run, disabled]))
 
 
 WARNINGS = {
@@ -508,6 +524,11 @@ WARNINGS = {
         no_server,
         "UserWarning: W&B: Failed to get resume status for run",
     ),
+    "W&B lost": (
+        "logger=wandb",
+        lost,
+        "UserWarning: W&B: its process is gone; nothing more is logged to it, metrics.csv has",
+    ),
 }
 
 
@@ -519,8 +540,11 @@ def test_training_goes_on(told, name):
     assert "Traceback" not in said
 
 
-def test_a_step_left_out_is_counted_and_spoils_no_metric(told, tmp_path):
-    told("on_nonfinite=skip trainer.log_every_n_steps=1", nan_at(3))
+@pytest.mark.parametrize(("fused", "only_gradient"), [("true", False), ("false", True)])
+def test_a_step_left_out_is_counted_and_is_in_no_metric(told, tmp_path, fused, only_gradient):
+    clip = "trainer.gradient_clip_val=1 trainer.gradient_clip_algorithm=value"
+    skip = f"on_nonfinite=skip trainer.log_every_n_steps=1 model.optimizer.fused={fused}"
+    told(f"{skip} {clip}", nan_at(3, only_gradient))
     with (tmp_path / "x" / "metrics.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert {row["train/skipped_updates"] for row in table} == {"", "1.0"}

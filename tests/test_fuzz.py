@@ -40,6 +40,8 @@ STRANGE = [
 ]
 TYPED = [*map(str, STRANGE[:14]), "null", "'a=b'", "a=b", "1,2", "'", "a b", "0x10", "1_0", "("]
 TYPED += ["[1,2]", "{a:1}", "{}", "???", "${seed}", "${nope}", "learned", "x", "glob(*)"]
+TRAINERS_OWN = ["max_steps", "accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps"]
+TRAINERS_OWN += ["check_val_every_n_epoch", "max_epochs"]
 FUZZ = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
@@ -233,7 +235,11 @@ def assert_visible(key, value, config, datamodule, model, trainer):
         "estimator": vars(model.estimator),
         "model": vars(vae.latent) | own | vars(model),
         "model.optimizer": model.optimizer.keywords,
+        "trainer": {name: getattr(trainer, name) for name in TRAINERS_OWN},
+        "save": vars(trainer.checkpoint_callback) | vars(trainer.strategy.checkpoint_io),
     }
+    for name, schedule in model.schedules.items():
+        objects |= {f"{owner}.{name}": vars(schedule) for owner in ("model", "objective")}
     group, _, name = key.rpartition(".")
     found = objects.get(group, {}).get(name, value)
     if not isinstance(found, pl.LightningModule) and not hasattr(found, "at"):  # a schedule

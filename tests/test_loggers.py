@@ -1,10 +1,13 @@
 import csv
+from unittest import mock
 
 import pytest
 import torch
+import wandb
 from stand_ins import Model, batches, trainer
 
-from vae_lab.loggers import CSVLogger
+from vae_lab import loggers
+from vae_lab.loggers import CSVLogger, wandb_logger
 
 
 @pytest.fixture
@@ -96,6 +99,33 @@ def test_line_cut_short_by_a_kill_is_dropped(path):
     path.write_text(path.read_text() + "2,,-10")
     CSVLogger(path).log_metrics({"a": -103.0}, 2)
     assert table(path) == [{"step": "1", "a": "-103.5"}, {"step": "2", "a": "-103.0"}]
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("log_metrics", [{"a": 1.0}, 3]),
+        ("log_image", ["samples", [torch.zeros(1, 2, 2)], 3]),
+        ("log_hyperparams", [{"seed": 1}]),
+    ],
+)
+def test_wandb_that_fails_is_warned_of_once_and_left(tmp_path, method, arguments):
+    logger = wandb_logger(str(tmp_path))
+    logger._experiment = run = mock.create_autospec(wandb.Run, instance=True)
+    gone = ConnectionResetError("its process is gone")
+    run.log.side_effect = run.config.update.side_effect = gone
+    with pytest.warns(UserWarning, match="W&B: its process is gone; nothing more") as warned:
+        getattr(logger, method)(*arguments)
+        getattr(logger, method)(*arguments)
+    assert len(warned) == 1
+    assert run.log.call_count + run.config.update.call_count == 1
+    assert logger.experiment.disabled
+
+
+def test_wandb_that_fails_at_the_end_is_warned_of(monkeypatch):
+    monkeypatch.setattr(wandb, "finish", mock.Mock(side_effect=OSError("its process is gone")))
+    with pytest.warns(UserWarning, match="W&B: its process is gone; metrics.csv has everything"):
+        loggers.end(0)
 
 
 def test_as_the_trainers_logger(path):

@@ -2,14 +2,18 @@
 
 import csv
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
 import train
@@ -23,6 +27,13 @@ METRICS = {
     *(f"val/{name}" for name in ("elbo", "reconstruction", "kl", "active_units")),
     *("val/code_perplexity", "test/elbo", "lr", "perf/images_per_second", "step", "epoch"),
 }
+SWALLOWED = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except BaseException:
+    raise ImportError
+"""
 LOAD = """
 import sys, torch, vae_lab
 checkpoint = torch.load("x/checkpoints/best.ckpt", weights_only=True)
@@ -147,13 +158,19 @@ def test_wandb_run(finished):
 
 
 def test_mistake(tmp_path):
-    ended = python(tmp_path, str(ROOT / "train.py"), "model.temprature=1")
+    ended = python(tmp_path, str(ROOT / "train.py"), "--model=gumbel_vae")
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr == (
-        "train.py: unknown setting model.temprature; did you mean model.temperature\n"
+        "train.py: settings have no dashes: type model=gumbel_vae instead of --model=gumbel_vae\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_while_torch_is_imported(tmp_path):
+    (tmp_path / "torch.py").write_text(SWALLOWED)
+    ended = python(tmp_path, str(ROOT / "train.py"), PYTHONPATH=str(tmp_path))
+    assert (ended.returncode, ended.stderr) == (130, "train.py: interrupted\n")
 
 
 @pytest.mark.parametrize("extra", [["model=reinforce_vae"], ["ema=0.5"]], ids=" ".join)
@@ -225,7 +242,7 @@ def test_averaged_weights_are_tested_and_released(run, tmp_path):
     "line",
     [
         "early_stopping=1 trainer.max_epochs=9 model.optimizer.lr=0",
-        "trainer.precision=bf16-mixed",
+        "trainer.precision=bf16-mixed trainer.gradient_clip_val=1",
         "trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=1",
         "trainer.max_steps=3",
         "trainer.check_val_every_n_epoch=5",
@@ -250,13 +267,43 @@ def test_weights_that_went_bad_are_not_kept(run, tmp_path, capsys):
     assert torch.load(tmp_path / "x" / "debug.ckpt", weights_only=True)["config"]["seed"] == 0
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes(tmp_path, strategy):
-    line = [*CSV, "run_dir=x", f"trainer={strategy}", "trainer.accelerator=cpu"]
-    ended = python(tmp_path, str(ROOT / "train.py"), *line, "trainer.devices=2")
+def started(tmp_path, line):
+    """As it is typed; the second process is Lightning's to start."""
+    ended = python(tmp_path, str(ROOT / "train.py"), *line)
     assert ended.returncode == 0, ended.stderr
     assert "Warning" not in ended.stderr
-    assert ended.stdout.count("test/elbo ") == 1
+    return ended.stdout
+
+
+def one_of_two(rank, run, line):
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+    rank_zero_only.rank = rank
+    with Path(f"{rank}.txt").open("w") as file, redirect_stdout(file):
+        run(*line)
+
+
+def forked(tmp_path, run, line):
+    """As Lightning would start them, but without new imports; a warning is an error."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_PORT": str(free.getsockname()[1])}
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=one_of_two, args=(rank, run, line)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
+    return "".join((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes(run, tmp_path, strategy):
+    line = [*CSV, "run_dir=x", f"trainer={strategy}", "trainer.accelerator=cpu"]
+    line += ["trainer.devices=2"]
+    said = started(tmp_path, line) if strategy == "fsdp" else forked(tmp_path, run, line)
+    assert said.count("test/elbo ") == 1
     assert VAE.from_pretrained(tmp_path / "x").sample(1).isfinite().all()
     assert [int(row["step"]) for row in rows(tmp_path / "x")] == [2, 4, 6, 8]
 

@@ -141,6 +141,7 @@ class Images(pl.LightningDataModule):
         return self.images.float().mean(0) / 255
 
     def train_dataloader(self):
-        return TensorLoader(self.images, torch.zeros(len(self.images)), self.batch_size)
+        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return TensorLoader(self.images, torch.zeros(len(self.images)), self.batch_size, **ranks)
 
     val_dataloader = train_dataloader

@@ -74,8 +74,8 @@ class ImageDataModule(pl.LightningDataModule):
         _check_images("test", images.test, self.shape)
         val, train = split(len(images.train), self.val_size, derive_seed(self.split_seed, "val"))
         self._splits = {
-            "train": (images.train[train], images.train_labels[train]),
             "val": (images.train[val], images.train_labels[val]),
+            "train": (keep_rows(images.train, train), images.train_labels[train]),
             "test": (images.test, images.test_labels),
         }
         self._check_counts()
@@ -196,6 +196,14 @@ def split(total: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
     count = round(size * total) if isinstance(size, float) else min(size, total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[:count].sort().values, order[count:].sort().values
+
+
+def keep_rows(images: Tensor, rows: Tensor) -> Tensor:
+    """images[rows] for increasing rows, made in their own memory: a second copy may not fit."""
+    for start in range(0, len(rows), 1024):
+        part = rows[start : start + 1024]
+        images[start : start + len(part)] = images[part]
+    return images[: len(rows)]
 
 
 def contents(folder: Path) -> str:

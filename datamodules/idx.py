@@ -27,17 +27,22 @@ def read_idx(path: Path, axes: int) -> Tensor:
     Format: two zero bytes, 8 for unsigned bytes, the number of axes; the lengths of the axes as
     big-endian 32-bit integers; the data.
     """
+    start = 4 + 4 * axes
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            head = file.read(start)
+            if len(head) < start or head[:4] != bytes((0, 0, 8, axes)):
+                begin = [*head[:4]]
+                raise ValueError(f"{path} must begin with the bytes 0 0 8 {axes}, got {begin}")
+            shape = struct.unpack(f">{axes}I", head[4:])
+            data = torch.empty(math.prod(shape), dtype=torch.uint8)
+            count = file.readinto(data.numpy())  # straight into place: one copy of a large set
+            count += len(file.read())
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a complete gzip file: {error}") from error
-    start = 4 + 4 * axes
-    if len(raw) < start or raw[:4] != bytes((0, 0, 8, axes)):
-        raise ValueError(f"{path} must begin with the bytes 0 0 8 {axes}, got {[*raw[:4]]}")
-    shape = struct.unpack(f">{axes}I", raw[4:start])
-    if len(raw) - start != math.prod(shape):
-        raise ValueError(f"{path} must hold {shape} bytes of data, got {len(raw) - start}")
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[start:].view(shape)
+    if count != len(data):
+        raise ValueError(f"{path} must hold {shape} bytes of data, got {count}")
+    return data.view(shape)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,0 +1,314 @@
+"""The same answer from one process, two and four (gloo, on the CPU)."""
+
+import contextlib
+import copy
+import functools
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import stand_ins
+import torch
+import torch.distributed as dist
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from same_runs import differences, metrics
+from test_train import forked, weights
+from tiny import SHAPE, Images, randomize
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.multiprocessing import start_processes
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import train as train_py
+from models import GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
+from vae_lab.callbacks import StepSeed
+from vae_lab.data import Batch
+from vae_lab.distributed import all_sum, each, rank, world_size
+from vae_lab.likelihoods import Bernoulli
+from vae_lab.networks import MLP
+from vae_lab.objectives import ELBO, IWAE
+from vae_lab.seeding import derive_seed, seed_generators
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
+    *(pytest.mark.filterwarnings(f"ignore:{message}") for message in train_py.QUIET),
+]
+
+FILES = Path(__file__).parents[1] / "configs" / "estimator"
+SIZES = (29, 1)  # of the batches: uneven parts, and then an image for one process alone
+IMAGES = torch.cat([torch.arange(112).reshape(28, *SHAPE) % 3 == 0, torch.ones(1, *SHAPE)]).double()
+LATENTS = {
+    "normal": functools.partial(GaussianVAE, latents=2),
+    "categorical": functools.partial(GumbelVAE, latents=2, categories=3),
+    "bits": functools.partial(GumbelVAE, latents=2, categories=None),
+    "counts": functools.partial(PoissonVAE, latents=2),
+}
+OWN = {"gaussian_vae": GaussianVAE, "gumbel_vae": GumbelVAE, "poisson_vae": PoissonVAE} | {
+    f"reinforce_vae-{baseline}": functools.partial(ReinforceVAE, baseline=baseline)
+    for baseline in ("none", "moving_average", "learned", "leave_one_out")
+}
+
+
+DRAWN = [
+    *(("disarm", "bits ELBO"), ("rebar", "categorical ELBO"), ("gumbel_softmax", "bits IWAE")),
+    *(("score_function", "categorical IWAE"), ("fini", "counts ELBO"), ("lax", "normal ELBO")),
+]
+
+
+class SharedNoise(TorchDispatchMode):
+    """Draws for the whole batch, and gives this process the rows of its part.
+
+    Everything random becomes a function of uniform numbers. The batch's axis is the one that is as
+    long as the part: sizes are chosen so that no other is.
+    """
+
+    def __init__(self, seed, part, size):
+        super().__init__()
+        self.seed, self.part, self.size, self.count = seed, part, size, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if torch.Tag.nondeterministic_seeded not in function.tags:
+            return function(*args, **(kwargs or {}))
+        self.count += 1
+        name = function.overloadpacket.__name__
+        return getattr(self, name)(*args)
+
+    def uniform(self, shape):
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.count))
+        length, shape = len(range(self.size)[self.part]), list(shape)
+        whole = length in (0, self.size)  # a part of no images trains on a blank one
+        (axis,) = [0] if whole else [i for i, n in enumerate(shape) if n == length]
+        shape[axis] = shape[axis] if whole else self.size
+        noise = torch.rand(shape, generator=generator, dtype=torch.float64).clamp_min(1e-300)
+        return noise if whole else noise.movedim(axis, 0)[self.part].movedim(0, axis)
+
+    def rand(self, shape, **_):
+        return self.uniform(shape)
+
+    def normal_(self, x, mean=0.0, std=1.0):
+        return x.copy_(mean + std * torch.special.ndtri(self.uniform(x.shape)))
+
+    def exponential_(self, x):
+        return x.copy_(-self.uniform(x.shape).log())
+
+    def normal(self, mean, std):
+        return mean + std * torch.special.ndtri(self.uniform(mean.shape))
+
+    def bernoulli(self, p):
+        return (self.uniform(p.shape) < p).to(p)
+
+    def multinomial(self, p, num_samples, *_):
+        images = len(range(self.size)[self.part]) or 1
+        cdf = p.cumsum(-1).reshape(images, -1, 1, p.shape[-1])  # rows are (image, variable)
+        noise = self.uniform((*cdf.shape[:2], num_samples, 1))
+        return (noise > cdf).sum(-1).reshape(len(p), num_samples)
+
+    def poisson(self, rate):
+        cdf = torch.special.gammaincc(torch.arange(1.0, 60.0).to(rate), rate.unsqueeze(-1))
+        return (self.uniform(rate.shape).unsqueeze(-1) > cdf).sum(-1).to(rate)
+
+
+class Step(nn.Module):
+    """What DDP wraps."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch, number):
+        return self.model.training_step(batch, number)
+
+
+def make(cls, objective=ELBO, name=None, shape=SHAPE):
+    torch.manual_seed(5)
+    file = FILES / f"{name}.yaml"
+    model = cls(
+        shape=shape,
+        network=MLP((4,), "tanh"),
+        likelihood=Bernoulli(),
+        objective=objective(),
+        estimator=name and instantiate(OmegaConf.load(file), _convert_="all"),
+        optimizer=functools.partial(torch.optim.Adam, lr=0.01),
+    )
+    return randomize(model.double())
+
+
+@functools.cache
+def models():
+    """Every estimator with every latent and bound that take it, and every model with its own."""
+    found = {(name, "its own"): make(cls) for name, cls in OWN.items()}
+    for name in sorted(path.stem for path in FILES.glob("*.yaml")):
+        for latent, cls in LATENTS.items():
+            for objective in (ELBO, IWAE):
+                with contextlib.suppress(ValueError):
+                    found[name, f"{latent} {objective.__name__}"] = make(cls, objective, name)
+    return found
+
+
+def share(size):
+    return slice(size * rank() // world_size(), size * (rank() + 1) // world_size())
+
+
+def train(model, shard=False):
+    """The gradient of every step [steps, P], and what the model then is, with its buffers."""
+    model = copy.deepcopy(model)
+    model.trainer = SimpleNamespace(world_size=world_size())
+    step, gradients = Step(model), []
+    if shard:
+        axes = ("data_parallel", "tensor_parallel")  # of Lightning: copies, shares
+        model._device_mesh = init_device_mesh("cpu", (1, world_size()), mesh_dim_names=axes)
+        model.configure_model()
+    elif world_size() > 1:
+        step = DistributedDataParallel(step)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for number, size in enumerate(SIZES):
+        optimizer.zero_grad()
+        x = IMAGES[-size:][share(size)]
+        with SharedNoise(number, share(size), size):
+            loss = step(Batch(x, None, size), number)
+        loss.backward()
+        gradients.append(vector(p.grad for p in model.parameters() if p.grad is not None))
+        optimizer.step()
+    return torch.stack(gradients), vector(model.state_dict().values())
+
+
+def vector(tensors):
+    return torch.cat([getattr(t, "full_tensor", lambda t=t: t)().flatten() for t in tensors])
+
+
+@functools.cache
+def alone():
+    return {case: train(model) for case, model in models().items()}
+
+
+def train_all(expected, shard):
+    """How far this process is from one that trains alone, relatively; or what it failed with."""
+    found = {}
+    for case, model in models().items():
+        try:
+            pairs = zip(train(model, shard), expected[case], strict=True)
+            found[case] = max(((a - b).norm() / b.norm()).item() for a, b in pairs)
+        except Exception as error:
+            found[case] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def draws(repeats=60):
+    """Means and variances of gradients, each process with noise of its own on the same image."""
+    found, size = {}, 8
+    for case in DRAWN:
+        model = copy.deepcopy(models()[case]).eval()  # a moving average's place would matter
+        model.trainer = SimpleNamespace(world_size=world_size())
+        parameters = [p for p in model.vae.parameters() if p.requires_grad]
+        x, gradients = IMAGES[:1].expand(size // world_size(), *SHAPE), []
+        for repeat in range(repeats):
+            seed_generators(derive_seed(repeat, rank()))
+            loss = model.training_step(Batch(x, None, size), 0)
+            gradients.append(vector(torch.autograd.grad(loss, parameters)))
+        drawn = all_sum(torch.stack(gradients)) / world_size()  # [repeats, P]
+        found[case] = drawn.mean(0), drawn.var(0) / repeats
+    return found
+
+
+def process(index, count, folder, work, *arguments):
+    """One of `count` processes; what `work` returns goes into a file."""
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/{work.__name__}-{count}"
+    dist.init_process_group("gloo", meeting, rank=index, world_size=count)
+    torch.save(work(*arguments), folder / f"{work.__name__}-{index}.pt")
+    dist.destroy_process_group()
+
+
+def in_processes(count, folder, work, *arguments):
+    """What `work` returns in each process."""
+    start_processes(process, (count, folder, work, *arguments), count, start_method="fork")
+    return [torch.load(folder / f"{work.__name__}-{i}.pt") for i in range(count)]
+
+
+@pytest.fixture(scope="module", params=["two", "four", "two, sharded"])
+def trained(request, tmp_path_factory):
+    """How far every process of a group is from one that trained alone."""
+    count, shard = 4 if request.param == "four" else 2, "sharded" in request.param
+    return in_processes(count, tmp_path_factory.mktemp("work"), train_all, alone(), shard)
+
+
+def test_the_gradient_and_the_state_of_every_estimator(trained):
+    """With the same noise for the same image; also where a process has no image."""
+    for of_process in trained:
+        wrong = {k: v for k, v in of_process.items() if isinstance(v, str) or not v < 1e-12}
+        assert of_process.keys() == models().keys() and not wrong
+
+
+def test_gradients_with_noise_of_their_own(tmp_path):
+    together = in_processes(4, tmp_path, draws)[0]
+    for case, (mean, variance) in draws().items():
+        other_mean, other_variance = together[case]
+        z = (mean - other_mean) / (variance + other_variance).sqrt().clamp_min(1e-12)
+        assert z.abs().max() < 5, case
+        assert 0.6 < other_variance.sum() / variance.sum() < 1.6, case  # 4 if the noise is the same
+
+
+class Equal(pl.Callback):
+    """Looks from process to process: the same weights at the end, other noise on the way."""
+
+    def on_train_batch_start(self, trainer, model, batch, batch_idx):
+        if trainer.global_step == 0:
+            assert len(each(torch.rand(())).unique()) == 4
+
+    def on_train_end(self, trainer, model):
+        state = model.state_dict(), trainer.optimizers[0].state_dict()
+        states = [None] * 4
+        dist.all_gather_object(states, state)
+        assert trainer.global_step == 200
+        assert not [place for other in states for place in differences(state, other)]
+
+
+def test_two_hundred_steps_leave_the_processes_equal():
+    model = make(functools.partial(ReinforceVAE, baseline="learned"), shape=Images.shape).float()
+    options = {"strategy": "ddp_fork", "devices": 4, "max_steps": 200, "max_epochs": -1}
+    trainer = stand_ins.trainer([StepSeed(0), Equal()], **options)
+    trainer.fit(model, Images(batch_size=5))  # of the last batch's one image, three have nothing
+
+
+RUN = [
+    *("experiment=smoke", "network=linear", "callbacks.pictures=null", "model.latents=2"),
+    *("model.categories=3", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"),
+]
+WHOLE_EPOCHS = [
+    *("data.binarize=stochastic", "data.batch_size=294", "trainer.limit_train_batches=null"),
+    *("trainer.accumulate_grad_batches=2", "estimator=exact"),  # which has no noise
+]
+NOISY = ("val/elbo", "val/reconstruction", "test/elbo", "test/reconstruction")
+
+
+def assert_same_metrics(folder, other, without=()):
+    found = [
+        [{k: float(v) for k, v in row.items() if k not in without} for row in metrics(path)]
+        for path in (folder, other)
+    ]
+    assert {"train/objective", "val/code_perplexity", "val/active_units"} <= {
+        *itertools.chain(*found[0])
+    }
+    assert all(a == pytest.approx(b, 1e-4) for a, b in zip(*found, strict=True))
+
+
+def test_runs(run, tmp_path):
+    """Data order and binarisation, accumulation over a short last batch, metrics."""
+    for count in (1, 2, 4):
+        many = ["trainer.strategy=ddp_fork", f"trainer.devices={count}", f"run_dir=x{count}"]
+        run(*RUN, *WHOLE_EPOCHS, *many)
+        assert_same_metrics(tmp_path / "x1", tmp_path / f"x{count}", NOISY)
+
+
+def test_shares_of_a_model(run, tmp_path):
+    """FSDP trains as DDP does, and what it saves is whole."""
+    for strategy in ("ddp", "fsdp"):
+        line = [f"trainer={strategy}", f"run_dir={strategy}", "estimator=rebar"]
+        forked(tmp_path, run, [*line, *RUN, "trainer.devices=2"])
+    assert_same_metrics(tmp_path / "ddp", tmp_path / "fsdp")
+    torch.testing.assert_close(weights(tmp_path / "ddp"), weights(tmp_path / "fsdp"))
+    run("task=test", "checkpoint=fsdp", "trainer=cpu")  # in one process

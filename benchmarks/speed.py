@@ -1,16 +1,21 @@
-"""How fast train.py trains, beside loops that people write by hand and beside other frameworks.
+"""How fast train.py is, beside loops written by hand and beside other frameworks.
 
-python benchmarks/speed.py [--rounds 15] [--cases mlp-128 mlp-512 conv-128] [--out FILE.csv]
+python benchmarks/speed.py [--rounds 15] [--parts training] [--cases mlp-128] [--out FILE.csv]
 
 All train one network on Fashion-MNIST, in one process and in turn, twenty steps each, which is how
-often train.py reads its metrics; medians over the rounds. Ratios are of images a second.
+often train.py reads its metrics; medians over the rounds. What is written is a ratio of speeds.
+`pip install pythae` adds pythae to those beside.
 """
 
 import argparse
 import csv
+import math
 import os
+import statistics
+import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -33,6 +38,10 @@ from benchmarks.turns import Train, Turn, race  # noqa: E402
 from configs.tasks import fit  # noqa: E402
 from datamodules.base import Images  # noqa: E402
 from datamodules.fashion_mnist import FashionMNIST  # noqa: E402
+from vae_lab import VAE, figures  # noqa: E402
+from vae_lab.callbacks import StepSeed  # noqa: E402
+from vae_lab.latents import Gaussian  # noqa: E402
+from vae_lab.likelihoods import Bernoulli  # noqa: E402
 from vae_lab.networks import MLP, Conv  # noqa: E402
 
 STEPS = 20
@@ -120,7 +129,8 @@ def train_py(network: str, batch_size: int, *overrides: str) -> Train:
         with open_dict(config), tempfile.TemporaryDirectory() as folder:
             del config["hydra"]
             config.run_dir = f"{folder}/run"
-            config.data._target_ = f"{DATA[network].__module__}.{DATA[network].__name__}"
+            if network == "conv":
+                config.data._target_ = "benchmarks.speed.Padded"
             config.callbacks.turn = {"_target_": "benchmarks.turns.Turn"}
             fit(config)
 
@@ -162,20 +172,19 @@ def plain_lightning(network: str, batch_size: int) -> Train:
     def train(_: Callable[[], None]) -> None:
         loader = torch.utils.data.DataLoader(Pictures(), batch_size, shuffle=True, drop_last=True)
         with tempfile.TemporaryDirectory() as folder:
-            trainer = pl.Trainer(max_epochs=100, callbacks=[Turn()], default_root_dir=folder)
+            # No progress bar: its thread would disturb the others.
+            options = {"max_epochs": 100, "enable_progress_bar": False}
+            trainer = pl.Trainer(**options, callbacks=[Turn()], default_root_dir=folder)
             trainer.fit(Module(), loader)
 
     return train
 
 
-def pythae(network: str, batch_size: int) -> Train:
-    """pythae's VAE and trainer, with the same encoder and decoder."""
-    from pythae.data.datasets import BaseDataset
+def pythae_model(network: str) -> Any:
+    """pythae's VAE, with the same encoder and decoder."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-    from pythae.trainers.training_callbacks import TrainingCallback
 
     class Encoder(BaseEncoder):
         def __init__(self) -> None:
@@ -195,73 +204,254 @@ def pythae(network: str, batch_size: int) -> Train:
         def forward(self, z: Tensor) -> ModelOutput:
             return ModelOutput(reconstruction=self.trunk(z).sigmoid())
 
+    shape = DATA[network].shape
+    settings = VAEConfig(input_dim=shape, latent_dim=LATENTS, reconstruction_loss="bce")
+    return VAE(settings, encoder=Encoder(), decoder=Decoder())
+
+
+def pythae(network: str, batch_size: int) -> Train:
+    """pythae's trainer, on images that it has in memory as floats."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    from pythae.trainers.training_callbacks import TrainingCallback
+
     def train(step_done: Callable[[], None]) -> None:
         class StepDone(TrainingCallback):
             def on_train_step_end(self, *_: Any, **__: Any) -> None:
                 step_done()
 
         images = train_images(network).float().div(255)
-        shape = DATA[network].shape
-        settings = VAEConfig(input_dim=shape, latent_dim=LATENTS, reconstruction_loss="bce")
         with tempfile.TemporaryDirectory() as folder:
-            BaseTrainer(
-                VAE(settings, encoder=Encoder(), decoder=Decoder()),
-                BaseDataset(images, torch.zeros(len(images))),
-                training_config=BaseTrainerConfig(
-                    output_dir=folder, per_device_train_batch_size=batch_size, num_epochs=100
-                ),
-                callbacks=[StepDone()],
-            ).train()
+            settings = BaseTrainerConfig(
+                output_dir=folder, per_device_train_batch_size=batch_size, num_epochs=100
+            )
+            data = BaseDataset(images, torch.zeros(len(images)))
+            model, callbacks = pythae_model(network), [StepDone()]
+            BaseTrainer(model, data, training_config=settings, callbacks=callbacks).train()
 
     return train
 
 
-def contestants(network: str, batch_size: int) -> dict[str, Train]:
-    case = network, batch_size
+def everything(network: str, batch_size: int) -> Train:
+    """With pictures at every validation."""
+    return train_py(network, batch_size, "callbacks.pictures.every_n_epochs=1")
+
+
+def nothing(network: str, batch_size: int) -> Train:
+    """Without loggers, pictures, checkpoints, progress bar and warnings; validation goes on."""
+    bare = "callbacks.pictures._target_=benchmarks.speed.Bare"
+    return train_py(network, batch_size, bare, "trainer.enable_progress_bar=false")
+
+
+class Bare(pl.Callback):
+    """Ends all other callbacks but the noise's seeds, and the turn's."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
+
+    def setup(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        trainer.callbacks = [c for c in trainer.callbacks if isinstance(c, StepSeed | Turn)]
+        trainer.loggers = []
+
+
+def training(case: str, rounds: int, only: list[str] | None = None) -> dict[str, float]:
+    """Seconds of a step."""
+    settings = CASES[case]
     trains = {
-        "train.py": train_py(*case),
-        "by hand": by_hand(*case),
-        "train.py, compiled": train_py(*case, "compile=true"),
-        "by hand, compiled": by_hand(*case, compiled=True),
-        "by hand, plain Adam": by_hand(*case, fused=False),
-        "Lightning, DataLoader": plain_lightning(*case),
+        "train.py": train_py(*settings),
+        "train.py, compiled": train_py(*settings, "compile=true"),
+        "by hand": by_hand(*settings),
+        "by hand, compiled": by_hand(*settings, compiled=True),
+        "by hand, Adam not fused": by_hand(*settings, fused=False),
+        "Lightning and a DataLoader": plain_lightning(*settings),
     }
     if find_spec("pythae"):
-        trains["pythae"] = pythae(*case)
-    return trains
+        trains["pythae"] = pythae(*settings)
+    return race({k: v for k, v in trains.items() if not only or k in only}, STEPS, rounds)
 
 
-REFERENCES = {
-    "by hand": ("train.py", {"mlp-128": 0.9, "conv-128": 0.9, "mlp-512": 0.95, "conv-512": 0.95}),
-    "by hand, compiled": ("train.py, compiled", {"mlp-128": 0.9, "mlp-512": 0.95}),
-    "pythae": ("train.py", {"mlp-128": 1.55}),
-    "Lightning, DataLoader": ("train.py", {"mlp-128": 2.5}),
+def extras(rounds: int) -> dict[str, float]:
+    """Seconds of a step, whole epochs with their validation counted in."""
+    trains = {"train.py, everything on": everything("mlp", 128), "all off": nothing("mlp", 128)}
+    return race(trains, math.ceil(50_000 / 128), rounds, warm=1)
+
+
+def likelihood(rounds: int) -> dict[str, float]:
+    """Seconds of the bound with 200 samples on log p(x) of 100 images, of one model."""
+    vae = VAE((1, 28, 28), NETWORKS["mlp"], Gaussian(LATENTS), Bernoulli()).eval()
+    x = torch.rand(100, 1, 28, 28).round()
+
+    @torch.no_grad()
+    def loop() -> None:
+        for image in x.split(1):
+            q, prior = vae.encode(image), vae.latent.prior()
+            z = q.sample((200,))
+            log_w = vae.log_px_z(image, z) + prior.log_prob(z) - q.log_prob(z)
+            log_w.logsumexp(0)
+
+    runs = {"log_likelihood": lambda: vae.log_likelihood(x, 200), "a loop over the images": loop}
+    if find_spec("pythae"):
+        peer = pythae_model("mlp")
+        # It estimates one image after the other, in batches of samples.
+        runs["pythae's get_nll"] = lambda: peer.get_nll(x, n_samples=200, batch_size=200)
+    seconds = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+FIRST_STEP = """
+import os, runpy, sys
+sys.path.insert(0, {root!r})
+from models.base import VAEModule
+VAEModule.on_train_batch_end = lambda *_: os._exit(0)
+sys.argv = ["train.py", "logger=csv", "run_dir={folder}/run"]
+runpy.run_path({root!r} + "/train.py", run_name="__main__")
+"""
+
+
+def startup(rounds: int) -> dict[str, float]:
+    """Seconds of whole processes."""
+    seconds: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, code in {
+                "import torch": "import torch",
+                "import vae_lab": "import torch, vae_lab",
+                "import torch and Lightning": "import torch, pytorch_lightning",
+                "train.py to the first step": FIRST_STEP.format(root=str(ROOT), folder=folder),
+            }.items():
+                began = time.perf_counter()
+                subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+                seconds.setdefault(name, []).append(time.perf_counter() - began)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+PEAK = """
+import re, runpy, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+import configs.tasks, hydra, pytorch_lightning, wandb
+from models.base import VAEModule
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before, start = peak(), VAEModule.on_validation_start
+def report(self):
+    print("PEAK", peak() - before, sum(p.numel() for p in self.parameters()))
+    start(self)
+VAEModule.on_validation_start = report
+sys.argv = ["train.py", "model=gaussian_vae", "data=fashion_mnist", "logger=csv"]
+sys.argv += ["trainer.max_epochs=1", "run_dir={folder}/run", "data.batch_size=512"]
+runpy.run_path({root!r} + "/train.py", run_name="__main__")
+"""
+
+
+def memory() -> tuple[float, float]:
+    """MiB that training takes at its peak, and that of the data, 4 times the weights, and the
+    activations: the values of every layer of a batch, once forward and once backward."""
+    with tempfile.TemporaryDirectory() as folder:
+        code = PEAK.format(root=str(ROOT), folder=folder)
+        command = [sys.executable, "-c", code]
+        out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    _, kib, parameters = next(line for line in out.splitlines() if "PEAK" in line).split()
+    layers = 784 + 512 + 256 + 2 * 20 + 20 + 256 + 512 + 784
+    budget = 70_000 * 784 + 4 * 4 * int(parameters) + 2 * 4 * 512 * layers
+    return int(kib) / 2**10, budget / 2**20
+
+
+TARGETS = {  # (of what, beside what): least ratio of the speeds
+    ("train.py", "by hand"): {"mlp-128": 0.9, "mlp-512": 0.95, "conv-128": 0.9, "conv-512": 0.95},
+    ("train.py, compiled", "by hand, compiled"): {"mlp-128": 0.9, "mlp-512": 0.95},
+    ("train.py", "pythae"): {"mlp-128": 1.55},
+    ("train.py", "Lightning and a DataLoader"): {"mlp-128": 2.5},
+    ("train.py", "by hand, Adam not fused"): {},
+    ("train.py, everything on", "all off"): {"mlp-128": 0.97},
+    ("log_likelihood", "pythae's get_nll"): {"mlp": 4},
+    ("log_likelihood", "a loop over the images"): {},
 }
+
+
+def compared(case: str, seconds: dict[str, float]) -> Iterator[dict[str, Any]]:
+    for (what, beside), targets in TARGETS.items():
+        if what in seconds and beside in seconds:
+            speed = round(seconds[beside] / seconds[what], 3)
+            row = {"case": case, "what": what, "beside": beside, "speed": speed}
+            yield row | {"target": targets.get(case)}
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """One bar a comparison, with a line where it is to reach."""
+    figure, (axes,) = figures.panels(1)
+    figure.set_size_inches(8, 0.3 * len(rows) + 1)
+    for place, row in enumerate(reversed(rows)):
+        axes.barh(place, row["speed"], color=figures.COLOURS[0], height=0.7)
+        if row["target"]:
+            ends = [place - 0.45, place + 0.45]
+            axes.plot([row["target"]] * 2, ends, color=figures.COLOURS[1], linewidth=2)
+    names = [f"{row['case']}: {row['what']} / {row['beside']}" for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), names)
+    axes.set(xscale="log", xlabel="speed, as a ratio; the target in orange")
+    axes.axvline(1, color="grey", lw=0.8, zorder=0)
+    figures.write(figure, path)
+
+
+PARTS = ("training", "extras", "likelihood", "startup", "memory")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES])
-    parser.add_argument("--only", nargs="+", help="of the contestants")
+    parser.add_argument("--only", nargs="+", help="of those that train")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "speed.csv")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = []
-    for case in asked.cases:
-        trains = contestants(*CASES[case])
-        if asked.only:
-            trains = {name: trains[name] for name in asked.only}
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            seconds = race(trains, STEPS, asked.rounds)
-        for name, taken in seconds.items():
-            row = {"case": case, "what": name, "relative": seconds["by hand"] / taken}
-            rows.append(row | {"images_per_second": CASES[case][1] / taken})
-            print(f"{case:10} {name:24} {rows[-1]['relative']:.3f}", flush=True)
+    rows: list[dict[str, Any]] = []
+
+    def add(*new: dict[str, Any]) -> None:
+        for row in new:
+            rows.append(row)
+            target = f"(target {row['target']})" if row["target"] else ""
+            print(f"{row['case']:10} {row['what']} / {row['beside']}: {row['speed']} {target}")
+            sys.stdout.flush()
+
+    if "training" in asked.parts:
+        for case in asked.cases:
+            add(*compared(case, _quiet(training, case, asked.rounds, asked.only)))
+    if "extras" in asked.parts:
+        add(*compared("mlp-128", _quiet(extras, 5)))
+    if "likelihood" in asked.parts:
+        add(*compared("mlp", _quiet(likelihood, asked.rounds)))
+    if "startup" in asked.parts:
+        seconds = startup(5)
+        torch_only, with_us = seconds["import torch"], seconds["import vae_lab"]
+        row = {"case": "digits", "what": "import torch, vae_lab", "beside": "import torch"}
+        add(row | {"speed": round(torch_only / with_us, 3), "target": None})
+        print(f"{'':10} import vae_lab: {with_us - torch_only:.2f} s beyond torch (target 0.3)")
+        ratio = seconds["import torch and Lightning"] / seconds["train.py to the first step"]
+        row = {"case": "digits", "what": "train.py to its first step", "beside": "bare imports"}
+        add(row | {"speed": round(ratio, 3), "target": round(1 / 1.5, 3)})
+    if "memory" in asked.parts:
+        peak, budget = memory()
+        row = {"case": "mlp-512", "what": "memory of the budget", "beside": "at the peak"}
+        add(row | {"speed": round(budget / peak, 3), "target": 1})
+        print(f"{'':10} {peak:.0f} MiB at the peak, {budget:.0f} MiB in the budget")
     with asked.out.open("w", newline="") as out:
         writer = csv.DictWriter(out, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    draw(rows, asked.out.with_name("images") / f"{asked.out.stem}.png")
+
+
+def _quiet(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function whose output nobody wants to see."""
+    with Path(os.devnull).open("w") as nowhere:
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):
+            return function(*arguments)
 
 
 if __name__ == "__main__":

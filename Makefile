@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup train test fuzz lint zoo
+.PHONY: setup train test fuzz lint zoo bench
 
 setup: $(VENV)/.installed
 
@@ -25,6 +25,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --no-deps pythae cloudpickle imageio
+	$(BIN)/python benchmarks/speed.py $(ARGS)
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/estimator_cost.py
 
 zoo: setup
 	$(BIN)/python benchmarks/train_zoo.py $(ARGS)

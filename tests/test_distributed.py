@@ -229,7 +229,9 @@ def in_processes(count, folder, work, *arguments):
     return [torch.load(folder / f"{work.__name__}-{i}.pt") for i in range(count)]
 
 
-@pytest.fixture(scope="module", params=["two", "four", "two, sharded"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("two", marks=pytest.mark.slow), "four", "two, sharded"]
+)
 def trained(request, tmp_path_factory):
     """How far every process of a group is from one that trained alone."""
     count, shard = 4 if request.param == "four" else 2, "sharded" in request.param

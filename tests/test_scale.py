@@ -41,6 +41,7 @@ def sbatch(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_job_script(tmp_path):
     ended = sbatch(tmp_path, *SMOKE, "trainer.accelerator=cpu", f"run_dir={tmp_path}/x")
     assert ended.returncode == 0, ended.stderr

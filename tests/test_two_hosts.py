@@ -13,6 +13,7 @@ import train
 from vae_lab.checkpoints import load_checkpoint
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
     *(pytest.mark.filterwarnings(f"ignore:{message}") for message in train.QUIET),
 ]
@@ -89,7 +90,7 @@ def trained(folder):
     return rows, [{k: v for k, v in found.items() if k != "config"} for found in states]
 
 
-@pytest.mark.parametrize("fault", [kill, pytest.param(cut, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fault", [kill, cut])
 def test_a_machine_is_lost(hosts, run, tmp_path, fault):
     """The other ends within its timeout, says so in a line, and both go on exactly."""
     endless = ["run_dir=x", "trainer.max_epochs=100000", "trainer.strategy.timeout.minutes=0.2"]

@@ -30,6 +30,7 @@ from vae_lab.callbacks import (
     StepSeed,
 )
 from vae_lab.loggers import CSVLogger
+from vae_lab.optimization import shorten_steps
 from vae_lab.pretrained import PARTS
 
 
@@ -55,6 +56,8 @@ def _place(message: str) -> str:
 def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
     datamodule = make(config.data)
     model = make(config.model, shape=datamodule.shape)
+    if config.channels_last:
+        model.vae.to(memory_format=torch.channels_last)
     model.config = OmegaConf.to_container(config)  # unresolved: what is typed later reaches all
     for name, parameter in model.vae.named_parameters():
         if name.startswith(tuple(p for part in config.init.freeze for p in PARTS[part])):
@@ -76,10 +79,11 @@ def take_parts(config: DictConfig, model: VAEModule) -> list[str]:
 def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Trainer:
     """The Trainer; without loggers and checkpoints where it is only to test."""
     run_dir = Path(config.run_dir)
+    torch.set_float32_matmul_precision(config.matmul_precision)
     if not torch.cuda.is_available():
         # Lightning has torch ask the driver each time, and every optimizer step does: 100 us.
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-    return make(
+    trainer = make(
         config.trainer,
         profiler=config.trainer.profiler or NoProfiler(),
         logger=_loggers(config, run_dir) if fit else False,
@@ -91,6 +95,8 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
         enable_model_summary=False,
         use_distributed_sampler=False,  # the datamodules shard every batch themselves
     )
+    shorten_steps(trainer)
+    return trainer
 
 
 class NoProfiler(PassThroughProfiler):
@@ -129,7 +135,8 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
 def card(config: DictConfig) -> dict[str, Any]:
     """What a release says of where it comes from."""
     data = OmegaConf.to_container(config.data, resolve=True)
-    settings = {k: v for k, v in data.items() if k not in ("_target_", "root", "download")}
+    places = ("_target_", "root", "download", "cache_dir")
+    settings = {k: v for k, v in data.items() if k not in places}
     commands = (Path(config.run_dir) / "commands.txt").read_text().splitlines()
     return {
         "vae_lab": __version__,

@@ -27,6 +27,8 @@ def explain(error: Exception, config: DictConfig) -> str | None:
         return _less_memory(config, text)
     if isinstance(error, FloatingPointError) and rank_zero_only.rank:
         return ""  # all processes stop with it, the first has said so
+    if _says(error, ("DataLoader worker",)):
+        return _fewer_workers(config, text)
     if isinstance(error, KNOWN) or type(error).__module__.startswith("wandb"):
         return text
     if _says(error, NOT_FINITE):
@@ -40,6 +42,14 @@ def explain(error: Exception, config: DictConfig) -> str | None:
             f"on, type resume={config.run_dir} with the same settings ({text.partition('. ')[0]})"
         )
     return None
+
+
+def _fewer_workers(config: DictConfig, text: str) -> str:
+    workers = config.data.get("num_workers", 0)
+    return (
+        f"a process that reads the data was lost ({text.partition('. ')[0]}), often for lack of "
+        f"memory: type less than data.num_workers={workers}; with 0 there are none"
+    )
 
 
 def _says(error: Exception, parts: tuple[str, ...]) -> bool:

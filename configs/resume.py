@@ -16,6 +16,7 @@ FREE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "compare", "logger", "callbacks"),
     *("early_stopping", "on_nonfinite", "max_skipped"),
     *("data.root", "data.download", "data.eval_batch_size"),
+    *("data.cache_dir", "data.memory_gb", "data.num_workers"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time"),
     *("trainer.check_val_every_n_epoch", "trainer.val_check_interval"),
     *("trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.num_sanity_val_steps"),

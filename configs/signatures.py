@@ -42,7 +42,7 @@ class Compare(TypedDict):
 class Run(TypedDict):
     """The settings that belong to no class."""
 
-    task: Literal["fit", "test", "sample", "export", "compare"]
+    task: Literal["fit", "test", "sample", "export", "compare", "shards"]
     run_dir: str | None
     seed: int
     checkpoint: str | None
@@ -50,6 +50,9 @@ class Run(TypedDict):
     exact: bool
     save: Save
     compile: bool
+    cuda_graphs: bool
+    channels_last: bool
+    matmul_precision: Literal["highest", "high", "medium"]
     ema: float | None
     early_stopping: int | None
     on_nonfinite: Literal["stop", "skip"]

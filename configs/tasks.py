@@ -1,4 +1,4 @@
-"""What train.py can be asked to do: fit, test, sample, export, compare."""
+"""What train.py can be asked to do: fit, test, sample, export, compare, shards."""
 
 import time
 import warnings
@@ -60,7 +60,7 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
     differences = [] if path is None else _differences(config, trainer, path)
     _check_data(config, datamodule, model)
     if config.compile:
-        model.objective.compile()
+        model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
     if _is_first():
         held.enter_context(lock(Path(config.run_dir)))
     _open(config, trainer)
@@ -125,7 +125,27 @@ def compare(config: DictConfig) -> None:
     compare.run(config, fit, model)
 
 
-TASKS = {"fit": fit, "test": test, "sample": sample, "export": export, "compare": compare}
+def shards(config: DictConfig) -> None:
+    """The images of `data` as shards in `run_dir`, for `data=streaming`."""
+    from datamodules.streaming import write_shards
+
+    if config.run_dir is None:
+        raise ValueError("task=shards needs a folder to write to: type run_dir=FOLDER")
+    datamodule = build.make(config.data)
+    datamodule.prepare_data()
+    counts = write_shards(datamodule, Path(config.run_dir))
+    say(f"shards   {config.run_dir}: {counts['train']} images in train/, {counts['test']} in test/")
+    say(f"next     python train.py data=streaming data.root={config.run_dir}")
+
+
+TASKS = {
+    "fit": fit,
+    "test": test,
+    "sample": sample,
+    "export": export,
+    "compare": compare,
+    "shards": shards,
+}
 
 
 def _load_vae(config: DictConfig) -> tuple[VAE, Path]:

@@ -1,5 +1,6 @@
 """What all datamodules share: the splits, the loaders, and the position in the epoch."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -9,8 +10,9 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from vae_lab.data import Batch, TensorLoader, check_batching
+from vae_lab.data import Batch, Loader, TensorLoader, check_batching
 from vae_lab.seeding import derive_seed
+from vae_lab.stream import Reader, Tensors
 
 CACHE = Path("~/.cache/vae_lab").expanduser()
 
@@ -26,7 +28,7 @@ class Images(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class ImageDataModule(pl.LightningDataModule):
-    """Images in memory, the same batches in every run with the same seeds.
+    """Images, the same batches in every run with the same seeds.
 
     A subclass gives `shape` and `load()`. Its own settings are dataclass fields, so that every
     datamodule lists all its settings in one signature.
@@ -57,31 +59,33 @@ class ImageDataModule(pl.LightningDataModule):
         if self.eval_batch_size < 1:
             raise ValueError(f"eval_batch_size must be at least 1, got {self.eval_batch_size}")
         check_size("val_size", self.val_size)
-        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
-        self._train_loader: TensorLoader | None = None
+        self._splits: dict[str, Reader] = {}
+        self._train_loader: Loader | None = None
         self._position = (0, 0)
 
     def load(self) -> Images:
         """Reads the whole data set; called once in every process."""
         raise NotImplementedError
 
-    def setup(self, stage: str = "fit") -> None:
-        """Loads and splits the data, whatever the stage: all of it is in memory anyhow."""
-        if self._splits:
-            return
+    def open(self) -> tuple[Reader, Reader]:
+        """The training images, with those for validation, and the test images."""
         images = self.load()
         _check_images("train", images.train, self.shape)
         _check_images("test", images.test, self.shape)
-        val, train = split(len(images.train), self.val_size, derive_seed(self.split_seed, "val"))
-        self._splits = {
-            "val": (images.train[val], images.train_labels[val]),
-            "train": (keep_rows(images.train, train), images.train_labels[train]),
-            "test": (images.test, images.test_labels),
-        }
+        train = Tensors(images.train, images.train_labels)
+        return train, Tensors(images.test, images.test_labels)
+
+    def setup(self, stage: str = "fit") -> None:
+        """Opens and splits the data, whatever the stage."""
+        if self._splits:
+            return
+        images, test = self.open()
+        val, train = split(len(images), self.val_size, derive_seed(self.split_seed, "val"))
+        self._splits = {"train": images.subset(train), "val": images.subset(val), "test": test}
         self._check_counts()
 
     def _check_counts(self) -> None:
-        counts = {name: len(images) for name, (images, _) in self._splits.items()}
+        counts = {name: len(images) for name, images in self._splits.items()}
         if counts["train"] < self.batch_size:
             raise ValueError(
                 f"one batch needs {self.batch_size} training images, got {counts['train']} (and "
@@ -93,15 +97,20 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_mean(self) -> Tensor:
         """Mean training image, shape [C, H, W], of the expectation of its binarisation."""
-        images, _ = self._splits["train"]
+        images = self._for_mean(self._splits["train"])
+        binarize = "threshold" if self.binarize == "threshold" else "none"
+        loader = self._loader_of(images, self.eval_batch_size, binarize=binarize)
         total = torch.zeros(self.shape, dtype=torch.int64)
-        for part in images.split(4096):  # a sum over all at once would first copy them to int64
-            values = (part > 127) if self.binarize == "threshold" else part
-            total += values.sum(0)
-        scale = 1 if self.binarize == "threshold" else 255
-        return (total.double() / (scale * len(images))).float()
+        with closing(loader):
+            for batch in loader:
+                total += batch.x.mul(255).round().sum(0, dtype=torch.int64)
+        return (total.double() / (255 * len(images))).float()
 
-    def train_dataloader(self) -> TensorLoader:
+    def _for_mean(self, images: Reader) -> Reader:
+        """Those of the training images that `train_mean` is the mean of."""
+        return images
+
+    def train_dataloader(self) -> Loader:
         # overfit_batches means the same images in every epoch, and only reorders DataLoaders.
         overfit = bool(self.trainer and self.trainer.overfit_batches)
         self._train_loader = self._loader("train", self.batch_size, shuffle=not overfit)
@@ -118,16 +127,16 @@ class ImageDataModule(pl.LightningDataModule):
         """
         self._train_loader.set_epoch(self.trainer.current_epoch)
 
-    def val_dataloader(self) -> TensorLoader:
+    def val_dataloader(self) -> Loader:
         return self._loader("val", self.eval_batch_size)
 
-    def test_dataloader(self) -> TensorLoader:
+    def test_dataloader(self) -> Loader:
         return self._loader("test", self.eval_batch_size)
 
-    def _loader(self, stage: str, batch_size: int, shuffle: bool = False) -> TensorLoader:
+    def _loader(self, stage: str, batch_size: int, shuffle: bool = False) -> Loader:
         trainer = self.trainer
-        return TensorLoader(
-            *self._splits[stage],
+        return self._loader_of(
+            self._splits[stage],
             batch_size,
             stage=stage,
             seed=self.seed,
@@ -137,6 +146,9 @@ class ImageDataModule(pl.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             device=trainer.strategy.root_device if trainer else None,
         )
+
+    def _loader_of(self, images: Reader, batch_size: int, **settings: Any) -> Loader:
+        return TensorLoader(images.images, images.labels, batch_size, **settings)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

@@ -1,6 +1,9 @@
-"""Any folder of pictures."""
+"""Any folder of pictures, however large."""
 
-from collections.abc import Iterable, Sequence
+import math
+import os
+import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from datamodules.base import ImageDataModule, Images, check_size, contents, split
+from datamodules.base import check_size, contents, one_line, split
+from datamodules.streamed import StreamedDataModule
 from vae_lab.seeding import derive_seed
+from vae_lab.stream import Reader, Rows, Tensors
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB"}
@@ -20,8 +24,8 @@ MAX_SKIPPED = 0.01  # of all pictures; above it the folder is at fault, not a fi
 
 
 @dataclass(kw_only=True, eq=False)
-class ImageFolder(ImageDataModule):
-    """All pictures below a folder, decoded once and kept in memory as bytes.
+class ImageFolder(StreamedDataModule):
+    """All pictures below a folder, decoded when they are needed, or once if they fit in memory.
 
     A picture is scaled until its shorter side fits, and its middle is cut out. Its label is the
     number of the subfolder of `root` that holds it, in alphabetical order, and -1 for a picture in
@@ -32,14 +36,17 @@ class ImageFolder(ImageDataModule):
         image_size: of the square to cut out, or [height, width].
         channels: 1 for grey, 3 for colour.
         test_size: a count, or a fraction below 1 of all pictures.
-        on_corrupt: "error" stops at a file that cannot be decoded; "skip" leaves such files out and
-            says how many there were, but more than 1 % of all is an error still.
+        memory_gb: up to this size, decoded, the pictures are kept in memory; this changes only the
+            speed. With 0 they never are.
+        on_corrupt: "error" stops at a file that cannot be decoded; "skip" puts the next picture of
+            its split in its place and says so, but more than 1 % of all is an error still.
     """
 
     root: str
     image_size: int | Sequence[int] = 64
     channels: int = 3
     test_size: int | float = 0.1
+    memory_gb: float = 1.0
     on_corrupt: str = "error"
 
     def __post_init__(self) -> None:
@@ -50,64 +57,138 @@ class ImageFolder(ImageDataModule):
             raise ValueError(f"on_corrupt must be error or skip, got {self.on_corrupt!r}")
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"image_size must be a side or [height, width], got {self.image_size}")
+        if not self.memory_gb >= 0:
+            raise ValueError(f"memory_gb must not be negative, got {self.memory_gb}")
         check_size("test_size", self.test_size)
+        self._total = 0
+        self._unreadable: dict[str, str] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
         size = self.image_size
         return (self.channels, *((size, size) if isinstance(size, int) else size))
 
-    def load(self) -> Images:
+    def open(self) -> tuple[Reader, Reader]:
         root = Path(self.root).expanduser()
-        paths = sorted(path for path in root.rglob("*") if _is_picture(path))
-        if not paths:
+        names = _pictures(root)
+        if not names:
             raise FileNotFoundError(
                 f"data.root must hold pictures ({' '.join(SUFFIXES)}): {contents(root)}"
             )
+        self._total = len(names)
+        spare = int(MAX_SKIPPED * len(names)) + 1 if self.on_corrupt == "skip" else 0
+        encoded = np.array([os.fsencode(name) for name in names])
+        pictures = Pictures(root, encoded, _labels(names), self.shape, spare)
+        test, train = split(len(names), self.test_size, derive_seed(self.split_seed, "test"))
+        parts = pictures.subset(train), pictures.subset(test)
+        fits = len(names) * math.prod(self.shape) <= self.memory_gb * 1e9
+        return tuple(map(self._read_all, parts)) if fits else parts
+
+    def _read_all(self, pictures: "Pictures") -> Tensors:
+        images = torch.empty((len(pictures), *self.shape), dtype=torch.uint8)
+        labels = torch.empty(len(pictures), dtype=torch.int64)
+        parts = torch.arange(len(pictures)).split(64)
         with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-            pictures = dict(zip(paths, pool.map(self._read, paths), strict=True))
-        self._report([path for path, picture in pictures.items() if picture is None], len(paths))
-        kept = [path for path, picture in pictures.items() if picture is not None]
-        images = torch.stack([pictures[path] for path in kept])
-        labels = _labels(kept, root)
-        test, train = split(len(kept), self.test_size, derive_seed(self.split_seed, "test"))
-        return Images(images[train], labels[train], images[test], labels[test])
+            for part, found in zip(parts, pool.map(pictures.read, parts), strict=True):
+                images[part], labels[part], unreadable = found
+                self.report(unreadable)
+        return Tensors(images, labels)
 
-    def _read(self, path: Path) -> Tensor | None:
-        """The picture as bytes, shape [C, H, W]; None for a corrupted one that may be skipped."""
-        channels, height, width = self.shape
-        try:
-            with Image.open(path) as picture:
-                if picture.mode[0] in "IF":  # Pillow would clip these to white
-                    raise ValueError("more than 8 bits a channel")
-                picture = ImageOps.exif_transpose(picture).convert(MODES[channels])
-                picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-        # Pillow's decoders raise all of these, and few say which file it was.
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            if self.on_corrupt == "skip":
-                return None
+    def report(self, unreadable: dict[str, str]) -> None:
+        """Names each file once; refuses too many."""
+        new = [path for path in unreadable if path not in self._unreadable]
+        self._unreadable |= unreadable
+        count = f"{len(self._unreadable)} of {self._total} pictures cannot be read"
+        if len(self._unreadable) > MAX_SKIPPED * self._total:
+            first = next(iter(self._unreadable))
             raise ValueError(
-                f"{path} is not a readable picture ({error}); remove it, or data.on_corrupt=skip"
-            ) from error
-        pixels = torch.from_numpy(np.array(picture)).view(height, width, channels)
-        return pixels.permute(2, 0, 1).contiguous()
-
-    def _report(self, skipped: Sequence[Path], total: int) -> None:
-        if not skipped:
-            return
-        message = f"{len(skipped)} of {total} pictures cannot be read, the first is {skipped[0]}"
-        if len(skipped) > MAX_SKIPPED * total:
-            raise ValueError(f"{message}; more than {MAX_SKIPPED:.0%} is too many to skip")
-        rank_zero_warn(f"{message}; they are skipped")
+                f"{count}, the first is {first}; more than {MAX_SKIPPED:.0%} is too many to skip"
+            )
+        for path in new:
+            reason = self._unreadable[path]
+            warnings.warn(f"{path} ({reason}): the next picture stands in; {count}", stacklevel=2)
 
 
-def _is_picture(path: Path) -> bool:
-    # macOS leaves a hidden "._name.jpg" beside a picture.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+@dataclass(frozen=True)
+class Pictures:
+    """Picture files as a :class:`vae_lab.stream.Reader`.
+
+    Args:
+        root: the folder that the names start from.
+        names: of the files, shape [N], bytes in one array: a list's strings would be copied into
+            each process that reads, bit by bit, as their reference counts are written.
+        labels: shape [N].
+        shape: (C, H, W) to fit them to.
+        spare: how many pictures after an unreadable one may be tried in its place.
+    """
+
+    root: Path
+    names: np.ndarray
+    labels: Tensor
+    shape: tuple[int, ...]
+    spare: int = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, rows: Tensor) -> "Pictures":
+        names, labels = self.names[rows.numpy()], self.labels[rows]
+        return Pictures(self.root, names, labels, self.shape, self.spare)
+
+    def read(self, rows: Sequence[int]) -> Rows:
+        images = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
+        labels = torch.empty(len(rows), dtype=torch.int64)
+        unreadable: dict[str, str] = {}
+        for place, row in enumerate(rows):
+            images[place], labels[place] = self._read_one(int(row), unreadable)
+        return Rows(images, labels, unreadable)
+
+    def _read_one(self, row: int, unreadable: dict[str, str]) -> tuple[Tensor, Tensor]:
+        for candidate in range(row, row + self.spare + 1):
+            number = candidate % len(self)
+            path = self.root / os.fsdecode(self.names[number])
+            try:
+                return decode(path, self.shape), self.labels[number]
+            # Pillow's decoders raise all of these, and few say which file it was.
+            except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
+                unreadable[str(path)] = one_line(e)
+        path, reason = next(iter(unreadable.items()))
+        if self.spare:
+            raise ValueError(
+                f"{self.spare + 1} pictures in a row cannot be read, near {path} ({reason}); more "
+                f"than {MAX_SKIPPED:.0%} of all is too many to skip"
+            )
+        raise ValueError(
+            f"{path} is not a readable picture ({reason}); remove it, or data.on_corrupt=skip"
+        )
 
 
-def _labels(paths: Iterable[Path], root: Path) -> Tensor:
-    parts = [path.relative_to(root).parts for path in paths]
-    names = sorted({part[0] for part in parts if len(part) > 1})
-    numbers = {name: number for number, name in enumerate(names)}
+def decode(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """The picture in this file, fitted to this shape, uint8."""
+    channels, height, width = shape
+    with Image.open(path) as picture:
+        if picture.mode[0] in "IF":  # Pillow would clip these to white
+            raise ValueError("more than 8 bits a channel")
+        picture = ImageOps.exif_transpose(picture).convert(MODES[channels])
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(picture)).view(height, width, channels)
+    return pixels.permute(2, 0, 1)
+
+
+def _pictures(root: Path) -> list[str]:
+    """The names of all pictures, from `root` on, folder by folder."""
+    found = [
+        Path(folder, name).relative_to(root).as_posix()
+        for folder, _, names in os.walk(root)
+        for name in names
+        # macOS leaves a hidden "._name.jpg" beside a picture.
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    ]
+    return sorted(found, key=lambda name: name.split("/"))
+
+
+def _labels(names: list[str]) -> Tensor:
+    parts = [name.split("/") for name in names]
+    folders = sorted({part[0] for part in parts if len(part) > 1})
+    numbers = {folder: number for number, folder in enumerate(folders)}
     return torch.tensor([numbers[part[0]] if len(part) > 1 else -1 for part in parts])

@@ -69,6 +69,7 @@ BAD = {
     "model.optimizer.lr=ten": "model.optimizer.lr must be a number or Tensor, got 'ten'",
     "model.optimizer=null": "model.optimizer must be Callable, got None",
     "data.batch_size=0.5": "data.batch_size must be an integer, got 0.5",
+    "matmul_precision=tf32": "matmul_precision must be highest or high or medium, got 'tf32'",
     "compile=yes": "compile must be true or false, got 'yes'",
     "early_stopping=.5": "early_stopping must be an integer or null, got 0.5",
     "init.freeze=encoder": "init.freeze must be a list of encoder or decoder, got 'encoder'",

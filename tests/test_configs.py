@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
@@ -47,7 +48,7 @@ def names(group):
 
 
 def of_file(path):
-    root = ["data.root=/x"] if path.stem == "image_folder" else []
+    root = ["data.root=/x"] if path.stem in ("image_folder", "streaming") else []
     return OmegaConf.to_container(config(f"{path.parent.name}={path.stem}", *root))
 
 
@@ -132,6 +133,16 @@ def test_exact_says_how_large_the_support_is():
         build.datamodule_and_model(config(*lines))
 
 
+def test_convolutions_in_the_other_layout():
+    for chosen in (True, False):
+        lines = ["model=gaussian_vae", "network=conv", f"channels_last={chosen}"]
+        _, model = build.datamodule_and_model(config(*lines))
+        weights = [p for p in model.vae.parameters() if p.ndim == 4 and min(p.shape[:2]) > 1]
+        assert weights
+        for weight in weights:
+            assert weight.is_contiguous(memory_format=torch.channels_last) == chosen
+
+
 def test_lightning_is_not_told_what_it_does_anyway():
     chosen = config("trainer=auto").trainer
     assert set(chosen) - {"_target_"} <= set(inspect.signature(pl.Trainer).parameters)
@@ -142,6 +153,7 @@ def test_lightning_is_not_told_what_it_does_anyway():
     [
         ("ema=1.5", "ema must be in"),
         ("seed=-1", "seed must be in"),
+        ("cuda_graphs=true", "type compile=true"),
         ("early_stopping=0", "early_stopping must be positive, got 0"),
         ("trainer.max_epochs=0", "trainer.max_epochs must be positive, got 0"),
         ("max_skipped=0", "max_skipped must be positive, got 0"),

@@ -1,4 +1,5 @@
 import inspect
+import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.image_folder import ImageFolder
 from datamodules.mnist import MNIST
+from datamodules.streamed import StreamedDataModule
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "data"
 
@@ -138,6 +140,31 @@ class Numbers(ImageDataModule):
         return Images(pictures, labels, pictures[:5] + 100, labels[:5] + 100)
 
 
+class OnDisk:
+    """A reader of images that are not in memory."""
+
+    def __init__(self, images):
+        self.images = images
+        self.shape = images.shape
+        self.read = images.read
+
+    def __len__(self):
+        return len(self.images)
+
+    def subset(self, rows):
+        return OnDisk(self.images.subset(rows))
+
+
+@dataclass(kw_only=True, eq=False)
+class StreamedNumbers(Numbers, StreamedDataModule):
+    """The same, read by two processes, which read ahead."""
+
+    num_workers: int = 2
+
+    def open(self):
+        return tuple(map(OnDisk, super().open()))
+
+
 class Recorder(pl.LightningModule):
     """Notes the batches that it is trained on; fails on request."""
 
@@ -161,7 +188,7 @@ class Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def fit(folder, model, ckpt_path=None, save=None, **settings):
+def fit(folder, model, ckpt_path=None, save=None, data=Numbers, **settings):
     save = {"every_n_train_steps": 1} if save is None else save
     saver = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, **save)
     trainer = pl.Trainer(
@@ -172,7 +199,7 @@ def fit(folder, model, ckpt_path=None, save=None, **settings):
         callbacks=saver,
         **{"max_epochs": 2, **settings},
     )
-    trainer.fit(model, datamodule=Numbers(), ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(model, datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
     return model
 
 
@@ -186,10 +213,12 @@ def fit(folder, model, ckpt_path=None, save=None, **settings):
             {"every_n_epochs": 1, "save_on_train_epoch_end": True},
             {"max_steps": 12, "max_epochs": 9},
         ),
+        ({"every_n_train_steps": 1}, {"val_check_interval": 0.5, "data": StreamedNumbers}),
     ],
 )
 def test_a_resumed_run_trains_on_exactly_the_remaining_batches(tmp_path, save, settings):
     whole = fit(tmp_path, Recorder(), save=save, **settings).seen
+    assert not multiprocessing.active_children()
     assert len({tuple(labels) for *_, labels in whole}) == len(whole)
     for path in sorted(tmp_path.glob("*.ckpt")):
         step = int(path.stem.removeprefix("step="))
@@ -197,14 +226,16 @@ def test_a_resumed_run_trains_on_exactly_the_remaining_batches(tmp_path, save, s
         assert resumed.seen == whole[step:]
 
 
+@pytest.mark.parametrize("data", [Numbers, StreamedNumbers])
 @pytest.mark.parametrize("fail_at", [(0, 1), (0, 3), (1, 0), (1, 3)])
-def test_a_run_that_failed_in_a_step_repeats_it(tmp_path, fail_at):
+def test_a_run_that_failed_in_a_step_repeats_it(tmp_path, fail_at, data):
     whole = fit(tmp_path / "whole", Recorder()).seen
     save = {"every_n_epochs": 9, "save_on_exception": True}
     with pytest.raises(ZeroDivisionError):
-        fit(tmp_path, Recorder(fail_at), save=save)
+        fit(tmp_path, Recorder(fail_at), save=save, data=data)
+    assert not multiprocessing.active_children()
     (path,) = tmp_path.glob("*.ckpt")
-    resumed = fit(tmp_path, Recorder(), ckpt_path=path, save=save)
+    resumed = fit(tmp_path, Recorder(), ckpt_path=path, save=save, data=data)
     assert resumed.seen == whole[4 * fail_at[0] + fail_at[1] :]
 
 

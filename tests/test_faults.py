@@ -220,6 +220,12 @@ FAULTS = {
         both(pictures(30), file("pictures/bad.png", b"\x89PNG\r\n")),
         "pictures/bad.png is not a readable picture (cannot identify image file",
     ),
+    "corrupted picture met while training": (
+        f"{FOLDER} data.memory_gb=0 data.num_workers=2 data.batch_size=8",
+        both(pictures(60), file("pictures/bad.png", b"\x89PNG\r\n")),
+        "pictures/bad.png is not a readable picture (cannot identify image file",
+        ["x"],
+    ),
     "too many corrupted pictures": (
         f"{FOLDER} data.on_corrupt=skip",
         both(pictures(30), file("pictures/bad.png", b"\x89PNG\r\n")),
@@ -491,7 +497,7 @@ WARNINGS = {
     "one corrupted picture of many": (
         f"{FOLDER} data.on_corrupt=skip data.batch_size=16 data.val_size=10",
         both(pictures(120), file("pictures/bad.png")),
-        "UserWarning: 1 of 121 pictures cannot be read, the first is pictures/bad.png; they are",
+        "): the next picture stands in; 1 of 121 pictures cannot be read",
     ),
     "low temperature": (
         "model.temperature=0.04",

@@ -17,7 +17,7 @@ from PIL import Image
 from datamodules.cifar10 import CIFAR10
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.idx import FILES, read_idx
-from datamodules.image_folder import ImageFolder
+from datamodules.image_folder import ImageFolder, decode
 from datamodules.mnist import MNIST
 
 DEBIAN = FashionMNIST.system[0]
@@ -31,6 +31,12 @@ def ready(datamodule):
 
 def images(loader):
     return torch.cat([batch.x for batch in loader])
+
+
+def in_memory(root, **settings):
+    """All images of a folder, and their labels."""
+    parts = ImageFolder(root=str(root), **settings).open()
+    return [torch.cat([getattr(part, n) for part in parts]) for n in ("images", "labels")]
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -242,8 +248,7 @@ def test_image_folder(tmp_path):
 def test_image_folder_labels_are_the_first_subfolders(tmp_path):
     write_pictures(tmp_path)
     Image.new("L", (8, 8), color=255).save(tmp_path / "top.png")
-    data = ImageFolder(root=str(tmp_path), image_size=8).load()
-    x, y = torch.cat([data.train, data.test]), torch.cat([data.train_labels, data.test_labels])
+    x, y = in_memory(tmp_path, image_size=8)
     numbers = (x.double().mean((1, 2, 3)) / 8).round().long()
     expected = {number: 1 - number % 2 for number in range(30)} | {32: -1}  # cats 0, dogs 1
     assert {int(number): int(label) for number, label in zip(numbers, y, strict=True)} == expected
@@ -252,14 +257,13 @@ def test_image_folder_labels_are_the_first_subfolders(tmp_path):
 def test_image_folder_cuts_out_the_middle(tmp_path):
     stripes = np.repeat([10, 200, 30], 8)[None].repeat(8, 0).astype(np.uint8)  # 8 x 24
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
-    datamodule = ImageFolder(root=str(tmp_path), image_size=8, channels=1)
-    assert datamodule._read(tmp_path / "stripes.png").unique().tolist() == [200]
+    assert decode(tmp_path / "stripes.png", (1, 8, 8)).unique().tolist() == [200]
 
 
 def test_the_test_images_depend_on_split_seed_only(tmp_path):
     write_pictures(tmp_path)
     first, again, other = (
-        ImageFolder(root=str(tmp_path), **settings).load().test.tolist()
+        ImageFolder(root=str(tmp_path), **settings).open()[1].images.tolist()
         for settings in ({}, {"seed": 3, "val_size": 7}, {"split_seed": 1})
     )
     assert first == again != other
@@ -270,27 +274,70 @@ def test_a_corrupted_picture_is_named(tmp_path):
     bad = tmp_path / "cats" / "bad.jpg"
     bad.write_bytes((tmp_path / "cats" / "1.jpg").read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{bad} is not a readable picture .*on_corrupt=skip"):
-        ImageFolder(root=str(tmp_path)).load()
+        in_memory(tmp_path)
     with pytest.raises(ValueError, match=f"1 of 31 pictures .* {bad}; more than 1% is too many"):
-        ImageFolder(root=str(tmp_path), on_corrupt="skip").load()
+        in_memory(tmp_path, on_corrupt="skip")
 
 
-def test_few_corrupted_pictures_are_skipped_and_counted(tmp_path):
+def test_few_corrupted_pictures_are_named_and_others_stand_in(tmp_path):
     write_pictures(tmp_path, count=5)
     for number in range(100):
-        Image.new("L", (4, 4)).save(tmp_path / f"{number}.png")
+        Image.new("L", (4, 4), color=number).save(tmp_path / f"{number:03}.png")
     (tmp_path / "bad.png").write_bytes(b"")
-    with pytest.warns(
-        UserWarning, match="1 of 106 pictures cannot be read, the first is .*bad.png"
-    ):
-        data = ImageFolder(root=str(tmp_path), on_corrupt="skip").load()
-    assert len(data.train) + len(data.test) == 105
+    message = "bad.png .cannot identify image file.*: the next picture stands in; 1 of 106 pictures"
+    with pytest.warns(UserWarning, match=message):
+        images, _ = in_memory(tmp_path, on_corrupt="skip")
+    assert len(images) == 106
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_pictures_that_are_not_kept_give_the_same_batches(tmp_path, num_workers):
+    """Also where others stand in for corrupted ones."""
+    for number in range(120):
+        Image.effect_noise((9, 9), 50).save(tmp_path / f"{number:03}.png")
+    (tmp_path / "050.png").write_bytes(b"")
+    settings = {"root": str(tmp_path), "image_size": 8, "batch_size": 7, "on_corrupt": "skip"}
+    found = []
+    for own in ({}, {"memory_gb": 0, "num_workers": num_workers}):
+        datamodule = ImageFolder(**settings, **own, binarize="stochastic", eval_batch_size=5)
+        with pytest.warns(UserWarning, match="050.png .cannot.*the next picture") as said:
+            datamodule.setup()
+            x = [datamodule.train_mean()]
+            for stage in ("train", "val", "test"):
+                x += [batch.x for batch in getattr(datamodule, f"{stage}_dataloader")()]
+        assert len(said) == 1
+        datamodule.teardown("fit")
+        found.append(x)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("on_corrupt", "message"),
+    [("error", "bad.png is not a readable picture"), ("skip", "1 of 31 pictures cannot be read")],
+)
+def test_a_corrupted_picture_is_named_when_it_is_met(tmp_path, on_corrupt, message):
+    write_pictures(tmp_path)
+    (tmp_path / "bad.png").write_bytes(b"")
+    settings = {"memory_gb": 0, "num_workers": 2, "on_corrupt": on_corrupt, "batch_size": 8}
+    datamodule = ready(ImageFolder(root=str(tmp_path), image_size=8, **settings))
+    with pytest.raises(ValueError, match=message) as caught:
+        for stage in ("train", "val", "test"):
+            list(getattr(datamodule, f"{stage}_dataloader")())
+    assert "\n" not in str(caught.value)
+    datamodule.teardown("fit")
+
+
+def test_many_corrupted_pictures_in_a_row_are_not_searched_through(tmp_path):
+    for number in range(200):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="4 pictures in a row cannot be read, near .*png"):
+        in_memory(tmp_path, on_corrupt="skip")
 
 
 def test_pictures_with_16_bits_are_refused(tmp_path):
     Image.fromarray(np.full((9, 9), 30000, dtype=np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match="deep.png is not a readable picture .more than 8 bits"):
-        ImageFolder(root=str(tmp_path)).load()
+        in_memory(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text"])
@@ -302,12 +349,20 @@ def test_a_folder_without_pictures(tmp_path, kind):
         (root / "a.txt").write_text("")
     seen = "is not a folder" if kind == "missing" else f"holds {int(kind == 'text')} files"
     with pytest.raises(FileNotFoundError, match=f"data.root must hold pictures .* {root} {seen}"):
-        ImageFolder(root=str(root)).load()
+        in_memory(root)
 
 
 @pytest.mark.parametrize(
-    "settings", [{"image_size": 0}, {"image_size": [8]}, {"channels": 2}, {"on_corrupt": "ignore"}]
+    "settings",
+    [
+        {"image_size": 0},
+        {"image_size": [8]},
+        {"channels": 2},
+        {"on_corrupt": "ignore"},
+        {"memory_gb": -1},
+        {"num_workers": -1},
+    ],
 )
 def test_image_folder_checks_its_settings(settings):
-    with pytest.raises(ValueError, match=f"{[*settings][0]} must be .*, got "):
+    with pytest.raises(ValueError, match=f"{[*settings][0]} must (not )?be .*, got "):
         ImageFolder(root=".", **settings)

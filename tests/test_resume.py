@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 from same_runs import differences, metrics, run_differences, state
 from stand_ins import Model, batches, trainer
 from torch.multiprocessing.spawn import ProcessException
@@ -133,6 +134,18 @@ def test_two_processes(tmp_path):
     lines = ["trainer.strategy=ddp_fork", "trainer.devices=2", "trainer.limit_train_batches=null"]
     lines += ["data.batch_size=399", "model=reinforce_vae", "model.baseline=moving_average"]
     killed_twice(tmp_path, *lines, moment=17)  # within the third batch
+    assert not run_differences(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_pictures_that_are_read_when_needed(tmp_path):
+    """What the processes have read ahead is not taken for trained on."""
+    for number in range(90):
+        path = tmp_path / "pictures" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (9, 9), 2 * number).save(path)
+    lines = ["data=image_folder", f"data.root={path.parent}", "data.image_size=8"]
+    lines += ["data.channels=1", "data.memory_gb=0", "data.num_workers=2"]
+    killed_twice(tmp_path, *lines, moment=13)
     assert not run_differences(tmp_path / "whole", tmp_path / "killed")
 
 

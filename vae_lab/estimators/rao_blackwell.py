@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Distribution
 
 from ..schedules import Schedule
 from .base import full_precision, log_softmax, positive_samples
-from .relaxations import gumbel, logistic, squash
+from .relaxations import exponential, logistic, squash
 from .straight_through import _StandIn, moved
 
 
@@ -72,7 +72,6 @@ def perturbed_given(q: Any, x: Tensor, num_samples: int) -> Tensor:
         side = 2 * x - 1
         return side * F.softplus(F.softplus(side * logits) + logistic(shape, logits))
     log_pi = log_softmax(logits)
-    free = gumbel(shape, logits)  # -log E
-    first = (free * x).sum(-1, keepdim=True)
-    others = -torch.logaddexp(-free - log_pi, -first)
-    return torch.where(x > 0, first, others)
+    noise = exponential(shape, logits)
+    first = (noise * x).sum(-1, keepdim=True)  # E_x
+    return -torch.where(x > 0, first, torch.addcmul(first, noise, (-log_pi).exp())).log()

@@ -119,9 +119,14 @@ def check_temperature(least: float, name: str = "temperature") -> None:
         )
 
 
+def exponential(shape: torch.Size, like: Tensor) -> Tensor:
+    """Standard exponential noise, -log u."""
+    return _uniform(shape, like).log_().neg_().to(like.dtype)
+
+
 def gumbel(shape: torch.Size, like: Tensor) -> Tensor:
     """Standard Gumbel noise, -log(-log u)."""
-    return _uniform(shape, like).log_().neg_().log_().neg_().to(like.dtype)
+    return exponential(shape, like).log_().neg_()
 
 
 def logistic(shape: torch.Size, like: Tensor) -> Tensor:

@@ -1,0 +1,164 @@
+"""Shards of images, on a disk or in an object store."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from datamodules.base import CACHE, ImageDataModule, one_line
+from datamodules.streamed import StreamedDataModule
+from vae_lab.stream import Reader, Rows
+
+if TYPE_CHECKING:
+    from litdata import StreamingDataset
+
+FORMAT = ["tensor", "int"]  # litdata knows others, such as pickles, which may run code
+
+
+@dataclass(kw_only=True, eq=False)
+class Streaming(StreamedDataModule):
+    """What `task=shards` has written, from any other data set.
+
+    A shard is downloaded when the first of its images is needed, and kept. The batches are those of
+    the data set that was written, with the same settings.
+
+    Args:
+        root: the folder that holds train/ and test/, or its address: s3://..., gs://..., azure://...,
+            or local:FOLDER for a mounted disk from which to copy as from a store.
+        cache_dir: where to keep what is downloaded; by default ~/.cache/vae_lab/shards.
+    """
+
+    root: str
+    cache_dir: str | None = None
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return self._shards("train").shape
+
+    def open(self) -> tuple[Reader, Reader]:
+        return self._shards("train"), self._shards("test")
+
+    def _shards(self, name: str) -> "Shards":
+        remote = self.root.startswith("local:") or "://" in self.root
+        root = self.root if remote else str(Path(self.root).expanduser().absolute())
+        cache = Path(self.cache_dir).expanduser() if self.cache_dir else CACHE / "shards"
+        return Shards(f"{root.rstrip('/')}/{name}", str(cache) if remote else None)
+
+
+class Shards:
+    """Shards as a :class:`vae_lab.stream.Reader`.
+
+    Args:
+        address: of the folder with litdata's index.json.
+        cache_dir: where to keep what is downloaded.
+        rows: the numbers of these images; by default of all.
+    """
+
+    def __init__(self, address: str, cache_dir: str | None, rows: Tensor | None = None) -> None:
+        self.address = address
+        self.cache_dir = cache_dir
+        self._process = 0
+        self.rows = torch.arange(len(self._data.cache)) if rows is None else rows
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._item(0)["image"].shape)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, rows: Tensor) -> "Shards":
+        return Shards(self.address, self.cache_dir, self.rows[rows])
+
+    def read(self, rows: Sequence[int]) -> Rows:
+        images = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
+        labels = torch.empty(len(rows), dtype=torch.int64)
+        numbers, places = self.rows[rows].sort()  # each shard is opened once
+        for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
+            item = self._item(number)
+            images[place], labels[place] = item["image"], item["label"]
+        return Rows(images, labels)
+
+    def _item(self, number: int) -> dict[str, Any]:
+        try:
+            return self._data[number]
+        except Exception as error:  # of the store's own library, or of a damaged shard
+            raise OSError(
+                f"image {number} of {self.address} cannot be read ({one_line(error)}); if its "
+                "shard is damaged, write it again with task=shards"
+            ) from error
+
+    @property
+    def _data(self) -> "StreamingDataset":
+        """This process's own: open files and threads cannot be shared."""
+        if self._process != os.getpid():
+            self._process, self._opened = os.getpid(), self._open()
+        return self._opened
+
+    def _open(self) -> "StreamingDataset":
+        try:
+            from litdata import StreamingDataset
+        except ImportError as error:
+            raise ImportError(
+                "data=streaming needs litdata: type pip install 'vae_lab[streaming]'"
+            ) from error
+        try:
+            data = StreamingDataset(
+                self.address,
+                cache_dir=self.cache_dir,
+                max_cache_size=2**62,  # it would delete shards that other processes read
+                batch_decode=False,  # neighbours of an image are seldom the next
+            )
+            index = json.loads(Path(data.input_dir.path, "index.json").read_text())
+            found = index["config"]["data_format"]
+            if found == FORMAT:
+                data[0]
+                data.on_demand_bytes = False  # or it would fetch image by image, and keep nothing
+        except Exception as error:  # of the store's own library
+            raise FileNotFoundError(
+                "data.root must hold the shards that task=shards writes, in train/ and test/: "
+                f"{self.address} ({one_line(error)})"
+            ) from error
+        if found != FORMAT:
+            raise ValueError(
+                f"{self.address} must hold a {' and an '.join(FORMAT)} for each image, as "
+                f"task=shards writes them, got {found}"
+            )
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: value for name, value in self.__dict__.items() if name != "_opened"}
+        return kept | {"_process": 0}
+
+
+def write_shards(datamodule: ImageDataModule, folder: Path, shard_mb: float = 64) -> dict[str, int]:
+    """Writes all images of a data set to train/ and test/ in this folder, as they are trained on.
+
+    Returns:
+        How many there are in each.
+    """
+    from litdata.streaming import Cache
+
+    counts = {}
+    for name, images in zip(("train", "test"), datamodule.open(), strict=True):
+        target = folder / name
+        if target.exists():
+            raise ValueError(f"{target} exists already: remove it, or type another run_dir")
+        target.mkdir(parents=True)
+        shards = Cache(str(target), chunk_bytes=int(shard_mb * 1e6))
+        count = 0
+        for batch in datamodule._loader_of(images, datamodule.eval_batch_size):
+            pixels = batch.x.mul(255).round().byte()
+            for image, label in zip(pixels, batch.y.tolist(), strict=True):
+                shards[count] = {"image": image, "label": label}
+                count += 1
+        shards.done()
+        shards.merge()  # writes index.json, without which the folder is not taken for whole
+        counts[name] = count
+    return counts

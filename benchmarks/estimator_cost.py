@@ -19,6 +19,7 @@ import sys
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -29,7 +30,6 @@ sys.path.insert(0, str(ROOT))
 
 from configs import build  # noqa: E402
 from vae_lab import VAE  # noqa: E402
-from vae_lab.aggregates import Aggregate  # noqa: E402
 from vae_lab.estimators import (  # noqa: E402
     REBAR,
     RODEO,
@@ -40,7 +40,7 @@ from vae_lab.estimators import (  # noqa: E402
     StraightThrough,
 )
 from vae_lab.estimators.base import Integrand  # noqa: E402
-from vae_lab.estimators.control import leaf, slope  # noqa: E402
+from vae_lab.estimators.control import slope  # noqa: E402
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Latent  # noqa: E402
 from vae_lab.likelihoods import Bernoulli as BernoulliLikelihood  # noqa: E402
 from vae_lab.networks import MLP, Conv  # noqa: E402
@@ -51,40 +51,33 @@ LATENTS = {"bits": Bernoulli(200), "codes": Categorical(20, 10), "gaussian": Gau
 SMALL = Categorical(2, 4)  # for those that enumerate, or swap every pair of categories
 
 
-class WithDerivative(StraightThrough):
-    """Straight-through that also takes df/dz, and does nothing with it."""
+class WithDerivatives(torch.nn.Module):
+    """An estimator beside which df/dz is taken, and a derivative of that, for nothing."""
 
-    def estimate(
-        self, q: Distribution, f: Integrand, aggregate: Aggregate, context: torch.Tensor | None
-    ) -> torch.Tensor:
-        z = leaf(self.sample(q))
-        values = f(z)
-        slope(values, z, create_graph=False)
-        return aggregate(values)
+    def __init__(self, plain: Estimator, order: int) -> None:
+        super().__init__()
+        self.plain, self.order = plain, order
 
+    def forward(self, q: Distribution, f: Integrand, **options: Any) -> torch.Tensor:
+        def differentiated(z: torch.Tensor) -> torch.Tensor:
+            values = f(z)
+            df_dz = slope(values, z, create_graph=self.order > 1)
+            if self.order > 1:
+                torch.autograd.grad(df_dz.square().sum(), z, retain_graph=True)
+            return values
 
-class WithSecondDerivative(StraightThrough):
-    """Straight-through that also takes df/dz and a derivative of that."""
-
-    def estimate(
-        self, q: Distribution, f: Integrand, aggregate: Aggregate, context: torch.Tensor | None
-    ) -> torch.Tensor:
-        z = leaf(self.sample(q))
-        values = f(z)
-        torch.autograd.grad(slope(values, z).square().sum(), z, retain_graph=True)
-        return aggregate(values)
+        return self.plain(q, differentiated, **options)
 
 
 NETWORKS = {"mlp": (MLP(), (1, 28, 28)), "conv": (Conv(), (1, 32, 32))}
-DERIVED = {MuProp: WithDerivative, DoubleCV: WithDerivative, RODEO: WithDerivative}
-DERIVED |= {REBAR: WithSecondDerivative}
+DERIVATIVES = {MuProp: 1, DoubleCV: 1, RODEO: 1, REBAR: 2}  # of f, before the backward pass
 
 
 class Step:
     """One optimizer step of a fresh model with this estimator."""
 
     def __init__(
-        self, network: str, latent: Latent, estimator: Estimator, objective: Objective
+        self, network: str, latent: Latent, estimator: torch.nn.Module, objective: Objective
     ) -> None:
         torch.manual_seed(0)
         recipe, shape = NETWORKS[network]
@@ -118,8 +111,8 @@ def measure(
     count = step.evaluations(x)
     plain = Reparameterization if kind == "gaussian" else StraightThrough
     steps = [step, Step(network, latent, plain(count), ELBO())]
-    if (derived := DERIVED.get(type(estimator))) and kind != "gaussian":
-        steps.append(Step(network, latent, derived(count), ELBO()))
+    if order := DERIVATIVES.get(type(estimator)):
+        steps.append(Step(network, latent, WithDerivatives(plain(count), order), ELBO()))
     for _ in range(3):
         [each(x) for each in steps]
     seconds = zip(*([each(x) for each in steps] for _ in range(rounds)), strict=True)

@@ -190,7 +190,7 @@ class VAEModule(pl.LightningModule):
             terms = self._terms(x)
         self.batch_terms = self._window.add(terms, size)
         # DDP averages the gradients of the processes, which may not have equally many images.
-        return -terms.objective.sum() * (self.trainer.world_size / size)
+        return terms.objective.sum() * (-self.trainer.world_size / size)
 
     @contextmanager
     def _gathered(self) -> Iterator[None]:

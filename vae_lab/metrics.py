@@ -84,7 +84,8 @@ class Window:
         Returns:
             What is kept of them, the terms' sums and their count; zeroed, it does not count.
         """
-        self._sums.append(torch.stack([*terms, torch.ones_like(terms[0])]).detach().sum(1))
+        parts = [term.detach() for term in terms]
+        self._sums.append(torch.stack([*parts, torch.ones_like(parts[0])]).sum(1))
         self._images += images
         return self._sums[-1]
 

@@ -55,10 +55,10 @@ class ELBO(Objective):
         features = vae.encoder(x)
         q = vae.posterior(features)
         reconstruction = estimator(q, lambda z: vae.log_px_z(x, z), context=features)
-        kl = vae.latent.kl(q)  # [B, L]
-        penalty = kl.clamp_min(self.free_bits) if self.free_bits else kl
-        objective = reconstruction - self.beta.value * penalty.sum(-1)
-        kl = kl.sum(-1)
+        each_kl = vae.latent.kl(q)  # [B, L]
+        kl = each_kl.sum(-1)
+        penalty = each_kl.clamp_min(self.free_bits).sum(-1) if self.free_bits else kl
+        objective = reconstruction - self.beta.value * penalty
         return Terms(objective, reconstruction - kl, reconstruction, kl)
 
 

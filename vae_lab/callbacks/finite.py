@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from ..distributed import all_sum
@@ -205,8 +206,11 @@ def _rows(updates: list[_Update]) -> Tensor:
 
 def _norm(optimizer: Optimizer) -> Tensor:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if any(isinstance(gradient, DTensor) for gradient in gradients):
+        return cast(DTensor, get_total_norm(gradients)).full_tensor()
+    # As get_total_norm does; sorting by device and type takes it as long as the norms.
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
 def _leave_out(optimizer: Optimizer, bad: Tensor) -> None:

@@ -34,10 +34,12 @@ class Gaussian(Latent):
         return Independent(normal, 1, validate_args=False)
 
     def kl(self, q: Distribution) -> Tensor:
-        posterior, prior = base(q), base(self.prior())
+        posterior = base(q)
+        mean, log_scale = self.prior_parameters.chunk(2, -1)
+        scale = log_scale.exp()
         # torch's own takes the logarithm of sigma**2, which underflows long before sigma does.
-        ratio = posterior.scale / prior.scale
-        distance = (posterior.loc - prior.loc) / prior.scale
+        ratio = posterior.scale / scale
+        distance = (posterior.loc - mean) / scale
         return 0.5 * (ratio.square() + distance.square() - 1) - ratio.log()
 
     def mode(self, q: Distribution) -> Tensor:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from same_runs import differences, metrics
-from test_train import forked, weights
+from test_train import started, weights
 from tiny import SHAPE, Images, randomize
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -310,7 +310,7 @@ def test_shares_of_a_model(run, tmp_path):
     """FSDP trains as DDP does, and what it saves is whole."""
     for strategy in ("ddp", "fsdp"):
         line = [f"trainer={strategy}", f"run_dir={strategy}", "estimator=rebar"]
-        forked(tmp_path, run, [*line, *RUN, "trainer.devices=2"])
+        started(tmp_path, [*line, *RUN, "trainer.devices=2"])
     assert_same_metrics(tmp_path / "ddp", tmp_path / "fsdp")
     torch.testing.assert_close(weights(tmp_path / "ddp"), weights(tmp_path / "fsdp"))
     run("task=test", "checkpoint=fsdp", "trainer=cpu")  # in one process

@@ -2,18 +2,14 @@
 
 import csv
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
 import train
@@ -275,34 +271,11 @@ def started(tmp_path, line):
     return ended.stdout
 
 
-def one_of_two(rank, run, line):
-    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-    rank_zero_only.rank = rank
-    with Path(f"{rank}.txt").open("w") as file, redirect_stdout(file):
-        run(*line)
-
-
-def forked(tmp_path, run, line):
-    """As Lightning would start them, but without new imports; a warning is an error."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        os.environ |= {"MASTER_PORT": str(free.getsockname()[1])}
-    fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=one_of_two, args=(rank, run, line)) for rank in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-    assert [process.exitcode for process in both] == [0, 0]
-    return "".join((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
-
-
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes(run, tmp_path, strategy):
+def test_two_processes(tmp_path, strategy):
     line = [*CSV, "run_dir=x", f"trainer={strategy}", "trainer.accelerator=cpu"]
     line += ["trainer.devices=2"]
-    said = started(tmp_path, line) if strategy == "fsdp" else forked(tmp_path, run, line)
+    said = started(tmp_path, line)
     assert said.count("test/elbo ") == 1
     assert VAE.from_pretrained(tmp_path / "x").sample(1).isfinite().all()
     assert [int(row["step"]) for row in rows(tmp_path / "x")] == [2, 4, 6, 8]

@@ -46,7 +46,7 @@ class _Optimization(_AutomaticOptimization):
         progress = self.optim_progress.optimizer
         progress.step.increment_ready()
         module._current_fx_name = "training_step"  # for self.log
-        loss = module.training_step(**kwargs)
+        loss = module.training_step(*kwargs.values())
         progress.zero_grad.increment_ready()
         self._call("on_before_zero_grad", optimizer)
         progress.zero_grad.increment_started()

@@ -64,7 +64,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._position = (0, 0)
 
     def load(self) -> Images:
-        """Reads the whole data set; called once in every process."""
+        """Reads the whole data set; called once in every process, which then owns the tensors."""
         raise NotImplementedError
 
     def open(self) -> tuple[Reader, Reader]:
@@ -81,7 +81,7 @@ class ImageDataModule(pl.LightningDataModule):
             return
         images, test = self.open()
         val, train = split(len(images), self.val_size, derive_seed(self.split_seed, "val"))
-        self._splits = {"train": images.subset(train), "val": images.subset(val), "test": test}
+        self._splits = {"val": images.subset(val), "train": keep(images, train), "test": test}
         self._check_counts()
 
     def _check_counts(self) -> None:
@@ -210,12 +210,15 @@ def split(total: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
     return order[:count].sort().values, order[count:].sort().values
 
 
-def keep_rows(images: Tensor, rows: Tensor) -> Tensor:
-    """images[rows] for increasing rows, made in their own memory: a second copy may not fit."""
+def keep(images: Reader, rows: Tensor) -> Reader:
+    """`images.subset(rows)` for increasing rows and images that nothing else needs: those in memory
+    move within it, as a second copy may not fit."""
+    if not isinstance(images, Tensors):
+        return images.subset(rows)
     for start in range(0, len(rows), 1024):
         part = rows[start : start + 1024]
-        images[start : start + len(part)] = images[part]
-    return images[: len(rows)]
+        images.images[start : start + len(part)] = images.images[part]
+    return Tensors(images.images[: len(rows)], images.labels[rows])
 
 
 def contents(folder: Path) -> str:

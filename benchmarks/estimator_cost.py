@@ -13,10 +13,8 @@ pass. For these `derived` is the ratio to a step that also takes those derivativ
 """
 
 import argparse
-import csv
-import statistics
 import sys
-import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from torch.distributions import Distribution
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.turns import medians, write  # noqa: E402
 from configs import build  # noqa: E402
 from vae_lab import VAE  # noqa: E402
 from vae_lab.estimators import (  # noqa: E402
@@ -87,12 +86,10 @@ class Step:
         own = [*self.vae.parameters(), *estimator.parameters()]
         self.optimizer = torch.optim.AdamW([p for p in own if p.requires_grad], fused=True)
 
-    def __call__(self, x: torch.Tensor) -> float:
-        began = time.perf_counter()
+    def __call__(self, x: torch.Tensor) -> None:
         self.optimizer.zero_grad()
         (-self.objective(self.vae, self.estimator, x).objective.mean()).backward()
         self.optimizer.step()
-        return time.perf_counter() - began
 
     def evaluations(self, x: torch.Tensor) -> int:
         rows: list[int] = []
@@ -113,10 +110,8 @@ def measure(
     steps = [step, Step(network, latent, plain(count), ELBO())]
     if order := DERIVATIVES.get(type(estimator)):
         steps.append(Step(network, latent, WithDerivatives(plain(count), order), ELBO()))
-    for _ in range(3):
-        [each(x) for each in steps]
-    seconds = zip(*([each(x) for each in steps] for _ in range(rounds)), strict=True)
-    own, *others = map(statistics.median, seconds)
+    turns = {str(number): partial(each, x) for number, each in enumerate(steps)}
+    own, *others = medians(turns, rounds, warm=3).values()
     ratio, derived, *_ = [*(round(own / other, 3) for other in others), None]
     row = {"network": network, "estimator": name, "latent": kind, "evaluations": count}
     return row | {"ratio": ratio, "derived": derived}
@@ -145,10 +140,7 @@ def main() -> None:
             chosen = SMALL if large else latent
             rows.append(measure(file.stem, network, kind, chosen, x, asked.rounds))
             print("  ".join(f"{value!s:>24}" for value in rows[-1].values()), flush=True)
-    with asked.out.open("w", newline="") as out:
-        writer = csv.DictWriter(out, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(rows, asked.out)
     for network in asked.networks:
         own = [row["derived"] or row["ratio"] for row in rows if row["network"] == network]
         print(f"{network}: {sum(ratio <= 1.15 for ratio in own)} of {len(own)} within 1.15")

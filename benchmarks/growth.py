@@ -8,11 +8,8 @@ means that something else, fixed, still counts.
 """
 
 import argparse
-import csv
 import math
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.turns import medians, write  # noqa: E402
 from vae_lab import VAE, figures  # noqa: E402
 from vae_lab.estimators import Reparameterization, ScoreFunction  # noqa: E402
 from vae_lab.latents import Bernoulli as Bits  # noqa: E402
@@ -70,18 +68,6 @@ GROWTH: dict[str, tuple[list[int], Callable[[int], Callable[[], None]]]] = {
 }
 
 
-def medians(runs: list[Callable[[], None]], rounds: int) -> list[float]:
-    """Seconds of each, measured in turn."""
-    seconds: list[list[float]] = [[] for _ in runs]
-    for turn in range(rounds + 2):
-        for run, taken in zip(runs, seconds, strict=True):
-            began = time.perf_counter()
-            run()
-            if turn > 1:
-                taken.append(time.perf_counter() - began)
-    return [statistics.median(taken) for taken in seconds]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
@@ -91,7 +77,8 @@ def main() -> None:
     figure, axes = figures.panels(2)
     for index, (name, (sizes, make)) in enumerate(GROWTH.items()):
         pixels = name.startswith("pixels")
-        taken = medians([make(size) for size in sizes], asked.rounds)
+        steps = {str(size): make(size) for size in sizes}
+        taken = [*medians(steps, asked.rounds).values()]
         counts = [size**2 if pixels else size for size in sizes]
         slopes = [None] + [
             math.log(later / now) / math.log(large / small)
@@ -113,10 +100,7 @@ def main() -> None:
         )
         axis.legend(frameon=False, fontsize=7)
     figures.write(figure, asked.out.with_name("images") / f"{asked.out.stem}.png")
-    with asked.out.open("w", newline="") as out:
-        writer = csv.DictWriter(out, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(rows, asked.out)
 
 
 if __name__ == "__main__":

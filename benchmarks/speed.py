@@ -8,7 +8,6 @@ often train.py reads its metrics; medians over the rounds. What is written is a 
 """
 
 import argparse
-import csv
 import math
 import os
 import statistics
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.turns import Train, Turn, race  # noqa: E402
+from benchmarks.turns import Train, Turn, medians, race, write  # noqa: E402
 from configs.tasks import fit  # noqa: E402
 from datamodules.base import Images  # noqa: E402
 from datamodules.fashion_mnist import FashionMNIST  # noqa: E402
@@ -294,13 +293,7 @@ def likelihood(rounds: int) -> dict[str, float]:
         peer = pythae_model("mlp")
         # It estimates one image after the other, in batches of samples.
         runs["pythae's get_nll"] = lambda: peer.get_nll(x, n_samples=200, batch_size=200)
-    seconds = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+    return medians(runs, rounds)
 
 
 FIRST_STEP = """
@@ -440,10 +433,7 @@ def main() -> None:
         row = {"case": "mlp-512", "what": "memory of the budget", "beside": "at the peak"}
         add(row | {"speed": round(budget / peak, 3), "target": 1})
         print(f"{'':10} {peak:.0f} MiB at the peak, {budget:.0f} MiB in the budget")
-    with asked.out.open("w", newline="") as out:
-        writer = csv.DictWriter(out, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(rows, asked.out)
     draw(rows, asked.out.with_name("images") / f"{asked.out.stem}.png")
 
 

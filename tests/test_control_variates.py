@@ -268,7 +268,7 @@ def test_without_the_correction_the_second_control_variate_is_biased(monkeypatch
 
 
 def test_a_stein_function_that_knows_its_own_sample_is_biased(monkeypatch):
-    monkeypatch.setattr(stein, "_others", lambda n: torch.arange(n).expand(n, n))
+    monkeypatch.setattr(stein, "_others", lambda n, device: torch.arange(n).expand(n, n))
     _, (exact,) = BITS.exact_gradient(bumpy)
     estimator = alive(RODEO(hidden=5), BITS)
     assert (expectation(estimator, BITS) - exact).abs().max() > 1e-2

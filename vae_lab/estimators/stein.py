@@ -144,7 +144,7 @@ class RODEO(Estimator):
         self, z: Tensor, f: Tensor, df_dz: Tensor, step: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Both h_s at z_s, [S, *B, 1, 2], and at its neighbours, [S, *B, D, 2]."""
-        j = _others(len(z))
+        j = _others(len(z), z.device)
         f, df_dz, z_j = f[j], df_dz[j], z[j]  # [S, S - 1, *B, ...], s then j
         here = (df_dz * (z.unsqueeze(1) - z_j)).sum(-1, keepdim=True)
         linear = torch.cat([here, here + df_dz * step.unsqueeze(1)], -1)
@@ -152,10 +152,10 @@ class RODEO(Estimator):
         return h[..., :1, :], h[..., 1:, :]
 
 
-def _others(num_samples: int) -> Tensor:
+def _others(num_samples: int, device: torch.device) -> Tensor:
     """For each sample s the j other than s, [S, S - 1]."""
-    samples = range(num_samples)
-    return torch.tensor([[j for j in samples if j != s] for s in samples])
+    s = torch.arange(num_samples, device=device)
+    return s[:-1] + (s[:-1] >= s.unsqueeze(1))  # made there: a copy would wait for the device
 
 
 def values_and_slopes(

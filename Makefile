@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup train test fuzz lint zoo bench
+.PHONY: setup train test fuzz lint zoo bench docs
 
 setup: $(VENV)/.installed
 
@@ -31,6 +31,10 @@ bench: setup
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/estimator_cost.py
+
+docs: setup
+	$(BIN)/python docs/notebooks.py
+	$(BIN)/python -m sphinx --fail-on-warning --quiet docs docs/_build
 
 zoo: setup
 	$(BIN)/python benchmarks/train_zoo.py $(ARGS)

@@ -49,6 +49,14 @@ class Constant(Schedule):
 
 
 class _Ramp(Schedule):
+    """From one value to another, where it then stays.
+
+    Args:
+        start: the value at step 0.
+        end: the value from `steps` on.
+        steps: of the optimizer.
+    """
+
     def __init__(self, start: float, end: float, steps: int) -> None:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
@@ -91,6 +99,13 @@ class Cyclical(Schedule):
 
     Each cycle rises for its first `rise` fraction and stays at `end` for the rest, as does all
     after the last cycle.
+
+    Args:
+        start: the value at the beginning of a cycle.
+        end: the value at its end.
+        steps: of the optimizer, in all cycles.
+        cycles: how many.
+        rise: the fraction of a cycle in which the value rises.
 
     Source: Fu et al., *Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing*,
     NAACL 2019, arXiv:1903.10145

@@ -30,6 +30,7 @@ class Estimator(nn.Module):
     A subclass implements :meth:`estimate` and declares:
 
     Attributes:
+        num_samples: S, samples of z for one datum.
         unbiased: is the gradient's expectation exact: for every f, for the f named, or not at all.
         families: the torch.distributions whose parameters it can differentiate.
         needs_differentiable: does it use df/dz, so that f must be differentiable in z.
@@ -37,8 +38,8 @@ class Estimator(nn.Module):
         single_sample: can it differentiate the mean, of which an ELBO is made.
         multi_sample: can it differentiate another aggregate than the mean.
         compiles: does it trace into one graph, or does it run eagerly inside a compiled step.
-        evaluations: how often f is evaluated for one datum, in words of the constructor's
-        arguments. source: the paper.
+        evaluations: how often f is evaluated for one datum, in the constructor's arguments.
+        source: the paper.
     """
 
     num_samples: int = 1

@@ -84,5 +84,5 @@ def _quiet() -> None:
 if __name__ == "__main__":
     # A cluster's jobs are started by another file, and need what lies beside this one.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.getenv("PYTHONPATH")]))
-    exit_on_mistake(sys.argv[1:])
+    sys.argv[1:] = exit_on_mistake(sys.argv[1:])
     main()

@@ -1,6 +1,7 @@
 """Makes the pieces of a run from its config."""
 
 import os
+import platform
 import shlex
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
@@ -141,8 +142,18 @@ def card(config: DictConfig) -> dict[str, Any]:
     return {
         "vae_lab": __version__,
         "commit": commit(),
+        "versions": versions(),
         "command": " && ".join(dict.fromkeys(commands)),
         "data": {"class": data["_target_"].rpartition(".")[2], "range": [0, 1]} | settings,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Those that decide whether a run can be repeated to the bit."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pytorch_lightning": pl.__version__,
     }
 
 

@@ -8,6 +8,11 @@ POSITIVE = (
     "early_stopping",
     "max_skipped",
     "compare.images",
+    "evaluate.images",
+    "evaluate.samples",
+    "evaluate.ais_steps",
+    "evaluate.memory_gb",
+    "explore.images",
     "trainer.max_epochs",
     "trainer.max_steps",
     "trainer.accumulate_grad_batches",
@@ -69,6 +74,10 @@ def _check_counts(config: DictConfig) -> None:
     for name in ("compare.repeats", "compare.reference_repeats"):
         if OmegaConf.select(config, name) < 2:
             raise ValueError(f"{name} must be at least 2, got {OmegaConf.select(config, name)}")
+    if config.evaluate.ais_images < 0:
+        raise ValueError(
+            f"evaluate.ais_images must not be negative, got {config.evaluate.ais_images}"
+        )
     for name in POSITIVE:
         value = OmegaConf.select(config, name)
         endless = name.startswith("trainer.max_") and value == -1

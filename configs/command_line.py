@@ -8,6 +8,7 @@ class that it configures.
 import difflib
 import functools
 import itertools
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +29,9 @@ from .signatures import complaints, settings
 FOLDER = Path(__file__).parent
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
 VALUE_FLAGS = {"-c", "--cfg", "-p", "--package"}
+OF_SEVERAL = {"task=evaluate", "task=report"}  # models side by side
+
+SEVERAL = re.compile(r"checkpoint=[^'\"()\[\]{}]+,[^'\"()\[\]{}]*")
 
 
 class Mistake(Exception):
@@ -46,7 +50,7 @@ def check(arguments: list[str]) -> list[DictConfig]:
     Raises:
         Mistake: one line that says what to type.
     """
-    typed, multirun = _split_flags(arguments)
+    typed, multirun = _split_flags(as_meant(arguments))
     overrides = _parse(typed)
     with initialize_config_dir(str(FOLDER.resolve()), version_base="1.3"):
         configs = [_compose_checked(job) for job in _jobs(overrides, multirun)]
@@ -57,6 +61,17 @@ def check(arguments: list[str]) -> list[DictConfig]:
                     "trainer.strategy=auto trainer.devices=1, or run its jobs one by one"
                 )
     return configs
+
+
+def as_meant(arguments: list[str]) -> list[str]:
+    """The arguments with `checkpoint=A,B` quoted where a task takes several models: unquoted it
+    would be a sweep."""
+    if not OF_SEVERAL.intersection(arguments) or {"-m", "--multirun"}.intersection(arguments):
+        return arguments
+    return [
+        f"checkpoint='{text.partition('=')[2]}'" if SEVERAL.fullmatch(text) else text
+        for text in arguments
+    ]
 
 
 def _split_flags(arguments: list[str]) -> tuple[list[str], bool]:
@@ -255,10 +270,15 @@ def _did_you_mean(typed: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}" if close else ""
 
 
-def exit_on_mistake(arguments: list[str]) -> None:
-    """:func:`check`, as the process's end: one line on stderr and exit code 2."""
+def exit_on_mistake(arguments: list[str]) -> list[str]:
+    """:func:`check`, as the process's end: one line on stderr and exit code 2.
+
+    Returns:
+        The arguments as Hydra is to read them.
+    """
     try:
         check(arguments)
     except Mistake as mistake:
         print(f"train.py: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+    return as_meant(arguments)

@@ -115,7 +115,7 @@ def _train(
     config.run_dir = str(folder / "runs" / f"{name}-{seed}")
     config.trainer.max_epochs = config.compare.train_epochs
     config.trainer.enable_progress_bar = False
-    config.logger = {}
+    config.logger, config.report = {}, False
     with redirect_stdout(io.StringIO()):
         elbo = fit(config)
     print(f"{name}, seed {seed}: test/elbo {elbo:.2f}", flush=True)

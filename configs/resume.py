@@ -14,7 +14,7 @@ RUNS = Path("runs")
 # Settings that may change: training goes on exactly, or takes what is typed as its new end.
 FREE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "compare", "logger", "callbacks"),
-    *("early_stopping", "on_nonfinite", "max_skipped"),
+    *("evaluate", "explore", "report", "early_stopping", "on_nonfinite", "max_skipped"),
     *("data.root", "data.download", "data.eval_batch_size"),
     *("data.cache_dir", "data.memory_gb", "data.num_workers"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time"),

@@ -39,10 +39,30 @@ class Compare(TypedDict):
     seeds: list[int]
 
 
+class Evaluate(TypedDict):
+    """What task=evaluate measures."""
+
+    parts: list[Literal["bound", "ais", "split", "samples", "latents"]] | None
+    images: int | None
+    samples: int
+    ais_images: int
+    ais_steps: int
+    memory_gb: float
+
+
+class Explore(TypedDict):
+    """The page of task=explore."""
+
+    port: int
+    images: int
+
+
 class Run(TypedDict):
     """The settings that belong to no class."""
 
-    task: Literal["fit", "test", "sample", "export", "compare", "shards"]
+    task: Literal[
+        "fit", "test", "sample", "export", "compare", "shards", "evaluate", "report", "explore"
+    ]
     run_dir: str | None
     seed: int
     checkpoint: str | None
@@ -53,12 +73,18 @@ class Run(TypedDict):
     cuda_graphs: bool
     channels_last: bool
     matmul_precision: Literal["highest", "high", "medium"]
+    report: bool
     ema: float | None
     early_stopping: int | None
     on_nonfinite: Literal["stop", "skip"]
     max_skipped: int
     init: Init
     compare: Compare
+    evaluate: Evaluate
+    explore: Explore
+
+
+GROUPS = {"init": Init, "save": Save, "compare": Compare, "evaluate": Evaluate, "explore": Explore}
 
 
 def settings(target: str) -> dict[str, Any]:
@@ -94,7 +120,7 @@ def complaints(config: Mapping[str, Any]) -> Iterator[str]:
     """A line for every setting of the whole config that no class knows or that has a wrong type."""
     hints = typing.get_type_hints(Run)
     yield from _of_fields({k: config[k] for k in hints if k in config}, hints, "")
-    for name, kind in {"init": Init, "save": Save, "compare": Compare}.items():
+    for name, kind in GROUPS.items():
         yield from _of_fields(config[name], typing.get_type_hints(kind), f"{name}.")
     for name, node in config.items():
         if name not in hints:

@@ -1,4 +1,4 @@
-"""What train.py can be asked to do: fit, test, sample, export, compare, shards."""
+"""What train.py can be asked to do, by the names of `TASKS`."""
 
 import time
 import warnings
@@ -18,13 +18,15 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from models.base import VAEModule
-from vae_lab import VAE, pictures
+from vae_lab import pictures
 from vae_lab.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, verify, versions
 from vae_lab.loggers import begin, upload_release
 from vae_lab.runs import default_folder, lock
 
 from . import build, resume
 from .checks import check_batches, check_ranges
+from .report import write_report
+from .trained import as_saved, load_run, load_vae, restored
 
 say = rank_zero_only(print)
 
@@ -43,7 +45,7 @@ def fit(config: DictConfig) -> float:
             if elbo is not None:
                 say(f"{config.run_dir} is finished; to go on, raise trainer.max_epochs")
                 return elbo
-        return _fit(_as_saved(config, path), path, held)
+        return _fit(as_saved(config, path), path, held)
 
 
 def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
@@ -51,7 +53,7 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
     check_ranges(config)
     pl.seed_everything(config.seed, verbose=False)
     if path is not None:
-        datamodule, model = _trained(config, path)
+        datamodule, model = restored(config, path)
     else:
         datamodule, model = build.datamodule_and_model(config)
         for line in build.take_parts(config, model):
@@ -80,22 +82,32 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
     seconds = time.perf_counter() - began
     metrics = _test_best(config, trainer, model, datamodule)
     _release(config, trainer, metrics)
+    if config.report:
+        write_report(config, trainer, datamodule)
     _summary(config, trainer, metrics, seconds)
     return metrics["test/elbo"]
 
 
 def test(config: DictConfig) -> float:
     """The test metrics of a run's best checkpoint. Returns the test ELBO."""
-    config, datamodule, model = _load(config)
+    config, datamodule, model = load_run(config)
     trainer = build.trainer(config, model, fit=False)
     metrics = _tested(trainer, model, datamodule)
     _table(f"{config.checkpoint}, test split", metrics)
     return metrics["test/elbo"]
 
 
+def evaluate(config: DictConfig) -> None:
+    """All that can be measured of one or several models; see :mod:`configs.evaluate`."""
+    from . import evaluate
+
+    check_ranges(config)
+    evaluate.run(config)
+
+
 def sample(config: DictConfig) -> None:
     """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model."""
-    vae, folder = _load_vae(config)
+    vae, folder = load_vae(config)
     torch.manual_seed(config.seed)
     pictures.save(pictures.samples(vae, 8, 8), folder / "samples.png")
     say(f"samples: {folder / 'samples.png'}")
@@ -105,7 +117,7 @@ def export(config: DictConfig) -> None:
     """The encoder and the decoder as ONNX graphs, in `run_dir` or else beside the model."""
     from vae_lab.export import export_onnx
 
-    vae, folder = _load_vae(config)
+    vae, folder = load_vae(config)
     exported = export_onnx(vae, folder / "onnx")
     files = ", ".join(map(str, exported.files))
     say(f"exported: {files}; at most {exported.difference:.0e} from torch, relatively")
@@ -121,7 +133,7 @@ def compare(config: DictConfig) -> None:
         config.run_dir = str(default_folder(f"compare-{choices.model}", choices.data))
     model = None
     if config.checkpoint is not None:
-        config, _, model = _load(config)
+        config, _, model = load_run(config)
     compare.run(config, fit, model)
 
 
@@ -138,68 +150,32 @@ def shards(config: DictConfig) -> None:
     say(f"next     python train.py data=streaming data.root={config.run_dir}")
 
 
+def report(config: DictConfig) -> None:
+    """The pictures and `report.html` made anew; of several models, beside each other."""
+    from . import report
+
+    check_ranges(config)
+    say(f"report   {report.run(config)}")
+
+
+def explore(config: DictConfig) -> None:
+    """A page in the browser to edit the model's z on; see :mod:`configs.explore`."""
+    from . import explore
+
+    explore.run(config)
+
+
 TASKS = {
     "fit": fit,
     "test": test,
+    "evaluate": evaluate,
     "sample": sample,
     "export": export,
     "compare": compare,
     "shards": shards,
+    "report": report,
+    "explore": explore,
 }
-
-
-def _load_vae(config: DictConfig) -> tuple[VAE, Path]:
-    """The model of any source, and the folder for what is made of it."""
-    _need_checkpoint(config)
-    vae = VAE.from_pretrained(config.checkpoint)
-    source = Path(config.checkpoint)
-    if config.run_dir is None and not source.exists():
-        raise ValueError(f"{source} is no folder here: type run_dir=FOLDER, where to write")
-    return vae, Path(config.run_dir or (source if source.is_dir() else source.parent))
-
-
-def _need_checkpoint(config: DictConfig) -> None:
-    if config.checkpoint is None:
-        raise ValueError(f"task={config.task} needs a trained model: type checkpoint=runs/NAME")
-
-
-def _load(config: DictConfig) -> tuple[DictConfig, pl.LightningDataModule, VAEModule]:
-    """The config, data and trained model of `checkpoint`."""
-    _need_checkpoint(config)
-    path = find_checkpoint(config.checkpoint)
-    config = _as_saved(config, path)
-    return config, *_trained(config, path)
-
-
-def _trained(config: DictConfig, path: Path) -> tuple[pl.LightningDataModule, VAEModule]:
-    datamodule, model = build.datamodule_and_model(config)
-    saved = load_checkpoint(path)
-    try:
-        model.load_state_dict(saved["state_dict"])
-    except RuntimeError as error:
-        first = "; ".join(line.strip(" \t.") for line in str(error).splitlines()[1:6])
-        differences = resume.changes(saved["config"], OmegaConf.to_container(config))
-        raise ValueError(
-            f"{path} holds another model ({', '.join(differences) or 'of other code'}): {first}; "
-            f"to start from its parts that fit, type init.encoder={path} init.strict=false"
-        ) from None
-    model.set_step(saved["global_step"])
-    return datamodule, model
-
-
-def _as_saved(config: DictConfig, checkpoint: Path) -> DictConfig:
-    """The config that a checkpoint was trained with, under what is typed now."""
-    saved = OmegaConf.create(load_checkpoint(checkpoint)["config"])
-    for name in config.keys() - saved.keys():  # settings that are newer than the checkpoint
-        saved[name] = config[name]
-    typed = [line.lstrip("+~").partition("=")[0] for line in HydraConfig.get().overrides.task]
-    # An experiment sets what it likes: with one, all is as it is typed now.
-    for key in config if "experiment" in typed else typed:
-        OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
-    for name in ("task", "checkpoint", "resume", "exact"):
-        saved[name] = config[name]
-    saved.run_dir = config.run_dir or str(checkpoint.parent.parent)
-    return saved
 
 
 def _source(config: DictConfig) -> Path | None:
@@ -332,7 +308,7 @@ def _release(config: DictConfig, trainer: pl.Trainer, metrics: dict[str, float])
     """From the file, as the model at hand may be this process's share of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the run began
-        _, model = _trained(config, find_checkpoint(config.run_dir))
+        _, model = restored(config, find_checkpoint(config.run_dir))
     facts = build.card(config) | {"step": trainer.global_step, "metrics": metrics}
     release = model.vae.save_pretrained(Path(config.run_dir) / "release", **facts)
     for logger in trainer.loggers:
@@ -347,7 +323,7 @@ def _summary(
     model, data = (node._target_.rpartition(".")[2] for node in (config.model, config.data))
     _table(f"{model} on {data}: {trainer.global_step} steps in {seconds:.0f} s", metrics)
     run_dir = config.run_dir
-    say(f"files    {run_dir}: metrics.csv, images/, checkpoints/, release/")
+    say(f"files    {run_dir}: report.html, metrics.csv, images/, checkpoints/, release/")
     say(f"next     python train.py task=sample checkpoint={run_dir}")
     say(f"         python train.py resume={run_dir} trainer.max_epochs=N")
     say(f'         vae_lab.VAE.from_pretrained("{run_dir}")')

@@ -52,6 +52,8 @@ class ImageDataModule(pl.LightningDataModule):
     split_seed: int = 0
 
     shape: ClassVar[tuple[int, int, int]]  # (C, H, W), known before any file is read
+    factor_names: ClassVar[tuple[str, ...]] = ()  # of what `factors(y)` tells, where it is known
+    categorical_factors: ClassVar[tuple[int, ...]] = ()  # which of them have no order
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -203,9 +205,14 @@ def check_size(name: str, size: int | float) -> None:
         raise ValueError(f"{name} must be a count or a fraction between 0 and 1, got {size}")
 
 
+def count_of(total: int, size: int | float) -> int:
+    """How many of `total` images a size is."""
+    return round(size * total) if isinstance(size, float) else min(size, total)
+
+
 def split(total: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
     """Row numbers of a random part of that size, and of the rest; each in increasing order."""
-    count = round(size * total) if isinstance(size, float) else min(size, total)
+    count = count_of(total, size)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[:count].sort().values, order[count:].sort().values
 

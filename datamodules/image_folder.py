@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from datamodules.base import check_size, contents, one_line, split
 from datamodules.streamed import StreamedDataModule
+from vae_lab.image_files import MODES, fit
 from vae_lab.seeding import derive_seed
 from vae_lab.stream import Reader, Rows, Tensors
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MODES = {1: "L", 3: "RGB"}
 MAX_SKIPPED = 0.01  # of all pictures; above it the folder is at fault, not a file
 
 
@@ -165,14 +165,8 @@ class Pictures:
 
 def decode(path: Path, shape: tuple[int, ...]) -> Tensor:
     """The picture in this file, fitted to this shape, uint8."""
-    channels, height, width = shape
     with Image.open(path) as picture:
-        if picture.mode[0] in "IF":  # Pillow would clip these to white
-            raise ValueError("more than 8 bits a channel")
-        picture = ImageOps.exif_transpose(picture).convert(MODES[channels])
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(picture)).view(height, width, channels)
-    return pixels.permute(2, 0, 1)
+        return fit(picture, shape)
 
 
 def _pictures(root: Path) -> list[str]:

@@ -34,8 +34,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        exit_on_mistake([*arguments])
+        monkeypatch.setattr(sys, "argv", ["train.py", *exit_on_mistake([*arguments])])
         train.main()
 
     return run

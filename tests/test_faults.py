@@ -480,6 +480,7 @@ def full_twice(_, monkeypatch):
 
 
 def no_server(_, monkeypatch):
+    wandb.teardown()  # it remembers the mode of another test's run
     monkeypatch.setattr(loggers, "INIT_SECONDS", 2)
     monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -578,7 +579,8 @@ def wait_for(path, process):
         time.sleep(0.1)
 
 
-LONG = ["network=linear", "logger=csv", "~callbacks.pictures", "trainer.max_epochs=100000"]
+LONG = ["network=linear", "logger=csv", "report=false", "~callbacks.pictures"]
+LONG += ["trainer.max_epochs=100000"]
 
 
 def test_killed_is_not_lost(tmp_path, monkeypatch, capsys):

@@ -2,8 +2,10 @@ import pytest
 import torch
 from PIL import Image
 from stand_ins import TinyVAE
+from tiny import binary_images, discrete_vae
 
 from vae_lab import pictures
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
@@ -64,3 +66,70 @@ def test_saved_png_has_the_grids_values(tmp_path):
         (v,) * 3 for v in (0, 128, 255, 255)
     ]
     assert list(path.parent.iterdir()) == [path]
+
+
+# What single latent variables do.
+
+
+def gaussian(latents=3):
+    return discrete_vae(Gaussian(latents))  # which makes any VAE with all weights drawn anew
+
+
+@pytest.mark.parametrize(
+    "latent, values",
+    [(Gaussian(3), 7), (Categorical(3, 5), 5), (Bernoulli(3), 2), (Poisson(3), 7)],
+    ids=lambda latent: type(latent).__name__,
+)
+def test_traversals_set_one_variable_at_a_time(latent, values):
+    vae = discrete_vae(latent)
+    z = vae.latent.mode(vae.encode(binary_images(1)))[0]
+    images = pictures.traversals(vae, z, [2, 0])
+    assert images.shape == (2, values, 1, 2, 2)
+    moved = z.clone()
+    moved[0] = vae.latent.values()[1, 0]
+    expected = vae.likelihood.mean(vae.decode(moved[None]))[0]
+    assert torch.allclose(images[1, 1], expected)
+    assert not torch.allclose(images[0], images[1])
+
+
+def test_values_of_a_gaussian_are_the_priors():
+    latent = Gaussian(2, learn_prior=True)
+    latent.prior_parameters.data = torch.tensor([1.0, -1.0, 0.0, 2.0]).log1p().nan_to_num(0.5)
+    prior, values = latent.prior(), latent.values(7)
+    assert torch.allclose(values[3], prior.mean)
+    assert torch.allclose(values[-1], prior.mean + 3 * prior.stddev)
+
+
+def test_a_dead_unit_changes_no_picture():
+    vae = gaussian()
+    with torch.no_grad():
+        vae.decoder[0].weight[:, 1] = 0  # the decoder does not look at it
+    z = torch.randn(3, dtype=torch.float64)
+    images = pictures.traversals(vae, z, [0, 1])
+    assert torch.equal(images[1], images[1, :1].expand_as(images[1]))
+    assert (images[0, 0] - images[0, -1]).abs().max() > 0.01
+
+
+def test_active_units_are_by_kl():
+    kl = torch.tensor([0.5, 0.001, 2.0, 1.0])
+    assert pictures.active_units(kl, most=12) == [2, 3, 0]
+    assert pictures.active_units(kl, most=2) == [2, 3]
+    assert pictures.active_units(kl / 1000, most=12) == [2]  # something has to be shown
+
+
+@pytest.mark.parametrize("latent", [Categorical(2, 4), Bernoulli(2)], ids=["codes", "bits"])
+def test_code_images_are_differences_to_the_mean_image(latent):
+    vae = discrete_vae(latent)
+    z = vae.encode(binary_images(5)).sample()
+    added = pictures.code_images(vae, z, [1])[0]  # [V, C, H, W]
+    everything = vae.likelihood.mean(vae.decode(z)).mean(0)
+    for value, image in zip(vae.latent.values(), added, strict=True):
+        z_set = torch.stack([z[:, 0], value[1].expand_as(z[:, 1])], 1)
+        expected = vae.likelihood.mean(vae.decode(z_set)).mean(0) - everything
+        assert torch.allclose(image, expected)
+
+
+def test_a_grid_without_gaps_is_the_images():
+    x = torch.rand(4, 1, 64, 64)
+    image = pictures.grid(x, columns=2, gap=None)
+    assert torch.equal(image[0, 64:, :64], x[2, 0])

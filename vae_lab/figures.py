@@ -1,17 +1,29 @@
 """Figures of numbers, with matplotlib: colour-blind safe, one line style a method."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 # Okabe & Ito's palette, told apart with any colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
 STYLES = ["-", "--", "-.", ":"]
+DPI = 120
+
+# What a run's curves show, by the names in its metrics.csv; those of one panel on one axis.
+SCHEDULES = {"temperature": ["train/temperature"], "beta": ["train/beta"], "learning rate": ["lr"]}
+CURVES = {
+    "ELBO": ["train/elbo", "val/elbo"],
+    "reconstruction": ["train/reconstruction", "val/reconstruction"],
+    "KL": ["train/kl", "val/kl"],
+    **SCHEDULES,
+}
 
 
 def style(index: int) -> dict[str, Any]:
@@ -20,14 +32,21 @@ def style(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash}
 
 
-def panels(count: int, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in a row, drawn without a screen."""
-    figure = Figure(figsize=(4.2 * count, height), layout="constrained", dpi=120)
-    axes = figure.subplots(1, count, squeeze=False)[0]
+def panels(count: int, height: float = 3.2, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of that height, drawn without a screen."""
+    columns = count // rows
+    figure = Figure(figsize=(4.2 * columns, height * rows), layout="constrained", dpi=DPI)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.3)
+        plain(axis)
     return figure, list(axes)
+
+
+def plain(axis: Axes) -> None:
+    """Without a frame, on a faint grid."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.3)
+    axis.set_axisbelow(True)
 
 
 def write(figure: Figure, path: Path) -> None:
@@ -36,12 +55,64 @@ def write(figure: Figure, path: Path) -> None:
         figure.savefig(path, metadata={"Software": None})
 
 
+def series(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
+    """The steps at which a metric was logged, and its values, from the rows of a metrics.csv."""
+    kept = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def training(rows: Sequence[Mapping[str, str]], path: Path) -> None:
+    """The ELBO and its terms against the step, and under them, on the same axis, the schedules.
+
+    Args:
+        rows: of a metrics.csv.
+        path: the PNG to write.
+    """
+    curves = {title: [n for n in names if series(rows, n)[0]] for title, names in CURVES.items()}
+    curves = {title: names for title, names in curves.items() if names}
+    if not curves:
+        return
+    heights = [1.0 if title in SCHEDULES else 2.2 for title in curves]
+    figure = Figure(figsize=(7, sum(heights) + 0.8), layout="constrained", dpi=DPI)
+    ratios = {"height_ratios": heights}
+    axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False, gridspec_kw=ratios)[:, 0]
+    for axis, (title, names) in zip(axes, curves.items(), strict=True):
+        plain(axis)
+        for index, name in enumerate(names):
+            steps, values = series(rows, name)
+            mark = "o" if len(steps) < 3 else ""  # a line of one point cannot be seen
+            label = name.partition("/")[0]
+            axis.plot(steps, values, marker=mark, markersize=4, **style(index), label=label)
+        axis.set_ylabel(title)
+        if title not in SCHEDULES:
+            axis.set_ylim(window([value for name in names for value in series(rows, name)[1]]))
+    axes[0].legend(frameon=False, loc="lower right")
+    axes[-1].set_xlabel("step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.align_ylabels(axes)
+    write(figure, path)
+
+
+def window(values: Sequence[float]) -> tuple[float, float]:
+    """A range that leaves out the first steps, beside which all that follows would be a flat line.
+
+    Of many values it holds the middle 94% and those near to them; of few, all.
+    """
+    finite = np.array([value for value in values if math.isfinite(value)])
+    if not len(finite):
+        return 0.0, 1.0
+    low, high = np.quantile(finite, [0.03, 0.97] if len(finite) >= 20 else [0, 1])
+    margin = 0.25 * (high - low) or 0.1 * abs(high) or 1.0
+    low, high = max(low - margin, finite.min()), min(high + margin, finite.max())
+    return float(low - 0.1 * margin), float(high + 0.1 * margin)
+
+
 def gradients(rows: Sequence[Mapping[str, str]], path: Path) -> None:
     """Bias, variance, SNR and cosine against the step, from the rows of a metrics.csv."""
     rows = [row for row in rows if row.get("gradient/variance")]
     if not rows:
         return
-    figure, axes = panels(4)
+    figure, axes = panels(4, rows=2)
     steps = [int(row["step"]) for row in rows]
     for axis, name in zip(axes, ("bias", "variance", "snr", "cosine"), strict=True):
         axis.plot(steps, [float(row[f"gradient/{name}"]) for row in rows], **style(0), label=name)

@@ -6,6 +6,7 @@ the model's mode; noise comes from torch's default generator.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torchvision.utils import make_grid
 
 from .vae import VAE
 
+ACTIVE = 0.01  # nats of mean KL above which a latent variable counts as in use
 CELL = 64  # pixels that the shorter side of a cell has at least
 GAP = 4  # pixels between cells
 GREY = 0.5  # of the gaps: neither the black nor the white that images often have at their border
@@ -30,7 +32,7 @@ def reconstructions(vae: VAE, x: Tensor) -> Tensor:
         vae: The model.
         x: Images in [0, 1], shape [B, C, H, W].
     """
-    originals, decoded = _grid(x, columns=len(x)), _grid(vae.reconstruct(x), columns=len(x))
+    originals, decoded = grid(x, columns=len(x)), grid(vae.reconstruct(x), columns=len(x))
     band = originals.new_ones(3, BAND, originals.shape[-1])
     return torch.cat([originals, band, decoded], dim=1)
 
@@ -38,7 +40,7 @@ def reconstructions(vae: VAE, x: Tensor) -> Tensor:
 @torch.no_grad()
 def samples(vae: VAE, rows: int = 8, columns: int = 8) -> Tensor:
     """Mean images of rows * columns draws from the prior."""
-    return _grid(vae.sample(rows * columns), columns)
+    return grid(vae.sample(rows * columns), columns)
 
 
 @torch.no_grad()
@@ -52,7 +54,69 @@ def interpolations(vae: VAE, x0: Tensor, x1: Tensor, steps: int = 8) -> Tensor:
         steps: Images in a row, both ends included.
     """
     images = vae.interpolate(x0, x1, steps)  # [steps, B, C, H, W]
-    return _grid(images.transpose(0, 1).flatten(0, 1), columns=steps)
+    return grid(images.transpose(0, 1).flatten(0, 1), columns=steps)
+
+
+def active_units(kl: Tensor, most: int) -> list[int]:
+    """The latent variables in use, the one with the largest KL first.
+
+    Args:
+        kl: mean over the data, shape [L], in nats.
+        most: how many at most. There is always one, in use or not.
+    """
+    order = kl.argsort(descending=True, stable=True).tolist()
+    return order[: min(most, max(int((kl > ACTIVE).sum()), 1))]
+
+
+@torch.no_grad()
+def traversals(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Tensor:
+    """Mean images of one z with one of its variables at each of its values, the others as they are.
+
+    Args:
+        vae: The model.
+        z: shape [*E].
+        units: which variables, R of them.
+        steps: values of a variable that is not bound to fewer; see :meth:`.Latent.values`.
+
+    Returns:
+        Shape [R, V, C, H, W].
+    """
+    return torch.stack(
+        [vae.likelihood.mean(vae.decode(z_set)) for z_set in _each(vae, z, units, steps)]
+    )
+
+
+@torch.no_grad()
+def code_images(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Tensor:
+    r"""The image that each value of a variable adds: :math:`E_z[x | z_l = k] - E_z[x]`.
+
+    Args:
+        vae: The model.
+        z: of the data, over which the means are, shape [N, *E].
+        units: which variables l, R of them.
+        steps: as for :func:`traversals`.
+
+    Returns:
+        Differences of intensities, shape [R, V, C, H, W].
+    """
+    mean = vae.likelihood.mean(vae.decode(z)).mean(0)
+    added = [
+        torch.stack([vae.likelihood.mean(vae.decode(z_set)).mean(0) for z_set in values]) - mean
+        for values in _each(vae, z, units, steps)
+    ]
+    return torch.stack(added)
+
+
+def _each(vae: VAE, z: Tensor, units: Sequence[int], steps: int) -> Iterator[Tensor]:
+    """For each of the variables, z [*, *E] with all of its values, [V, *, *E]."""
+    values, event = vae.latent.values(steps), len(vae.latent.event_shape)
+    axis = z.ndim - event + 1  # of the variables, after that of the values
+    for unit in units:
+        z_set = z.expand(len(values), *z.shape).clone()
+        value = values.select(1, unit)  # [V], [V, K]
+        leading = [1] * (z.ndim - event)
+        z_set.select(axis, unit).copy_(value.reshape(len(values), *leading, *value.shape[1:]))
+        yield z_set
 
 
 def save(grid: Tensor, path: str | Path) -> None:
@@ -65,10 +129,18 @@ def save(grid: Tensor, path: str | Path) -> None:
     partial.replace(path)
 
 
-def _grid(images: Tensor, columns: int) -> Tensor:
+def grid(images: Tensor, columns: int, gap: float | None = GREY) -> Tensor:
+    """Images [N, C, H, W], row by row, as one [3, height, width].
+
+    Args:
+        images: intensities.
+        columns: images in a row.
+        gap: the intensity between the images; None: nothing is between them.
+    """
     images = images.detach().float()  # [N, C, H, W]
     if images.shape[1] not in (1, 3):
         images = images.mean(1, keepdim=True)  # no colour has two channels, or five
     factor = math.ceil(CELL / min(images.shape[-2:]))
     images = F.interpolate(images, scale_factor=factor, mode="nearest")
-    return make_grid(images, nrow=columns, padding=GAP, pad_value=GREY)
+    padding, value = (0, GREY) if gap is None else (GAP, gap)
+    return make_grid(images, nrow=columns, padding=padding, pad_value=value)

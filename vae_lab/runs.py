@@ -5,16 +5,40 @@ runs/<name>/
     commands.txt        what was typed: to begin the run, and to go on with it
     metrics.csv         a row a logged step
     checkpoints/        the last ones and the best one; see :mod:`vae_lab.checkpoints`
-    images/             PNG pictures
+    images/             PNG pictures; see :mod:`vae_lab.gallery`
     release/            model.safetensors, config.json
+    report.html         all of it on one page; see :mod:`vae_lab.report`
 """
 
+import csv
 import fcntl
+import json
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from safetensors import safe_open
+
+from .sources import FILES, is_release
+
+
+class Run(NamedTuple):
+    """What a run's folder, or a release, holds; empty where it does not."""
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    card: dict[str, Any]  # of the release
+    evaluation: dict[str, Any]
+    rows: list[dict[str, str]]  # of metrics.csv
+    commands: list[str]
+    pictures: dict[str, Path]
+    parameters: int | None
 
 
 def default_folder(model: str, data: str, root: Path = Path("runs")) -> Path:
@@ -55,3 +79,58 @@ def lock(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def read(folder: str | Path, source: str | Path | None = None, name: str | None = None) -> Run:
+    """What the folder of a run or of a release holds; see :func:`vae_lab.report.write`."""
+    folder = Path(folder)
+    own = Path(source or folder)
+    release = own if is_release(own) else own / "release"
+    card = _json(release / FILES[0])
+    config = own / "config.yaml"
+    if not card and not config.is_file():
+        raise FileNotFoundError(
+            f"{own} is neither a run nor a release: expected config.yaml or release/config.json"
+        )
+    commands = own / "commands.txt"
+    typed = commands.read_text().splitlines() if commands.is_file() else [card.get("command", "")]
+    images = {path.stem: path for path in sorted((folder / "images").glob("*.png"))}
+    return Run(
+        folder=folder,
+        name=name or folder.resolve().name,
+        config=yaml.safe_load(config.read_text()) if config.is_file() else {},
+        card=card,
+        evaluation=_evaluation(folder / "evaluation.json", card),
+        rows=metrics_of(own),
+        commands=list(dict.fromkeys(filter(None, typed))),
+        pictures=images,
+        parameters=_parameters(release / FILES[1]),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _evaluation(path: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """What task=evaluate has measured, unless the model has been trained further since."""
+    evaluation = _json(path)
+    of_this = evaluation.get("sha256") in (None, card.get("sha256"))
+    return evaluation if of_this else {}
+
+
+def metrics_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv, as they are written there; none where it is not."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _parameters(weights: Path) -> int | None:
+    """The numbers in a release's tensors, from the head of the file."""
+    if not weights.is_file():
+        return None
+    with safe_open(weights, "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  not a dict

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .aggregates import log_mean_exp
 from .estimators.base import full_precision
 from .latents import Latent
 
@@ -90,21 +89,15 @@ class VAE(nn.Module):
     def log_likelihood(self, x: Tensor, num_samples: int = 100, chunk: int | None = None) -> Tensor:
         """The importance-weighted lower bound on log p(x) with `num_samples` samples, [B].
 
+        How far its weights can be trusted, and other estimates: :mod:`vae_lab.evaluation.evidence`.
+
         Args:
             chunk: how many samples of each datum are decoded at once; bounds the memory, does not
-                change the bound. None: so many that a CPU decodes some 1000 images, which stay in
-                its cache, and an accelerator 16 times as many.
+                change the bound. None: what suits the device.
         """
-        self.likelihood.check(x)
-        if chunk is None:
-            images = 1024 if x.device.type == "cpu" else 16384
-            chunk = max(images // max(len(x), 1), 1)
-        q, prior = self.encode(x), self.latent.prior()
-        log_weights = []
-        for start in range(0, num_samples, chunk):
-            z = q.sample((min(chunk, num_samples - start),))
-            log_weights.append(self.log_px_z(x, z) + prior.log_prob(z) - q.log_prob(z))
-        return log_mean_exp(torch.cat(log_weights))
+        from .evaluation.evidence import importance_weighted
+
+        return importance_weighted(self, x, num_samples, chunk).bound
 
     @torch.no_grad()
     def sample(self, num_images: int) -> Tensor:

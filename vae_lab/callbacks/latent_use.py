@@ -5,7 +5,7 @@ from typing import cast
 
 import pytorch_lightning as pl
 
-from ..latents import Latent
+from ..evaluation.diagnosis import MIN_CODES, MIN_KL, diagnose, own_temperature, sizes
 from ..vae import VAE
 
 
@@ -17,12 +17,19 @@ class DeadCodesWarning(UserWarning):
     """Of the categories of a discrete latent few are ever used."""
 
 
+WARNINGS: dict[str, type[UserWarning]] = {
+    "posterior collapse": PosteriorCollapseWarning,
+    "dead codes": DeadCodesWarning,
+}
+
+
 class LatentUse(pl.Callback):
     """Warns once each of posterior collapse and of dead codes, from the metrics of validation.
 
     Collapsed is a model whose `val/kl` is below `min_kl` or that has no active unit. Its codes are
     dead where `val/code_perplexity` P lies so low that :math:`(P - 1) / (K - 1)` is below
-    `min_codes`: 0 is one code used of K, 1 all alike.
+    `min_codes`: 0 is one code used of K, 1 all alike. The diagnoses, and what to type, are those of
+    :mod:`vae_lab.evaluation.diagnosis`.
 
     Args:
         patience: validations in a row that have to agree.
@@ -30,7 +37,9 @@ class LatentUse(pl.Callback):
         min_codes: a fraction.
     """
 
-    def __init__(self, patience: int = 3, min_kl: float = 0.1, min_codes: float = 0.1) -> None:
+    def __init__(
+        self, patience: int = 3, min_kl: float = MIN_KL, min_codes: float = MIN_CODES
+    ) -> None:
         super().__init__()
         if patience < 1 or min_kl < 0 or min_codes < 0:
             raise ValueError(
@@ -45,33 +54,16 @@ class LatentUse(pl.Callback):
         metrics = trainer.callback_metrics
         if trainer.sanity_checking or not trainer.is_global_zero or "val/kl" not in metrics:
             return
-        kl, active = metrics["val/kl"].item(), int(metrics["val/active_units"])
-        latents, categories = _sizes(cast(VAE, pl_module.vae).latent)
-        self._count(
-            PosteriorCollapseWarning,
-            kl < self.min_kl or not active,
-            f"val/kl is {kl:.3g} nats, {active} of {latents} latent variables are active; type "
-            "objective=elbo_warmup (its beta rises from 0), a lower objective.beta, or "
-            "objective.free_bits=0.1",
-        )
-        if categories is not None:
-            perplexity = metrics["val/code_perplexity"].item()
-            self._count(
-                DeadCodesWarning,
-                (perplexity - 1) / (categories - 1) < self.min_codes,
-                f"of {categories} categories a latent variable uses {perplexity:.3g} "
-                "(val/code_perplexity); type a higher model.temperature, a lower "
-                "model.optimizer.lr, or fewer model.categories",
-            )
+        names = ("kl", "active_units", "code_perplexity")
+        numbers = {n: metrics[f"val/{n}"].item() for n in names if f"val/{n}" in metrics}
+        numbers |= sizes(cast(VAE, pl_module.vae).latent) | own_temperature(pl_module)
+        for found in diagnose(numbers, "val/", self.min_kl, self.min_codes):
+            if found.name in WARNINGS:
+                message = f"{found.because}; {found.advice}"
+                self._count(WARNINGS[found.name], found.level != "fine", message)
 
     def _count(self, kind: type[Warning], found: bool, message: str) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + 1 if found else 0
         if self._counts[kind] >= self.patience and kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(f"{message} ({self.patience} validations in a row)", kind, stacklevel=1)
-
-
-def _sizes(latent: Latent) -> tuple[int, int | None]:
-    """L, and K where there are codes."""
-    codes = latent.codes(latent.prior())
-    return latent.event_shape[0], None if codes is None else codes.shape[-1]

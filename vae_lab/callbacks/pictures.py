@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from .. import pictures
 from ..seeding import seed_generators
@@ -86,7 +88,7 @@ class Pictures(pl.Callback):
             path = self.folder / f"{name}.png"
             pictures.save(grid, path)
             for logger in trainer.loggers:
-                _send(logger, f"images/{name}", path, grid, trainer.global_step)
+                send(logger, f"images/{name}", path, trainer.global_step)
 
     def _grids(self, vae: VAE) -> dict[str, Tensor]:
         grids = {"samples": pictures.samples(vae, self.images, self.images)}
@@ -118,9 +120,11 @@ def forked_generators(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _send(logger: pl.loggers.Logger, key: str, path: Path, grid: Tensor, step: int) -> None:
+def send(logger: pl.loggers.Logger, key: str, path: Path, step: int) -> None:
+    """Gives a PNG to a logger that keeps pictures."""
     if isinstance(logger, pl.loggers.TensorBoardLogger):
-        logger.experiment.add_image(key, grid, step)
+        with Image.open(path) as image:
+            logger.experiment.add_image(key, pil_to_tensor(image.convert("RGB")), step)
     elif hasattr(logger, "log_image"):
         # The file, because W&B stretches a tensor's values to the whole range.
         logger.log_image(key, [str(path)], step)

@@ -57,6 +57,13 @@ class Latent(nn.Module):
         """The probability of every category, [*B, L, K]; None for continuous latents."""
         return None
 
+    def values(self, steps: int = 7) -> Tensor:
+        """What every variable can be set to, to see what it does: [V, *E].
+
+        All categories, or `steps` values where there is no end of them.
+        """
+        raise NotImplementedError
+
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """A path from z0 to z1, [*B, *E] -> [steps, *B, *E]."""
         raise NotImplementedError

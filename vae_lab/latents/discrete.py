@@ -84,6 +84,10 @@ class Categorical(_Discrete):
         logits = base(q).logits
         return F.one_hot(logits.argmax(-1), self.categories).to(logits.dtype)
 
+    def values(self, steps: int = 7) -> Tensor:
+        codes = torch.eye(self.categories, device=self.prior_parameters.device)
+        return codes.to(self.prior_parameters).unsqueeze(1).expand(-1, self.latents, -1)
+
     def codes(self, q: Distribution) -> Tensor:
         return base(q).probs
 
@@ -114,6 +118,9 @@ class Bernoulli(_Discrete):
     def mode(self, q: Distribution) -> Tensor:
         logits = base(q).logits
         return (logits > 0).to(logits.dtype)
+
+    def values(self, steps: int = 7) -> Tensor:
+        return self.prior_parameters.new_tensor([[0.0], [1.0]]).expand(-1, self.latents)
 
     def codes(self, q: Distribution) -> Tensor:
         p = base(q).probs

@@ -45,6 +45,12 @@ class Gaussian(Latent):
     def mode(self, q: Distribution) -> Tensor:
         return q.mean
 
+    def values(self, steps: int = 7) -> Tensor:
+        """From -3 to 3 standard deviations of the prior around its mean."""
+        prior = self.prior()
+        deviations = torch.linspace(-3, 3, steps, device=prior.mean.device).unsqueeze(-1)
+        return prior.mean + deviations * prior.stddev
+
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """Spherical: the straight line runs through lengths that the prior does not have."""
         t = torch.linspace(0, 1, steps, device=z0.device).reshape(-1, *[1] * z0.ndim)

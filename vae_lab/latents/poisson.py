@@ -40,6 +40,11 @@ class Poisson(Latent):
     def mode(self, q: Distribution) -> Tensor:
         return q.mean.floor()
 
+    def values(self, steps: int = 7) -> Tensor:
+        """The counts from 0."""
+        counts = torch.arange(steps, device=self.prior_parameters.device).unsqueeze(-1)
+        return counts.to(self.prior_parameters).expand(-1, self.latents)
+
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """The counts nearest to the straight line."""
         t = torch.linspace(0, 1, steps, device=z0.device).reshape(-1, *[1] * z0.ndim)

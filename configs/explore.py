@@ -1,0 +1,45 @@
+"""task=explore: a page in the browser on which a trained model's z is edited."""
+
+import itertools
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from .checks import check_ranges
+from .trained import Trained, trained
+
+
+def run(config: DictConfig) -> None:
+    """Serves the page until Ctrl-C.
+
+    Raises:
+        ImportError: the library of the page is not installed.
+        ValueError: a setting below `explore` is out of range.
+    """
+    from vae_lab.explorer import Explorer
+
+    try:
+        from vae_lab.explorer_page import serve
+    except ImportError as error:
+        raise ImportError(
+            f"task=explore needs {error.name}: type pip install 'vae_lab[explore]'"
+        ) from None
+    check_ranges(config)
+    port = config.explore.port
+    if not 0 <= port < 2**16:
+        raise ValueError(f"explore.port must be in 0 to {2**16 - 1}, got {port}")
+    found = trained(config)
+    explorer = Explorer(
+        found.vae, _test_images(found, config.explore.images), found.datamodule.binarize
+    )
+    serve(explorer, found.name, port)
+
+
+def _test_images(found: Trained, count: int) -> Tensor:
+    """The first of the test split, [count, C, H, W]."""
+    found.datamodule.prepare_data()
+    found.datamodule.setup()
+    loader = found.datamodule.test_dataloader()
+    batches = itertools.islice(loader, -(-count // loader.batch_size))
+    return torch.cat([batch.x for batch in batches])[:count]

@@ -1,0 +1,143 @@
+"""What the KL is made of, where all of it is known."""
+
+import math
+
+import pytest
+import torch
+from tiny import randomize
+
+from vae_lab.estimators.exact import support
+from vae_lab.evaluation.decomposition import activity, code_use, decompose
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+
+FAMILIES = [
+    pytest.param(lambda: Bernoulli(3, learn_prior=True), id="bits"),
+    pytest.param(lambda: Categorical(2, 3, learn_prior=True), id="codes"),
+    pytest.param(lambda: Gaussian(2, learn_prior=True), id="gaussian"),
+    pytest.param(lambda: Poisson(2, learn_prior=True), id="counts"),
+]
+
+
+def posteriors(make, images=7, scale=1.0):
+    """A latent with a prior of its own, and random q(z|x_n)."""
+    latent = randomize(make().double(), 0.5)
+    parameters = scale * torch.randn(images, latent.parameter_size, dtype=torch.float64)
+    return latent, latent.distribution(parameters)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_the_parts_add_up_and_each_is_the_mean_that_it_claims(make):
+    """Measured once more, term by term, with torch's own densities."""
+    latent, q = posteriors(make)
+    found = decompose(latent, q, points=4000)
+    parts = found.mutual_information + found.total_correlation + found.marginal_kl.sum().item()
+    assert parts == pytest.approx(found.kl) == pytest.approx(latent.kl(q).sum(-1).mean().item())
+    z = q.sample((3000,))  # [S, N, *E]
+    inner, prior = q.base_dist, latent.prior()
+    log_each = inner.log_prob(z.unsqueeze(2))  # [S, N, N, L]
+    log_qz = log_each.sum(-1).logsumexp(2) - math.log(7)
+    log_marginals = log_each.logsumexp(2) - math.log(7)  # [S, N, L]
+    information = q.log_prob(z) - log_qz
+    correlation = log_qz - log_marginals.sum(-1)
+    marginal = log_marginals - prior.base_dist.log_prob(z)
+    for name, theirs in [
+        ("mutual_information", information),
+        ("total_correlation", correlation),
+        ("marginal_kl", marginal.sum(-1)),
+    ]:
+        mine = torch.as_tensor(getattr(found, name)).sum().item()
+        error = math.hypot(getattr(found, f"{name}_error"), theirs.std().item() / math.sqrt(21_000))
+        assert mine == pytest.approx(theirs.mean().item(), abs=3 * error)
+    assert found.points >= 4000 and found.images == 7
+
+
+@pytest.mark.parametrize("make", FAMILIES[:2])
+def test_discrete_parts_by_enumeration(make):
+    latent, q = posteriors(make, scale=2.0)
+    z = support(q)  # [states, N, *E]
+    p = q.log_prob(z).exp().mean(1)  # of the aggregate posterior
+    entropy = torch.special.entr(q.log_prob(z).exp()).sum(0).mean()
+    usage = latent.codes(q).mean(0)
+    entropies = torch.special.entr(usage).sum(-1)
+    information = torch.special.entr(p).sum() - entropy
+    correlation = entropies.sum() - torch.special.entr(p).sum()
+    marginal = -entropies - usage.xlogy(latent.codes(latent.prior())).sum(-1)
+    found = decompose(latent, q, points=20_000)
+    error = found.mutual_information_error
+    assert found.mutual_information == pytest.approx(information.item(), abs=3 * error)
+    assert found.total_correlation == pytest.approx(correlation.item(), abs=3 * error)
+    torch.testing.assert_close(found.marginal_kl, marginal)
+    assert found.marginal_kl_error == 0 < error < 0.02
+
+
+def test_images_that_share_a_posterior_tell_nothing():
+    latent = Gaussian(3)
+    q = latent.distribution(torch.tensor([1.0, 0, 2, 0, -1, 0]).expand(50, -1))
+    found = decompose(latent, q)
+    assert found.mutual_information == pytest.approx(0, abs=1e-9)
+    assert found.total_correlation == pytest.approx(0, abs=4 * found.marginal_kl_error)
+    torch.testing.assert_close(
+        found.marginal_kl, latent.kl(q)[0].double(), atol=4 * found.marginal_kl_error, rtol=0
+    )
+
+
+def test_images_far_from_each_other_tell_who_they_are():
+    """As much as there is to tell of N: log N; and all of it twice, in both variables."""
+    latent = Gaussian(2)
+    places = 100.0 * torch.arange(16).unsqueeze(1).expand(-1, 2)
+    q = latent.distribution(torch.cat([places, torch.zeros(16, 2)], 1))
+    found = decompose(latent, q)
+    assert found.mutual_information == pytest.approx(math.log(16))
+    assert found.total_correlation == pytest.approx(
+        math.log(16), abs=1e-3 + 4 * found.marginal_kl_error
+    )
+
+
+def test_correlated_gaussians():
+    """q(z) is nearly normal with correlation rho: TC = -log(1 - rho^2) / 2."""
+    means = torch.randn(3000, 1, dtype=torch.float64)
+    spread = 0.6 * torch.randn(3000, 2, dtype=torch.float64)
+    latent = Gaussian(2).double()
+    log_scale = torch.full((3000, 2), math.log(0.3), dtype=torch.float64)
+    q = latent.distribution(torch.cat([0.8 * means + spread, log_scale], 1))
+    found = decompose(latent, q)
+    variance = 0.8**2 + 0.6**2 + 0.3**2
+    correlation = -0.5 * math.log(1 - (0.8**2 / variance) ** 2)
+    assert found.total_correlation == pytest.approx(correlation, abs=0.03)
+    information = 0.5 * math.log((variance**2 - 0.8**4) / 0.3**4)
+    assert found.mutual_information == pytest.approx(information, abs=0.05)
+    assert found.marginal_kl.tolist() == pytest.approx(
+        [0.5 * (variance - 1 - math.log(variance))] * 2, abs=0.02
+    )
+
+
+def test_narrow_posteriors_lose_no_precision():
+    latent = Gaussian(1)
+    q = latent.distribution(torch.cat([3 + torch.rand(8, 1), torch.full((8, 1), -9.0)], 1))
+    assert decompose(latent, q).mutual_information == pytest.approx(math.log(8), abs=1e-4)
+
+
+def test_of_many_images_some_are_taken():
+    latent, q = posteriors(lambda: Gaussian(2), images=40)
+    found = decompose(latent, q, points=5, mixture=10)
+    assert (found.images, found.points) == (10, 5)
+    assert found.kl == pytest.approx(latent.kl(q)[::4].sum(-1).mean().item())
+
+
+def test_activity_is_the_variance_of_the_mean():
+    latent = Gaussian(2)
+    q = latent.distribution(torch.tensor([[1.0, 5, 0, 0], [3.0, 5, 0, 0]]))
+    assert activity(q).tolist() == [1.0, 0.0]
+    codes = Categorical(2, 2)
+    q = codes.distribution(torch.tensor([[90.0, 0, 0, 0], [0.0, 90, 0, 0]]))
+    assert activity(q).tolist() == pytest.approx([0.5, 0.0])
+
+
+def test_use_of_codes():
+    same = [0.4, 0.3, 0.2, 0.1]
+    codes = torch.tensor([[[0.7, 0.2, 0.1, 0.0], same], [[0.2, 0.7, 0.1, 0.0], same]])
+    use = code_use(codes)
+    assert use.used == 3 / 8
+    means = ([0.45, 0.45, 0.1], same)
+    entropies = [-sum(p * math.log(p) for p in mean) for mean in means]
+    assert use.perplexity.tolist() == pytest.approx([math.exp(entropy) for entropy in entropies])

@@ -1,0 +1,100 @@
+"""What the doctor says, and whether it can be typed."""
+
+import re
+
+import pytest
+import torch
+
+from configs.command_line import check
+from models import GumbelVAE
+from vae_lab.evaluation.diagnosis import CHECKS, diagnose, own_temperature, sizes
+from vae_lab.latents import Categorical, Gaussian
+
+FINE = {
+    **{"kl": 12.0, "active_units": 15, "latents": 20, "categories": 10, "code_perplexity": 7.0},
+    **{"reconstruction_gain": 300.0, "elbo": -240.0, "train_elbo": -239.0, "train_elbo_error": 1.0},
+    **{"dominated": 0.01, "effective_samples": 800.0, "samples": 5000, "relaxed_gap": 1.5},
+    **{"temperature": 0.5, "grey": 0.0},
+}
+ILL = {
+    "posterior collapse": [{"kl": 0.05}, {"active_units": 0}],
+    "inactive units": [{"active_units": 9}],
+    "dead codes": [{"code_perplexity": 1.8}, {"code_perplexity": 1.05, "categories": 2}],
+    "decoder ignores z": [{"reconstruction_gain": 0.3}],
+    "overfitting": [{"train_elbo": -200.0}],
+    "importance weights": [{"dominated": 0.3}, {"dominated": 0.3, "ais_gain": 2.5}],
+    "relaxed gap": [{"relaxed_gap": 5.0}],
+    "temperature": [{"temperature": 0.01}],
+    "grey pixels": [{"grey": 1.0}],
+}
+CASES = [(name, change) for name, changes in ILL.items() for change in changes]
+SETTING = re.compile(r"\b[a-z_]+(?:\.[a-z_]+)*=[\w.\[\]-]*[\w\]]")
+
+
+def found(numbers, **settings):
+    return {diagnosis.name: diagnosis for diagnosis in diagnose(numbers, **settings)}
+
+
+def test_a_healthy_model_has_been_looked_at():
+    assert {name: d.level for name, d in found(FINE).items()} == dict.fromkeys(CHECKS, "fine")
+    assert all(d.because and not d.advice for d in diagnose(FINE))
+
+
+@pytest.mark.parametrize(("name", "change"), CASES)
+def test_each_illness_is_named_alone_with_its_numbers(name, change):
+    diagnoses = found(FINE | change)
+    assert [n for n, d in diagnoses.items() if d.level != "fine"] == [name]
+    assert next(iter(diagnoses)) == name  # the worst first
+    assert diagnoses[name].numbers.items() >= change.items()
+    assert "\n" not in diagnoses[name].because + diagnoses[name].advice
+
+
+def test_what_it_advises_can_be_typed():
+    """With the model that has the setting: only of gumbel_vae is the temperature known."""
+    typed = set()
+    for name, change in CASES:
+        unknown = {key: number for key, number in FINE.items() if key != "temperature"}
+        for model, healthy in (("gumbel_vae", FINE), ("reinforce_vae", unknown)):
+            if model == "reinforce_vae" and name == "temperature":
+                continue
+            lines = SETTING.findall(found(healthy | change)[name].advice)
+            assert lines
+            typed |= {(model, line) for line in lines}
+    assert len(typed) > 15
+    for model, line in typed:
+        check([f"model={model}", line])
+
+
+def test_what_is_not_known_is_not_looked_at():
+    assert found({}) == {}
+    assert list(found({"kl": 0.0, "active_units": 0.0, "latents": 5})) == [
+        *("posterior collapse", "inactive units")
+    ]
+
+
+def test_thresholds_and_names_are_the_callers():
+    diagnosis = found(FINE | {"kl": 0.3}, prefix="val/", min_kl=0.5)["posterior collapse"]
+    assert diagnosis.level == "problem"
+    assert diagnosis.because == "val/kl is 0.3 nats, 15 of 20 latent variables are active"
+
+
+def test_collapse_is_worse_than_waste():
+    levels = [d.level for d in diagnose(FINE | {"kl": 0.0, "grey": 1.0})]
+    assert levels == sorted(levels, key=["problem", "warning", "fine"].index)
+    assert levels[:2] == ["problem", "warning"]
+
+
+def test_sizes():
+    assert sizes(Gaussian(3)) == {"latents": 3}
+    assert sizes(Categorical(3, 4)) == {"latents": 3, "categories": 4}
+
+
+def test_the_temperature_is_that_which_can_be_typed():
+    from test_distributed import make
+
+    model = make(GumbelVAE)
+    model.config = {"estimator": None}
+    assert own_temperature(model) == {"temperature": 1.0}
+    model.config = {"estimator": {"_target_": "vae_lab.estimators.GumbelRao"}}
+    assert own_temperature(model) == {}
+    assert own_temperature(torch.nn.Linear(1, 1)) == {}

@@ -1,0 +1,274 @@
+"""The whole evaluation, in a notebook and as a task."""
+
+import json
+import math
+
+import pytest
+import torch
+from test_distributed import in_processes
+from test_faults import SMOKE, start
+from test_train import records
+from tiny import SHAPE, LinearGaussian, binary_images, discrete_vae, log_evidence, randomize
+
+from configs.trained import name_of
+from vae_lab import VAE
+from vae_lab.evaluation import PARTS, Metric, evaluate
+from vae_lab.evaluation.results import plain
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.likelihoods import Gaussian as Normal
+from vae_lab.networks import MLP
+
+SMALL = ["evaluate.samples=20", "evaluate.images=60", "evaluate.ais_images=3"]
+SMALL += ["evaluate.ais_steps=3"]
+NUMBERS = ("bound", "ais", "split")
+
+
+def values(found):
+    return {name: metric.value for name, metric in found.metrics.items()}
+
+
+@pytest.mark.parametrize("latent", [Gaussian(2), Categorical(2, 3), Bernoulli(3), Poisson(2)])
+def test_every_family(latent):
+    vae, x = discrete_vae(latent), binary_images(30)
+    vae.train()
+    before = torch.get_rng_state()
+    found = evaluate(vae, x.split(11), parts=NUMBERS, samples=20, ais_images=3, ais_steps=4)
+    assert torch.equal(before, torch.get_rng_state()) and vae.training
+    assert found.images == 30
+    names = values(found)
+    assert names["elbo"] == pytest.approx(names["reconstruction"] - names["kl"])
+    parts = ("mutual_information", "total_correlation", "marginal_kl")
+    assert sum(names[name] for name in parts) == pytest.approx(names["kl"])
+    assert ("ais_log_likelihood" in names) == isinstance(latent, Gaussian)
+    assert ("code_perplexity" in names) == isinstance(latent, Categorical | Bernoulli)
+    assert names["bits_per_dimension"] == pytest.approx(
+        -names["log_likelihood"] / (4 * math.log(2))
+    )
+    lists = found.per_latent
+    assert all(len(numbers) == latent.event_shape[0] for numbers in lists.values())
+    assert {"kl", "marginal_kl"} <= lists.keys()
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert len(found.rows()) == len(names)
+
+
+def test_few_states_are_enumerated():
+    vae, x = discrete_vae(Bernoulli(3)), binary_images(20)
+    found = evaluate(vae, [x], parts=["bound"], samples=8)
+    assert found.metrics["log_likelihood"].value == pytest.approx(
+        log_evidence(vae, x).mean().item()
+    )
+    assert found.metrics["log_likelihood"].note == "exact, 8 states"
+    assert (
+        "importance"
+        in evaluate(vae, [x], parts=["bound"], samples=7).metrics["log_likelihood"].note
+    )
+
+
+def test_a_linear_gaussian_model_has_its_log_likelihood():
+    model = LinearGaussian(Gaussian(2))
+    x = torch.rand(150, *SHAPE, dtype=torch.float64)
+    model.x = x
+    exact = model.log_evidence().mean().item()
+    found = evaluate(
+        model.vae, x.split(64), parts=NUMBERS, samples=3000, ais_images=20, ais_steps=100
+    )
+    metrics = found.metrics
+    assert metrics["log_likelihood"].value == pytest.approx(exact, abs=0.02)
+    ais = model.log_evidence()[:20].mean().item()
+    assert metrics["ais_log_likelihood"].value == pytest.approx(ais, abs=0.1)
+    assert metrics["log_likelihood"].standard_error == pytest.approx(
+        model.log_evidence().std().item() / math.sqrt(150), rel=0.1
+    )
+    assert metrics["elbo"].value == pytest.approx(model.elbo().mean().item(), abs=0.1)
+    gain = metrics["ais_gain"]
+    assert abs(gain.value) < 3 * gain.standard_error + 0.05
+    assert "bits_per_dimension" not in metrics  # a density has none
+    diagnosis = {d.name: d.level for d in found.diagnosis}
+    assert diagnosis["importance weights"] == "fine" and "grey pixels" not in diagnosis
+
+
+def test_the_noise_is_that_of_the_seed_and_of_the_place():
+    vae, x = discrete_vae(Gaussian(2)), binary_images(150)
+
+    def measured(batches, **settings):
+        return values(evaluate(vae, batches, parts=("bound", "split"), samples=5, **settings))
+
+    first = measured(x.split(50))
+    assert measured(x.split(64)) == first
+    assert measured(x.split(50), seed=1) != first
+    assert measured([x], images=100)["elbo"] != first["elbo"]
+
+
+def shared_work():
+    torch.manual_seed(0)
+    vae, x = discrete_vae(Gaussian(2)), binary_images(230)
+    settings = {"samples": 10, "ais_images": 120, "ais_steps": 3}
+    found = evaluate(vae, x.split(100), parts=NUMBERS, train=[x[:130]], **settings)
+    return found.to_dict() | {"seconds": 0}
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_two_processes_find_what_one_finds(tmp_path):
+    assert in_processes(2, tmp_path, shared_work) == [shared_work()] * 2
+
+
+def test_progress_is_told():
+    told = []
+    vae, x = discrete_vae(Gaussian(2)), binary_images(150)
+    evaluate(vae, [x], parts=["bound"], samples=2, progress=lambda *step: told.append(step))
+    assert told == [("bound", 0, 150), ("bound", 100, 150), ("bound", 150, 150)]
+
+
+def test_what_labels_and_factors_allow():
+    vae = randomize(VAE((1, 1, 4), MLP((8,)), Gaussian(4), Normal(0.1)))
+    with torch.no_grad():
+        vae.encoder = torch.nn.Flatten()
+        vae.head = torch.nn.Linear(4, 8)
+        vae.head.weight.copy_(torch.cat([torch.eye(4), torch.zeros(4, 4)]))
+        vae.head.bias.fill_(-2.0)
+    y = torch.arange(400) % 4
+    x = torch.nn.functional.one_hot(y, 4).float().reshape(-1, 1, 1, 4) * 0.9
+    x = x + 0.01 * torch.rand_like(x)
+    labelled, unlabelled = [(x, y)], [(x, torch.full_like(y, -1))]
+    found = values(evaluate(vae, labelled, train=labelled, parts=["latents"]))
+    assert found == {"linear_probe": 1.0, "nearest_neighbours": 1.0}
+    assert values(evaluate(vae, unlabelled, train=unlabelled, parts=["latents"])) == {}
+    known = values(
+        evaluate(
+            vae, labelled, parts=["latents"], factors=lambda y: torch.stack([y // 2, y % 2], 1)
+        )
+    )
+    assert {"mig", "sap", "dci_disentanglement"} <= known.keys()
+
+
+def test_grey_pixels_have_no_likelihood():
+    vae = discrete_vae(Gaussian(2))
+    found = evaluate(vae, [torch.rand(20, *SHAPE).double()], parts=["bound"], samples=2)
+    assert "no likelihood" in found.metrics["log_likelihood"].note
+    assert "bits_per_dimension" not in found.metrics
+    assert {d.name: d.level for d in found.diagnosis}["grey pixels"] == "warning"
+
+
+def test_a_decoder_that_does_not_look():
+    vae, x = discrete_vae(Gaussian(2)), binary_images(50)
+    with torch.no_grad():
+        for p in vae.decoder.parameters():
+            p.zero_()
+    found = evaluate(vae, [x], parts=("bound", "split"), samples=50)
+    assert found.diagnosis[0].name == "decoder ignores z"
+    assert found.metrics["reconstruction_gain"].value == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"parts": ["bound", "tables"]}, "parts must be some of bound, ais, .* got tables"),
+        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"images": 0}, "images must be at least 1, got 0"),
+        ({"ais_images": -1}, "ais_images must not be negative, got -1"),
+    ],
+)
+def test_refusals(settings, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(discrete_vae(Gaussian(2)), [binary_images(3)], **settings)
+
+
+def test_other_images_are_refused():
+    with pytest.raises(ValueError, match=r"the model's images are \(1, 2, 2\), got \(1, 8, 8\)"):
+        evaluate(discrete_vae(Gaussian(2)), [torch.rand(3, 1, 8, 8)])
+    with pytest.raises(ValueError, match="an evaluation needs images, got none"):
+        evaluate(discrete_vae(Gaussian(2)), [])
+
+
+def test_plain_types_and_text():
+    assert plain({"a": (math.nan, 1.0, [math.inf])}) == {"a": [None, 1.0, [None]]}
+    assert str(Metric(-236.0123, 0.7712, "nats")) == "-236.01 +- 0.77 nats"
+    assert str(Metric(7.0)) == "7"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run with an offline W&B, evaluated."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_MODE", "offline")
+        start(patch, *SMOKE, "logger=wandb", "run_dir=x", "report=false", "model.latents=5")
+        start(patch, "task=evaluate", "checkpoint=x", *SMALL)
+    return folder
+
+
+def test_a_run_is_evaluated_without_another_setting(runs):
+    found = json.loads((runs / "x" / "evaluation.json").read_text())
+    assert found["format"] == 1 and found["name"] == "x" and found["checkpoint"] == "x"
+    assert found["command"].startswith("python train.py task=evaluate checkpoint=x")
+    assert (found["data"], found["split"], found["images"]) == ("digits", "test", 60)
+    assert found["commit"] and found["versions"]["torch"] == torch.__version__
+    assert {
+        *("elbo", "reconstruction", "kl", "log_likelihood", "bits_per_dimension", "train_elbo"),
+        *("effective_samples", "dominated", "mutual_information", "total_correlation"),
+        *("marginal_kl", "active_units", "code_perplexity", "code_usage", "relaxed_gap"),
+        *("fid", "precision", "recall", "linear_probe", "nearest_neighbours"),
+    } <= found["metrics"].keys()
+    assert found["metrics"]["elbo"].keys() == {"value", "standard_error", "unit", "note"}
+    assert all(len(numbers) == 5 for numbers in found["per_latent"].values())
+    assert "log likelihood" in (runs / "x" / "report.html").read_text()
+    diagnosis = found["diagnosis"][0]
+    assert diagnosis.keys() == {"name", "level", "because", "advice", "numbers"}
+
+
+def test_its_wandb_has_the_numbers(runs):
+    found = [
+        record for path in runs.glob("x/wandb/offline-run-*/*.wandb") for record in records(path)
+    ]
+    ids = {r.run.run_id for r in found if r.HasField("run")}
+    assert ids == {(runs / "x" / "wandb-id.txt").read_text().strip()}
+    logged = {i.nested_key[0] for r in found for i in r.history.item}
+    assert {"val/elbo", "evaluation/log_likelihood", "evaluation/fid"} <= logged
+
+
+def test_several_models_are_one_table(run, runs, tmp_path, capsys):
+    names = "gaussian_vae-digits,gumbel_vae-digits"
+    run("task=evaluate", f"checkpoint={names}", "run_dir=y", *SMALL, "evaluate.parts=[bound,ais]")
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if "log_likelihood" in line]
+    assert sum(line.count("+-") == 2 for line in lines) == 1
+    both = json.loads((tmp_path / "y" / "evaluations.json").read_text())
+    assert list(both) == names.split(",")
+    for name in both:
+        alone = json.loads((tmp_path / "y" / name / "evaluation.json").read_text())
+        assert alone == both[name] and alone["name"] == name_of(name)
+    assert "ais_gain" in both["gaussian_vae-digits"]["metrics"]
+    assert not {"split", "fid"} & both["gaussian_vae-digits"]["metrics"].keys()
+
+
+def test_two_processes_as_they_are_typed(run, tmp_path):
+    line = ["task=evaluate", "checkpoint=gaussian_vae-digits", *SMALL, "evaluate.parts=[bound]"]
+    run(*line, "run_dir=one", "evaluate.images=150")
+    two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp_fork"]
+    run(*line, *two, "run_dir=two", "evaluate.images=150")
+    one, two = (json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("one", "two"))
+    assert one["metrics"] == two["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("checkpoint=gumbel_vae-digits,nothing", "no model at nothing"),
+        ("checkpoint=gumbel_vae-digits data=mnist", "leave out data=..."),
+        ("checkpoint=gumbel_vae-digits evaluate.samples=0", "evaluate.samples must be positive"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(run, tmp_path, capsys, line, message):
+    with pytest.raises(SystemExit):
+        run("task=evaluate", *line.split())
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_parts_are_those_of_the_config():
+    from configs.signatures import Evaluate
+
+    (hint,) = [a for a in Evaluate.__annotations__["parts"].__args__ if a is not type(None)]
+    assert hint.__args__[0].__args__ == PARTS

@@ -1,0 +1,152 @@
+"""Estimates of log p(x), against models whose log p(x) is known."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from tiny import LinearGaussian, binary_images, discrete_vae, exact_elbo, log_evidence, randomize
+
+from vae_lab.evaluation import evidence
+from vae_lab.evaluation.evidence import annealed, enumerated, importance_weighted, num_states
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+
+DISCRETE = [
+    pytest.param(lambda: Bernoulli(3), id="bits"),
+    pytest.param(lambda: Categorical(2, 3, learn_prior=True), id="codes"),
+]
+
+
+def scores(values, exact):
+    """(mean - exact) in standard errors, of repeats [R, B]."""
+    return (values.mean(0) - exact) / (values.std(0) / math.sqrt(len(values)))
+
+
+def repeated(x, repeats=40):
+    return x.repeat(repeats, 1, 1, 1)
+
+
+@pytest.mark.parametrize("learn_prior", [False, True])
+def test_both_estimates_of_a_linear_gaussian_model(learn_prior):
+    """What they estimate without bias is p(x), so it is that which is compared."""
+    model = LinearGaussian(Gaussian(2, learn_prior))
+    exact, x = model.log_evidence().detach(), repeated(model.x)
+    bound = importance_weighted(model.vae, x, 2000).bound.unflatten(0, (-1, 3))
+    ais = annealed(model.vae, x, num_chains=10, steps=20).estimate.unflatten(0, (-1, 3))
+    for values in (bound, ais):
+        assert scores((values - exact).exp(), 1.0).abs().max() < 3
+    # The posterior is not q: one sample is far off.
+    assert (exact - model.elbo()).min() > 0.1
+
+
+def test_annealing_from_the_prior_needs_no_encoder():
+    model = LinearGaussian(Gaussian(2))
+    exact, x = model.log_evidence().detach(), repeated(model.x)
+    randomize(model.vae.head, 3.0)  # a q that is of no use
+    found = annealed(model.vae, x, num_chains=20, steps=40, start="prior")
+    assert scores((found.estimate.unflatten(0, (-1, 3)) - exact).exp(), 1.0).abs().max() < 3
+    assert 0.4 < found.acceptance.mean() < 0.95
+
+
+def test_annealing_mends_a_narrow_q_where_weights_fail():
+    model = LinearGaussian(Gaussian(2))
+    with torch.no_grad():
+        model.vae.head.weight[2:] = 0
+        model.vae.head.bias[2:] = -2.0  # sigma 0.14, a third of the posterior's
+    exact, x = model.log_evidence().detach(), repeated(model.x)
+    bound = importance_weighted(model.vae, x, 200).bound.unflatten(0, (-1, 3)).mean(0)
+    ais = annealed(model.vae, x, num_chains=10, steps=100).estimate.unflatten(0, (-1, 3)).mean(0)
+    assert (exact - bound).min() > 3
+    assert (exact - ais).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("make", DISCRETE)
+def test_enumeration_is_exact_and_the_bound_agrees_with_it(make):
+    vae, x = discrete_vae(make()), binary_images()
+    exact = log_evidence(vae, x)
+    torch.testing.assert_close(enumerated(vae, x), exact)
+    values = importance_weighted(vae, repeated(x), 300).bound.unflatten(0, (-1, 3))
+    assert scores((values - exact).exp(), 1.0).abs().max() < 3
+    assert (exact - exact_elbo(vae, x)).min() > 0.01
+
+
+def test_enumeration_in_chunks(monkeypatch):
+    vae, x = discrete_vae(Categorical(3, 4)), binary_images(5)
+    whole = enumerated(vae, x)
+    torch.testing.assert_close(enumerated(vae, x, memory=1), whole)
+    torch.testing.assert_close(whole, log_evidence(vae, x))
+
+
+@pytest.mark.parametrize("make", [*DISCRETE, pytest.param(lambda: Gaussian(2), id="gaussian")])
+def test_the_bound_does_not_fall_with_the_number_of_samples(make):
+    vae, x = discrete_vae(make()), binary_images()
+    means, errors = [], []
+    for samples in (1, 4, 16, 64):
+        values = importance_weighted(vae, repeated(x, 500), samples).bound
+        means.append(values.mean())
+        errors.append(values.std() / math.sqrt(len(values)))
+    rises = [b - a for a, b in itertools.pairwise(means)]
+    assert all(
+        r > -3 * math.hypot(*e) for r, e in zip(rises, itertools.pairwise(errors), strict=True)
+    )
+    assert (means[-1] - means[0]) / math.hypot(errors[0], errors[-1]) > 3
+
+
+def test_the_diagnostics_are_those_of_the_weights(monkeypatch):
+    """However the samples are chunked, of which no more than a chunk is kept."""
+    vae, x = discrete_vae(Bernoulli(3)), binary_images()
+    states = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]).double()
+    z = states.unsqueeze(1).expand(-1, 3, -1)
+    log_px_z, q = vae.log_px_z(x, z), vae.encode(x)
+    log_w = (log_px_z + vae.latent.prior().log_prob(z) - q.log_prob(z)).detach()
+    w = log_w.softmax(0)
+    for chunk in (1, 2, 5, 9):
+        drawn = iter(z.split(1))
+        monkeypatch.setattr(
+            torch.distributions.Independent,
+            "sample",
+            lambda self, shape: torch.cat([next(drawn) for _ in range(shape[0])]),  # noqa: B023
+        )
+        found = importance_weighted(vae, x, 5, chunk=chunk)
+        torch.testing.assert_close(found.bound, log_w.logsumexp(0) - math.log(5))
+        torch.testing.assert_close(found.largest_weight, w.max(0).values)
+        torch.testing.assert_close(found.effective_samples, 1 / w.square().sum(0))
+        torch.testing.assert_close(found.reconstruction, log_px_z.mean(0).detach())
+        assert next(drawn, None) is None  # exactly so many
+
+
+def test_a_budget_of_memory_is_kept():
+    vae, x = discrete_vae(Gaussian(2)), binary_images(2)
+    decoded = []
+    vae.decoder.register_forward_hook(lambda m, i, output: decoded.append(len(output)))
+    importance_weighted(vae, x, 50, memory=8 * 4 * 8 * 10)  # of ten images' output
+    assert max(decoded) == 10 and sum(decoded) == 100
+
+
+def test_weights_of_any_size():
+    """e^-5000 is 0 in any precision."""
+    total = evidence._Sum(torch.zeros(1))
+    for log_w in (-5000.0, -4000.0, -4500.0):
+        total.add(torch.tensor([[log_w]]))
+    assert total.log().item() == -4000 and total.largest().item() == 1
+    assert total.effective().item() == 1
+
+
+def test_the_number_of_states():
+    assert num_states(Bernoulli(5)) == 32 and num_states(Categorical(3, 4)) == 64
+    assert num_states(Gaussian(2)) == num_states(Poisson(2)) == math.inf
+
+
+def test_refusals():
+    gaussian, bits = discrete_vae(Gaussian(2)), discrete_vae(Bernoulli(3))
+    x = binary_images()
+    with pytest.raises(ValueError, match="Gaussian has inf states, more than max_states=65536"):
+        enumerated(gaussian, x)
+    with pytest.raises(ValueError, match="8 states, more than max_states=4: use importance"):
+        enumerated(bits, x, max_states=4)
+    with pytest.raises(ValueError, match="needs Gaussian latents, got Bernoulli"):
+        annealed(bits, x)
+    with pytest.raises(ValueError, match="start must be posterior or prior, got 'q'"):
+        annealed(gaussian, x, start="q")
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+        importance_weighted(gaussian, x, 0)

@@ -1,0 +1,298 @@
+"""What the explorer's page shows, without the page."""
+
+import builtins
+import io
+import struct
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import SHAPE, randomize
+
+from vae_lab import VAE, image_files
+from vae_lab.explorer import STEPS, Explorer, png
+from vae_lab.image_files import read_upload
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.likelihoods import Bernoulli as BernoulliLikelihood
+from vae_lab.networks import MLP
+
+LATENTS = {
+    "numbers": lambda: Gaussian(3, learn_prior=True),
+    "codes": lambda: Categorical(3, 4, learn_prior=True),
+    "bits": lambda: Bernoulli(3, learn_prior=True),
+    "counts": lambda: Poisson(3, learn_prior=True),
+}
+ANY = pytest.mark.parametrize("kind", LATENTS)
+SIZE = (1, 4, 6)
+
+
+def explorer(kind, scale=0.7):
+    vae = randomize(VAE(SHAPE, MLP((8,), "tanh"), LATENTS[kind](), BernoulliLikelihood()), scale)
+    return Explorer(vae.eval(), torch.rand(20, *SHAPE).round())
+
+
+@ANY
+def test_a_picture_is_encoded_edited_and_decoded(kind):
+    explored = explorer(kind)
+    x = explored.images[0]
+    z = explored.encode(x)
+    torch.testing.assert_close(explored.decode(z), explored.vae.reconstruct(x[None])[0])
+    value = -0.5 if kind == "numbers" else 1 - min(explored.values(z)[2], 1)
+    edited = explored.edited(z, 2, value)
+    assert explored.values(edited) == [*explored.values(z)[:2], value]
+    assert edited.shape == z.shape and edited.dtype == z.dtype
+    assert (explored.decode(edited) - explored.decode(z)).abs().max() > 1e-4
+    torch.testing.assert_close(explored.encode(x), z)  # which was not changed with it
+
+
+@pytest.mark.parametrize("kind", ["codes", "bits", "counts"])
+@pytest.mark.parametrize("value", [-1, 0.5, 1000])
+def test_values_that_a_discrete_variable_does_not_have(kind, value):
+    explored = explorer(kind)
+    with pytest.raises(ValueError, match=f"z1 cannot have the value {value}"):
+        explored.edited(explored.encode(explored.images[0]), 1, value)
+
+
+def test_what_is_no_latent_variable_and_no_number():
+    explored = explorer("numbers")
+    z = explored.encode(explored.images[0])
+    with pytest.raises(ValueError, match="latent must be in 0 to 2, got 3"):
+        explored.edited(z, 3, 0.0)
+    with pytest.raises(ValueError, match="z0 cannot have the value nan"):
+        explored.edited(z, 0, float("nan"))
+
+
+@ANY
+def test_latents_by_their_kl(kind):
+    explored = explorer(kind)
+    kl = explored.vae.elbo(explored.images).kl.mean(0)
+    torch.testing.assert_close(explored.kl, kl)
+    assert kl[explored.order].tolist() == sorted(kl.tolist(), reverse=True)
+
+
+@ANY
+def test_the_test_images_and_the_prior_lie_within_the_range(kind):
+    explored = explorer(kind, scale=3.0)
+    values = torch.tensor([explored.values(explored.encode(x)) for x in explored.images])
+    assert (values >= explored.low).all() and (values <= explored.high).all()
+    if kind == "numbers":
+        prior = explored.latent.prior()
+        assert (explored.high >= prior.mean + 3 * prior.stddev).all()
+
+
+@ANY
+def test_paths_lead_from_one_picture_to_the_other(kind):
+    explored = explorer(kind)
+    z0, z1 = (explored.encode(x) for x in explored.images[:2])
+    path = explored.path(z0, z1)
+    assert len(path) == STEPS + 1
+    torch.testing.assert_close(path[0], z0)
+    torch.testing.assert_close(path[-1], z1)
+    assert explored.decode(path[STEPS // 2]).shape == SHAPE
+
+
+@ANY
+def test_samples_at_temperature_one_are_the_priors(kind):
+    explored = explorer(kind, scale=0.5)
+    z, prior = explored.samples(20_000), explored.latent.prior()
+    error = 5 * prior.variance.sqrt() / len(z) ** 0.5
+    assert (z.std(0) - prior.variance.sqrt()).abs().max() < 0.05
+    if kind == "counts":
+        error = error + 0.05  # no counts above those on offer
+    assert ((z.mean(0) - prior.mean).abs() <= error).all()
+    torch.testing.assert_close(z, explored.samples(20_000))
+
+
+@pytest.mark.parametrize("kind", ["codes", "bits", "counts"])
+def test_a_low_temperature_sharpens_and_a_high_one_flattens(kind):
+    explored = explorer(kind)
+    log_p = explored._log_prior()
+    values = torch.tensor([explored.values(z) for z in explored.samples(300, 1e-3)]).long()
+    assert (values == log_p.argmax(-1)).all()
+    values = torch.tensor([explored.values(z) for z in explored.samples(3000, 1e3)]).long()
+    share = torch.stack([(values == k).float().mean(0) for k in range(log_p.shape[1])])
+    torch.testing.assert_close(share, torch.full_like(share, 1 / len(share)), atol=0.05, rtol=0)
+
+
+def test_a_gaussians_temperature_scales_its_standard_deviation():
+    explored = explorer("numbers")
+    mean = explored.latent.prior().mean
+    one, half = (explored.samples(8, t, seed=3) for t in (1.0, 0.5))
+    torch.testing.assert_close(half - mean, (one - mean) / 2)
+    assert not torch.equal(one, explored.samples(8, 1.0, seed=4))
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+        explored.samples(1, 0)
+
+
+def test_a_uniform_prior_is_known_for_one():
+    def uniform(latent):
+        vae = VAE(SHAPE, MLP((8,)), latent, BernoulliLikelihood()).eval()
+        return Explorer(vae, torch.zeros(1, *SHAPE)).uniform
+
+    assert uniform(Categorical(3, 4)) and uniform(Bernoulli(3))
+    assert not uniform(Gaussian(3)) and not uniform(Poisson(3))
+    assert not explorer("codes").uniform
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_a_png_has_the_images_pixels(channels):
+    image = torch.rand(channels, 5, 7)
+    array = np.asarray(Image.open(io.BytesIO(png(image))), dtype=np.float32)
+    shown = image.permute(1, 2, 0).squeeze(-1) if channels != 2 else image.mean(0)
+    np.testing.assert_allclose(array, 255 * shown, atol=0.51)
+
+
+def file(mode="L", size=(6, 4), kind="PNG", **settings):
+    """A picture that is white in its left half."""
+    array = np.zeros((size[1], size[0]), dtype=np.uint8)
+    array[:, : size[0] // 2] = 255
+    picture = Image.fromarray(array)
+    if mode == "I;16":
+        picture = Image.fromarray(array.astype(np.uint16) * 257)
+    elif mode == "F":
+        picture = Image.fromarray(array.astype(np.float32))
+    else:
+        picture = picture.convert(mode)
+    target = io.BytesIO()
+    picture.save(target, kind, **settings)
+    return target.getvalue()
+
+
+PREVIEW = Image.new("RGB", (6, 4))
+FILES = {
+    "the model's size": file(),
+    "large": file(size=(60, 40)),
+    "tall": file(size=(60, 400)),
+    "one pixel high": file(size=(60, 1)),
+    "colour": file("RGB"),
+    "transparent": file("RGBA"),
+    "palette": file("P"),
+    "black and white": file("1"),
+    "16 bits": file("I;16", size=(60, 40)),
+    "CMYK": file("CMYK", kind="JPEG", size=(60, 40)),
+    "GIF": file("P", kind="GIF"),
+    "BMP": file(kind="BMP"),
+    "TIFF": file(kind="TIFF"),
+    "WebP": file("RGB", kind="WEBP"),
+    "a camera's": file("RGB", kind="MPO", size=(60, 40), save_all=True, append_images=[PREVIEW]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_uploads_take_the_models_shape(name, channels):
+    image = read_upload(FILES[name], (channels, *SIZE[1:]))
+    assert image.dtype == torch.uint8 and image.shape == (channels, *SIZE[1:])
+    assert image[..., :2].min() > 200 and image[..., -2:].max() < 55
+
+
+def test_sixteen_bits_keep_their_grey():
+    target = io.BytesIO()
+    Image.fromarray(np.full((4, 6), 100 * 256 + 7, dtype=np.uint16)).save(target, "PNG")
+    assert (read_upload(target.getvalue(), SIZE) == 100).all()
+
+
+def test_a_decoder_that_fails_in_a_way_of_its_own(monkeypatch):
+    def convert(*_):
+        raise struct.error("unpack requires a buffer of 2 bytes")
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(ValueError, match="damaged and cannot be read .unpack requires"):
+        read_upload(FILES["large"], SIZE)
+
+
+def bomb(side=30_000):
+    """A PNG of black pixels: a few bytes say how many."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    parts = [head, b"IDAT" + zlib.compress(b"\0" * 1000), b"IEND"]
+    chunks = [struct.pack(">I", len(p) - 4) + p + struct.pack(">I", zlib.crc32(p)) for p in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+FRAMES = [Image.new("L", (6, 4), colour) for colour in (0, 255)]
+MOVING = {"save_all": True, "append_images": FRAMES}
+BAD = {
+    "empty": (b"", "the file is empty"),
+    "text": (b"no picture", "no picture of a known format: PNG, JPEG"),
+    "a program's": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture of a known"),
+    "cut off": (file("RGB", (60, 40), "JPEG")[:-200], "damaged and cannot be read"),
+    "cut off early": (file(size=(600, 400))[:60], "damaged and cannot be read"),
+    "moving GIF": (file("P", kind="GIF", **MOVING), "it is animated"),
+    "moving PNG": (file(kind="PNG", **MOVING), "it is animated"),
+    "pages": (file(kind="TIFF", **MOVING), "several pages"),
+    "floats": (file("F", kind="TIFF"), "more than 8 bits a channel: save it with 8"),
+    "bomb": (bomb(), "more than 89 million pixels"),
+    "small bomb": (bomb(12_000), "more than 89 million pixels"),
+    "large": (b"\0" * (image_files.MAX_BYTES + 2**20), "the file has 21 MB, at most 20 are read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_uploads_say_what_is_wrong(name):
+    data, message = BAD[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        read_upload(data, SIZE)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_other_channels():
+    with pytest.raises(ValueError, match="5 channels: no picture file has those"):
+        read_upload(FILES["GIF"], (5, 4, 4))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_damaged_files_are_read_or_refused(kind):
+    data, random = bytearray(file("RGB", (30, 20), kind)), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = data.copy()
+        for place in random.integers(len(data), size=random.integers(1, 8)):
+            damaged[place] = random.integers(256)
+        try:
+            assert read_upload(bytes(damaged), SIZE).shape == SIZE
+        except ValueError as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize("binarize", ["none", "threshold", "stochastic"])
+def test_an_upload_is_binarised_as_the_data_is(binarize):
+    vae = VAE(SIZE, MLP((8,)), Gaussian(2), BernoulliLikelihood()).eval()
+    x = Explorer(vae, torch.zeros(1, *SIZE), binarize).upload(file("L", (7, 4)))
+    assert x.shape == SIZE
+    assert set(x.unique().tolist()) <= {0.0, 1.0} or binarize == "none"
+    assert (len(x.unique()) > 2) == (binarize == "none")
+
+
+def test_the_settings_and_a_missing_library(run, monkeypatch, capsys):
+    def line(*arguments):
+        with pytest.raises(SystemExit) as left:
+            run("task=explore", *arguments)
+        assert left.value.code == 2
+        return capsys.readouterr().err
+
+    zoo = "checkpoint=gaussian_vae-digits"
+    assert "type checkpoint=runs/NAME" in line()
+    assert "explore.port must be in 0 to 65535, got 70000" in line(zoo, "explore.port=70000")
+    assert "explore.images must be positive, got 0" in line(zoo, "explore.images=0")
+
+    def missing(name, *others, **more):
+        if name == "nicegui":
+            raise ModuleNotFoundError("No module named 'nicegui'", name="nicegui")
+        return imported(name, *others, **more)
+
+    imported = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.delitem(__import__("sys").modules, "vae_lab.explorer_page", raising=False)
+    assert "task=explore needs nicegui: type pip install 'vae_lab[explore]'" in line(zoo)
+
+
+def test_the_task_explores_the_models_own_test_images(run, monkeypatch):
+    served = {}
+    page = SimpleNamespace(serve=lambda *arguments: served.update(arguments=arguments))
+    monkeypatch.setitem(__import__("sys").modules, "vae_lab.explorer_page", page)
+    run("task=explore", "checkpoint=gumbel_vae-digits", "explore.images=30", "explore.port=8123")
+    explored, title, port = served["arguments"]
+    assert (title, port) == ("gumbel_vae-digits", 8123)
+    assert explored.images.shape == (30, 1, 8, 8) and explored.kind == "codes"

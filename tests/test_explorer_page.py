@@ -1,0 +1,256 @@
+"""The explorer in a browser: Chromium without a window, as Debian packages it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.fashion_mnist import FashionMNIST
+
+ROOT = Path(__file__).parents[1]
+NAMES = {"numbers": "gaussian_vae-fashion_mnist", "codes": "gumbel_vae-fashion_mnist"}
+CHROME = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+MISSING = [
+    name for name, found in {"chromium": CHROME, "chromedriver": DRIVER}.items() if not found
+]
+MISSING += [str(path) for path in FashionMNIST.system if not path.is_dir()]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(MISSING) and "CI" not in os.environ,
+        reason=f"{' '.join(MISSING)}: apt-get install chromium-driver dataset-fashion-mnist",
+    ),
+]
+SLIDER, CELL = ".latent .q-slider__track-container", ".cell[aria-pressed=false]"
+
+# Milliseconds from a key on the slider, or a click on a code, to the frame with its picture.
+DELAYS = """
+const [selector, count, done] = arguments;
+const picture = document.querySelector("img[alt=edited]");
+const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
+(async () => {
+  const delays = [];
+  for (let i = 0; i < count; i++) {
+    const changed = new Promise(resolve => {
+      const observer = new MutationObserver(() => { observer.disconnect(); resolve(); });
+      observer.observe(picture, {attributes: true, attributeFilter: ["src"]});
+    });
+    const control = document.querySelector(selector), began = performance.now();
+    const key = {keyCode: i % 40 < 20 ? 39 : 37, bubbles: true, cancelable: true};
+    if (control.click && control.tagName == "BUTTON") control.click();
+    else control.dispatchEvent(new KeyboardEvent("keydown", key));
+    await changed;
+    await picture.decode();
+    await new Promise(requestAnimationFrame);
+    delays.push(performance.now() - began);
+    await pause(30);
+  }
+  done(delays.sort((a, b) => a - b));
+})();
+"""
+
+
+@contextmanager
+def served(model, folder):
+    """train.py with its page; at the end Ctrl-C has to end it in one line."""
+    leave_out = ("DISPLAY", "WAYLAND_DISPLAY", "PYTEST_CURRENT_TEST")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "task=explore", f"checkpoint={model}"],
+        **{"cwd": folder, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+        env={name: value for name, value in os.environ.items() if name not in leave_out},
+    )
+    try:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        yield re.search(r"http://127\.0\.0\.1:\d+/", line).group()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "train.py: interrupted\n")
+        assert process.returncode == 130
+        assert list(folder.iterdir()) == []
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory):
+    with ExitStack() as held:
+        yield {
+            kind: held.enter_context(served(name, tmp_path_factory.mktemp(kind)))
+            for kind, name in NAMES.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROME
+    for argument in (
+        *("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"),
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no other machine
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, Service(DRIVER))
+    browser.set_script_timeout(60)
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(browser, addresses):
+    """Opens the page of a kind of latent, and waits until it is complete."""
+
+    def page(kind, width=1160, height=760, scheme="light"):
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 800}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+        browser.get(addresses[kind])
+        loaded = "return [...document.images].length > 19 && [...document.images].every(i => i.src)"
+        until(browser, lambda: browser.execute_script(loaded))
+        until(browser, lambda: source(browser, "edited") == source(browser, "reconstruction"))
+        return browser
+
+    return page
+
+
+def until(browser, condition):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(browser, 20, 0.05).until(lambda _: condition())
+
+
+def find(browser, selector):
+    return browser.find_element("css selector", selector)
+
+
+def source(browser, name):
+    return browser.execute_script(
+        "return document.querySelector(`img[alt='${arguments[0]}']`)?.src", name
+    )
+
+
+def button(browser, text):
+    return browser.find_element("xpath", f"//button[normalize-space()='{text}']")
+
+
+def changes(browser, name, act):
+    """Whether the picture of this name becomes another; it has 20 seconds."""
+    before = source(browser, name)
+    act()
+    until(browser, lambda: source(browser, name) != before)
+
+
+def test_a_slider_changes_the_picture_and_reset_restores_it(page):
+    browser = page("numbers")
+    slider = find(browser, SLIDER)
+    began = find(browser, ".latent .q-slider").get_attribute("aria-valuenow")
+    changes(browser, "edited", lambda: slider.send_keys("\ue014" * 30))  # arrows to the right
+    assert source(browser, "edited") != source(browser, "reconstruction")
+    moved = find(browser, ".latent .q-slider").get_attribute("aria-valuenow")
+    assert float(moved) == pytest.approx(float(began) + 0.3, abs=0.02)
+    button(browser, "Reset").click()
+    until(browser, lambda: source(browser, "edited") == source(browser, "reconstruction"))
+    assert find(browser, ".latent .q-slider").get_attribute("aria-valuenow") == began
+
+
+def test_a_code_changes_the_picture(page):
+    browser = page("codes")
+    pressed = "return [...document.querySelectorAll('.cell[aria-pressed=true]')].map(c => c.id)"
+    before = browser.execute_script(pressed)
+    assert len(before) == 20
+    cell = find(browser, CELL)
+    changes(browser, "edited", cell.click)
+    assert cell.get_attribute("aria-pressed") == "true"
+    after = browser.execute_script(pressed)
+    assert len(after) == 20 and len({*after} - {*before}) == 1
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_samples_test_images_and_the_way_between_two(page, kind):
+    browser = page(kind)
+    changes(browser, "edited", find(browser, "img[alt='sample 2']").click)
+    changes(browser, "original", find(browser, "img[alt='test image 2']").click)
+    until(browser, lambda: source(browser, "edited") == source(browser, "reconstruction"))
+    way = find(browser, ".path .q-slider__track-container")
+    changes(browser, "edited", lambda: way.send_keys("\ue00e" * 5))  # page up
+    if kind == "numbers":
+        heat = find(browser, ".short .q-slider__track-container")
+        changes(browser, "sample 1", lambda: heat.send_keys("\ue014" * 5))
+    else:
+        assert "the prior is uniform" in find(browser, "main").text
+    changes(browser, "sample 1", button(browser, "New samples").click)
+
+
+def test_uploads(page, tmp_path):
+    browser = page("numbers")
+
+    def upload(name):
+        find(browser, "input[type=file]").send_keys(str(tmp_path / name))
+
+    Image.new("RGB", (200, 100), "white").save(tmp_path / "white.png")
+    changes(browser, "original", lambda: upload("white.png"))
+    until(browser, lambda: source(browser, "edited") == source(browser, "reconstruction"))
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "large.png").write_bytes(b"\0" * 21 * 2**20)
+    for name, message in {
+        "text": "text.png: it is no picture of a known format",
+        "empty": "empty.png: the file is empty",
+        "large": "at most 20 MB are read",
+    }.items():
+        before = source(browser, "original")
+        upload(f"{name}.png")
+        until(browser, lambda said=message: said in find(browser, "body").text)
+        assert source(browser, "original") == before
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", NAMES)
+def test_it_fits_a_phone_and_takes_nothing_from_elsewhere(page, kind, scheme, addresses):
+    browser = page(kind, 390, 844, scheme)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 18, 18)"}[scheme]
+    names = "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    assert all(name.startswith(addresses[kind]) for name in browser.execute_script(names))
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_the_delay_and_the_pictures_of_the_documentation(page, kind, tmp_path, capsys):
+    """SCREENSHOTS=docs/images writes them where the documentation shows them."""
+    browser = page(kind)
+    selector = SLIDER if kind == "numbers" else ".latent:first-child " + CELL
+    browser.execute_async_script(DELAYS, selector, 20)
+    delays = browser.execute_async_script(DELAYS, selector, 200)
+    median, most = torch.tensor(delays).quantile(torch.tensor([0.5, 0.95])).tolist()
+    with capsys.disabled():
+        load = f"load {os.getloadavg()[0]:.1f}"
+        print(f"\n{NAMES[kind]}: {median:.0f} ms, 95 in 100 within {most:.0f} ms ({load})")
+    page(kind)
+    if kind == "numbers":
+        find(browser, SLIDER).send_keys("\ue014" * 100)
+    else:
+        for row in (1, 3, 6):
+            find(browser, f".latent:nth-child({row}) {CELL}").click()
+    until(browser, lambda: source(browser, "edited") != source(browser, "reconstruction"))
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    path = folder / f"explorer-{'gaussian' if kind == 'numbers' else 'codes'}.png"
+    browser.execute_script("document.activeElement.blur()")
+    browser.save_screenshot(str(path))
+    picture = Image.open(path).convert("RGB").quantize(128)  # a third of the bytes
+    picture.save(path, optimize=True)
+    assert path.stat().st_size < 200_000

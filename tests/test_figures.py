@@ -1,0 +1,158 @@
+"""The figures of a model and of its training: what they show, not how they look."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import discrete_vae
+
+from vae_lab import figures, gallery, latent_figures
+from vae_lab.estimators.base import base
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+
+ROWS = [
+    {"step": "2", "train/elbo": "-90.5", "train/beta": "0.1", "val/elbo": "", "lr": "0.001"},
+    {"step": "4", "train/elbo": "-80", "train/beta": "0.2", "val/elbo": "-70", "lr": "0.002"},
+]
+ALWAYS = {"reconstructions", "samples", "interpolation", "traversals", "aggregate_posterior"}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that would be written, by the names of their files."""
+    found = {}
+    monkeypatch.setattr(figures, "write", lambda figure, path: found.update({path.stem: figure}))
+    return found
+
+
+def small(latent):
+    return discrete_vae(latent).float().eval()
+
+
+def draw(vae, folder, count=30, rows=ROWS):
+    x = torch.rand(count, 1, 2, 2).round()
+    return x, gallery.draw(vae, x, torch.arange(count) % 3, folder, rows)
+
+
+@pytest.mark.parametrize(
+    "latent, more",
+    [
+        (Gaussian(2), {"latent_map"}),
+        (Gaussian(1), set()),
+        (Categorical(3, 4), {"latent_map", "codes"}),
+        (Bernoulli(20), {"latent_map", "codes"}),
+        (Poisson(3), {"latent_map", "codes"}),
+    ],
+    ids=["plane", "line", "categories", "bits", "counts"],
+)
+def test_every_kind_of_latent_has_its_pictures(tmp_path, latent, more):
+    _, files = draw(small(latent), tmp_path)
+    assert set(files) == ALWAYS | more | {"training"} and set(files) <= set(gallery.CAPTIONS)
+    for path in files.values():
+        with Image.open(path) as image:
+            assert min(image.size) > 100 and np.ptp(np.asarray(image)) > 100
+
+
+def test_drawing_changes_nothing(tmp_path):
+    vae, x = small(Gaussian(3)), torch.rand(20, 1, 2, 2)
+    weights = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    generators = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    first = gallery.draw(vae, x, torch.zeros(20), tmp_path / "a")
+    assert torch.equal(torch.random.get_rng_state(), generators[0])
+    torch.rand(3)
+    second = gallery.draw(vae, x, torch.zeros(20), tmp_path / "b")
+    assert np.array_equal(np.random.get_state()[1], generators[1])
+    assert all(torch.equal(weights[name], tensor) for name, tensor in vae.state_dict().items())
+    assert [p.read_bytes() for p in first.values()] == [p.read_bytes() for p in second.values()]
+
+
+def test_traversals_are_by_kl_and_name_it(tmp_path, drawn):
+    vae = small(Gaussian(4))
+    x, _ = draw(vae, tmp_path)
+    kl = vae.latent.kl(vae.encode(x)).mean(0)
+    order = [unit for unit in kl.argsort(descending=True).tolist() if kl[unit] > 0.01]
+    [axis] = drawn["traversals"].axes
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == [f"$z_{{{unit}}}$  {kl[unit]:.2f} nats" for unit in order]
+    assert axis.get_xticklabels()[0].get_text() == "-3"
+
+
+def test_the_heat_map_has_every_code_and_its_rows_sum_to_one(tmp_path, drawn):
+    vae = small(Categorical(6, 4))
+    x, _ = draw(vae, tmp_path)
+    heat = drawn["codes"].axes[0].images[0].get_array()
+    q = vae.encode(x)
+    order = vae.latent.kl(q).mean(0).argsort(descending=True)
+    assert heat.shape == (6, 4)
+    assert np.allclose(heat.sum(1), 1, atol=1e-5)
+    assert np.allclose(heat, vae.latent.codes(q).mean(0)[order].detach(), atol=1e-6)
+
+
+def test_the_aggregate_posterior_is_beside_the_prior(tmp_path, drawn):
+    vae = small(Gaussian(2, learn_prior=True))
+    draw(vae, tmp_path, count=200)
+    axis = drawn["aggregate_posterior"].axes[0]
+    across, density = axis.lines[0].get_data()
+    assert np.trapezoid(density, across) == pytest.approx(1, abs=1e-3)
+    [bars] = axis.patches
+    heights, edges, _ = bars.get_data()
+    assert (heights * np.diff(edges)).sum() == pytest.approx(1, abs=1e-3)
+    unit = int(axis.get_title().split("{")[1].split("}")[0])
+    mean = vae.latent.prior().mean[unit].item()
+    assert across[density.argmax()] == pytest.approx(mean, abs=0.1)
+
+
+def test_the_codes_frequencies_are_beside_the_prior(tmp_path, drawn):
+    vae = small(Categorical(2, 3))
+    draw(vae, tmp_path)
+    axis = drawn["aggregate_posterior"].axes[0]
+    *bars, prior = axis.patches
+    assert sum(bar.get_height() for bar in bars) == pytest.approx(1, abs=1e-5)
+    unit = int(axis.get_title().split("{")[1].split("}")[0])
+    assert np.allclose(prior.get_data().values, base(vae.latent.prior()).probs[unit].detach())
+
+
+def test_a_plane_is_decoded_where_it_is_shown(tmp_path, monkeypatch):
+    """Up is the second coordinate, right the first: in the images as in the points beside them."""
+    vae, seen = small(Gaussian(2)), []
+    monkeypatch.setattr(latent_figures, "scatter", lambda *arguments: seen.extend(arguments))
+    draw(vae, tmp_path)
+    image, (left, right, bottom, top) = seen[-2:]
+    prior = vae.latent.prior()
+    corner = (prior.mean + 3 * prior.stddev).unsqueeze(0)  # right, up
+    corner = vae.likelihood.mean(vae.decode(corner))[0, 0]
+    cell = image.shape[-1] // gallery.MAP_SIDE
+    assert torch.allclose(image[0, :cell, -cell:][:: cell // 2, :: cell // 2], corner, atol=1e-6)
+    middles = torch.tensor([(left + right) / 2, (bottom + top) / 2])
+    assert torch.allclose(middles, prior.mean)  # no image is farther out than three deviations
+    half_a_cell = (right - left) / gallery.MAP_SIDE / 2
+    assert right - half_a_cell == pytest.approx((prior.mean + 3 * prior.stddev)[0].item())
+
+
+def test_labels_have_their_colours_and_names(tmp_path, drawn):
+    points, labels = torch.rand(40, 2), torch.arange(40) % 10
+    latent_figures.scatter(points, labels, "points", tmp_path / "map.png")
+    [axis] = drawn["map"].axes
+    assert {text.get_text() for text in axis.texts} == {str(label) for label in range(10)}
+    looks = {(tuple(c.get_facecolor()[0]), len(c.get_paths()[0])) for c in axis.collections[1:]}
+    assert len(looks) == 10  # a colour and a marker each
+
+
+def test_schedules_are_under_the_curves_on_their_axis(tmp_path, drawn):
+    figures.training(ROWS, tmp_path / "training.png")
+    axes = drawn["training"].axes
+    assert [axis.get_ylabel() for axis in axes] == ["ELBO", "beta", "learning rate"]
+    assert axes[0].get_shared_x_axes().joined(axes[0], axes[2])
+    train, val = axes[0].lines
+    assert train.get_xydata().tolist() == [[2, -90.5], [4, -80]]
+    assert val.get_xydata().tolist() == [[4, -70]]
+    assert axes[1].lines[0].get_ydata().tolist() == [0.1, 0.2]
+
+
+def test_the_first_steps_do_not_flatten_a_curve():
+    low, high = figures.window(
+        [-500.0, -300.0, *[-20.0 - i / 100 for i in range(98)], float("nan")]
+    )
+    assert -30 < low < -21 and -20 <= high < -19
+    assert figures.window([1.0, 1.0])[0] < 1 < figures.window([1.0, 1.0])[1]
+    assert figures.window([]) == (0, 1)

@@ -1,0 +1,234 @@
+"""What may be wrong with a model, by name, with the numbers that say so and what to type."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from ..latents import Latent
+from ..schedules import schedules
+
+Level = Literal["problem", "warning", "fine"]
+Finding = tuple[Level, str, str]  # the level, the numbers in words, what to type
+
+LEVELS: tuple[Level, ...] = ("problem", "warning", "fine")
+MIN_KL = 0.1  # nats a datum
+MIN_CODES = 0.1  # of the way from one code in use to all alike
+MAX_DOMINATED = 0.1  # of the images, by one weight each
+LOW_TEMPERATURE = 0.05  # below it the library warns when an estimator is made
+
+
+class Diagnosis(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        name: the same for every model.
+        level: "problem": the model does not do what it is for; "warning": something is wasted, or a
+            number is not to be believed; "fine": it was looked at.
+        because: the numbers that led to it, in words.
+        advice: what to type, settings as KEY=VALUE; empty where all is fine.
+        numbers: by name.
+    """
+
+    name: str
+    level: Level
+    because: str
+    advice: str
+    numbers: dict[str, float]
+
+
+def diagnose(
+    numbers: Mapping[str, float],
+    prefix: str = "",
+    min_kl: float = MIN_KL,
+    min_codes: float = MIN_CODES,
+) -> list[Diagnosis]:
+    """Looks at all that the numbers allow to look at; the worst comes first.
+
+    Args:
+        numbers: by name the metrics of :func:`vae_lab.evaluation.evaluate`, and also `latents` L,
+            `categories` K, `samples` of the importance weights, `temperature`, `grey` (are there
+            pixels that are no bits, under a likelihood of bits). Absent is what is not known.
+        prefix: of the metrics' names where they are shown, such as `val/`.
+        min_kl: in nats a datum; less is a collapse.
+        min_codes: dead are codes of perplexity P where :math:`(P - 1) / (K - 1)` is less.
+    """
+    known: dict[str, Any] = {"prefix": prefix, "min_kl": min_kl, "min_codes": min_codes}
+    found = []
+    for name, check in CHECKS.items():
+        parameters = inspect.signature(check).parameters.values()
+        if any(p.default is p.empty and p.name not in {**known, **numbers} for p in parameters):
+            continue
+        used = {p.name: numbers[p.name] for p in parameters if p.name in numbers}
+        settings = {p.name: known[p.name] for p in parameters if p.name in known}
+        found.append(Diagnosis(name, *check(**used, **settings), used))
+    return sorted(found, key=lambda diagnosis: LEVELS.index(diagnosis.level))
+
+
+def own_temperature(module: nn.Module) -> dict[str, float]:
+    """The `temperature` of a training module's own estimator, which `model.temperature` sets."""
+    found = schedules(module).get("temperature")
+    chosen = getattr(module, "config", {}).get("estimator")
+    return {} if found is None or chosen is not None else {"temperature": found.value.item()}
+
+
+def sizes(latent: Latent) -> dict[str, float]:
+    """`latents`, and `categories` where there are codes."""
+    codes = latent.codes(latent.prior())
+    known: dict[str, float] = {"latents": latent.event_shape[0]}
+    return known if codes is None else known | {"categories": codes.shape[-1]}
+
+
+# What a check needs to know are its arguments; without those that have a default it can do.
+
+
+def _posterior_collapse(
+    kl: float, active_units: float, latents: float, prefix: str, min_kl: float
+) -> Finding:
+    because = (
+        f"{prefix}kl is {kl:.3g} nats, {active_units:.0f} of {latents:.0f} latent variables are "
+        "active"
+    )
+    if kl >= min_kl and active_units:
+        return "fine", because, ""
+    return (
+        "problem",
+        because,
+        (
+            "type objective=elbo_warmup (its beta rises from 0), objective.beta=0.5, or "
+            "objective.free_bits=0.1"
+        ),
+    )
+
+
+def _inactive_units(active_units: float, latents: float) -> Finding:
+    because = f"{active_units:.0f} of {latents:.0f} latent variables have a KL above 0.01 nats"
+    if not active_units or 2 * active_units >= latents:
+        return "fine", because, ""
+    return (
+        "warning",
+        because,
+        (
+            f"type model.latents={active_units:.0f}, which does the same with less, or "
+            "objective.free_bits=0.1 for the others to be used"
+        ),
+    )
+
+
+def _dead_codes(
+    code_perplexity: float,
+    categories: float,
+    latents: float,
+    prefix: str,
+    min_codes: float,
+    temperature: float | None = None,
+) -> Finding:
+    because = (
+        f"of {categories:.0f} categories a latent variable uses {code_perplexity:.3g} "
+        f"({prefix}code_perplexity)"
+    )
+    if (code_perplexity - 1) / (categories - 1) >= min_codes:
+        return "fine", because, ""
+    fewer = (
+        f"model.categories={max(round(2 * code_perplexity), 2)}"
+        if categories > 2
+        else f"model.latents={max(round(latents / 2), 1)}"
+    )
+    higher = "" if temperature is None else f"model.temperature={max(2 * temperature, 1):.2g}, "
+    return "problem", because, f"type {higher}model.optimizer.lr=3e-4, or {fewer}"
+
+
+def _decoder_ignores_z(kl: float, reconstruction_gain: float, min_kl: float) -> Finding:
+    because = (
+        f"z costs {kl:.3g} nats of KL; with a z of the prior instead the reconstruction is "
+        f"{reconstruction_gain:.3g} nats worse"
+    )
+    if kl < min_kl or reconstruction_gain >= kl:
+        return "fine", because, ""
+    return (
+        "problem",
+        because,
+        (
+            "type trainer.max_epochs=200 to train longer, objective=elbo_warmup, or "
+            "objective.free_bits=0 if the KL is forced"
+        ),
+    )
+
+
+def _overfitting(elbo: float, train_elbo: float, train_elbo_error: float) -> Finding:
+    gap = train_elbo - elbo
+    because = f"the ELBO is {train_elbo:.4g} on training images and {elbo:.4g} on these"
+    if gap < 3 * train_elbo_error or gap < 0.03 * abs(elbo):
+        return "fine", because, ""
+    return (
+        "warning",
+        because,
+        ("type early_stopping=10, ema=0.999, or model.optimizer.weight_decay=0.1"),
+    )
+
+
+def _importance_weights(
+    dominated: float, effective_samples: float, samples: float, ais_gain: float | None = None
+) -> Finding:
+    because = (
+        f"in {dominated:.0%} of the images one of {samples:.0f} weights is more than half of all; "
+        f"on average they are worth {effective_samples:.3g}"
+    )
+    if dominated < MAX_DOMINATED:
+        return "fine", because, ""
+    if ais_gain is not None:
+        because += f"; annealed importance sampling finds {ais_gain:.3g} nats more"
+    return (
+        "warning",
+        because,
+        (f"log p(x) may be higher than the bound: type evaluate.samples={10 * samples:.0f}"),
+    )
+
+
+def _relaxed_gap(
+    relaxed_gap: float, elbo: float, categories: float, temperature: float | None = None
+) -> Finding:
+    because = f"relaxed samples promise {relaxed_gap:.3g} nats more than exact ones give"
+    if relaxed_gap < max(1.0, 0.01 * abs(elbo)):
+        return "fine", because, ""
+    lower = (
+        ""
+        if temperature is None
+        else f"model.temperature={max(temperature / 2, 0.1):.2g}, model.hard=true, or "
+    )
+    return "warning", because, f"type {lower}estimator=rebar, which has no bias"
+
+
+def _temperature(temperature: float) -> Finding:
+    because = f"the relaxation's temperature is {temperature:.3g}"
+    if temperature >= LOW_TEMPERATURE:
+        return "fine", because, ""
+    return (
+        "warning",
+        f"{because}: the gradient's variance grows as its inverse",
+        ("type model.temperature=0.5"),
+    )
+
+
+def _grey_pixels(grey: float) -> Finding:
+    if not grey:
+        return "fine", "all pixels are 0 or 1", ""
+    return (
+        "warning",
+        "there are pixels between 0 and 1: their cross-entropy is no likelihood",
+        ("type data.binarize=stochastic, or likelihood=continuous_bernoulli"),
+    )
+
+
+CHECKS: dict[str, Callable[..., Finding]] = {
+    "posterior collapse": _posterior_collapse,
+    "inactive units": _inactive_units,
+    "dead codes": _dead_codes,
+    "decoder ignores z": _decoder_ignores_z,
+    "overfitting": _overfitting,
+    "importance weights": _importance_weights,
+    "relaxed gap": _relaxed_gap,
+    "temperature": _temperature,
+    "grey pixels": _grey_pixels,
+}

@@ -1,0 +1,121 @@
+"""A model and the images of a split, and what has been measured of them so far."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributed import all_sum, rank, world_size
+from ..seeding import derive_seed, seed_generators
+from ..vae import VAE
+from .diagnosis import sizes
+from .evidence import images_at_once
+from .results import Metric
+
+BATCH = 100  # images that share the noise of one seed
+
+Progress = Callable[[str, int, int], None]  # a part, images done, of how many
+Terms = Callable[[Tensor], tuple[Tensor, ...]]  # x [B, C, H, W] -> some [B]
+
+
+class Measurement:
+    """Collects metrics.
+
+    Args:
+        vae: in evaluation mode.
+        x: images, [N, C, H, W], on the CPU.
+        y: their labels, [N]; -1 where there are none.
+        memory: in bytes, for what is decoded at once.
+        seed: of all noise.
+        progress: is told how far a part is.
+
+    Attributes:
+        metrics: so far.
+        per_latent: likewise, lists of L numbers.
+        numbers: what else the diagnosis asks for.
+        each: terms of every image, [N].
+    """
+
+    def __init__(
+        self, vae: VAE, x: Tensor, y: Tensor, memory: float, seed: int, progress: Progress
+    ) -> None:
+        self.vae, self.x, self.y = vae, x, y
+        self.memory, self.seed, self.progress = memory, seed, progress
+        self.metrics: dict[str, Metric] = {}
+        self.per_latent: dict[str, list[float]] = {}
+        self.numbers: dict[str, float] = sizes(vae.latent)
+        self.each: dict[str, Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.vae.output_bias.device
+
+    def measure(
+        self, part: str, x: Tensor, terms: Terms, names: tuple[str, ...], batch: int = BATCH
+    ) -> None:
+        """Terms of every image by name, of which the processes take the batches in turn.
+
+        The noise depends on the part and on a batch's place, not on who takes it.
+        """
+        batch = min(batch, images_at_once(self.vae, self.memory))
+        # Where the processes meet; float64, as sums of many float32 round.
+        place = self.device if world_size() > 1 else torch.device("cpu")
+        found = torch.zeros(len(names), len(x), dtype=torch.float64, device=place)
+        self.progress(part, 0, len(x))
+        for number, start in enumerate(range(0, len(x), batch)):
+            end = min(start + batch, len(x))
+            if number % world_size() == rank():
+                self.draw_anew(part, start)
+                found[:, start:end] = torch.stack(terms(x[start:end].to(self.device))).to(found)
+            self.progress(part, end, len(x))
+        self.each |= dict(zip(names, all_sum(found).cpu(), strict=True))
+
+    def draw_anew(self, *parts: int | str) -> None:
+        """Seeds what comes next, whatever has been before it."""
+        seed_generators(derive_seed(self.seed, "evaluate", *parts))
+
+    def mean(self, name: str, unit: str = "", note: str = "") -> None:
+        """The mean of a term over the images, as a metric with its standard error."""
+        values = self.each[name]
+        error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+        self.add(name, values.mean().item(), error, unit, note)
+
+    def add(
+        self,
+        name: str,
+        value: float,
+        standard_error: float | None = None,
+        unit: str = "",
+        note: str = "",
+    ) -> None:
+        """Notes a metric."""
+        self.metrics[name] = Metric(value, standard_error, unit, note)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The posteriors' means, of discrete latents all probabilities, [N, D]; on the CPU."""
+        means = [self.vae.encode(part.to(self.device)).mean for part in x.split(BATCH)]
+        return torch.cat(means).flatten(1).float().cpu()
+
+
+def collect(batches: Iterable[Any], most: int | None) -> tuple[Tensor, Tensor]:
+    """The first images and their labels, -1 where there are none; on the CPU.
+
+    Args:
+        batches: tensors [B, C, H, W], or tuples that begin with such a tensor and labels [B].
+
+    Raises:
+        ValueError: there are no images.
+    """
+    xs, ys, count = [], [], 0
+    for batch in batches:
+        x, y = (batch, None) if isinstance(batch, Tensor) else batch[:2]
+        xs.append(x.cpu())
+        ys.append(torch.full((len(x),), -1) if y is None else y.cpu())
+        count += len(x)
+        if most is not None and count >= most:
+            break
+    if not count:
+        raise ValueError("an evaluation needs images, got none")
+    return torch.cat(xs)[:most], torch.cat(ys)[:most]

@@ -1,0 +1,194 @@
+"""The parts of an evaluation, each of which adds its metrics to a :class:`Measurement`."""
+
+import math
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import likelihoods
+from .decomposition import ACTIVE, Decomposition, activity, code_use, decompose
+from .diagnosis import own_temperature
+from .evidence import annealed, enumerated, importance_weighted, num_states
+from .measurement import BATCH, Measurement
+
+FEW_SAMPLES = 16  # for an ELBO alone
+AIS_CHAINS, AIS_BATCH = 16, 50
+QUALITY_IMAGES = 10_000
+FACTOR_CODES = 5000
+NEIGHBOURS = 10
+
+Labelled = tuple[Tensor, Tensor]  # images [N, C, H, W] and labels [N]
+
+
+def bound(m: Measurement, samples: int) -> None:
+    """The ELBO and log p(x): by importance weighting, or exact where z has no more states."""
+    vae, states = m.vae, num_states(m.vae.latent)
+    exact = states <= samples
+
+    def terms(x: Tensor) -> tuple[Tensor, ...]:
+        found = importance_weighted(vae, x, FEW_SAMPLES if exact else samples, memory=m.memory)
+        kl = vae.latent.kl(vae.encode(x)).sum(-1)
+        other = vae.log_px_z(x, vae.latent.prior().sample((len(x),)))
+        log_px = enumerated(vae, x, memory=m.memory) if exact else found.bound
+        return (
+            *(log_px, found.reconstruction - kl, found.reconstruction, kl),
+            *(found.reconstruction - other, found.effective_samples, found.largest_weight),
+        )
+
+    names = ("log_likelihood", "elbo", "reconstruction", "kl", "reconstruction_gain")
+    m.measure("bound", m.x, terms, (*names, "effective_samples", "largest_weight"))
+    grey = _note_grey(m)
+    how = f"exact, {states:.0f} states" if exact else f"importance-weighted, {samples} samples"
+    m.mean("log_likelihood", "nats", how + "; no likelihood of grey pixels" * grey)
+    m.mean("elbo", "nats")
+    m.mean("reconstruction", "nats", "E_q log p(x|z)")
+    m.mean("kl", "nats", "KL(q(z|x) || p(z))")
+    m.mean("reconstruction_gain", "nats", "over the reconstruction from a z of the prior")
+    if vae.likelihood.discrete and not grey:
+        scale = -1 / (math.log(2) * math.prod(vae.shape))
+        m.each["bits_per_dimension"] = scale * m.each["log_likelihood"]
+        m.mean("bits_per_dimension", "bits", how)
+    if not exact:
+        m.numbers["samples"] = samples
+        m.each["dominated"] = (m.each["largest_weight"] > 0.5).double()
+        m.mean("effective_samples", "", f"of {samples} importance weights")
+        m.mean("dominated", "", "share of the images where one weight is more than half")
+
+
+def _note_grey(m: Measurement) -> bool:
+    """Are there pixels between 0 and 1 under a likelihood of bits."""
+    if not isinstance(m.vae.likelihood, likelihoods.Bernoulli):
+        return False
+    grey = bool(((m.x != 0) & (m.x != 1)).any())
+    m.numbers["grey"] = float(grey)
+    return grey
+
+
+def train_gap(m: Measurement, x: Tensor) -> None:
+    """The ELBO of training images."""
+
+    def terms(x: Tensor) -> tuple[Tensor]:
+        found = importance_weighted(m.vae, x, FEW_SAMPLES, memory=m.memory)
+        return (found.reconstruction - m.vae.latent.kl(m.vae.encode(x)).sum(-1),)
+
+    m.measure("train", x, terms, ("train_elbo",))
+    m.mean("train_elbo", "nats", f"{len(x)} training images")
+    errors = (m.metrics[name].standard_error or 0.0 for name in ("elbo", "train_elbo"))
+    m.numbers["train_elbo_error"] = math.hypot(*errors)
+
+
+def annealing(m: Measurement, images: int, steps: int) -> None:
+    """log p(x) of some images once more, and how much more that is than their bound."""
+    x = m.x[:images]
+
+    def terms(x: Tensor) -> tuple[Tensor, ...]:
+        found = annealed(m.vae, x, AIS_CHAINS, steps)
+        return found.estimate, found.acceptance
+
+    m.measure("ais", x, terms, ("ais_log_likelihood", "acceptance"), AIS_BATCH)
+    accepted = m.each["acceptance"].mean().item()
+    how = f"annealed importance sampling, {AIS_CHAINS} chains, {steps} steps, {accepted:.0%}"
+    m.mean("ais_log_likelihood", "nats", f"{len(x)} images, {how} accepted")
+    if "log_likelihood" in m.each:
+        m.each["ais_gain"] = m.each["ais_log_likelihood"] - m.each["log_likelihood"][: len(x)]
+        m.mean("ais_gain", "nats", f"over log_likelihood of the same {len(x)} images")
+
+
+def split(m: Measurement, module: Any) -> None:
+    """What the KL is made of, how much of z is in use, and what relaxed samples hide."""
+    vae, latent = m.vae, m.vae.latent
+    m.progress("split", 0, 1)
+    parameters = [vae.head(vae.encoder(x.to(m.device))) for x in m.x.split(BATCH)]
+    q = latent.distribution(torch.cat(parameters))
+    kl, variance = latent.kl(q).double().cpu(), activity(q).cpu()
+    if "kl" not in m.each:
+        m.each["kl"] = kl.sum(-1)
+        m.mean("kl", "nats", "KL(q(z|x) || p(z))")
+    m.draw_anew("split")
+    found = decompose(latent, q)
+    _add_decomposition(m, found)
+    m.add("active_units", (kl.mean(0) > ACTIVE).sum().item(), note=f"KL above {ACTIVE} nats")
+    varying = (variance > ACTIVE).sum().item()
+    m.add("varying_units", varying, note=f"variance of E_q[z] above {ACTIVE}")
+    m.per_latent |= {"kl": kl.mean(0).tolist(), "marginal_kl": found.marginal_kl.tolist()}
+    m.per_latent["activity"] = variance.tolist()
+    if (codes := latent.codes(q)) is not None:
+        use = code_use(codes)
+        m.add("code_usage", use.used, note="share of the codes that are some image's first choice")
+        perplexity = use.perplexity.mean().item()
+        m.add("code_perplexity", perplexity, note=f"of {codes.shape[-1]} categories")
+        m.per_latent["perplexity"] = use.perplexity.tolist()
+    m.progress("split", 1, 1)
+    if module is not None:
+        _relaxed_gap(m, module)
+
+
+def _add_decomposition(m: Measurement, found: Decomposition) -> None:
+    how, most = f"{found.points} z, {found.images} posteriors", math.log(found.images)
+    information, correlation = found.mutual_information, found.total_correlation
+    error, note = found.mutual_information_error, f"{how}; {most:.1f} at most"
+    m.add("mutual_information", information, error, "nats", note)
+    m.add("total_correlation", correlation, found.total_correlation_error, "nats", how)
+    marginal, note = found.marginal_kl.sum().item(), "KL(q(z_l) || p(z_l)), summed"
+    m.add("marginal_kl", marginal, found.marginal_kl_error or None, "nats", note)
+
+
+def _relaxed_gap(m: Measurement, module: Any) -> None:
+    """Of an estimator that trains at points between those that z can take."""
+    m.numbers |= own_temperature(module)
+    estimator = module.estimator
+    if not estimator.relaxed_points or estimator.unbiased is True:
+        return
+
+    def terms(x: Tensor) -> tuple[Tensor]:
+        return (module.objective(m.vae, estimator, x).elbo - m.vae.elbo(x).elbo,)
+
+    m.measure("relaxed", m.x, terms, ("relaxed_gap",))
+    m.mean("relaxed_gap", "nats", "ELBO of relaxed samples less that of exact ones")
+
+
+def quality(m: Measurement, images: Tensor, train_images: Tensor | None) -> None:
+    """FID, precision and recall of samples of the prior."""
+    from .samples import sample_quality
+
+    m.progress("samples", 0, 1)
+    m.draw_anew("samples")
+    found = sample_quality(m.vae, images, QUALITY_IMAGES, train_images=train_images)
+    note = f"{min(len(images), QUALITY_IMAGES)} samples, features of the shipped network"
+    for name, value in found.items():
+        m.add(name, value, note=note)
+    m.progress("samples", 1, 1)
+
+
+def classifiers(m: Measurement, train: Labelled, most: int) -> None:
+    """What the codes tell of the labels."""
+    from .representation import linear_probe, nearest_neighbours
+
+    train_x, train_y = (part[:most] for part in train)
+    y = m.y[:most]
+    if (train_y < 0).any() or (y < 0).any() or len(train_y.unique()) < 2:
+        return
+    m.progress("latents", 0, 1)
+    codes = m.codes(train_x), train_y, m.codes(m.x[:most]), y
+    note = f"accuracy, {len(train_y)} training and {len(y)} test codes"
+    m.add("linear_probe", linear_probe(*codes), note=note)
+    k = min(NEIGHBOURS, len(train_y))
+    m.add("nearest_neighbours", nearest_neighbours(*codes, k=k), note=f"{note}, {k} neighbours")
+    m.progress("latents", 1, 1)
+
+
+def disentanglement(
+    m: Measurement, factors: Callable[[Tensor], Tensor], categorical: Collection[int]
+) -> None:
+    """Whether single codes stand for single factors."""
+    from .disentanglement import dci, mig, sap
+
+    m.progress("factors", 0, 1)
+    codes, known = m.codes(m.x[:FACTOR_CODES]), factors(m.y[:FACTOR_CODES])
+    scores = {"mig": mig(codes, known), "sap": sap(codes, known, categorical)}
+    scores |= {f"dci_{name}": score for name, score in dci(codes, known)._asdict().items()}
+    for name, score in scores.items():
+        m.add(name, score, note=f"{len(codes)} images")
+    m.progress("factors", 1, 1)

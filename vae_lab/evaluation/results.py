@@ -1,0 +1,82 @@
+"""What an evaluation leaves: metrics with their errors, lists over the latents, diagnoses."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .diagnosis import Diagnosis
+
+FORMAT = 1
+
+
+class Metric(NamedTuple):
+    """A number, with what is needed to believe it.
+
+    Attributes:
+        standard_error: over the images, or over what it was estimated from; None where it has none.
+        unit: "nats", "bits"; empty for a pure number.
+        note: how it was measured.
+    """
+
+    value: float
+    standard_error: float | None = None
+    unit: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        """With two digits of the standard error."""
+        if not self.standard_error or not math.isfinite(self.standard_error):
+            return f"{self.value:.4g} {self.unit}".rstrip()
+        places = max(1 - math.floor(math.log10(self.standard_error)), 0)
+        number = f"{self.value:.{places}f} +- {self.standard_error:.{places}f}"
+        return f"{number} {self.unit}".rstrip()
+
+
+@dataclass
+class Evaluation:
+    """What :func:`vae_lab.evaluation.evaluate` found.
+
+    Attributes:
+        metrics: by name.
+        per_latent: lists of L numbers: `kl`, `marginal_kl`, `activity` (the variance of the
+            posterior's mean) and, of codes, `perplexity`.
+        diagnosis: what was looked at, the worst first.
+        images: how many there were.
+        seed: of all noise.
+        seconds: that it took.
+    """
+
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    per_latent: dict[str, list[float]] = field(default_factory=dict)
+    diagnosis: list[Diagnosis] = field(default_factory=list)
+    images: int = 0
+    seed: int = 0
+    seconds: float = 0.0
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Of every metric its name, its value with error and unit, and its note."""
+        return [(name, str(metric), metric.note) for name, metric in self.metrics.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain types; a number that is not finite is None, as JSON has no other."""
+        return plain(
+            {
+                "format": FORMAT,
+                "images": self.images,
+                "seed": self.seed,
+                "seconds": round(self.seconds, 1),
+                "metrics": {name: metric._asdict() for name, metric in self.metrics.items()},
+                "per_latent": self.per_latent,
+                "diagnosis": [found._asdict() for found in self.diagnosis],
+            }
+        )
+
+
+def plain(node: Any) -> Any:
+    """Nested mappings and sequences as JSON can hold them."""
+    if isinstance(node, Mapping):
+        return {name: plain(child) for name, child in node.items()}
+    if isinstance(node, list | tuple):
+        return [plain(child) for child in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node

@@ -1,0 +1,129 @@
+"""Do the images that a model makes look like those of the data, and do they cover them?
+
+Both are asked of features: see :mod:`vae_lab.evaluation.features`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..vae import VAE
+from .features import Features, extract
+
+NEIGHBOURS = 3
+ROWS = 1 << 20  # distances that are in memory at once: more leave the cache
+
+
+class Coverage(NamedTuple):
+    """What :func:`precision_recall` returns."""
+
+    precision: float
+    recall: float
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    r"""Frechet's distance, squared, of two Gaussians with the moments of a [N, F] and b [M, F].
+
+    .. math:: \|\mu_a - \mu_b\|^2
+              + \operatorname{tr}\big(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2}\big)
+
+    In double precision; the last trace is the sum of the singular values of
+    :math:`\Sigma_a^{1/2} \Sigma_b^{1/2}`, which also exist with fewer images than features. It is
+    biased upwards, by about 1/N: compare numbers of the same N only.
+
+    Source: Heusel et al., *GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
+    Equilibrium*, 2017, arXiv:1706.08500
+    """
+    _check(a, b, least=2)
+    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
+    spread = root_a.square().sum() + root_b.square().sum()  # the traces, as the roots are symmetric
+    overlap = torch.linalg.svdvals(root_a @ root_b).sum()
+    distance = (mean_a - mean_b).square().sum() + spread - 2 * overlap
+    return max(distance.item(), 0.0)  # rounding may leave -1e-12 of two equal sets
+
+
+def precision_recall(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Coverage:
+    """How many of the generated images are among the real ones, and how many of these are reached.
+
+    A set covers the balls around its points that reach to their k-th nearest neighbour in the set.
+    Precision is the fraction of `generated` that `real` covers, recall that of `real` which
+    `generated` covers. Both depend on the number of points: give as many of each.
+
+    Args:
+        real: features, shape [N, F].
+        generated: features, shape [M, F].
+        k: 3 in the paper.
+
+    Source: Kynkaanniemi et al., *Improved Precision and Recall Metric for Assessing Generative
+    Models*, 2019, arXiv:1904.06991
+    """
+    _check(real, generated, least=k + 1)
+    real, generated = (x.detach().cpu().double() for x in (real, generated))
+    return Coverage(_covered(generated, real, k), _covered(real, generated, k))
+
+
+@torch.no_grad()
+def sample_quality(
+    vae: VAE,
+    images: Tensor,
+    num_samples: int = 10_000,
+    features: Features | str | None = None,
+    train_images: Tensor | None = None,
+) -> dict[str, float]:
+    """FID, precision and recall of prior samples against images.
+
+    The samples are mean images E[x|z] of draws z from the prior, as :meth:`VAE.sample` gives
+    them, without the pixels' own noise. Give the images as grey values also where the model was
+    trained on stochastic draws of them: these grey values are what its means estimate.
+
+    Args:
+        vae: in evaluation mode.
+        images: of the test split, in [0, 1], shape [N, C, H, W].
+        num_samples: of both kinds; all images where there are fewer. The first ones are taken.
+        features: see :func:`vae_lab.evaluation.features.extract`.
+        train_images: others of the data, shape [M, C, H, W], for `fid_floor`, where there are as
+            many as samples.
+
+    Returns:
+        `fid`, `precision`, `recall`, and `fid_floor`: the FID of as many training images, below
+        which a model is hardly better than the data.
+    """
+    count = min(num_samples, len(images))
+    device = vae.output_bias.device
+    drawn = [vae.sample(n) for n in [500] * (count // 500) + [count % 500] if n]
+    found = extract(torch.cat(drawn), features)
+    real = extract(images[:count].to(device), features)
+    precision, recall = precision_recall(real, found)
+    quality = {"fid": frechet_distance(real, found), "precision": precision, "recall": recall}
+    if train_images is not None and len(train_images) >= count:
+        others = extract(train_images[:count].to(device), features)
+        quality["fid_floor"] = frechet_distance(real, others)
+    return quality
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean [F] of x [N, F], and the symmetric root [F, F] of its covariance."""
+    x = x.detach().cpu().double()
+    mean = x.mean(0)
+    covariance = (x - mean).T @ (x - mean) / (len(x) - 1)
+    values, vectors = torch.linalg.eigh(covariance)
+    return mean, vectors * values.clamp_min(0).sqrt() @ vectors.T
+
+
+def _covered(points: Tensor, others: Tensor, k: int) -> float:
+    """The fraction of points [N, F] that are in the balls around others [M, F]."""
+    chunk = max(ROWS // len(others), 1)
+    # The nearest of all is the point itself.
+    radii = [torch.cdist(x, others).kthvalue(k + 1).values for x in others.split(chunk)]
+    radius = torch.cat(radii)  # [M]
+    inside = [(torch.cdist(x, others) <= radius).any(1) for x in points.split(chunk)]
+    return torch.cat(inside).double().mean().item()
+
+
+def _check(a: Tensor, b: Tensor, least: int) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < least:
+        raise ValueError(
+            f"features must be [N, F] and [M, F], N and M at least {least}, "
+            f"got {tuple(a.shape)} and {tuple(b.shape)}"
+        )

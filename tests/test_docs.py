@@ -91,6 +91,8 @@ def test_a_command_runs(arguments, places, run, monkeypatch, tmp_path):
         _train(places, *arguments)
     elif any(sign in " ".join(arguments) for sign in ELSEWHERE):
         assert check([*arguments])
+    elif "trainer=ddp" in arguments:  # starts itself again
+        _train(places, *_short(arguments, tmp_path))
     else:
         run(*_short(arguments, tmp_path))
 
@@ -110,7 +112,14 @@ def _short(arguments, tmp_path):
     if task == "task=compare":
         small += ["compare.repeats=3", "compare.reference_repeats=3", "compare.images=4"]
         kept = [a for a in kept if not a.startswith(("compare.train_epochs", "compare.seeds"))]
-    return kept + (small if "resume=runs/NAME" not in kept else ["trainer.max_epochs=3"])
+    if "init.encoder=gumbel_vae-digits" in kept:
+        small.append("network.hidden=[256,128]")  # the zoo's
+    return kept + (["trainer.max_epochs=3"] if resumes(kept) else small)
+
+
+def resumes(arguments):
+    """An exact one takes no other settings than the run's."""
+    return any(a.startswith("resume=runs/") for a in arguments)
 
 
 @pytest.mark.slow

@@ -57,9 +57,15 @@ def _says(error: Exception, parts: tuple[str, ...]) -> bool:
 
 
 def _less_memory(config: DictConfig, text: str) -> str:
+    reason = text.partition(". ")[0] or "no more memory"
+    if config.task == "evaluate":
+        budget = config.evaluate.memory_gb
+        return (
+            f"{reason}: with evaluate.memory_gb={budget:g} an evaluation does not fit; type "
+            f"evaluate.memory_gb={budget / 4:g}"
+        )
     size, rest = config.data.batch_size, config.data.eval_batch_size
     times = config.trainer.accumulate_grad_batches
-    reason = text.partition(". ")[0] or "no more memory"
     return (
         f"{reason}: with data.batch_size={size} a step does not fit; type "
         f"data.batch_size={max(size // 2, 1)} trainer.accumulate_grad_batches={2 * times} for the "

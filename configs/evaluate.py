@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -21,12 +21,14 @@ from rich.table import Column, Table
 from vae_lab import sources
 from vae_lab.checkpoints import write_durably
 from vae_lab.evaluation import PARTS, Evaluation, Metric, Progress, evaluate
+from vae_lab.evaluation.features import choose
 from vae_lab.loggers import begin, end
-from vae_lab.runs import lock
+from vae_lab.runs import lock, writable
+from vae_lab.sources import first_line
 
 from . import build
 from .report import refresh
-from .trained import Trained, checkpoints_of, name_of, trained
+from .trained import Trained, checkpoints_of, names_of, trained
 
 FILE = "evaluation.json"
 LONG = 30.0  # seconds of a part, from which on it is said beforehand
@@ -52,14 +54,14 @@ def run(config: DictConfig) -> None:
 def _run(fabric: Fabric, config: DictConfig) -> None:
     chosen = checkpoints_of(config)
     found: dict[str, dict[str, Any]] = {}
-    for source in chosen:
+    for source, name in zip(chosen, names_of(chosen), strict=True):
         one = config.copy()
         one.checkpoint = source
         if len(chosen) > 1 and config.run_dir is not None:
-            one.run_dir = str(Path(config.run_dir) / name_of(source))
-        loaded = trained(one)
+            one.run_dir = str(Path(config.run_dir) / name)
+        loaded = trained(one)._replace(name=name)
         loaded.vae.to(fabric.device)
-        name = loaded.name if loaded.name not in found else source
+        _prepare(fabric, one, loaded)
         found[name] = _evaluated(one, loaded)
     if fabric.global_rank:
         return
@@ -69,11 +71,21 @@ def _run(fabric: Fabric, config: DictConfig) -> None:
             _write(Path(config.run_dir) / "evaluations.json", found)
 
 
+def _prepare(fabric: Fabric, config: DictConfig, loaded: Trained) -> None:
+    """All that may fail before minutes of measuring; of a machine's processes one downloads."""
+    asked = config.evaluate
+    if fabric.local_rank == 0:
+        loaded.datamodule.prepare_data()
+        if asked.features is not None and "samples" in (asked.parts or PARTS):
+            choose(asked.features)
+    fabric.barrier()
+    loaded.datamodule.setup("test")
+    writable(loaded.folder)
+
+
 def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
-    """Measures, shows and writes the evaluation of one model."""
+    """Measures, writes and shows the evaluation of one model."""
     asked, data = config.evaluate, loaded.datamodule
-    data.prepare_data()
-    data.setup("test")
     say(f"{loaded.name}: {type(data).__name__}, test split")
     with closing(data.test_dataloader()) as test, closing(data.train_dataloader()) as train:
         with _progress() as progress:
@@ -90,18 +102,18 @@ def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
                 samples=asked.samples,
                 ais_images=asked.ais_images,
                 ais_steps=asked.ais_steps,
+                features=asked.features,
                 memory=asked.memory_gb * 1e9,
                 seed=config.seed,
                 progress=progress,
             )
     result = _about(config, loaded) | evaluation.to_dict()
     if rank_zero_only.rank == 0:
+        _write(loaded.folder / FILE, result)
         _table(loaded.name, evaluation)
-        with lock(loaded.folder):
-            _write(loaded.folder / FILE, result)
-            _log(loaded, evaluation)
-            if config.report:
-                refresh(config.checkpoint, loaded)
+        _log(loaded, evaluation)
+        if config.report:
+            refresh(config.checkpoint, loaded)
         say(f"files    {loaded.folder}: {FILE}{', report.html' if config.report else ''}")
     return result
 
@@ -114,7 +126,7 @@ def _about(config: DictConfig, loaded: Trained) -> dict[str, Any]:
         "command": build.command(),
         "commit": build.commit(),
         "versions": build.versions(),
-        "sha256": loaded.facts.get("sha256"),  # of the release, which may be written anew
+        "sha256": loaded.sha256,  # as the same file may hold others later
         "data": data.__module__.rpartition(".")[2],
         "split": "test",
     }
@@ -158,20 +170,30 @@ def _duration(seconds: float) -> str:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
+    """In one step, and without the folder's lock: the run may still be training."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    partial = path.with_name(f".{path.name}.partial")
+    write_durably(partial, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    partial.replace(path)
 
 
 def _log(loaded: Trained, evaluation: Evaluation) -> None:
-    """To the run's W&B, online or offline as it was; nothing where it had none."""
+    """To the run's W&B, online or offline as it was; nothing where it had none.
+
+    The numbers are in the file already: whatever fails here is one warning.
+    """
     saved = {} if loaded.model is None else loaded.model.config
     settings = (saved.get("logger") or {}).get("wandb")
     if settings is None or not (loaded.folder / "wandb-id.txt").is_file():
         return
-    logger = build.make(OmegaConf.create(settings | {"run_dir": str(loaded.folder)}))
-    begin(logger)
-    logger.log_metrics({f"evaluation/{n}": m.value for n, m in evaluation.metrics.items()})
-    end(0)  # the next model is another run
+    try:
+        with lock(loaded.folder):  # a run that still trains has its W&B to itself
+            logger = build.make(OmegaConf.create(settings | {"run_dir": str(loaded.folder)}))
+            begin(logger)
+            logger.log_metrics({f"evaluation/{n}": m.value for n, m in evaluation.metrics.items()})
+            end(0)  # the next model is another run
+    except Exception as error:
+        rank_zero_warn(f"not sent to W&B: {first_line(error)}")
 
 
 def _table(name: str, evaluation: Evaluation) -> None:

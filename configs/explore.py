@@ -23,7 +23,7 @@ def run(config: DictConfig) -> None:
         from vae_lab.explorer_page import serve
     except ImportError as error:
         raise ImportError(
-            f"task=explore needs {error.name}: type pip install 'vae_lab[explore]'"
+            f"task=explore needs {error.name}: type pip install -e '.[explore]'"
         ) from None
     check_ranges(config)
     port = config.explore.port

@@ -32,21 +32,22 @@ def write_report(
                 send(logger, f"images/{name}", path, trainer.global_step)
         report.write(folder)
     except Exception as error:
-        _warn(folder, error)
+        _warn(folder, error, folder)
 
 
 def refresh(source: str, loaded: Trained) -> None:
     """The report with what has been measured since; its pictures stay."""
     try:
-        report.write(loaded.folder, _folder_of(sources.resolve(source)), loaded.name)
+        model = _folder_of(sources.resolve(source))
+        report.write(loaded.folder, model, loaded.name, loaded.sha256)
     except Exception as error:
-        _warn(loaded.folder, error)
+        _warn(loaded.folder, error, source)
 
 
-def _warn(folder: Path, error: Exception) -> None:
+def _warn(folder: Path, error: Exception, source: str | Path) -> None:
     rank_zero_warn(
         f"no report of {folder}: {first_line(error)}; to try again, type "
-        f"python train.py task=report checkpoint={folder}"
+        f"python train.py task=report checkpoint={source}"
     )
 
 
@@ -66,8 +67,8 @@ def run(config: DictConfig) -> Path:
             loaded.datamodule.setup("test")
             _draw(loaded.vae, loaded.datamodule, folder, model)
         if len(chosen) == 1:
-            return report.write(folder, model, loaded.name)
-        runs.append(read(folder, model, loaded.name))
+            return report.write(folder, model, loaded.name, loaded.sha256)
+        runs.append(read(folder, model, loaded.name, loaded.sha256))
     return report.compare(runs, config.run_dir)
 
 

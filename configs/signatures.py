@@ -47,6 +47,7 @@ class Evaluate(TypedDict):
     samples: int
     ais_images: int
     ais_steps: int
+    features: Literal["inception"] | None
     memory_gb: float
 
 

@@ -39,6 +39,11 @@ class Trained(NamedTuple):
     folder: Path
     facts: dict[str, Any]
 
+    @property
+    def sha256(self) -> str:
+        """Of the weights, as their release has it or would have it."""
+        return self.facts["sha256"] if self.model is None else pretrained.digest(self.vae)
+
 
 def trained(config: DictConfig) -> Trained:
     """Loads `checkpoint`: a run's or a release's folder, a `.ckpt` or `.safetensors` file, a model
@@ -61,7 +66,7 @@ def trained(config: DictConfig) -> Trained:
     _check_shape(config, loaded)
     loaded.vae.to(_device(config))
     name = name_of(config.checkpoint)
-    return loaded._replace(name=name, folder=_folder(config, path, name))
+    return loaded._replace(name=name, folder=_folder(config, path))
 
 
 def load_run(config: DictConfig) -> tuple[DictConfig, pl.LightningDataModule, VAEModule]:
@@ -92,7 +97,19 @@ def checkpoints_of(config: DictConfig) -> list[str]:
     typed = checkpoint_of(config)
     if Path(typed).exists():  # a path may have commas
         return [typed]
-    return [source.strip() for source in typed.split(",") if source.strip()]
+    return list(dict.fromkeys(source.strip() for source in typed.split(",") if source.strip()))
+
+
+def names_of(chosen: list[str]) -> list[str]:
+    """A name for every source, that a folder can have and no other one has."""
+    short = [name_of(source) for source in chosen]
+    names: list[str] = []
+    for source, name in zip(chosen, short, strict=True):
+        own = name if short.count(name) == 1 else _plain(source)
+        while own in names:
+            own += "-2"
+        names.append(own)
+    return names
 
 
 def name_of(source: str) -> str:
@@ -210,12 +227,23 @@ def _device(config: DictConfig) -> torch.device:
     return torch.device("cpu") if here is None or config.trainer.accelerator == "cpu" else here
 
 
-def _folder(config: DictConfig, path: Path, name: str) -> Path:
-    """`run_dir`, or the model's own folder, which the zoo's and what was downloaded do not have."""
+def _plain(source: str) -> str:
+    """A source as the name of a folder."""
+    return re.sub(r"[^\w.-]+", "-", source).strip("-.")
+
+
+def _folder(config: DictConfig, path: Path) -> Path:
+    """`run_dir`, or the model's own folder, which the zoo's and what was downloaded do not have.
+
+    A run's own is that of its best checkpoint; any other one has a folder beside it.
+    """
     if config.run_dir is not None:
         return Path(config.run_dir)
     if not Path(config.checkpoint).expanduser().exists():
-        return Path("runs") / ("evaluate-" + re.sub(r"[^\w.-]", "-", name))
+        return Path("runs") / f"evaluate-{_plain(config.checkpoint)}"
     if path.is_dir():
         return path
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    if path.suffix == ".safetensors":
+        return path.parent
+    of_run = path.parent.name == "checkpoints" and path.stem == "best"
+    return path.parent.parent if of_run else path.with_suffix("")

@@ -106,7 +106,7 @@ class Shards:
             from litdata import StreamingDataset
         except ImportError as error:
             raise ImportError(
-                "data=streaming needs litdata: type pip install 'vae_lab[streaming]'"
+                "data=streaming needs litdata: type pip install -e '.[streaming]'"
             ) from error
         try:
             data = StreamingDataset(

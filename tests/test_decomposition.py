@@ -70,6 +70,25 @@ def test_discrete_parts_by_enumeration(make):
     assert found.marginal_kl_error == 0 < error < 0.02
 
 
+@pytest.mark.parametrize(("images", "points"), [(100, 300), (600, 300)], ids=["all", "some"])
+@pytest.mark.parametrize("make", FAMILIES)
+def test_the_errors_are_those_of_repeats(make, images, points):
+    """Where all images draw and where some do, of which the others then have a share."""
+    latent = randomize(make().double(), 0.5)
+    parameters = 0.5 * torch.randn(images, latent.parameter_size, dtype=torch.float64)
+    names = ("mutual_information", "total_correlation", "marginal_kl")
+    values, claims = [], []
+    for _ in range(80):
+        q = latent.distribution(parameters[torch.randperm(images)])
+        found = decompose(latent, q, points)
+        values.append([torch.as_tensor(getattr(found, name)).sum().item() for name in names])
+        claims.append([getattr(found, f"{name}_error") for name in names])
+    real, claimed = torch.tensor(values).std(0), torch.tensor(claims).square().mean(0).sqrt()
+    known = 2 if latent.codes(latent.prior()) is not None else 3  # sums need no points
+    ratio = (claimed / real)[:known]
+    assert ratio.min() > 0.7 and ratio.max() < 1.4
+
+
 def test_images_that_share_a_posterior_tell_nothing():
     latent = Gaussian(3)
     q = latent.distribution(torch.tensor([1.0, 0, 2, 0, -1, 0]).expand(50, -1))
@@ -120,7 +139,7 @@ def test_narrow_posteriors_lose_no_precision():
 def test_of_many_images_some_are_taken():
     latent, q = posteriors(lambda: Gaussian(2), images=40)
     found = decompose(latent, q, points=5, mixture=10)
-    assert (found.images, found.points) == (10, 5)
+    assert (found.images, found.points) == (10, 10)
     assert found.kl == pytest.approx(latent.kl(q)[::4].sum(-1).mean().item())
 
 

@@ -4,8 +4,10 @@ import re
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from configs.command_line import check
+from configs.errors import explain
 from models import GumbelVAE
 from vae_lab.evaluation.diagnosis import CHECKS, diagnose, own_temperature, sizes
 from vae_lab.latents import Categorical, Gaussian
@@ -63,6 +65,14 @@ def test_what_it_advises_can_be_typed():
     assert len(typed) > 15
     for model, line in typed:
         check([f"model={model}", line])
+
+
+def test_what_an_evaluation_without_memory_advises_can_be_typed():
+    config = OmegaConf.create({"task": "evaluate", "evaluate": {"memory_gb": 1.0}})
+    said = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), config)
+    assert said.startswith("CUDA out of memory: with evaluate.memory_gb=1 ")
+    assert SETTING.findall(said)[1:] == ["evaluate.memory_gb=0.25"]
+    check(["task=evaluate", "checkpoint=gumbel_vae-digits", "evaluate.memory_gb=0.25"])
 
 
 def test_what_is_not_known_is_not_looked_at():

@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from vae_lab.evaluation import disentanglement
+from vae_lab import VAE
+from vae_lab.evaluation import disentanglement, evaluate
 from vae_lab.evaluation.disentanglement import dci, mig, sap
+from vae_lab.latents import Categorical
+from vae_lab.likelihoods import Bernoulli
+from vae_lab.networks import MLP
 
 SIZES = (3, 4, 5)
 
@@ -86,6 +90,66 @@ def test_the_information_is_that_of_scikit_learn(perfect, factors):
     assert code.max() == 19 and len(code.unique()) <= 20
     found = disentanglement._information(code, factors[:, 1])
     assert found.item() == pytest.approx(mutual_info_score(code, factors[:, 1]), abs=1e-12)
+
+
+def test_categories_are_names(factors):
+    """Of as many as there are, in any order, beside a category that says nothing."""
+    other = torch.randint(0, 3, (len(factors), 1))
+    codes = torch.cat([torch.randperm(5)[factors[:, 2:]], factors[:, :2], other], 1)
+    assert (scores(codes, factors) > 0.99).all()
+    renamed = torch.stack([torch.randperm(50)[code] for code in codes.T], 1)
+    torch.testing.assert_close(scores(renamed, factors), scores(codes, factors))
+    named = sap(codes, factors, categorical=range(3))
+    assert named == pytest.approx(sum(1 - 1 / size for size in SIZES) / 3, abs=0.03)
+    many = torch.arange(400) % 40
+    assert mig(torch.randperm(40)[many][:, None], many[:, None]) == pytest.approx(1, abs=1e-12)
+
+
+def test_sap_of_categories_by_hand():
+    factor = torch.tensor([0, 0, 2, 2, 4, 4])[:, None]
+    code = torch.tensor([7, 7, 3, 3, 3, 9])[:, None]  # its means are 0, 8/3 and 4
+    explained = (2 * 4 + 3 * 4 / 9 + 4) / 16
+    assert sap(code, factor) == pytest.approx(explained, abs=1e-12)
+    assert sap(code, factor, categorical=[0]) == pytest.approx((1 + 1 + 1 / 2) / 3, abs=1e-12)
+
+
+def one_hot_model(factors, categories):
+    """A model with one nearly one-hot variable for every factor, and its images."""
+    x = nn.functional.one_hot(factors, categories).float().flatten(1)
+    shape = (1, 1, x.shape[1])
+    vae = VAE(shape, MLP((4,)), Categorical(factors.shape[1], categories), Bernoulli())
+    vae.encoder, vae.head = nn.Flatten(), nn.Linear(x.shape[1], x.shape[1])
+    with torch.no_grad():
+        vae.head.weight.copy_(10 * torch.eye(x.shape[1]))
+    return vae, x.reshape(-1, *shape)
+
+
+@pytest.mark.parametrize("categories", [2, 3, 5])
+def test_a_category_for_every_factor_scores_one(categories):
+    factors = torch.cartesian_prod(torch.arange(categories), torch.arange(categories))
+    factors = factors.repeat(100, 1)
+    vae, x = one_hot_model(factors, categories)
+    found = evaluate(
+        vae, [(x, torch.arange(len(x)))], parts=["latents"], factors=lambda y: factors[y]
+    ).metrics
+    assert found.keys() > {"mig", "sap"} and len(found) == 5
+    assert min(metric.value for metric in found.values()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("images", [1, 60])
+def test_too_few_images_and_factors_that_never_change_have_no_scores(images):
+    factors = torch.tensor([[0, 1]]).expand(60, -1)
+    vae, x = one_hot_model(factors, 2)
+    found = evaluate(
+        vae,
+        [(x, torch.arange(60))],
+        train=[(x, torch.arange(60))],
+        parts=["bound", "split", "latents"],
+        factors=lambda y: factors[y],
+        images=images,
+        samples=2,
+    ).metrics
+    assert "elbo" in found and not {"mig", "sap", "linear_probe"} & found.keys()
 
 
 def test_dci_tells_disentangled_from_complete(factors):

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,14 +33,19 @@ ELSEWHERE = {  # these are composed and checked only
     "task=explore": "tests/test_explorer_page.py opens it in a browser",
     "data=streaming": "tests/test_streaming.py makes its shards",
     "precision=bf16-mixed": "a GPU, or patience",
+    "trainer.devices=8": "eight GPUs",
+    "trainer=fsdp": "tests/test_train.py runs it",
 }
 
 
 def commands():
-    """(page, arguments) of every `python train.py ...` that stands on a line of its own."""
+    """(page, arguments) of every `python train.py ...`, on a line of its own or within one."""
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
-        for line in re.findall(r"^(?: {4})?python train\.py(.*)$", text, re.M):
+        own = re.findall(r"^(?: {4})?python train\.py(.*)$", text, re.M)
+        within = re.findall(r"`python train\.py([^`]*)`", text)
+        made_up = re.compile("GROUP|squares|plain_reinforce")
+        for line in own + [line for line in within if not made_up.search(line)]:
             arguments = shlex.split(line.partition("||")[0], comments=True)
             if arguments:
                 yield page.name, tuple(arguments)
@@ -120,6 +126,23 @@ def _short(arguments, tmp_path):
 def resumes(arguments):
     """An exact one takes no other settings than the run's."""
     return any(a.startswith("resume=runs/") for a in arguments)
+
+
+@pytest.mark.slow
+def test_the_data_set_that_a_page_adds_trains(tmp_path):
+    for name in ("configs", "datamodules", "models"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "train.py", tmp_path)
+    page = (ROOT / "docs" / "extending.md").read_text()
+    code = re.search(r"`datamodules/squares.py`:\n\n```python\n(.*?)```", page, re.S).group(1)
+    (tmp_path / "datamodules" / "squares.py").write_text(code)
+    shared = (ROOT / "configs" / "data" / "digits.yaml").read_text().splitlines()[1:]
+    lines = ["_target_: datamodules.squares.Squares", "side: 4", *shared]
+    config = "\n".join(lines).replace("200", "0.1")  # of fewer images
+    (tmp_path / "configs" / "data" / "squares.yaml").write_text(config)
+    line = ["data=squares", "data.batch_size=20", "run_dir=run", "report=false", *SMALL]
+    subprocess.run([sys.executable, "train.py", *line], cwd=tmp_path, check=True)
+    assert (tmp_path / "run" / "release" / "model.safetensors").exists()
 
 
 @pytest.mark.slow

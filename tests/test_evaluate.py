@@ -2,21 +2,32 @@
 
 import json
 import math
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from test_distributed import in_processes
 from test_faults import SMOKE, start
+from test_runs import HOLD
 from test_train import records
 from tiny import SHAPE, LinearGaussian, binary_images, discrete_vae, log_evidence, randomize
 
 from configs.trained import name_of
-from vae_lab import VAE
-from vae_lab.evaluation import PARTS, Metric, evaluate
+from datamodules.digits import Digits
+from vae_lab import VAE, pretrained, zoo
+from vae_lab.checkpoints import load_checkpoint, save_checkpoint
+from vae_lab.evaluation import PARTS, Metric, evaluate, features
 from vae_lab.evaluation.results import plain
+from vae_lab.evaluation.samples import sample_quality
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP
+from vae_lab.runs import read
+from vae_lab.seeding import derive_seed, seed_generators
 
 SMALL = ["evaluate.samples=20", "evaluate.images=60", "evaluate.ais_images=3"]
 SMALL += ["evaluate.ais_steps=3"]
@@ -132,6 +143,9 @@ def test_what_labels_and_factors_allow():
     labelled, unlabelled = [(x, y)], [(x, torch.full_like(y, -1))]
     found = values(evaluate(vae, labelled, train=labelled, parts=["latents"]))
     assert found == {"linear_probe": 1.0, "nearest_neighbours": 1.0}
+    wrong = torch.where(torch.arange(400) < 100, (y + 1) % 4, y)  # scored on the first, not fitted
+    found = values(evaluate(vae, [(x, wrong)], train=labelled, parts=["latents"]))
+    assert found == {"linear_probe": 0.75, "nearest_neighbours": 0.75}
     assert values(evaluate(vae, unlabelled, train=unlabelled, parts=["latents"])) == {}
     known = values(
         evaluate(
@@ -139,6 +153,48 @@ def test_what_labels_and_factors_allow():
         )
     )
     assert {"mig", "sap", "dci_disentanglement"} <= known.keys()
+
+
+def test_the_gap_to_the_training_images():
+    """The training images' own ELBO, and whether it is above the others' by more than noise."""
+    model = LinearGaussian(Gaussian(2))
+    x = torch.rand(400, *SHAPE, dtype=torch.float64)
+    model.x = x
+    exact = model.elbo().detach()
+    order = exact.argsort()
+
+    def measured(test, train):
+        settings = {"train": [x[train]], "parts": ["bound"], "samples": 100}
+        found = evaluate(model.vae, [x[test]], **settings)
+        levels = {d.name: d.level for d in found.diagnosis}
+        return found.metrics["train_elbo"], found.metrics["elbo"], levels["overfitting"]
+
+    best = order[200:]
+    found, other, level = measured(order[:200], best)
+    assert found.value == pytest.approx(exact[best].mean().item(), abs=0.5)
+    assert found.standard_error == pytest.approx(exact[best].std().item() / 200**0.5, rel=0.4)
+    assert other.value < found.value - 1 and level == "warning"
+    found, other, level = measured(order[[0, 300]], order[[50, 399]])  # few: nobody can tell
+    assert found.value - other.value > 0.1 * abs(other.value) and level == "fine"
+
+
+def test_the_gap_of_relaxed_samples():
+    """Of an objective that promises two nats too much, on every image."""
+
+    class Estimator:
+        relaxed_points, unbiased, num_samples = True, False, 1
+
+    class Module(torch.nn.Module):
+        estimator = Estimator()
+
+        def objective(self, vae, estimator, x):
+            assert estimator is self.estimator
+            found = vae.elbo(x)
+            return found._replace(elbo=found.elbo + 2)
+
+    vae, x = discrete_vae(Bernoulli(3)), binary_images(200)
+    gap = evaluate(vae, [x], module=Module(), parts=["split"]).metrics["relaxed_gap"]
+    assert gap.value == pytest.approx(2, abs=4 * gap.standard_error) and gap.standard_error < 0.3
 
 
 def test_grey_pixels_have_no_likelihood():
@@ -217,6 +273,91 @@ def test_a_run_is_evaluated_without_another_setting(runs):
     assert diagnosis.keys() == {"name", "level", "because", "advice", "numbers"}
 
 
+def test_another_checkpoint_of_it_has_a_place_of_its_own(runs, run, tmp_path):
+    shutil.copytree(runs / "x", tmp_path / "x")
+    before = [(tmp_path / "x" / name).read_bytes() for name in ("evaluation.json", "report.html")]
+    last = Path("x", "checkpoints", "last.ckpt")
+    checkpoint = load_checkpoint(last)  # of a run so short that it is the best one, too
+    checkpoint["state_dict"]["vae.output_bias"] += 0.1
+    save_checkpoint(checkpoint, last)
+    run("task=evaluate", f"checkpoint={last}", *SMALL, "evaluate.parts=[bound]")
+    after = [(tmp_path / "x" / name).read_bytes() for name in ("evaluation.json", "report.html")]
+    assert before == after
+    folder = tmp_path / "x" / "checkpoints" / "last"
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert found["name"] == "x-last"
+    assert found["sha256"] == pretrained.digest(VAE.from_pretrained(last))
+    own = json.loads(before[0])
+    assert own["sha256"] == pretrained.card("x")["sha256"] != found["sha256"]
+    shown = (folder / "report.html").read_text()
+    assert "x-last" in shown and f"{found['metrics']['elbo']['value']:.2f}" in shown
+    shutil.copy(folder / "evaluation.json", "x")  # as if x had been trained further since
+    assert read("x").evaluation == {} and read(folder, "x", sha256=found["sha256"]).evaluation
+    assert not read(folder, "x", sha256=found["sha256"]).card.keys() & {"metrics", "step"}
+
+
+def test_a_run_in_use_is_evaluated(runs, run, tmp_path):
+    """Its W&B is left to the process that works there."""
+    shutil.copytree(runs / "x", tmp_path / "x")
+    (tmp_path / "x" / "evaluation.json").unlink()
+    (tmp_path / "x" / ".lock").unlink()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    hold = [sys.executable, "-c", HOLD, str(tmp_path / "x")]
+    with subprocess.Popen(hold, **pipes) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.warns(UserWarning, match="not sent to W&B: x is in use by process 4711"):
+            run("task=evaluate", "checkpoint=x", *SMALL, "evaluate.parts=[bound]")
+        other.kill()
+    found = json.loads((tmp_path / "x" / "evaluation.json").read_text())
+    assert found["metrics"].keys() >= {"elbo"} and not list((tmp_path / "x").glob("*.partial"))
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("configs.evaluate.evaluate", None)
+    with pytest.raises(SystemExit):
+        run("task=evaluate", "checkpoint=gaussian_vae-digits", "run_dir=file/x", *SMALL)
+    assert "run_dir must be a folder to write in, got file/x" in capsys.readouterr().err
+
+
+def test_samples_of_a_stochastic_run_are_compared_with_grey_images(run, tmp_path):
+    line = ["checkpoint=gaussian_vae-digits", "data.binarize=stochastic", "run_dir=x", *SMALL]
+    run("task=evaluate", *line, "evaluate.parts=[samples]", "report=false")
+    found = json.loads((tmp_path / "x" / "evaluation.json").read_text())["metrics"]
+    data = Digits().load()
+    vae = VAE.from_pretrained("gaussian_vae-digits")
+    seed_generators(derive_seed(0, "evaluate", "samples"))
+    expected = sample_quality(vae, data.test[:60].float() / 255)
+    assert {name: found[name]["value"] for name in expected} == pytest.approx(expected)
+    assert found["fid"]["note"] == "60 samples, features of the shipped network"
+
+
+def test_inception_is_a_setting(run, tmp_path, monkeypatch):
+    class Inception(torch.nn.Module):
+        def forward(self, x):
+            return x.float().flatten(1)
+
+    monkeypatch.setattr(features, "_inception", Inception)
+    line = ["task=evaluate", "checkpoint=gaussian_vae-digits", "run_dir=x", "report=false", *SMALL]
+    run(*line, "evaluate.parts=[samples]", "evaluate.features=inception")
+    found = json.loads((tmp_path / "x" / "evaluation.json").read_text())["metrics"]
+    assert found["fid"]["note"] == "60 samples, features of inception"
+    assert found["fid"]["value"] > 1e4  # of bytes: the network was asked
+
+
+def test_features_that_cannot_be_had_are_missed_at_once(monkeypatch):
+    def missing():
+        raise FileNotFoundError("no route to host")
+
+    monkeypatch.setattr(features, "_inception", missing)
+    vae, x, told = discrete_vae(Gaussian(2)), binary_images(60), []
+    settings = {"samples": 2, "features": "inception", "progress": lambda *step: told.append(step)}
+    with pytest.raises(FileNotFoundError, match="no route to host"):
+        evaluate(vae, [x], **settings)
+    assert told == []
+    assert "elbo" in values(evaluate(vae, [x], parts=["bound"], **settings))  # has no use for them
+
+
 def test_its_wandb_has_the_numbers(runs):
     found = [
         record for path in runs.glob("x/wandb/offline-run-*/*.wandb") for record in records(path)
@@ -242,10 +383,35 @@ def test_several_models_are_one_table(run, runs, tmp_path, capsys):
     assert not {"split", "fid"} & both["gaussian_vae-digits"]["metrics"].keys()
 
 
-def test_two_processes_as_they_are_typed(run, tmp_path):
+def test_runs_of_one_name_are_two(run, tmp_path):
+    for folder, model in (("a", "gumbel_vae-digits"), ("b", "gaussian_vae-digits")):
+        shutil.copytree(zoo.FOLDER / model, tmp_path / folder / "x")
+    run("task=evaluate", "checkpoint=a/x,b/x", "run_dir=y", *SMALL, "evaluate.parts=[bound]")
+    both = json.loads((tmp_path / "y" / "evaluations.json").read_text())
+    assert list(both) == ["a-x", "b-x"]
+    for name, found in both.items():
+        assert json.loads((tmp_path / "y" / name / "evaluation.json").read_text()) == found
+        assert found["name"] == name
+    assert both["a-x"]["sha256"] != both["b-x"]["sha256"]
+
+
+def test_two_processes_as_they_are_typed(run, tmp_path, monkeypatch):
     line = ["task=evaluate", "checkpoint=gaussian_vae-digits", *SMALL, "evaluate.parts=[bound]"]
     run(*line, "run_dir=one", "evaluate.images=150")
     two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp_fork"]
+    prepared, setup = tmp_path / "prepared", Digits.setup
+
+    def prepare(data):
+        time.sleep(0.3)
+        with prepared.open("a") as file:
+            file.write(".")
+
+    def set_up(data, stage):
+        assert prepared.read_text() == "."  # once, and before anybody reads
+        setup(data, stage)
+
+    monkeypatch.setattr(Digits, "prepare_data", prepare)
+    monkeypatch.setattr(Digits, "setup", set_up)
     run(*line, *two, "run_dir=two", "evaluate.images=150")
     one, two = (json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("one", "two"))
     assert one["metrics"] == two["metrics"]
@@ -257,6 +423,7 @@ def test_two_processes_as_they_are_typed(run, tmp_path):
         ("checkpoint=gumbel_vae-digits,nothing", "no model at nothing"),
         ("checkpoint=gumbel_vae-digits data=mnist", "leave out data=..."),
         ("checkpoint=gumbel_vae-digits evaluate.samples=0", "evaluate.samples must be positive"),
+        ("checkpoint=gumbel_vae-digits evaluate.features=vgg", "must be inception or null, got"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(run, tmp_path, capsys, line, message):

@@ -7,9 +7,12 @@ import pytest
 import torch
 from tiny import LinearGaussian, binary_images, discrete_vae, exact_elbo, log_evidence, randomize
 
-from vae_lab.evaluation import evidence
+from vae_lab.estimators import GumbelSoftmax
+from vae_lab.evaluation import evaluate, evidence
 from vae_lab.evaluation.evidence import annealed, enumerated, importance_weighted, num_states
+from vae_lab.evaluation.parts import GRAPH
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.objectives import ELBO
 
 DISCRETE = [
     pytest.param(lambda: Bernoulli(3), id="bits"),
@@ -121,6 +124,35 @@ def test_a_budget_of_memory_is_kept():
     vae.decoder.register_forward_hook(lambda m, i, output: decoded.append(len(output)))
     importance_weighted(vae, x, 50, memory=8 * 4 * 8 * 10)  # of ten images' output
     assert max(decoded) == 10 and sum(decoded) == 100
+
+
+IMAGE = 8 * 4 * 4  # bytes that are counted for one of these images
+
+
+def most_decoded(latent, images, memory, part, **settings):
+    vae, x, decoded = discrete_vae(latent).float(), binary_images(images).float(), []
+    vae.decoder.register_forward_hook(lambda m, i, output: decoded.append(len(output)))
+    evaluate(vae, [x], train=[x], parts=[part], memory=memory, samples=7, ais_steps=2, **settings)
+    return max(decoded)
+
+
+def test_no_part_decodes_more_than_the_memory_allows():
+    relaxed = torch.nn.Module()
+    relaxed.objective, relaxed.estimator = ELBO(), GumbelSoftmax(num_samples=5)
+    assert most_decoded(Categorical(2, 3), 60, 20 * IMAGE, "split", module=relaxed) == 20
+    assert most_decoded(Gaussian(2), 60, 20 * IMAGE, "samples") == 20
+    assert most_decoded(Gaussian(2), 60, 20 * IMAGE, "bound") == 20
+
+
+def test_annealing_counts_its_chains_and_the_graph():
+    assert most_decoded(Gaussian(2), 4, 50 * IMAGE / GRAPH, "ais") == 3 * 16
+    assert most_decoded(Gaussian(2), 2, 20 * IMAGE, "ais") == 16  # those of one image, at least
+
+
+def test_more_states_than_can_be_enumerated_are_sampled():
+    vae, x = discrete_vae(Bernoulli(17)), binary_images(1)
+    found = evaluate(vae, [x], parts=["bound"], samples=2**17)
+    assert found.metrics["log_likelihood"].note == "importance-weighted, 131072 samples"
 
 
 def test_weights_of_any_size():

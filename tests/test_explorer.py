@@ -285,7 +285,7 @@ def test_the_settings_and_a_missing_library(run, monkeypatch, capsys):
     imported = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", missing)
     monkeypatch.delitem(__import__("sys").modules, "vae_lab.explorer_page", raising=False)
-    assert "task=explore needs nicegui: type pip install 'vae_lab[explore]'" in line(zoo)
+    assert "task=explore needs nicegui: type pip install -e '.[explore]'" in line(zoo)
 
 
 def test_the_task_explores_the_models_own_test_images(run, monkeypatch):

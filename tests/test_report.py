@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -331,7 +332,9 @@ WATCH = """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Debian's chromium")
+@pytest.mark.skipif(
+    not shutil.which("chromium") and "CI" not in os.environ, reason="needs Debian's chromium"
+)
 def test_in_a_browser_as_wide_as_a_phone(tmp_path):
     """The curves are drawn, nothing is cut off, and the console has no error."""
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / ("b" * 60))

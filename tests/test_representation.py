@@ -56,6 +56,14 @@ def test_neighbours_are_those_of_scikit_learn(monkeypatch):
         assert nearest_neighbours(train, y, test, labels, k) == found
 
 
+@pytest.mark.parametrize("score", [linear_probe, nearest_neighbours])
+def test_the_score_is_that_of_the_test_codes(score):
+    """A quarter of their labels is wrong, and none of the training codes'."""
+    (train, y), (test, labels) = ((z[:, :3], y) for z, y in (clouds(20), clouds(20)))
+    labels[::4] = (labels[::4] + 1) % 3
+    assert score(train, y, test, labels) == 0.75 and score(train, y, train, y) == 1
+
+
 def test_labels_need_not_begin_at_zero():
     (train, y), (test, labels) = clouds(8), clouds(8)
     for score in (linear_probe, nearest_neighbours):

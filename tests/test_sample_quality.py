@@ -73,6 +73,27 @@ def test_few_modes_have_precision_and_many_recall():
     assert precision_recall(narrow, wide) == (recall, precision)
 
 
+def test_a_model_of_few_modes_is_precise_and_recalls_little():
+    """And one that makes all that there is and more, the other way round."""
+
+    class Modes(nn.Module):
+        output_bias = torch.zeros(())
+
+        def __init__(self, spread):
+            super().__init__()
+            self.spread = spread
+
+        def sample(self, count):
+            return 0.5 + self.spread * torch.randn(count, 1, 1, 2)
+
+    images = Modes(0.1).sample(300)
+    few, many = (
+        sample_quality(Modes(spread), images, features=nn.Flatten()) for spread in (0.005, 1.0)
+    )
+    assert few["precision"] > 0.9 and few["recall"] < 0.1
+    assert many["precision"] < 0.2 and many["recall"] > 0.9
+
+
 def test_precision_and_recall_on_a_line(monkeypatch):
     """With k = 1 a point's ball reaches to its neighbour: by hand."""
     real = torch.tensor([0.0, 1, 10, 12])[:, None]  # balls of radius 1, 1, 2, 2

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from test_faults import SMOKE, start
 
 from configs import tasks
 from configs.command_line import as_meant
-from configs.trained import checkpoints_of, name_of, trained
-from vae_lab import VAE
+from configs.trained import checkpoints_of, name_of, names_of, trained
+from vae_lab import VAE, pretrained
 
 STOCHASTIC = [*SMOKE, "data.binarize=stochastic", "data.val_size=100", "report=false"]
 ZOO = "gumbel_vae-digits"
@@ -64,7 +65,7 @@ def test_every_source_knows_its_data(loaded, tmp_path):
     expected = {
         "x": ("x", "x"),
         "x/checkpoints/best.ckpt": ("x", "x"),
-        "x/checkpoints/last.ckpt": ("x-last", "x"),
+        "x/checkpoints/last.ckpt": ("x-last", "x/checkpoints/last"),
         "x/release": ("x", "x/release"),
         "release": (here, "release"),
         "release/model.safetensors": (here, "release"),
@@ -79,6 +80,18 @@ def test_every_source_knows_its_data(loaded, tmp_path):
         data = found.datamodule
         assert (data.binarize, data.val_size, data.seed) == ("stochastic", 100, 3)
         assert found.facts["data"]["class"] == "Digits"
+        assert found.sha256 == pretrained.digest(VAE.from_pretrained(source))
+
+
+def test_what_was_fetched_has_a_folder_by_its_whole_name(loaded, monkeypatch):
+    fetch = lambda name, revision: (Path.cwd() / "release", revision)[0]  # noqa: E731
+    monkeypatch.setattr("vae_lab.sources._from_hub", fetch)
+    found = loaded("hf:a/model", "hf:b/model@v1")
+    assert [f.name for f in found] == ["model", "model@v1"]
+    assert [str(f.folder) for f in found] == [
+        "runs/evaluate-hf-a-model",
+        "runs/evaluate-hf-b-model-v1",
+    ]
 
 
 def test_a_run_has_its_estimator_and_the_zoo_a_place(loaded):
@@ -135,6 +148,12 @@ def test_names(source, name):
     assert name_of(source) == name
 
 
+def test_no_two_of_several_have_one_name():
+    assert names_of(["a/x", "y", "x/checkpoints/last.ckpt"]) == ["x", "y", "x-last"]
+    assert names_of(["a/x", "b/x"]) == ["a-x", "b-x"]
+    assert names_of(["/r/x", "../x", "hf:o/x", "r-x"]) == ["r-x", "x", "hf-o-x", "r-x-2"]
+
+
 def test_several_checkpoints_are_one_setting():
     line = ["task=evaluate", "checkpoint=runs/a,gumbel_vae-digits,wandb:e/p/m:v0"]
     assert as_meant(line) == [line[0], "checkpoint='runs/a,gumbel_vae-digits,wandb:e/p/m:v0'"]
@@ -149,5 +168,8 @@ def test_a_path_may_have_a_comma(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = SimpleNamespace(checkpoint="a,b", task="evaluate")
     assert checkpoints_of(config) == ["a", "b"]
+    config.checkpoint = "a,b,a"
+    assert checkpoints_of(config) == ["a", "b"]
+    config.checkpoint = "a,b"
     (tmp_path / "a,b").mkdir()
     assert checkpoints_of(config) == ["a,b"]

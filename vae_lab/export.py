@@ -75,7 +75,7 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"ONNX export needs {error.name}: type pip install 'vae_lab[export]'"
+            f"ONNX export needs {error.name}: type pip install onnx onnxruntime onnxscript"
         ) from None
     folder = Path(folder)
     vae = vae.eval()

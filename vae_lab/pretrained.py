@@ -113,7 +113,7 @@ def _build(kind: str, description: Any, origin: str) -> Any:
 
 def save(vae: VAE, folder: Path, facts: dict[str, Any], dtype: torch.dtype | None = None) -> Path:
     """Writes a release; nothing is changed where it cannot be written whole."""
-    weights = {name: t.to(dtype or t.dtype).contiguous() for name, t in vae.state_dict().items()}
+    weights = _weights(vae, dtype)
     if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         where = "" if dtype is None else f" in {dtype}"
         raise ValueError(f"weights must be finite numbers, {_shortened(bad)} are not{where}")
@@ -130,6 +130,15 @@ def save(vae: VAE, folder: Path, facts: dict[str, Any], dtype: torch.dtype | Non
         for name in files:  # a crash between the two is seen in the sha256
             (Path(partial) / name).replace(folder / name)
     return folder
+
+
+def digest(vae: VAE) -> str:
+    """The SHA-256 that a release of these weights has on its card."""
+    return hashlib.sha256(safetensors.torch.save(_weights(vae))).hexdigest()
+
+
+def _weights(vae: VAE, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    return {name: t.to(dtype or t.dtype).contiguous() for name, t in vae.state_dict().items()}
 
 
 def load(source: str | Path, strict: bool = True) -> VAE:

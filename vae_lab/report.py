@@ -53,18 +53,25 @@ ACRONYMS = ("elbo", "kl", "nll", "fid", "mig", "dci", "sap", "snr")
 PARTS = ("network", "likelihood", "objective", "estimator")  # of the model, by their own groups too
 
 
-def write(folder: str | Path, source: str | Path | None = None, name: str | None = None) -> Path:
+def write(
+    folder: str | Path,
+    source: str | Path | None = None,
+    name: str | None = None,
+    sha256: str | None = None,
+) -> Path:
     """Writes `report.html` from what there is in the folder of a run.
 
     Args:
         folder: of the run, or of what was made of a model: pictures and `evaluation.json`.
         source: of the model, its card and its curves, where that is another folder.
         name: the title; None: the folder's name.
+        sha256: of the weights, as :func:`vae_lab.pretrained.digest` gives it; None: those of the
+            release. What was measured of others is left out.
 
     Raises:
         FileNotFoundError: there is neither a run nor a release.
     """
-    run = read(folder, source, name)
+    run = read(folder, source, name, sha256)
     page = _render(
         "run.html",
         title=run.name,

@@ -51,6 +51,23 @@ def default_folder(model: str, data: str, root: Path = Path("runs")) -> Path:
     return folder
 
 
+def writable(folder: Path) -> Path:
+    """Makes a folder where there is none; returns the file in it that says who works there.
+
+    Raises:
+        ValueError: it cannot be written in.
+    """
+    file = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.open("a").close()
+    except OSError as error:
+        raise ValueError(
+            f"run_dir must be a folder to write in, got {folder} ({error.strerror})"
+        ) from None
+    return file
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder, until this one leaves or dies.
@@ -58,14 +75,7 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: the folder cannot be written in, or another process works there.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise ValueError(
-            f"run_dir must be a folder to write in, got {folder} ({error.strerror})"
-        ) from None
-    with file:
+    with writable(folder).open("a+") as file:
         try:
             # Of the process, not of the open file as flock's: workers that outlive it hold nothing.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,7 +91,12 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def read(folder: str | Path, source: str | Path | None = None, name: str | None = None) -> Run:
+def read(
+    folder: str | Path,
+    source: str | Path | None = None,
+    name: str | None = None,
+    sha256: str | None = None,
+) -> Run:
     """What the folder of a run or of a release holds; see :func:`vae_lab.report.write`."""
     folder = Path(folder)
     own = Path(source or folder)
@@ -92,6 +107,9 @@ def read(folder: str | Path, source: str | Path | None = None, name: str | None 
         raise FileNotFoundError(
             f"{own} is neither a run nor a release: expected config.yaml or release/config.json"
         )
+    if sha256 not in (None, card.get("sha256")):  # another checkpoint than the released one
+        of_release = ("metrics", "test", "step")
+        card = {k: v for k, v in card.items() if k not in of_release} | {"sha256": sha256}
     commands = own / "commands.txt"
     typed = commands.read_text().splitlines() if commands.is_file() else [card.get("command", "")]
     images = {path.stem: path for path in sorted((folder / "images").glob("*.png"))}
@@ -113,9 +131,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _evaluation(path: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """What task=evaluate has measured, unless the model has been trained further since."""
+    """What task=evaluate has measured, unless it was of other weights."""
     evaluation = _json(path)
-    of_this = evaluation.get("sha256") in (None, card.get("sha256"))
+    of_this = "sha256" not in card or evaluation.get("sha256") in (None, card["sha256"])
     return evaluation if of_this else {}
 
 

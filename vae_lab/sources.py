@@ -206,7 +206,7 @@ def _to_wandb(folder: Path, entity: str, project: str, name: str, alias: str | N
 
 
 def _hub_is_missing() -> ImportError:
-    return ImportError("hf: needs huggingface_hub: type pip install 'vae_lab[hub]'")
+    return ImportError("hf: needs huggingface_hub: type pip install huggingface_hub")
 
 
 def first_line(error: Exception) -> str:

@@ -22,6 +22,7 @@ from ..vae import VAE
 from . import parts as measure
 from .diagnosis import Diagnosis, diagnose
 from .evidence import MEMORY
+from .features import Features, choose
 from .measurement import Measurement, Progress, collect
 from .results import Evaluation, Metric
 
@@ -30,7 +31,7 @@ __all__ = ["PARTS", "Diagnosis", "Evaluation", "Metric", "Progress", "evaluate"]
 PARTS = ("bound", "ais", "split", "samples", "latents")
 TRAIN_IMAGES = 2000  # of which the ELBO is measured
 CODES = 10_000  # of each split, for the classifiers
-LEAST_IMAGES = 50  # of which FID, precision and recall say anything
+LEAST_IMAGES = 50  # of which FID, precision, recall and the scores of factors say anything
 
 
 def evaluate(
@@ -47,15 +48,18 @@ def evaluate(
     samples: int = 5000,
     ais_images: int = 100,
     ais_steps: int = 200,
+    features: Features | str | None = None,
     memory: float = MEMORY,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measures a model on the images of a split.
 
-    The noise of an image depends on the seed and on its place in the split only. Where there are
-    several processes (torch.distributed), each takes its share of the images for the bound and
-    annealed importance sampling, and all return the same numbers as one alone.
+    The same images, settings and device give the same numbers: the noise is drawn for a batch of
+    images at a time, seeded by its place in the split. Where there are several processes
+    (torch.distributed), each takes its share of the batches for the bound and annealed importance
+    sampling, and all return the same numbers as one alone. The noise is another with another
+    `memory`, which sets the size of a batch, and in the last batch with another number of `images`.
 
     .. code-block:: python
 
@@ -78,17 +82,21 @@ def evaluate(
             codes), "samples" (FID, precision, recall) and "latents" (classifiers, disentanglement).
             What the model or the data does not allow is left out.
         images: so many of the first; None: all.
-        samples: of z for every image, in the bound. Discrete latents of no more states are
-            enumerated instead.
+        samples: of z for every image, in the bound. Discrete latents of no more states, and
+            65,536 at most, are enumerated instead.
         ais_images: how many of the images have annealed importance sampling.
         ais_steps: of the annealing.
+        features: in which samples are compared; see :func:`vae_lab.evaluation.features.extract`.
         memory: in bytes, for what is decoded at once.
         progress: called with a part, the images done and their number.
 
     Raises:
         ValueError: there are no images, or they are not those of the model.
+        ImportError, FileNotFoundError: the network for `features` cannot be had.
     """
     _check(parts, images, samples, ais_images)
+    if "samples" in parts:
+        choose(features)  # what it lacks is known before the rest has taken minutes
     began, training = time.perf_counter(), vae.training
     x, y = collect(batches, images)
     if tuple(x.shape[1:]) != vae.shape:
@@ -107,11 +115,11 @@ def evaluate(
             if "split" in parts:
                 measure.split(m, module)
             if "samples" in parts and len(x) >= LEAST_IMAGES:
-                measure.quality(m, *_shown(x, others, shown, images))
-            if "latents" in parts and factors is not None:
-                measure.disentanglement(m, factors, categorical)
-            elif "latents" in parts and others is not None:
+                measure.quality(m, *_shown(x, others, shown, images), features)
+            if "latents" in parts and factors is None and others is not None:
                 measure.classifiers(m, others, CODES)
+            if "latents" in parts and factors is not None and len(x) >= LEAST_IMAGES:
+                measure.disentanglement(m, factors, categorical)
     finally:
         vae.train(training)
     numbers = {name: metric.value for name, metric in m.metrics.items()} | m.numbers

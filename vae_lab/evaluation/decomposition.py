@@ -24,7 +24,7 @@ from torch.distributions import Distribution
 from ..estimators.base import base
 from ..latents import Latent
 
-POINTS = 5000  # at which q(z) is evaluated
+POINTS = 2500  # at which q(z) is evaluated, at least
 MIXTURE = 10_000  # posteriors that q(z) is made of
 PAIRS = 2**22  # of points and posteriors at a time: 32 MB
 ACTIVE = 0.01
@@ -82,50 +82,47 @@ def decompose(
     is what they leave of the KL.
 
     Args:
-        points: of z, at least; of more images than that, every so many draws one.
+        points: of z, at least. Every image draws as many, at least two; of more images than
+            points, so many draw two, at even distances.
         mixture: the most images that q(z) is made of; of more, so many are taken at even distances.
     """
     rows = _evenly(q.batch_shape[0], mixture)
     images, kl = len(rows), latent.kl(q).cpu().double()[rows]
-    owner = _evenly(images, points).repeat(math.ceil(points / images) if images < points else 1)
-    z = q.sample((math.ceil(len(owner) / images),)).cpu().double()[:, rows]  # [S, N, *E]
-    draw = torch.arange(len(owner)) // images
+    drawing = _evenly(images, points)
+    draws = max(math.ceil(points / len(drawing)), 2)
+    z = q.sample((draws,)).cpu().double()[:, rows][:, drawing]  # [S, M, *E]
+    owner = drawing.repeat(draws)
     eta, log_normaliser = (part[rows] for part in _natural(q))
-    statistics = _statistics(q, z[draw, owner])
-    # log q(z_l|x) - h(z_l), and without the same h(z) the other densities, [M, L]
+    statistics = _statistics(q, z.flatten(0, 1))
+    # log q(z_l|x) - h(z_l), and without the same h(z) the other densities, [SM, L]
     log_qz_x = (statistics * eta[owner]).sum(-1) - log_normaliser[owner]
     eta_p, normaliser_p = _natural(latent.prior())
     log_pz = (statistics * eta_p).sum(-1) - normaliser_p
-    noise = log_qz_x - log_pz - kl[owner]  # its mean is known to be zero
     log_qz = _log_mixture(statistics.flatten(1), eta.flatten(1), log_normaliser.sum(1))
-    information = _without(noise.sum(1), log_qz_x.sum(1) - log_qz)
+    values = [log_qz_x.sum(1) - log_qz]
     codes = latent.codes(q)
     if codes is not None:
         usage = codes.cpu().double()[rows].mean(0)  # [L, K]
         log_prior = _log_codes(eta_p, normaliser_p)
         marginal = (usage.xlogy(usage) - usage * log_prior).sum(-1)
-        each = marginal.expand(len(owner), -1)
     else:
-        each = torch.stack(
-            [
-                _without(
-                    noise[:, i],
-                    _log_mixture(statistics[:, i], eta[:, i], log_normaliser[:, i]) - log_pz[:, i],
-                )
-                for i in range(eta.shape[1])
-            ],
-            1,
-        )
-        marginal = each.mean(0)
-    mean_kl, mutual = kl.sum(1).mean().item(), information.mean().item()
+        for i in range(eta.shape[1]):
+            log_qz = _log_mixture(statistics[:, i], eta[:, i], log_normaliser[:, i])
+            values.append(log_qz - log_pz[:, i])
+    # The means of these are known to be zero: over the draws of an image, and over the images.
+    controls = [log_qz_x - log_pz - kl[owner], (kl - kl.mean(0))[owner]]
+    found = _without(torch.cat(controls, 1), torch.stack(values, 1))  # [SM, 1 or 1 + L]
+    if codes is None:
+        marginal = found[:, 1:].mean(0)
+    mean_kl, mutual = kl.sum(1).mean().item(), found[:, 0].mean().item()
     return Decomposition(
         mean_kl,
         mutual,
         mean_kl - mutual - marginal.sum().item(),
         marginal,
-        _standard_error(information),
-        _standard_error(information + each.sum(1)),
-        _standard_error(each.sum(1)) if codes is None else 0.0,
+        _standard_error(found[:, 0].view(draws, -1), images),
+        _standard_error(found.sum(1).view(draws, -1), images),
+        _standard_error(found[:, 1:].sum(1).view(draws, -1), images),
         images,
         len(owner),
     )
@@ -158,15 +155,24 @@ def _evenly(total: int, most: int) -> Tensor:
     return torch.arange(min(total, most)) * total // min(total, most)
 
 
-def _without(noise: Tensor, values: Tensor) -> Tensor:
-    """Values [M] without what they have in common with a noise of mean zero (a control variate)."""
-    centred = noise - noise.mean()
-    share = (centred * values).mean() / centred.square().mean().clamp_min(1e-30)
-    return values - share * noise
+def _without(controls: Tensor, values: Tensor) -> Tensor:
+    """Values [M, V] without what they share with controls [M, C] of mean zero (control variates).
+
+    All have the same controls, so that sums of the values are left with what sums would be.
+    """
+    # The one driver that allows controls that are zero throughout, or say the same.
+    share = torch.linalg.lstsq(controls - controls.mean(0), values, driver="gelsd").solution
+    return values - controls @ share
 
 
-def _standard_error(values: Tensor) -> float:
-    return (values.std() / math.sqrt(len(values))).item()
+def _standard_error(values: Tensor, images: int) -> float:
+    """Of the mean of S draws for each of M of the images, [S, M]: where all have drawn, how much
+    images differ is no error. Cochran, *Sampling Techniques*, 1977, section 10.4."""
+    draws, drawing = values.shape
+    within = values.var(0).mean() / draws / drawing
+    between = values.mean(0).var(correction=0) / max(drawing - 1, 1)
+    share = drawing / images
+    return (share * within + (1 - share) * between).sqrt().item()
 
 
 # All families here are exponential: log q(z_l|x) = T(z_l) . eta_l(x) - A_l(x) + h(z_l), so that the

@@ -1,15 +1,17 @@
 r"""Do single codes stand for single factors? Three scores, for data whose factors are known.
 
-All take codes [N, D], for example the means of q(z|x), and factors [N, F], whole numbers, and lie
-between 0 and 1, where 1 is one code for every factor. The same codes have the same scores: nothing
-is drawn from torch's generators. A factor that never changes is left out; a code that never changes
-tells nothing. :func:`dci` and :func:`sap` need scikit-learn, which `vae_lab[train]` has.
+All take codes [N, D] and factors [N, F], whole numbers, and lie between 0 and 1, where 1 is one
+code for every factor. Codes are floats, such as the means of q(z|x), or whole numbers: the names of
+categories, without an order. The same codes have the same scores: nothing is drawn from torch's
+generators. A factor that never changes is left out; a code that never changes tells nothing.
+:func:`dci` and :func:`sap` need scikit-learn, which `vae_lab[train]` has.
 """
 
 from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BINS = 20  # of a continuous code, for MIG
@@ -30,12 +32,13 @@ def mig(codes: Tensor, factors: Tensor, bins: int = BINS) -> float:
     .. math:: \frac{1}{F} \sum_f \frac{1}{H(v_f)} \big(I(z_{j(f)}; v_f)
               - \max_{j \ne j(f)} I(z_j; v_f)\big), \quad j(f) = \arg\max_j I(z_j; v_f)
 
-    Entropies and informations are those of the observed frequencies. A code with more than `bins`
-    values is cut into that many bins of equal width, as Locatello et al. (2019) do. Few data raise
-    all informations alike, by about (bins - 1)(values - 1) / 2N nats, and hardly their difference.
+    Entropies and informations are those of the observed frequencies. A float code with more than
+    `bins` values is cut into that many bins of equal width, as Locatello et al. (2019) do. Few data
+    raise all informations alike, by about (bins - 1)(values - 1) / 2N nats, and hardly their
+    difference.
 
     Args:
-        codes: shape [N, D].
+        codes: shape [N, D]; floats, or names of categories as whole numbers.
         factors: shape [N, F].
         bins: of a continuous code.
 
@@ -65,12 +68,13 @@ def dci(codes: Tensor, factors: Tensor, trees: int = 20, test_size: float = 0.2)
     where :math:`H_n` is the entropy to the base n; where there is one code or one factor only, it
     is 0. The predictors are random forests, one of the paper's two kinds; an importance is what a
     code's cuts take off the Gini impurity. Each cut is chosen among all codes, and a leaf has at
-    least 2 % of the rows: finer cuts fit noise, with codes that say nothing.
+    least 2 % of the rows: finer cuts fit noise, with codes that say nothing. Of a code's categories
+    each is cut off alone, and the importances are added; a rarer one than 2 % is not seen.
     Informativeness is the accuracy on rows that were not fitted, every factor taken as classes,
     where the paper has an error: higher is better, and chance depends on the factors.
 
     Args:
-        codes: shape [N, D].
+        codes: shape [N, D]; floats, or names of categories as whole numbers.
         factors: shape [N, F].
         trees: in a forest. 2000 rows of 10 codes take a second; time grows with N and D.
         test_size: fraction of the rows, chosen at random, for the accuracy.
@@ -83,14 +87,16 @@ def dci(codes: Tensor, factors: Tensor, trees: int = 20, test_size: float = 0.2)
 
     codes, columns = _checked(codes, factors)
     train, test = train_test_split(range(len(codes)), test_size=test_size, random_state=0)
+    inputs, owner = _columns(codes)
     importances, accuracies = [], []
     for factor in columns.values():
         forest = RandomForestClassifier(
             trees, max_features=None, min_samples_leaf=LEAF, random_state=0
         )
-        forest.fit(codes[train].numpy(), factor[train].numpy())
-        importances.append(torch.from_numpy(forest.feature_importances_))
-        accuracies.append(float(forest.score(codes[test].numpy(), factor[test].numpy())))
+        forest.fit(inputs[train].numpy(), factor[train].numpy())
+        importance = torch.from_numpy(forest.feature_importances_)
+        importances.append(importance.new_zeros(codes.shape[1]).index_add(0, owner, importance))
+        accuracies.append(float(forest.score(inputs[test].numpy(), factor[test].numpy())))
     r = torch.stack(importances, dim=1)  # [D, F]
     weights = r.sum(1) / r.sum().clamp_min(1e-12)
     return DCI(
@@ -109,10 +115,12 @@ def sap(codes: Tensor, factors: Tensor, categorical: Collection[int] = ()) -> fl
     S [D, F] says how well one code alone tells a factor: the square of their correlation, or, for
     a categorical factor, the balanced accuracy of thresholds on the code (chosen one after the
     other, by a tree with a leaf per category). Chance counts there: of K categories, a perfect
-    code beats an empty one by 1 - 1/K only.
+    code beats an empty one by 1 - 1/K only. A code of categories tells a factor by its mean in each
+    of them (the share of its variance that they explain), or a categorical factor by its likeliest
+    value in each, all values taken as equally frequent.
 
     Args:
-        codes: shape [N, D].
+        codes: shape [N, D]; floats, or names of categories as whole numbers.
         factors: shape [N, F].
         categorical: columns of `factors` whose numbers are names, without an order.
 
@@ -122,13 +130,15 @@ def sap(codes: Tensor, factors: Tensor, categorical: Collection[int] = ()) -> fl
     codes, columns = _checked(codes, factors)
     gaps = []
     for f, factor in columns.items():
-        score = _thresholds if f in categorical else _correlation
+        by_order = _thresholds if f in categorical else _correlation
+        by_name = _likeliest if f in categorical else _explained
+        score = by_order if codes.is_floating_point() else by_name
         gaps.append(_gap(torch.stack([score(code, factor) for code in codes.T])))
     return torch.stack(gaps).mean().item()
 
 
 def _checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-    """The codes in double precision, and the columns of factors that change; on the CPU."""
+    """The codes, floats in double precision, and the columns of factors that change; on the CPU."""
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):
         raise ValueError(
             "codes must be [N, D] and factors [N, F], with as many rows, "
@@ -141,7 +151,8 @@ def _checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, dict[int, Tensor]]
     columns = {f: column for f, column in enumerate(factors.cpu().T) if (column != column[0]).any()}
     if not columns:
         raise ValueError("factors need at least one that changes from row to row")
-    return codes.detach().cpu().double(), columns
+    codes = codes.detach().cpu()
+    return codes.double() if codes.is_floating_point() else codes, columns
 
 
 def _numbered(column: Tensor) -> Tensor:
@@ -150,12 +161,22 @@ def _numbered(column: Tensor) -> Tensor:
 
 
 def _discrete(code: Tensor, bins: int) -> Tensor:
-    """A code [N] as whole numbers: its values where they are few, else bins of equal width."""
+    """A code [N] as whole numbers: names or few values as they are, else bins of equal width."""
     numbers = _numbered(code)
-    if numbers.max() < bins:
+    if numbers.max() < bins or not code.is_floating_point():
         return numbers
     low, high = code.aminmax()
     return ((code - low) / (high - low) * bins).long().clamp_max(bins - 1)
+
+
+def _columns(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """What trees can cut, [N, C], and of which code each column is, [C]: the codes themselves, or
+    for every category whether it is there."""
+    if codes.is_floating_point():
+        return codes, torch.arange(codes.shape[1])
+    parts = [F.one_hot(_numbered(code)) for code in codes.T]
+    owner = torch.arange(len(parts)).repeat_interleave(torch.tensor([p.shape[1] for p in parts]))
+    return torch.cat(parts, 1), owner
 
 
 def _entropy(counts: Tensor) -> Tensor:
@@ -190,6 +211,19 @@ def _correlation(code: Tensor, factor: Tensor) -> Tensor:
     """The square of the correlation of two columns; 0 where the code does not change."""
     a, b = code - code.mean(), factor - factor.double().mean()
     return (a @ b).square() / ((a @ a) * (b @ b)).clamp_min(1e-300)
+
+
+def _explained(code: Tensor, factor: Tensor) -> Tensor:
+    """The share of the factor's variance that its means in the code's categories have."""
+    names, values = F.one_hot(_numbered(code)).double(), factor.double()
+    means = (values @ names) / names.sum(0)
+    return (names @ means).var(correction=0) / values.var(correction=0)
+
+
+def _likeliest(code: Tensor, factor: Tensor) -> Tensor:
+    """The balanced accuracy of each category's likeliest value of the factor."""
+    names, values = (F.one_hot(_numbered(x)).double() for x in (code, factor))
+    return (names.T @ (values / values.sum(0))).max(1).values.sum() / values.shape[1]
 
 
 def _thresholds(code: Tensor, factor: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..vae import VAE
 
 MEMORY = 1e9  # bytes
+MAX_STATES = 2**16
 PILOT_CHAINS = 4
 LEAPFROG_STEPS = 5
 ACCEPTANCE = 0.65  # what step sizes are adapted to
@@ -149,7 +150,9 @@ def annealed(
 
 
 @torch.no_grad()
-def enumerated(vae: "VAE", x: Tensor, max_states: int = 2**16, memory: float = MEMORY) -> Tensor:
+def enumerated(
+    vae: "VAE", x: Tensor, max_states: int = MAX_STATES, memory: float = MEMORY
+) -> Tensor:
     r""":math:`\log p(x) = \log \sum_z p(z) \, p(x|z)` over all K^L states of discrete latents, [B].
 
     Every state is decoded once for all images.

@@ -53,13 +53,13 @@ class Measurement:
         return self.vae.output_bias.device
 
     def measure(
-        self, part: str, x: Tensor, terms: Terms, names: tuple[str, ...], batch: int = BATCH
+        self, part: str, x: Tensor, terms: Terms, names: tuple[str, ...], batch: int | None = None
     ) -> None:
         """Terms of every image by name, of which the processes take the batches in turn.
 
-        The noise depends on the part and on a batch's place, not on who takes it.
+        The noise depends on the part, on a batch's place and on its size, not on who takes it.
         """
-        batch = min(batch, images_at_once(self.vae, self.memory))
+        batch = batch or self.batch()
         # Where the processes meet; float64, as sums of many float32 round.
         place = self.device if world_size() > 1 else torch.device("cpu")
         found = torch.zeros(len(names), len(x), dtype=torch.float64, device=place)
@@ -71,6 +71,11 @@ class Measurement:
                 found[:, start:end] = torch.stack(terms(x[start:end].to(self.device))).to(found)
             self.progress(part, end, len(x))
         self.each |= dict(zip(names, all_sum(found).cpu(), strict=True))
+
+    def batch(self, most: int = BATCH, decoded: int = 1, share: float = 1.0) -> int:
+        """How many images at a time, if for each so many are decoded in a share of the memory."""
+        at_once = images_at_once(self.vae, share * self.memory)
+        return max(min(most, at_once // decoded), 1)
 
     def draw_anew(self, *parts: int | str) -> None:
         """Seeds what comes next, whatever has been before it."""
@@ -95,8 +100,17 @@ class Measurement:
 
     def codes(self, x: Tensor) -> Tensor:
         """The posteriors' means, of discrete latents all probabilities, [N, D]; on the CPU."""
+        return self._means(x).flatten(1)
+
+    def variables(self, x: Tensor) -> Tensor:
+        """One code for each latent variable, [N, L]: the posterior's mean, or of categories the
+        number of the most probable."""
+        means = self._means(x)
+        return means.argmax(-1) if means.ndim == 3 else means
+
+    def _means(self, x: Tensor) -> Tensor:
         means = [self.vae.encode(part.to(self.device)).mean for part in x.split(BATCH)]
-        return torch.cat(means).flatten(1).float().cpu()
+        return torch.cat(means).float().cpu()
 
 
 def collect(batches: Iterable[Any], most: int | None) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,13 @@ from torch import Tensor
 from .. import likelihoods
 from .decomposition import ACTIVE, Decomposition, activity, code_use, decompose
 from .diagnosis import own_temperature
-from .evidence import annealed, enumerated, importance_weighted, num_states
+from .evidence import MAX_STATES, annealed, enumerated, importance_weighted, num_states
+from .features import Features
 from .measurement import BATCH, Measurement
 
 FEW_SAMPLES = 16  # for an ELBO alone
 AIS_CHAINS, AIS_BATCH = 16, 50
+GRAPH = 1 / 8  # of the memory, where the layers' outputs are kept for a gradient
 QUALITY_IMAGES = 10_000
 FACTOR_CODES = 5000
 NEIGHBOURS = 10
@@ -25,7 +27,7 @@ Labelled = tuple[Tensor, Tensor]  # images [N, C, H, W] and labels [N]
 def bound(m: Measurement, samples: int) -> None:
     """The ELBO and log p(x): by importance weighting, or exact where z has no more states."""
     vae, states = m.vae, num_states(m.vae.latent)
-    exact = states <= samples
+    exact = states <= min(samples, MAX_STATES)
 
     def terms(x: Tensor) -> tuple[Tensor, ...]:
         found = importance_weighted(vae, x, FEW_SAMPLES if exact else samples, memory=m.memory)
@@ -87,7 +89,8 @@ def annealing(m: Measurement, images: int, steps: int) -> None:
         found = annealed(m.vae, x, AIS_CHAINS, steps)
         return found.estimate, found.acceptance
 
-    m.measure("ais", x, terms, ("ais_log_likelihood", "acceptance"), AIS_BATCH)
+    batch = m.batch(AIS_BATCH, AIS_CHAINS, GRAPH)
+    m.measure("ais", x, terms, ("ais_log_likelihood", "acceptance"), batch)
     accepted = m.each["acceptance"].mean().item()
     how = f"annealed importance sampling, {AIS_CHAINS} chains, {steps} steps, {accepted:.0%}"
     m.mean("ais_log_likelihood", "nats", f"{len(x)} images, {how} accepted")
@@ -145,18 +148,25 @@ def _relaxed_gap(m: Measurement, module: Any) -> None:
     def terms(x: Tensor) -> tuple[Tensor]:
         return (module.objective(m.vae, estimator, x).elbo - m.vae.elbo(x).elbo,)
 
-    m.measure("relaxed", m.x, terms, ("relaxed_gap",))
+    m.measure("relaxed", m.x, terms, ("relaxed_gap",), m.batch(decoded=estimator.num_samples))
     m.mean("relaxed_gap", "nats", "ELBO of relaxed samples less that of exact ones")
 
 
-def quality(m: Measurement, images: Tensor, train_images: Tensor | None) -> None:
+def quality(
+    m: Measurement,
+    images: Tensor,
+    train_images: Tensor | None,
+    features: Features | str | None = None,
+) -> None:
     """FID, precision and recall of samples of the prior."""
     from .samples import sample_quality
 
     m.progress("samples", 0, 1)
     m.draw_anew("samples")
-    found = sample_quality(m.vae, images, QUALITY_IMAGES, train_images=train_images)
-    note = f"{min(len(images), QUALITY_IMAGES)} samples, features of the shipped network"
+    found = sample_quality(m.vae, images, QUALITY_IMAGES, features, train_images, m.memory)
+    of = features or "the shipped network"
+    of = of if isinstance(of, str) else "a network of one's own"
+    note = f"{min(len(images), QUALITY_IMAGES)} samples, features of {of}"
     for name, value in found.items():
         m.add(name, value, note=note)
     m.progress("samples", 1, 1)
@@ -185,8 +195,11 @@ def disentanglement(
     """Whether single codes stand for single factors."""
     from .disentanglement import dci, mig, sap
 
+    known = factors(m.y[:FACTOR_CODES])
+    if (known == known[0]).all():
+        return
     m.progress("factors", 0, 1)
-    codes, known = m.codes(m.x[:FACTOR_CODES]), factors(m.y[:FACTOR_CODES])
+    codes = m.variables(m.x[:FACTOR_CODES])
     scores = {"mig": mig(codes, known), "sap": sap(codes, known, categorical)}
     scores |= {f"dci_{name}": score for name, score in dci(codes, known)._asdict().items()}
     for name, score in scores.items():

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ..vae import VAE
+from .evidence import MEMORY, images_at_once
 from .features import Features, extract
 
 NEIGHBOURS = 3
+BATCH = 500  # images made at a time
 ROWS = 1 << 20  # distances that are in memory at once: more leave the cache
 
 
@@ -70,6 +72,7 @@ def sample_quality(
     num_samples: int = 10_000,
     features: Features | str | None = None,
     train_images: Tensor | None = None,
+    memory: float = MEMORY,
 ) -> dict[str, float]:
     """FID, precision and recall of prior samples against images.
 
@@ -84,6 +87,7 @@ def sample_quality(
         features: see :func:`vae_lab.evaluation.features.extract`.
         train_images: others of the data, shape [M, C, H, W], for `fid_floor`, where there are as
             many as samples.
+        memory: in bytes, roughly, for what is decoded at once.
 
     Returns:
         `fid`, `precision`, `recall`, and `fid_floor`: the FID of as many training images, below
@@ -91,14 +95,18 @@ def sample_quality(
     """
     count = min(num_samples, len(images))
     device = vae.output_bias.device
-    drawn = [vae.sample(n) for n in [500] * (count // 500) + [count % 500] if n]
-    found = extract(torch.cat(drawn), features)
-    real = extract(images[:count].to(device), features)
+    batch = min(BATCH, images_at_once(vae, memory))
+
+    def extracted(images: Tensor) -> Tensor:
+        return torch.cat([extract(x.to(device), features) for x in images[:count].split(batch)])
+
+    real = extracted(images)
+    drawn = (vae.sample(len(x)) for x in images[:count].split(batch))
+    found = torch.cat([extract(x, features) for x in drawn])
     precision, recall = precision_recall(real, found)
     quality = {"fid": frechet_distance(real, found), "precision": precision, "recall": recall}
     if train_images is not None and len(train_images) >= count:
-        others = extract(train_images[:count].to(device), features)
-        quality["fid_floor"] = frechet_distance(real, others)
+        quality["fid_floor"] = frechet_distance(real, extracted(train_images))
     return quality
 
 

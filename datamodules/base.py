@@ -91,7 +91,7 @@ class ImageDataModule(pl.LightningDataModule):
         if counts["train"] < self.batch_size:
             raise ValueError(
                 f"one batch needs {self.batch_size} training images, got {counts['train']} (and "
-                f"{counts['val']} for validation); lower data.batch_size"
+                f"{counts['val']} for validation); lower data.batch_size or data.val_size"
             )
         for name in ("val", "test"):
             if counts[name] == 0:

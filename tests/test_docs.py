@@ -136,11 +136,9 @@ def test_the_data_set_that_a_page_adds_trains(tmp_path):
     page = (ROOT / "docs" / "extending.md").read_text()
     code = re.search(r"`datamodules/squares.py`:\n\n```python\n(.*?)```", page, re.S).group(1)
     (tmp_path / "datamodules" / "squares.py").write_text(code)
-    shared = (ROOT / "configs" / "data" / "digits.yaml").read_text().splitlines()[1:]
-    lines = ["_target_: datamodules.squares.Squares", "side: 4", *shared]
-    config = "\n".join(lines).replace("200", "0.1")  # of fewer images
+    config = re.search(r"```yaml\n(_target_: datamodules.squares.*?)```", page, re.S).group(1)
     (tmp_path / "configs" / "data" / "squares.yaml").write_text(config)
-    line = ["data=squares", "data.batch_size=20", "run_dir=run", "report=false", *SMALL]
+    line = ["data=squares", "run_dir=run", "report=false", *SMALL]
     subprocess.run([sys.executable, "train.py", *line], cwd=tmp_path, check=True)
     assert (tmp_path / "run" / "release" / "model.safetensors").exists()
 
@@ -174,6 +172,7 @@ def test_every_setting_is_explained_or_speaks_for_itself():
         row = re.search(rf"^\| `{re.escape(setting)}` \|.*$", text, re.M).group()
         assert len(row.split("|")[3].strip()) > 5, row
     assert "`trainer.max_epochs` | `100`" in text and "### `estimator=rebar`" in text
+    assert text in (ROOT / "docs" / "settings.md").read_text(), "type make docs"
 
 
 @pytest.mark.slow

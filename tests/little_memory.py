@@ -37,7 +37,10 @@ class Mean(pl.LightningModule):
 
     def on_train_epoch_end(self):
         processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
-        self.used.append(sum(kilobytes(f"{pid}/smaps_rollup", "Pss") for pid in processes) / 1e3)
+        # Not the libraries' pages: how many other processes share them changes all the time.
+        kinds = ("Pss_Anon", "Pss_Shmem")
+        used = (kilobytes(f"{pid}/smaps_rollup", kind) for pid in processes for kind in kinds)
+        self.used.append(sum(used) / 1e3)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)

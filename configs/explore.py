@@ -1,10 +1,11 @@
 """task=explore: a page in the browser on which a trained model's z is edited."""
 
-import itertools
+from contextlib import closing
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
+
+from vae_lab.evaluation.measurement import collect
 
 from .checks import check_ranges
 from .trained import Trained, trained
@@ -40,6 +41,5 @@ def _test_images(found: Trained, count: int) -> Tensor:
     """The first of the test split, [count, C, H, W]."""
     found.datamodule.prepare_data()
     found.datamodule.setup()
-    loader = found.datamodule.test_dataloader()
-    batches = itertools.islice(loader, -(-count // loader.batch_size))
-    return torch.cat([batch.x for batch in batches])[:count]
+    with closing(found.datamodule.test_dataloader()) as loader:
+        return collect(loader, count)[0]

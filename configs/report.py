@@ -4,13 +4,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from vae_lab import VAE, gallery, report, sources
 from vae_lab.callbacks.pictures import send
+from vae_lab.evaluation.measurement import collect
 from vae_lab.runs import metrics_of, read
 from vae_lab.sources import first_line
 
@@ -82,17 +82,10 @@ def _draw(
 def _test_images(datamodule: pl.LightningDataModule) -> tuple[Tensor, Tensor]:
     """The first images of the test split, as the model meets them, and their labels: where these
     number combinations of factors, the first factor."""
-    xs, ys, count = [], [], 0
     with closing(datamodule.test_dataloader()) as loader:
-        for x, y, _ in loader:
-            xs.append(x)
-            ys.append(y)
-            count += len(x)
-            if count >= IMAGES:
-                break
-    x, y = torch.cat(xs)[:IMAGES], torch.cat(ys)[:IMAGES]
-    if getattr(datamodule, "factor_names", ()):
-        y = datamodule.factors(y.cpu())[:, 0]
+        x, y = collect(loader, IMAGES)
+    if datamodule.factor_names:
+        y = datamodule.factors(y)[:, 0]
     return x, y
 
 

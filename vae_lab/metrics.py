@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from .distributed import all_sum, each, rank, world_size
+from .latents.base import ACTIVE
 from .vae import Bound
 
 
@@ -56,7 +57,7 @@ class BoundMetrics(Metric):
         metrics = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl.sum()}
         if self.relaxed:
             metrics["elbo_relaxed"] = relaxed
-        metrics["active_units"] = (kl > 0.01).sum().to(kl)
+        metrics["active_units"] = (kl > ACTIVE).sum().to(kl)
         if self.discrete:
             usage = self.codes / self.count
             metrics["code_perplexity"] = torch.special.entr(usage).sum(-1).exp().mean()

@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from .latents.base import ACTIVE
 from .vae import VAE
 
-ACTIVE = 0.01  # nats of mean KL above which a latent variable counts as in use
 CELL = 64  # pixels that the shorter side of a cell has at least
 GAP = 4  # pixels between cells
 GREY = 0.5  # of the gaps: neither the black nor the white that images often have at their border

@@ -27,7 +27,6 @@ from ..latents import Latent
 POINTS = 2500  # at which q(z) is evaluated, at least
 MIXTURE = 10_000  # posteriors that q(z) is made of
 PAIRS = 2**22  # of points and posteriors at a time: 32 MB
-ACTIVE = 0.01
 
 
 class Decomposition(NamedTuple):

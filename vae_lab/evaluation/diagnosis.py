@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from torch import nn
 
 from ..latents import Latent
+from ..latents.base import ACTIVE
 from ..schedules import schedules
 
 Level = Literal["problem", "warning", "fine"]
@@ -103,7 +104,7 @@ def _posterior_collapse(
 
 
 def _inactive_units(active_units: float, latents: float) -> Finding:
-    because = f"{active_units:.0f} of {latents:.0f} latent variables have a KL above 0.01 nats"
+    because = f"{active_units:.0f} of {latents:.0f} latent variables have a KL above {ACTIVE} nats"
     if not active_units or 2 * active_units >= latents:
         return "fine", because, ""
     return (

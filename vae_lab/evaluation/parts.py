@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from .. import likelihoods
-from .decomposition import ACTIVE, Decomposition, activity, code_use, decompose
+from ..latents.base import ACTIVE
+from .decomposition import Decomposition, activity, code_use, decompose
 from .diagnosis import own_temperature
 from .evidence import MAX_STATES, annealed, enumerated, importance_weighted, num_states
 from .features import Features
 from .measurement import BATCH, Measurement
 
+VARYING = 0.01  # variance of the posteriors' means above which a variable varies
 FEW_SAMPLES = 16  # for an ELBO alone
 AIS_CHAINS, AIS_BATCH = 16, 50
 GRAPH = 1 / 8  # of the memory, where the layers' outputs are kept for a gradient
@@ -113,8 +115,8 @@ def split(m: Measurement, module: Any) -> None:
     found = decompose(latent, q)
     _add_decomposition(m, found)
     m.add("active_units", (kl.mean(0) > ACTIVE).sum().item(), note=f"KL above {ACTIVE} nats")
-    varying = (variance > ACTIVE).sum().item()
-    m.add("varying_units", varying, note=f"variance of E_q[z] above {ACTIVE}")
+    varying = (variance > VARYING).sum().item()
+    m.add("varying_units", varying, note=f"variance of E_q[z] above {VARYING}")
     m.per_latent |= {"kl": kl.mean(0).tolist(), "marginal_kl": found.marginal_kl.tolist()}
     m.per_latent["activity"] = variance.tolist()
     if (codes := latent.codes(q)) is not None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+ACTIVE = 0.01  # nats of mean KL above which a latent variable counts as in use
+
 
 class Latent(nn.Module):
     """The family of the posterior and of the prior.

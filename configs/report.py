@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
-from vae_lab import VAE, gallery, report, sources
+from vae_lab import VAE, gallery, report
 from vae_lab.callbacks.pictures import send
 from vae_lab.evaluation.measurement import collect
 from vae_lab.runs import metrics_of, read
@@ -38,8 +38,7 @@ def write_report(
 def refresh(source: str, loaded: Trained) -> None:
     """The report with what has been measured since; its pictures stay."""
     try:
-        model = _folder_of(sources.resolve(source))
-        report.write(loaded.folder, model, loaded.name, loaded.sha256)
+        report.write(loaded.folder, loaded.source, loaded.name, loaded.sha256)
     except Exception as error:
         _warn(loaded.folder, error, source)
 
@@ -61,7 +60,7 @@ def run(config: DictConfig) -> Path:
         one = config.copy()
         one.checkpoint, one.run_dir = source, config.run_dir if len(chosen) == 1 else None
         loaded = trained(one)
-        folder, model = loaded.folder, _folder_of(sources.resolve(source))
+        folder, model = loaded.folder, loaded.source
         if len(chosen) == 1 or not (folder / "images").is_dir():
             loaded.datamodule.prepare_data()
             loaded.datamodule.setup("test")
@@ -87,10 +86,3 @@ def _test_images(datamodule: pl.LightningDataModule) -> tuple[Tensor, Tensor]:
     if datamodule.factor_names:
         y = datamodule.factors(y)[:, 0]
     return x, y
-
-
-def _folder_of(path: Path) -> Path:
-    """The folder of the run, or of the release, that a file belongs to."""
-    if path.is_dir():
-        return path
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent

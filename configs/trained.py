@@ -28,6 +28,7 @@ class Trained(NamedTuple):
         model: the training module with its estimator and objective, as they were at the
             checkpoint's step, in evaluation mode; None for a release, which has neither.
         name: to show, and to name files by.
+        source: the folder of the run or of the release.
         folder: where what is made of the model is written; it may not exist yet.
         facts: the card of the release; empty for a checkpoint without one.
     """
@@ -36,6 +37,7 @@ class Trained(NamedTuple):
     datamodule: pl.LightningDataModule
     model: VAEModule | None
     name: str
+    source: Path
     folder: Path
     facts: dict[str, Any]
 
@@ -62,7 +64,8 @@ def trained(config: DictConfig) -> Trained:
     else:
         vae, facts = VAE.from_pretrained(path), pretrained.card(path)
         datamodule = build.make(_data(config, facts))
-        loaded = Trained(vae, datamodule, None, "", path, facts)
+        source = path if path.is_dir() else path.parent
+        loaded = Trained(vae, datamodule, None, "", source, source, facts)
     _check_shape(config, loaded)
     loaded.vae.to(_device(config))
     name = name_of(config.checkpoint)
@@ -176,10 +179,11 @@ def _from_run(config: DictConfig, path: Path) -> Trained:
     saved = config.copy()
     saved.checkpoint = str(path)
     _, datamodule, model = load_run(saved)
-    run = path if path.is_dir() else path.absolute().parent.parent
+    parent = path.absolute().parent
+    run = path if path.is_dir() else parent.parent if parent.name == "checkpoints" else parent
     facts = pretrained.card(run) if is_release(run / "release") else {}
     model.eval()
-    return Trained(model.vae, datamodule, model, "", path, facts)
+    return Trained(model.vae, datamodule, model, "", run, run, facts)
 
 
 def _data(config: DictConfig, facts: dict[str, Any]) -> DictConfig:

@@ -30,6 +30,7 @@ from vae_lab.callbacks import (
     Progress,
     StepSeed,
 )
+from vae_lab.checkpoints import FOLDER
 from vae_lab.loggers import CSVLogger
 from vae_lab.optimization import shorten_steps
 from vae_lab.pretrained import PARTS
@@ -130,7 +131,7 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
     callbacks += [make(c) for c in config.callbacks.values() if c is not None]
     # The best by the true ELBO: beta = 1 and exact samples, whatever training maximises.
     times = config.save.every_n_steps, config.save.every_minutes
-    return [*callbacks, Checkpointing(run_dir / "checkpoints", *times)]
+    return [*callbacks, Checkpointing(run_dir / FOLDER, *times)]
 
 
 def card(config: DictConfig) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
-from vae_lab import sources
-from vae_lab.checkpoints import write_durably
+from vae_lab import files, sources
 from vae_lab.evaluation import PARTS, Evaluation, Metric, Progress, evaluate
 from vae_lab.evaluation.features import choose
 from vae_lab.loggers import begin, end
@@ -170,11 +169,8 @@ def _duration(seconds: float) -> str:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """In one step, and without the folder's lock: the run may still be training."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    write_durably(partial, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    partial.replace(path)
+    """Without the folder's lock: the run may still be training."""
+    files.write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _log(loaded: Trained, evaluation: Evaluation) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.checkpoints import find_checkpoint, load_checkpoint, versions
+from vae_lab.checkpoints import FOLDER, find_checkpoint, load_checkpoint, versions
 
 RUNS = Path("runs")
 
@@ -28,14 +28,14 @@ LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "early_
 
 def has_checkpoint(folder: Path) -> bool:
     """Has a run been saved there, whole or not."""
-    return any(versions(folder / "checkpoints" / f"{name}.ckpt") for name in ("last", "best"))
+    return any(versions(folder / FOLDER / f"{name}.ckpt") for name in ("last", "best"))
 
 
 def newest_like(config: DictConfig) -> Path | None:
     """The run in runs/ that has this config, was saved last, and is not finished."""
     wanted = OmegaConf.to_container(config, resolve=True)
     saved = [folder for folder in RUNS.glob("*") if has_checkpoint(folder)]
-    for folder in sorted(saved, key=lambda f: (f / "checkpoints").stat().st_mtime, reverse=True):
+    for folder in sorted(saved, key=lambda f: (f / FOLDER).stat().st_mtime, reverse=True):
         file = folder / "config.yaml"
         if file.is_file() and not changes(OmegaConf.to_container(OmegaConf.load(file)), wanted):
             checkpoint = load_checkpoint(find_checkpoint(folder, "last"))

@@ -19,7 +19,15 @@ from rich.table import Column, Table
 
 from models.base import VAEModule
 from vae_lab import pictures
-from vae_lab.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, verify, versions
+from vae_lab.checkpoints import (
+    FOLDER,
+    find_checkpoint,
+    load_checkpoint,
+    run_of,
+    save_checkpoint,
+    verify,
+    versions,
+)
 from vae_lab.loggers import begin, upload_release
 from vae_lab.runs import default_folder, lock
 
@@ -196,14 +204,14 @@ def _source(config: DictConfig) -> Path | None:
 
 def _folder(config: DictConfig, source: Path) -> Path:
     """The run's folder: that of the checkpoint, or, for a file from elsewhere, what is typed."""
-    inside = not source.is_file() or source.absolute().parent.name == "checkpoints"
-    own = source if not source.is_file() else source.parent.parent
+    own = run_of(source) if source.is_file() else source
     typed = None if config.run_dir is None else _typed_folder(config)
-    if typed is None and not inside:
-        raise ValueError(f"{source} is not in a run's folder: type run_dir=... for the run")
-    if typed is not None and inside and typed.absolute() != own.absolute():
+    if typed is not None and own is not None and typed.absolute() != own.absolute():
         raise ValueError(f"resume={source} goes on in {own}: leave out run_dir={config.run_dir}")
-    return own if typed is None else typed
+    folder = own or typed
+    if folder is None:
+        raise ValueError(f"{source} is not in a run's folder: type run_dir=... for the run")
+    return folder
 
 
 def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[str]:
@@ -241,7 +249,7 @@ def _new_folder(config: DictConfig) -> Path:
         choices = HydraConfig.get().runtime.choices
         return default_folder(choices.model, choices.data)
     folder = _typed_folder(config)
-    held = any((folder / name).exists() for name in ("metrics.csv", "checkpoints"))
+    held = any((folder / name).exists() for name in ("metrics.csv", FOLDER))
     if held and _is_first() and config.resume != "auto":
         raise ValueError(f"{folder} holds a run already: type resume={folder} or another run_dir")
     return folder

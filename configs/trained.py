@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from models.base import VAEModule
 from vae_lab import VAE, pretrained, sources
-from vae_lab.checkpoints import find_checkpoint, load_checkpoint
+from vae_lab.checkpoints import find_checkpoint, load_checkpoint, run_of
 from vae_lab.sources import is_release
 
 from . import build, resume
@@ -121,13 +121,13 @@ def name_of(source: str) -> str:
     if kind in ("wandb", "hf"):
         return rest.rpartition("/")[2]
     path = Path(source).expanduser().absolute()
+    run = run_of(path)
     if path.suffix == ".safetensors":
         path = path.parent
     if path.name == "release":
         return path.parent.name
-    if path.parent.name == "checkpoints":
-        run = path.parent.parent.name
-        return run if path.stem == "best" else f"{run}-{path.stem}"
+    if run is not None:
+        return run.name if path.stem == "best" else f"{run.name}-{path.stem}"
     return path.stem if path.is_file() else path.name
 
 
@@ -161,7 +161,7 @@ def as_saved(config: DictConfig, checkpoint: Path) -> DictConfig:
         OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
     for name in ("task", "checkpoint", "resume", "exact", "evaluate"):
         saved[name] = config[name]
-    saved.run_dir = config.run_dir or str(checkpoint.parent.parent)
+    saved.run_dir = config.run_dir or str(run_of(checkpoint) or checkpoint.parent)
     return saved
 
 
@@ -179,8 +179,7 @@ def _from_run(config: DictConfig, path: Path) -> Trained:
     saved = config.copy()
     saved.checkpoint = str(path)
     _, datamodule, model = load_run(saved)
-    parent = path.absolute().parent
-    run = path if path.is_dir() else parent.parent if parent.name == "checkpoints" else parent
+    run = path if path.is_dir() else run_of(path) or path.parent
     facts = pretrained.card(run) if is_release(run / "release") else {}
     model.eval()
     return Trained(model.vae, datamodule, model, "", run, run, facts)
@@ -249,5 +248,5 @@ def _folder(config: DictConfig, path: Path) -> Path:
         return path
     if path.suffix == ".safetensors":
         return path.parent
-    of_run = path.parent.name == "checkpoints" and path.stem == "best"
-    return path.parent.parent if of_run else path.with_suffix("")
+    run = run_of(path)
+    return path.with_suffix("") if run is None or path.stem != "best" else run

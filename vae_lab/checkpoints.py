@@ -23,8 +23,11 @@ from typing import Any
 
 import torch
 
+from . import files
+
 log = logging.getLogger(__name__)
 
+FOLDER = "checkpoints"  # of a run
 MARK = b"sha256:"
 DIGEST_SIZE = len(MARK) + 64
 
@@ -55,22 +58,14 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> No
     partial = path.with_name(".partial")  # one name: what a kill leaves is overwritten
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(partial, content)
+        files.write_durably(partial, content)
         _make_room(path, keep)
         partial.replace(path)
-        _sync_folder(path.parent)
+        files.sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise OSError(error.errno, _why(error, path, len(content))) from error
-
-
-def write_durably(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file, all of which is on the disk afterwards."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _why(error: OSError, path: Path, needed: int) -> str:
@@ -116,15 +111,6 @@ def versions(path: Path) -> list[Path]:
     pattern = re.compile(rf"{re.escape(path.stem)}(-[1-9]\d*)?")
     found = path.parent.glob(f"{path.stem}*{path.suffix}")
     return sorted((p for p in found if pattern.fullmatch(p.stem)), key=_age)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Without this the new name may be lost with the power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def verify(path: Path) -> bool:
@@ -206,6 +192,12 @@ def _read(path: Path) -> Any:
         ) from None
 
 
+def run_of(path: Path) -> Path | None:
+    """The folder of the run that keeps a checkpoint; None of a file from elsewhere."""
+    path = path if path.parent.name else path.absolute()
+    return path.parent.parent if path.parent.name == FOLDER else None
+
+
 def find_checkpoint(source: str | Path, first: str = "best") -> Path:
     """The checkpoint file that `source` is, or that a run's folder has.
 
@@ -221,7 +213,7 @@ def find_checkpoint(source: str | Path, first: str = "best") -> Path:
     source = Path(source)
     if source.is_file():
         return source
-    candidates = _candidates(source / "checkpoints", first)
+    candidates = _candidates(source / FOLDER, first)
     if not candidates:
         raise FileNotFoundError(
             f"no checkpoint at {source}: expected a .ckpt file, or a run with "

@@ -1,5 +1,6 @@
 """Figures of numbers, with matplotlib: colour-blind safe, one line style a method."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from . import files
 
 # Okabe & Ito's palette, told apart with any colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
@@ -50,9 +53,11 @@ def plain(axis: Axes) -> None:
 
 
 def write(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """As a PNG."""
+    content = io.BytesIO()
     with matplotlib.rc_context({"savefig.facecolor": "white"}):
-        figure.savefig(path, metadata={"Software": None})
+        figure.savefig(content, format="png", metadata={"Software": None})
+    files.write(path, content.getbuffer())
 
 
 def series(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:

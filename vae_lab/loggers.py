@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
+from . import files
 from .sources import UPLOAD_SECONDS, artifact, first_line
 
 INIT_SECONDS = 30  # that a W&B server has for its first answer
@@ -109,10 +110,7 @@ class CSVLogger(Logger):
 
     def _rewrite(self, columns: list[str], rows: list[Row]) -> None:
         lines = [_line(columns), *(_line(row.get(name, "") for name in columns) for row in rows)]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_bytes(b"".join(lines))
-        partial.replace(self.path)
+        files.write(self.path, b"".join(lines))
         self._columns, self._last = columns, rows[-1] if rows else {}
         self._offset = sum(map(len, lines[:-1]))
 

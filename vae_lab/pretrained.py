@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from . import latents, likelihoods, networks, sources
-from .checkpoints import find_checkpoint, load_checkpoint, write_durably
+from .checkpoints import find_checkpoint, load_checkpoint
+from .files import write_durably
 from .sources import first_line, is_release
 from .vae import VAE
 

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from . import files
 from .figures import COLOURS, CURVES, SCHEDULES, STYLES, series, window
 from .gallery import CAPTIONS
 from .runs import Run, read
@@ -378,8 +379,6 @@ def _render(template: str, **content: Any) -> str:
 
 
 def _save(page: str, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path, partial = folder / "report.html", folder / ".report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    path = folder / "report.html"
+    files.write(path, page.encode())
     return path

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from configs import build  # noqa: E402
 from vae_lab import VAE, zoo  # noqa: E402
-from vae_lab.pretrained import card  # noqa: E402
+from vae_lab.pretrained import RELAXATION, card  # noqa: E402
 
 # REINFORCE needs the KL's warm-up on the few digits, or the posterior collapses.
 DIGITS = "network.hidden=[256,128] objective=elbo_warmup trainer.max_epochs=150"
@@ -101,6 +101,7 @@ def release(name: str, run_dir: Path) -> dict[str, Any]:
             "binarize": config.data.binarize,
             "val_size": config.data.val_size,
         },
+        **({RELAXATION: trained[RELAXATION]} if RELAXATION in trained else {}),
     }
     folder, vae = zoo.FOLDER / name, VAE.from_pretrained(run_dir)
     vae.save_pretrained(folder, torch.float16, **facts)

@@ -31,9 +31,10 @@ from vae_lab.callbacks import (
     StepSeed,
 )
 from vae_lab.checkpoints import FOLDER
+from vae_lab.estimators import catalog
 from vae_lab.loggers import CSVLogger
 from vae_lab.optimization import shorten_steps
-from vae_lab.pretrained import PARTS
+from vae_lab.pretrained import PARTS, RELAXATION, describe
 
 
 def make(config: DictConfig, **arguments: Any) -> Any:
@@ -134,8 +135,10 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
     return [*callbacks, Checkpointing(run_dir / FOLDER, *times)]
 
 
-def card(config: DictConfig) -> dict[str, Any]:
+def card(config: DictConfig, model: VAEModule) -> dict[str, Any]:
     """What a release says of where it comes from."""
+    estimator = model.estimator
+    known = estimator.relaxed and type(estimator) in catalog()
     data = OmegaConf.to_container(config.data, resolve=True)
     places = ("_target_", "root", "download", "cache_dir")
     settings = {k: v for k, v in data.items() if k not in places}
@@ -146,6 +149,7 @@ def card(config: DictConfig) -> dict[str, Any]:
         "versions": versions(),
         "command": " && ".join(dict.fromkeys(commands)),
         "data": {"class": data["_target_"].rpartition(".")[2], "range": [0, 1]} | settings,
+        **({RELAXATION: describe(estimator)} if known else {}),
     }
 
 

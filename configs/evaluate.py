@@ -20,6 +20,7 @@ from rich.table import Column, Table
 
 from vae_lab import files, sources
 from vae_lab.evaluation import PARTS, Evaluation, Metric, Progress, evaluate
+from vae_lab.evaluation.diagnosis import own_temperature
 from vae_lab.evaluation.features import choose
 from vae_lab.loggers import begin, end
 from vae_lab.runs import lock, writable
@@ -95,7 +96,8 @@ def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
                 shown=_shown(data),
                 factors=data.factors if data.factor_names else None,
                 categorical=data.categorical_factors,
-                module=loaded.model,
+                estimator=loaded.estimator,
+                known={} if loaded.model is None else own_temperature(loaded.model),
                 parts=asked.parts or PARTS,
                 images=asked.images,
                 samples=asked.samples,

@@ -317,7 +317,7 @@ def _release(config: DictConfig, trainer: pl.Trainer, metrics: dict[str, float])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the run began
         _, model = restored(config, find_checkpoint(config.run_dir))
-    facts = build.card(config) | {"step": trainer.global_step, "metrics": metrics}
+    facts = build.card(config, model) | {"step": trainer.global_step, "metrics": metrics}
     release = model.vae.save_pretrained(Path(config.run_dir) / "release", **facts)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from models.base import VAEModule
 from vae_lab import VAE, pretrained, sources
 from vae_lab.checkpoints import find_checkpoint, load_checkpoint, run_of
+from vae_lab.estimators import Estimator
 from vae_lab.sources import is_release
 
 from . import build, resume
@@ -40,6 +41,11 @@ class Trained(NamedTuple):
     source: Path
     folder: Path
     facts: dict[str, Any]
+
+    @property
+    def estimator(self) -> Estimator | None:
+        """That of the training at the checkpoint's step; of a release only one that relaxes."""
+        return pretrained.relaxation(self.facts) if self.model is None else self.model.estimator
 
     @property
     def sha256(self) -> str:

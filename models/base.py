@@ -96,8 +96,7 @@ class VAEModule(pl.LightningModule):
         codes = self.vae.latent.codes(q)
         categories = None if codes is None else codes.shape[-1]
         # Trained at points that it will not meet again: beside the true ELBO, show the one it sees.
-        self._relaxed = self.estimator.relaxed_points and self.estimator.unbiased is not True
-        return BoundMetrics(latents, categories, self._relaxed)
+        return BoundMetrics(latents, categories, self.estimator.relaxed)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes here which hook runs, fifty times a step; Module's own way takes 2 us.
@@ -246,7 +245,7 @@ class VAEModule(pl.LightningModule):
             self.vae.likelihood.check(batch[0])
         bound = self.vae.elbo(batch[0])
         relaxed = None
-        if self._relaxed:
+        if self.estimator.relaxed:
             relaxed = self._terms(batch[0]).elbo
         self._metrics.update(bound, self.vae.latent.codes(bound.q), relaxed)
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 from tiny import randomize
 
-from vae_lab import VAE, likelihoods
+from vae_lab import VAE, likelihoods, pretrained
 from vae_lab.checkpoints import save_checkpoint
+from vae_lab.estimators import DecoupledSTGumbelSoftmax, GumbelSoftmax
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import MLP, Conv, Linear, ResNet
 from vae_lab.pretrained import blueprint, card, load
+from vae_lab.schedules import Linear as LinearSchedule
 
 PARTS = [
     pytest.param({"latent": Bernoulli(3, True)}, id="Bernoulli"),
@@ -200,6 +202,39 @@ def test_what_is_not_a_release_of_this_library_is_refused(changes, message, tmp_
     with pytest.raises(ValueError, match=message) as caught:
         VAE.from_pretrained(release)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "described, message",
+    [
+        ({"class": "Estimator"}, "unknown relaxation 'Estimator' in .* known: ARM, "),
+        ({"class": "os.system"}, "unknown relaxation 'os.system'"),
+        ({"class": "GumbelSoftmax", "temperature": "x"}, "does not fit this vae_lab"),
+        ({"class": "GumbelSoftmax", "temperature": -1}, "temperature must be positive, got -1"),
+        ("GumbelSoftmax", "must name its class, got 'GumbelSoftmax'"),
+    ],
+)
+def test_a_relaxation_is_refused_likewise(described, message):
+    with pytest.raises(ValueError, match=message):
+        pretrained.relaxation({"relaxation": described})
+
+
+@pytest.mark.parametrize(
+    "cls, schedules",
+    [
+        (GumbelSoftmax, ["temperature"]),
+        (DecoupledSTGumbelSoftmax, ["forward_temperature", "backward_temperature"]),
+    ],
+)
+def test_a_relaxation_comes_back_as_it_was(cls, schedules):
+    estimator = cls(**{name: LinearSchedule(0.9, 0.3, 10) for name in schedules})
+    for name in schedules:
+        getattr(estimator, name).set_step(10)
+    described = json.loads(json.dumps(pretrained.describe(estimator)))
+    assert all(described[name] == 0.3 for name in schedules)
+    again = pretrained.relaxation({"relaxation": described})
+    assert type(again) is cls and pretrained.describe(again) == described
+    assert pretrained.relaxation({}) is None
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from configs import tasks
 from configs.command_line import as_meant
 from configs.trained import checkpoints_of, name_of, names_of, trained
 from vae_lab import VAE, pretrained
+from vae_lab.estimators import GumbelSoftmax
 
 STOCHASTIC = [*SMOKE, "data.binarize=stochastic", "data.val_size=100", "report=false"]
 ZOO = "gumbel_vae-digits"
@@ -102,6 +103,16 @@ def test_a_run_has_its_estimator_and_the_zoo_a_place(loaded):
     assert zoo.model is None and zoo.facts["data"]["class"] == "Digits"
     assert (str(zoo.folder), zoo.name) == (f"runs/evaluate-{ZOO}", ZOO)
     assert (zoo.datamodule.binarize, zoo.datamodule.seed) == ("threshold", 0)
+
+
+def test_a_release_knows_the_relaxation_that_it_was_trained_with(loaded):
+    run, release, zoo = loaded("x", "release", ZOO)
+    for found in (release, zoo):
+        assert isinstance(found.estimator, GumbelSoftmax) and found.estimator.relaxed
+    exact = run.estimator.temperature.value
+    assert exact < 1 and torch.isclose(release.estimator.temperature.value, exact)
+    assert zoo.estimator.temperature.value == 0.5
+    assert loaded("gaussian_vae-digits")[0].estimator is None
 
 
 def test_what_is_typed_wins(loaded):

@@ -20,13 +20,16 @@ from torch import Tensor
 
 from . import latents, likelihoods, networks, sources
 from .checkpoints import find_checkpoint, load_checkpoint
+from .estimators import Estimator, catalog
 from .files import write_durably
+from .schedules import Schedule
 from .sources import first_line, is_release
 from .vae import VAE
 
 FORMAT = 1
 CONFIG, WEIGHTS = sources.FILES
 KINDS = {"network": networks, "latent": latents, "likelihood": likelihoods}
+RELAXATION = "relaxation"  # among the facts of a card
 MAX_CONFIG_BYTES = 2**20
 
 Part = Literal["encoder", "decoder"]
@@ -69,9 +72,23 @@ class Report(NamedTuple):
 
 
 def describe(part: object) -> dict[str, Any]:
-    """A part's class and constructor arguments, each kept by the part under its own name."""
-    names = inspect.signature(type(part)).parameters
-    return {"class": type(part).__name__} | {name: getattr(part, name) for name in names}
+    """A part's class and constructor arguments, each kept by the part under its own name; of a
+    schedule, its present value."""
+    found = {name: getattr(part, name) for name in inspect.signature(type(part)).parameters}
+    values = {name: _value(v) if isinstance(v, Schedule) else v for name, v in found.items()}
+    return {"class": type(part).__name__} | values
+
+
+def _value(schedule: Schedule) -> float:
+    return float(f"{schedule.value.item():.6g}")  # 0.3, not what float32 makes of it
+
+
+def relaxation(facts: dict[str, Any]) -> Estimator | None:
+    """The estimator of relaxed samples that trained a release, as it was then, from its card; None
+    where another one did, or nothing is known of it."""
+    if RELAXATION not in facts:
+        return None
+    return _build("relaxation", facts[RELAXATION], f"the card's {CONFIG}").eval()
 
 
 def blueprint(vae: VAE) -> dict[str, Any]:
@@ -96,16 +113,22 @@ def assemble(plan: dict[str, Any], origin: str) -> VAE:
         raise ValueError(f"{origin} describes no VAE: {first_line(error)}") from None
 
 
+def _classes(kind: str) -> dict[str, type]:
+    if kind == RELAXATION:
+        return {cls.__name__: cls for cls in catalog()}
+    return {name: getattr(KINDS[kind], name) for name in KINDS[kind].__all__}
+
+
 def _build(kind: str, description: Any, origin: str) -> Any:
     if not isinstance(description, dict):
         raise ValueError(f"the {kind} in {origin} must name its class, got {description!r}")
     arguments = dict(description)
     name = arguments.pop("class", None)
-    known = KINDS[kind].__all__
-    if name not in known:
+    known = _classes(kind)
+    if name not in [*known]:  # it may be of any type
         raise ValueError(f"unknown {kind} {name!r} in {origin}; known: {', '.join(known)}")
     try:
-        return getattr(KINDS[kind], name)(**arguments)
+        return known[name](**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"the {kind} in {origin} does not fit this vae_lab: {first_line(error)}"

@@ -53,6 +53,11 @@ class Estimator(nn.Module):
     evaluations: ClassVar[str] = "num_samples"
     source: ClassVar[str]
 
+    @property
+    def relaxed(self) -> bool:
+        """Does it train at points that z cannot take, and not correct for it."""
+        return self.relaxed_points and self.unbiased is not True
+
     def forward(
         self,
         q: Distribution,

@@ -12,12 +12,13 @@
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..estimators import Estimator
 from ..vae import VAE
 from . import parts as measure
 from .diagnosis import Diagnosis, diagnose
@@ -42,7 +43,8 @@ def evaluate(
     shown: tuple[Iterable[Any], Iterable[Any]] | None = None,
     factors: Callable[[Tensor], Tensor] | None = None,
     categorical: Collection[int] = (),
-    module: nn.Module | None = None,
+    estimator: Estimator | None = None,
+    known: Mapping[str, float] | None = None,
     parts: Collection[str] = PARTS,
     images: int | None = None,
     samples: int = 5000,
@@ -75,8 +77,9 @@ def evaluate(
             they; such as the grey images that binary ones were drawn from.
         factors: labels [B] -> the factors of variation [B, F] that made the images, if known.
         categorical: which of the factors are names without an order, by their column.
-        module: the training module, whose `estimator` and `objective` tell how far relaxed samples
-            are from exact ones.
+        estimator: that of the training, as it was then; tells how far its relaxed samples are from
+            exact ones.
+        known: further numbers for :func:`vae_lab.evaluation.diagnosis.diagnose`, by name.
         parts: "bound" (ELBO and the importance-weighted bound on log p(x)), "ais" (annealed
             importance sampling), "split" (what the KL is made of, active units, use of the
             codes), "samples" (FID, precision, recall) and "latents" (classifiers, disentanglement).
@@ -113,7 +116,7 @@ def evaluate(
             if "ais" in parts and ais_images and not vae.latent.discrete:
                 measure.annealing(m, ais_images, ais_steps)
             if "split" in parts:
-                measure.split(m, module)
+                measure.split(m, estimator)
             if "samples" in parts and len(x) >= LEAST_IMAGES:
                 measure.quality(m, *_shown(x, others, shown, images), features)
             if "latents" in parts and factors is None and others is not None:
@@ -123,7 +126,7 @@ def evaluate(
     finally:
         vae.train(training)
     numbers = {name: metric.value for name, metric in m.metrics.items()} | m.numbers
-    diagnosis, seconds = diagnose(numbers), time.perf_counter() - began
+    diagnosis, seconds = diagnose(numbers | {**(known or {})}), time.perf_counter() - began
     return Evaluation(m.metrics, m.per_latent, diagnosis, len(x), seed, seconds)
 
 

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Callable, Collection
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import likelihoods
+from ..estimators import Estimator
 from ..latents.base import ACTIVE
+from ..objectives import ELBO
 from .decomposition import Decomposition, activity, code_use, decompose
-from .diagnosis import own_temperature
 from .evidence import MAX_STATES, annealed, enumerated, importance_weighted, num_states
 from .features import Features
 from .measurement import BATCH, Measurement
@@ -101,7 +101,7 @@ def annealing(m: Measurement, images: int, steps: int) -> None:
         m.mean("ais_gain", "nats", f"over log_likelihood of the same {len(x)} images")
 
 
-def split(m: Measurement, module: Any) -> None:
+def split(m: Measurement, estimator: Estimator | None) -> None:
     """What the KL is made of, how much of z is in use, and what relaxed samples hide."""
     vae, latent = m.vae, m.vae.latent
     m.progress("split", 0, 1)
@@ -126,8 +126,8 @@ def split(m: Measurement, module: Any) -> None:
         m.add("code_perplexity", perplexity, note=f"of {codes.shape[-1]} categories")
         m.per_latent["perplexity"] = use.perplexity.tolist()
     m.progress("split", 1, 1)
-    if module is not None:
-        _relaxed_gap(m, module)
+    if estimator is not None and estimator.relaxed:
+        _relaxed_gap(m, estimator)
 
 
 def _add_decomposition(m: Measurement, found: Decomposition) -> None:
@@ -140,15 +140,12 @@ def _add_decomposition(m: Measurement, found: Decomposition) -> None:
     m.add("marginal_kl", marginal, found.marginal_kl_error or None, "nats", note)
 
 
-def _relaxed_gap(m: Measurement, module: Any) -> None:
+def _relaxed_gap(m: Measurement, estimator: Estimator) -> None:
     """Of an estimator that trains at points between those that z can take."""
-    m.numbers |= own_temperature(module)
-    estimator = module.estimator
-    if not estimator.relaxed_points or estimator.unbiased is True:
-        return
+    relaxed = ELBO()
 
     def terms(x: Tensor) -> tuple[Tensor]:
-        return (module.objective(m.vae, estimator, x).elbo - m.vae.elbo(x).elbo,)
+        return (relaxed(m.vae, estimator, x).elbo - m.vae.elbo(x).elbo,)
 
     m.measure("relaxed", m.x, terms, ("relaxed_gap",), m.batch(decoded=estimator.num_samples))
     m.mean("relaxed_gap", "nats", "ELBO of relaxed samples less that of exact ones")

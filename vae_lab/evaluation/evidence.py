@@ -6,10 +6,10 @@ r"""Estimates of log p(x), in nats, for every image of a batch.
 """
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..estimators.base import base
@@ -189,11 +189,34 @@ def _check_positive(**counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {count}")
 
 
-def images_at_once(vae: "VAE", memory: float) -> int:
-    """How many images are decoded at once: what a cache or an accelerator likes, within memory."""
-    bias = vae.output_bias
-    size = 8 * bias.numel() * max(bias.element_size(), 4)  # some copies, among them the layers'
-    return max(min(1024 if bias.device.type == "cpu" else 16384, int(memory / size)), 1)
+def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
+    """How many images are decoded at once: what a cache or an accelerator likes, within memory.
+
+    Args:
+        memory: in bytes, roughly: for six times what the largest layer puts out, as was measured.
+        graph: and for what all of them put out, which a gradient needs.
+    """
+    outputs = _outputs(vae)
+    size = (6 * max(outputs) + graph * sum(outputs)) * max(vae.output_bias.element_size(), 4)
+    most = 1024 if vae.output_bias.device.type == "cpu" else 16384
+    return max(min(most, int(memory / size)), 1)
+
+
+def _outputs(vae: "VAE") -> list[int]:
+    """How many numbers each of the decoder's layers puts out for an image."""
+    found = [vae.output_bias.numel()]
+
+    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            found.append(output.numel())
+
+    layers = [module for module in vae.decoder.modules() if not any(module.children())]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    with torch.no_grad():
+        vae.decode(torch.zeros(1, *vae.latent.event_shape, device=vae.output_bias.device))
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 class _Sum:

@@ -72,9 +72,9 @@ class Measurement:
             self.progress(part, end, len(x))
         self.each |= dict(zip(names, all_sum(found).cpu(), strict=True))
 
-    def batch(self, most: int = BATCH, decoded: int = 1, share: float = 1.0) -> int:
-        """How many images at a time, if for each so many are decoded in a share of the memory."""
-        at_once = images_at_once(self.vae, share * self.memory)
+    def batch(self, most: int = BATCH, decoded: int = 1, graph: bool = False) -> int:
+        """How many images at a time, if for each so many are decoded, maybe for a gradient."""
+        at_once = images_at_once(self.vae, self.memory, graph)
         return max(min(most, at_once // decoded), 1)
 
     def draw_anew(self, *parts: int | str) -> None:

@@ -18,7 +18,6 @@ from .measurement import BATCH, Measurement
 VARYING = 0.01  # variance of the posteriors' means above which a variable varies
 FEW_SAMPLES = 16  # for an ELBO alone
 AIS_CHAINS, AIS_BATCH = 16, 50
-GRAPH = 1 / 8  # of the memory, where the layers' outputs are kept for a gradient
 QUALITY_IMAGES = 10_000
 FACTOR_CODES = 5000
 NEIGHBOURS = 10
@@ -91,7 +90,7 @@ def annealing(m: Measurement, images: int, steps: int) -> None:
         found = annealed(m.vae, x, AIS_CHAINS, steps)
         return found.estimate, found.acceptance
 
-    batch = m.batch(AIS_BATCH, AIS_CHAINS, GRAPH)
+    batch = m.batch(AIS_BATCH, AIS_CHAINS, graph=True)
     m.measure("ais", x, terms, ("ais_log_likelihood", "acceptance"), batch)
     accepted = m.each["acceptance"].mean().item()
     how = f"annealed importance sampling, {AIS_CHAINS} chains, {steps} steps, {accepted:.0%}"

@@ -24,6 +24,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .help import text as help_text
 from .signatures import complaints, settings
 
 FOLDER = Path(__file__).parent
@@ -271,11 +272,14 @@ def _did_you_mean(typed: str, known: Iterable[str]) -> str:
 
 
 def exit_on_mistake(arguments: list[str]) -> list[str]:
-    """:func:`check`, as the process's end: one line on stderr and exit code 2.
+    """:func:`check`, as the process's end: one line on stderr and exit code 2; or the help.
 
     Returns:
         The arguments as Hydra is to read them.
     """
+    if {"-h", "--help"}.intersection(arguments):
+        print(help_text())
+        raise SystemExit(0)
     try:
         check(arguments)
     except Mistake as mistake:

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
 def tables() -> str:
     """All of them, a section a group and a table a file."""
     parts = ["What is typed after `python train.py`, as `NAME=VALUE`.\n"]
-    top = [s for s in _settings(FOLDER / "train.yaml", "") if not s.name.startswith("hydra")]
+    top = [s for s in settings(FOLDER / "train.yaml", "") if not s.name.startswith("hydra")]
     parts.append(f"## The run\n\n{_table(top)}")
     for group, prefix in GROUPS.items():
         parts.append(f"## `{group}=`\n")
@@ -53,7 +53,7 @@ def _section(file: Path, group: str, prefix: str) -> str:
     lines = file.read_text().splitlines()
     target = next((ln.partition(": ")[2] for ln in lines if ln.startswith("_target_")), None)
     target = target or ("models.base.VAEModule" if group == "model" else None)
-    own = list(_settings(file, prefix, target))
+    own = list(settings(file, prefix, target))
     head = f"### every `{group}`" if file.stem.startswith("_") else f"### `{group}={file.stem}`"
     said = [line[2:] for line in lines if line.startswith("# ")]
     said += [_first_sentence(target)] if target else []
@@ -73,7 +73,7 @@ def _cell(text: str) -> str:
     return text.replace("|", r"\|").replace("<", "&lt;")
 
 
-def _settings(file: Path, prefix: str, target: str | None = None) -> Iterator[Setting]:
+def settings(file: Path, prefix: str, target: str | None = None) -> Iterator[Setting]:
     """The leaves of a YAML file, and the sections that somebody has explained."""
     tree = OmegaConf.load(file)
     path: list[tuple[int, str]] = []

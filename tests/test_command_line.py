@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from configs.command_line import Mistake, check, exit_on_mistake
+from configs.command_line import FOLDER, Mistake, check, exit_on_mistake
 
 GOOD = [
     "",
@@ -125,3 +127,19 @@ def test_process_ends_with_one_line_and_code_2(capsys):
         exit_on_mistake(["sed=1"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == "train.py: unknown setting sed; did you mean seed\n"
+
+
+@pytest.mark.parametrize("line", ["--help", "model=poisson_vae -h"])
+def test_help_names_every_choice_and_every_setting_of_the_run(line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        exit_on_mistake(line.split())
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    said = " ".join(" ".join(lines).split())
+    for key in check([])[0]:
+        assert f" {key} " in said or f" {key}=" in said
+    for folder in filter(Path.is_dir, FOLDER.iterdir()):
+        chosen = [p.stem for p in sorted(folder.glob("*.yaml")) if not p.stem.startswith("_")]
+        assert not chosen or f" {folder.name} {', '.join(chosen)} " in said
+    assert "_shared" not in said and "hydra" not in said

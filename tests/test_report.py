@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from same_runs import run_differences
 
 import train
-from vae_lab import VAE, gallery, report, zoo
+from vae_lab import VAE, charts, gallery, report, zoo
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.networks import MLP
@@ -148,9 +148,9 @@ def test_curves_are_those_of_the_table(folder):
 
 
 def test_long_curves_are_thinned_to_their_end():
-    steps, values = report._thin(list(range(10_007)), [float(s) for s in range(10_007)])
-    assert len(steps) <= report.POINTS + 1 and steps[-1] == values[-1] == 10_006
-    assert report._thin([1, 2], [float("inf"), 1.0]) == ([2], [1.0])
+    steps, values = charts.thin(list(range(10_007)), [float(s) for s in range(10_007)])
+    assert len(steps) <= charts.POINTS + 1 and steps[-1] == values[-1] == 10_006
+    assert charts.thin([1, 2], [float("inf"), 1.0]) == ([2], [1.0])
 
 
 def test_it_needs_nothing_from_elsewhere(folder):

@@ -6,7 +6,6 @@ them. Whatever comes from a run, names and commands above all, is text in the pa
 
 import base64
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,32 +16,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from . import files
-from .figures import COLOURS, CURVES, SCHEDULES, STYLES, series, window
+from . import charts, files
+from .charts import number
+from .figures import COLOURS, STYLES
 from .gallery import CAPTIONS
 from .runs import Run, read
 
 TEMPLATES = Path(__file__).parent / "templates"
-POINTS = 1000  # of a curve
-
-# What a page shows beside the curves of the figures.
-PANELS = {
-    **CURVES,
-    "relaxed ELBO": ["val/elbo_relaxed"],
-    "active units": ["val/active_units"],
-    "code perplexity": ["val/code_perplexity"],
-    "gradient SNR": ["gradient/snr"],
-    "images a second": ["perf/images_per_second"],
-}
-# What two runs are compared by: one curve of each.
-COMPARED = {
-    "ELBO, validation": "val/elbo",
-    "ELBO, training": "train/elbo",
-    "reconstruction, validation": "val/reconstruction",
-    "KL, validation": "val/kl",
-    **{title: names[0] for title, names in SCHEDULES.items()},
-    "images a second": "perf/images_per_second",
-}
 PLACES = ("run_dir", "root", "cache_dir", "download")
 # Settings that say how a run was watched or kept, not what it was.
 BESIDE = (
@@ -78,7 +58,7 @@ def write(
         title=run.name,
         headline=_headline(run),
         facts=_facts(run),
-        charts=_charts(run),
+        charts=charts.of_run(run),
         pictures=_pictures(run),
         metrics=_metrics(run),
         measured=_measured(run),
@@ -111,7 +91,7 @@ def compare(folders: Sequence[str | Path | Run], out: str | Path) -> Path:
         runs=runs,
         metrics={key: [table.get(key, "") for table in tables] for key in _keys(tables)},
         settings=_differing(runs),
-        charts=_comparison_charts(runs),
+        charts=charts.of_several(runs),
         pictures=[_pictures(run, ("samples", "reconstructions", "traversals")) for run in runs],
     )
     return _save(page, Path(out))
@@ -188,7 +168,7 @@ def _metrics(run: Run) -> list[tuple[str, str, str]]:
                 note = f"{value['samples']} samples" if "samples" in value else ""
                 measured[name] = {"value": value["mean"], **value, "note": note}
     return [
-        (_label(name), _number(m["value"], m.get("standard_error")), _note(m))
+        (_label(name), number(m["value"], m.get("standard_error")), _note(m))
         for name, m in measured.items()
     ]
 
@@ -204,15 +184,6 @@ def _measured(run: Run) -> str:
         return "The test split, at the end of training; more by task=evaluate."
     e = {key: run.evaluation.get(key, "unknown") for key in ("images", "split", "data", "seed")}
     return f"{e['images']} images of the {e['split']} split of {e['data']}, seed {e['seed']}."
-
-
-def _number(value: float | None, error: float | None = None) -> str:
-    if value is None:
-        return "none"
-    shown = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
-    if math.isfinite(value) and not float(value).is_integer() and abs(value) >= 1:
-        shown = f"{value:,.2f}"
-    return shown if error is None else f"{shown} \N{PLUS-MINUS SIGN} {error:.2g}"
 
 
 def _note(metric: Mapping[str, Any]) -> str:
@@ -293,61 +264,6 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
 def _keys(tables: Iterable[Mapping[str, Any]]) -> list[str]:
     """Those of all tables, in order."""
     return list(dict.fromkeys(key for table in tables for key in table))
-
-
-# The curves
-
-
-def _charts(run: Run) -> list[dict[str, Any]]:
-    charts = []
-    for title, names in PANELS.items():
-        curves = {name.partition("/")[0]: series(run.rows, name) for name in names}
-        charts += _chart(title, curves if len(names) > 1 else {title: series(run.rows, names[0])})
-    return charts
-
-
-def _comparison_charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    charts = []
-    for title, name in COMPARED.items():
-        charts += _chart(title, {run.name: series(run.rows, name) for run in runs})
-    return charts
-
-
-def _chart(title: str, curves: Mapping[str, tuple[list[int], list[float]]]) -> list[dict[str, Any]]:
-    """One panel, as its script takes it: a common axis, and every curve on it. None for no data."""
-    thin = {name: _thin(*curve) for name, curve in curves.items()}
-    points = {name: dict(zip(*curve, strict=True)) for name, curve in thin.items()}
-    steps = sorted({step for own in points.values() for step in own})
-    if not steps:
-        return []
-    low, high = window([value for _, values in curves.values() for value in values])
-    said = [
-        f"{name} from {_number(y[0])} at step {x[0]} to {_number(y[-1])} at step {x[-1]}"
-        for name, (x, y) in thin.items()
-        if x
-    ]
-    return [
-        {
-            "title": title,
-            "steps": steps,
-            "low": low,
-            "high": high,
-            "curves": [
-                {"name": name, "index": index, "values": [own.get(step) for step in steps]}
-                for index, (name, own) in enumerate(points.items())
-                if own
-            ],
-            "text": f"{title} against the step: " + "; ".join(said),
-        }
-    ]
-
-
-def _thin(steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:
-    """At most some POINTS of a curve, the last one among them; no NaN, which JSON cannot have."""
-    kept = [(s, float(f"{v:.6g}")) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
-    every = math.ceil(len(kept) / POINTS) or 1
-    kept = kept[::-every][::-1]
-    return [step for step, _ in kept], [value for _, value in kept]
 
 
 # The file

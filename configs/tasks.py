@@ -334,7 +334,8 @@ def _summary(
     files = ["report.html", "metrics.csv", "images/", "checkpoints/", "release/"]
     there = ", ".join(name for name in files if (Path(run_dir) / name).exists())
     say(f"files    {run_dir}: {there}")
-    say(f"next     python train.py task=sample checkpoint={run_dir}")
+    say(f"next     python train.py task=evaluate checkpoint={run_dir}")
+    say(f"         python train.py task=explore checkpoint={run_dir}")
     say(f"         python train.py resume={run_dir} trainer.max_epochs=N")
     say(f'         vae_lab.VAE.from_pretrained("{run_dir}")')
 

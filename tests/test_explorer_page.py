@@ -7,16 +7,24 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tiny import randomize
 
+from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
+from vae_lab import VAE
+from vae_lab.latents import Bernoulli, Poisson
+from vae_lab.likelihoods import Bernoulli as BernoulliLikelihood
+from vae_lab.networks import MLP
 
 ROOT = Path(__file__).parents[1]
 NAMES = {"numbers": "gaussian_vae-fashion_mnist", "codes": "gumbel_vae-fashion_mnist"}
+LATENTS = {"bits": Bernoulli(230), "counts": Poisson(12)}  # of untrained models
 CHROME = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 MISSING = [
@@ -59,6 +67,12 @@ const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 """
 
 
+def release(latent, folder):
+    torch.manual_seed(0)
+    vae = randomize(VAE(Digits.shape, MLP((16,)), latent, BernoulliLikelihood()), 0.4)
+    return vae.save_pretrained(folder, data={"class": "Digits"})
+
+
 @contextmanager
 def served(model, folder):
     """train.py with its page; at the end Ctrl-C has to end it in one line."""
@@ -69,9 +83,7 @@ def served(model, folder):
         env={name: value for name, value in os.environ.items() if name not in leave_out},
     )
     try:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        yield re.search(r"http://127\.0\.0\.1:\d+/", line).group()
+        yield process
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=30) == ("", "train.py: interrupted\n")
         assert process.returncode == 130
@@ -80,13 +92,22 @@ def served(model, folder):
         process.kill()
 
 
+def address(process):
+    line = process.stdout.readline()
+    assert line, process.stderr.read()
+    return re.search(r"http://127\.0\.0\.1:\d+/", line).group()
+
+
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory):
+    folder = tmp_path_factory.mktemp
+    models = NAMES | {kind: release(LATENTS[kind], folder(kind)) for kind in LATENTS}
     with ExitStack() as held:
-        yield {
-            kind: held.enter_context(served(name, tmp_path_factory.mktemp(kind)))
-            for kind, name in NAMES.items()
+        processes = {
+            kind: held.enter_context(served(model, folder("empty")))
+            for kind, model in models.items()
         }
+        yield {kind: address(process) for kind, process in processes.items()}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +167,11 @@ def button(browser, text):
     return browser.find_element("xpath", f"//button[normalize-space()='{text}']")
 
 
+def pressed(browser):
+    cells = "return [...document.querySelectorAll('.cell[aria-pressed=true]')].map(c => c.id)"
+    return {*browser.execute_script(cells)}
+
+
 def changes(browser, name, act):
     """Whether the picture of this name becomes another; it has 20 seconds."""
     before = source(browser, name)
@@ -166,19 +192,44 @@ def test_a_slider_changes_the_picture_and_reset_restores_it(page):
     assert find(browser, ".latent .q-slider").get_attribute("aria-valuenow") == began
 
 
-def test_a_code_changes_the_picture(page):
-    browser = page("codes")
-    pressed = "return [...document.querySelectorAll('.cell[aria-pressed=true]')].map(c => c.id)"
-    before = browser.execute_script(pressed)
-    assert len(before) == 20
+@pytest.mark.parametrize(("kind", "latents"), [("codes", 20), ("counts", 11)])
+def test_a_code_or_a_count_changes_the_picture(page, kind, latents):
+    browser = page(kind)
+    before = pressed(browser)
+    assert len(before) == latents
     cell = find(browser, CELL)
     changes(browser, "edited", cell.click)
     assert cell.get_attribute("aria-pressed") == "true"
-    after = browser.execute_script(pressed)
-    assert len(after) == 20 and len({*after} - {*before}) == 1
+    after = pressed(browser)
+    assert len(after) == latents and len(after - before) == 1
 
 
-@pytest.mark.parametrize("kind", NAMES)
+def test_a_count_of_many_is_moved(page):
+    browser = page("counts")
+    slider = find(browser, ".latent .q-slider")
+    began = int(slider.get_attribute("aria-valuenow"))
+    changes(browser, "edited", lambda: find(browser, SLIDER).send_keys("\ue014" * 5))
+    until(browser, lambda: slider.get_attribute("aria-valuenow") == str(began + 5))
+
+
+def test_bits_are_switched_and_switched_back_and_there_are_more(page):
+    browser = page("bits")
+    cells = browser.find_elements("css selector", ".cell")
+    before, cell = pressed(browser), find(browser, CELL)
+    changes(browser, "edited", cell.click)
+    assert pressed(browser) == before | {cell.get_attribute("id")}
+    changes(browser, "edited", cell.click)
+    assert pressed(browser) == before
+    assert source(browser, "edited") == source(browser, "reconstruction")
+    more = button(browser, "30 more")
+    more.click()
+    until(browser, lambda: not more.is_displayed())
+    *old, new = browser.find_elements("css selector", ".cell")
+    assert len(cells) == 200 and len(old) == 229
+    changes(browser, "edited", new.click)
+
+
+@pytest.mark.parametrize("kind", [*NAMES, "counts"])
 def test_samples_test_images_and_the_way_between_two(page, kind):
     browser = page(kind)
     changes(browser, "edited", find(browser, "img[alt='sample 2']").click)
@@ -186,16 +237,56 @@ def test_samples_test_images_and_the_way_between_two(page, kind):
     until(browser, lambda: source(browser, "edited") == source(browser, "reconstruction"))
     way = find(browser, ".path .q-slider__track-container")
     changes(browser, "edited", lambda: way.send_keys("\ue00e" * 5))  # page up
-    if kind == "numbers":
+    if kind == "codes":
+        assert "the prior is uniform" in find(browser, "main").text
+    else:
         heat = find(browser, ".short .q-slider__track-container")
         changes(browser, "sample 1", lambda: heat.send_keys("\ue014" * 5))
-    else:
-        assert "the prior is uniform" in find(browser, "main").text
     changes(browser, "sample 1", button(browser, "New samples").click)
+
+
+def test_a_second_ctrl_c_does_not_break_off_the_ending():
+    from uvicorn import Config
+
+    from vae_lab.explorer_page import Server
+
+    server = Server(Config(None))
+    for _ in range(2):
+        server.handle_exit(signal.SIGINT, None)
+    assert server.should_exit and not server.force_exit
+
+
+def test_the_way_to_the_picture_that_was_chosen_before(page):
+    browser = page("counts")
+    changes(browser, "original", find(browser, "img[alt='test image 2']").click)
+    end, reconstruction = source(browser, "original"), source(browser, "reconstruction")
+    changes(browser, "interpolation to", button(browser, "To the picture above").click)
+    changes(browser, "original", find(browser, "img[alt='test image 3']").click)
+    assert source(browser, "interpolation to") == end
+    find(browser, ".path .q-slider__track-container").send_keys("\ue00e" * 20)
+    until(browser, lambda: source(browser, "edited") == reconstruction)
+    again = button(browser, "To another test image")  # drawn, and so it may be the same one
+    until(browser, lambda: again.click() or source(browser, "interpolation to") != end)
+    way = find(browser, ".path .q-slider")
+    until(browser, lambda: way.get_attribute("aria-valuenow") == "0")
+
+
+def test_other_test_images(page):
+    browser = page("counts")
+    strip = "return [...document.querySelectorAll('[alt^=test]')].map(picture => picture.src)"
+    before = browser.execute_script(strip)
+    button(browser, "Other test images").click()
+    until(browser, lambda: browser.execute_script(strip) != before)
+    image = source(browser, "test image 8")
+    find(browser, "img[alt='test image 8']").click()
+    until(browser, lambda: source(browser, "original") == image)
 
 
 def test_uploads(page, tmp_path):
     browser = page("numbers")
+    browser.execute_script("HTMLInputElement.prototype.click = () => { window.asked = true; }")
+    button(browser, "Upload").click()  # the browser's own window cannot be reached
+    until(browser, lambda: browser.execute_script("return window.asked"))
 
     def upload(name):
         find(browser, "input[type=file]").send_keys(str(tmp_path / name))
@@ -217,8 +308,9 @@ def test_uploads(page, tmp_path):
         assert source(browser, "original") == before
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize(
+    ("kind", "scheme"), [*product(NAMES, ["light", "dark"]), *product(LATENTS, ["light"])]
+)
 def test_it_fits_a_phone_and_takes_nothing_from_elsewhere(page, kind, scheme, addresses):
     browser = page(kind, 390, 844, scheme)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390

@@ -5,7 +5,7 @@ it, and it asks nothing of the versions of other packages that vae_lab needs.
 """
 
 import asyncio
-import base64
+import gc
 import os
 import random
 import socket
@@ -14,22 +14,35 @@ import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 from nicegui import background_tasks, events, ui
-from nicegui.elements.mixins.text_element import TextElement
-from nicegui.elements.mixins.value_element import ValueElement
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
-from .explorer import STEPS, Explorer, png
+from .explorer import STEPS, Explorer
+from .explorer_widgets import (
+    Bit,
+    Code,
+    Picture,
+    Slider,
+    button,
+    data_url,
+    figure,
+    quiet,
+    refuse,
+    section,
+    strip,
+)
 from .image_files import MAX_BYTES
 
 HOST = "127.0.0.1"
 STYLE = Path(__file__).with_name("explorer.css")
 STRIP = 8  # small pictures in a row
-FIRST = {"numbers": 20, "codes": 400, "bits": 200}  # sliders or cells that come before "more"
+WIDE = 100  # values of a latent variable that are too many for cells
+CELLS, SLIDER = 400, 20  # cells that come before "more", and how many of them a slider stands for
 
 
 def serve(explorer: Explorer, title: str, port: int) -> None:
@@ -53,7 +66,11 @@ def serve(explorer: Explorer, title: str, port: int) -> None:
     config = uvicorn.Config(
         app, log_level="warning", ws_per_message_deflate=False, timeout_graceful_shutdown=1
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    # What is loaded by now stays to the end. Frozen, it is not taken apart when Python ends, which
+    # takes seconds; and NiceGUI, which searches all objects for its server, meets none of torch's,
+    # some of which warn.
+    gc.freeze()
+    Server(config).run(sockets=[listener])
 
 
 def _listen(port: int) -> socket.socket:
@@ -61,6 +78,14 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server((HOST, port))
     except OSError:
         return socket.create_server((HOST, 0))
+
+
+class Server(uvicorn.Server):
+    """Ends once: a second Ctrl-C would break off the ending, with a traceback."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
 
 
 class Page:
@@ -75,6 +100,8 @@ class Page:
         self.x, self.other = images[0], images[-1]
         self.start = self.z = explorer.encode(self.x)
         self.values = explorer.values(self.z)
+        discrete = explorer.latent.discrete
+        self.cells = [int(high) + 1 if discrete and high < WIDE else 0 for high in explorer.high]
         ui.add_css(STYLE.read_text())
         ui.colors(primary="#2a78d6")
         ui.label(title).classes("title")
@@ -91,60 +118,60 @@ class Page:
 
     def _build_pictures(self) -> None:
         with ui.element("div").classes("pictures"):
-            self.original = _figure("original")
-            self.reconstruction = _figure("reconstruction")
-            self.edited = _figure("edited")
+            self.original = figure("original")
+            self.reconstruction = figure("reconstruction")
+            self.edited = figure("edited")
 
     def _build_choice(self) -> None:
-        with _section("Picture"):
-            self.strip = _strip("test image", lambda n: self._choose(self.offered[n]))
+        with section("Picture"):
+            self.strip = strip("test image", STRIP, lambda n: self._choose(self.offered[n]))
             with ui.element("div").classes("row"):
-                _button("Other test images", lambda: self._offer(self._random(STRIP)))
+                button("Other test images", lambda: self._offer(self._random(STRIP)))
                 self.uploads = ui.upload(
                     auto_upload=True,
                     max_file_size=MAX_BYTES,
                     on_upload=self._upload,
-                    on_rejected=lambda: _refuse(f"at most {MAX_BYTES >> 20} MB are read"),
+                    on_rejected=lambda: refuse(f"at most {MAX_BYTES >> 20} MB are read"),
                 ).classes("hidden")
                 # In the browser: only a click there may ask for a file.
-                pick = f"() => getElement({self.uploads.id}).pickFiles()"
-                _button("Upload").on("click", js_handler=pick)
-                _button("Reset", lambda: self._take(self.start))
+                pick = f"() => runMethod({self.uploads.id}, 'pickFiles', [])"
+                button("Upload").on("click", js_handler=pick)
+                button("Reset", lambda: self._take(self.start))
 
     def _build_path(self) -> None:
-        with _section("Interpolation"):
+        with section("Interpolation"):
             with ui.element("div").classes("path"):
                 self.way = Slider("interpolation", 0, STEPS, 1, self._walk)
                 self.end = Picture("interpolation to")
             with ui.element("div").classes("row"):
-                _button("To another test image", lambda: self._aim(self._random(1)[0]))
-                _button("To the picture above", lambda: self._aim(self.x))
+                button("To another test image", lambda: self._aim(self._random(1)[0]))
+                button("To the picture above", lambda: self._aim(self.x))
 
     def _build_samples(self) -> None:
-        with _section("Samples of the prior"):
-            self.samples = _strip("sample", lambda n: self._take(self.sampled[n]))
+        with section("Samples of the prior"):
+            self.samples = strip("sample", STRIP, lambda n: self._take(self.sampled[n]))
             with ui.element("div").classes("row"):
-                _button("New samples", self._resample)
+                button("New samples", self._resample)
                 if self.explorer.uniform:
-                    _quiet("the prior is uniform, at any temperature")
+                    quiet("the prior is uniform, at any temperature")
                 else:
-                    _quiet("temperature")
+                    quiet("temperature")
                     Slider("temperature", 0.1, 2, 0.05, self._heat).classes("short").show(1)
 
     def _build_latents(self) -> None:
-        with _section("Latent variables"):
-            _quiet(f"by their KL in nats, a mean over {len(self.explorer.images)} test images")
+        with section("Latent variables"):
+            quiet(f"by their KL in nats, a mean over {len(self.explorer.images)} test images")
             kind = self.explorer.kind
-            self.latents = ui.element("div").classes("cells" if kind == "bits" else "latents")
+            self.latents = ui.element("div").classes(kind)
             with ui.element("div").classes("row"):
-                self.more = _button("", self._build_more)
+                self.more = button("", self._build_more)
         self._build_more()
 
     def _build_more(self) -> None:
         """Controls of the next most active latent variables."""
         explorer, built = self.explorer, len(self.controls)
-        each = int(explorer.high.max()) + 1 if explorer.kind == "codes" else 1
-        shown = explorer.order[built : built + max(FIRST[explorer.kind] // each, 1)]
+        each = sum(cells or SLIDER for cells in self.cells) / len(self.cells)
+        shown = explorer.order[built : built + max(int(CELLS / each), 1)]
         with self.latents:
             self.controls |= {latent: self._control(latent) for latent in shown}
         rest = len(explorer.order) - len(self.controls)
@@ -152,17 +179,18 @@ class Page:
         self.more.set_visibility(rest > 0)
         self.draw()
 
-    def _control(self, latent: int) -> "Slider | Code | Bit":
+    def _control(self, latent: int) -> Slider | Code | Bit:
         explorer, changed = self.explorer, partial(self._edit, latent)
         name, kl = f"z{latent}", f"KL {explorer.kl[latent]:.2f}"
         if explorer.kind == "bits":
             return Bit(name, kl, changed)
-        low, high = explorer.low[latent].item(), explorer.high[latent].item()
-        with ui.element("div").classes(f"latent {explorer.kind}"):
-            ui.label(f"{name}  {kl}")
-            if explorer.kind == "codes":
-                return Code(name, int(high) + 1, changed)
-            return Slider(name, low, high, 0.01, changed)
+        with ui.element("div").classes("latent"):
+            ui.label(name)
+            ui.label(kl)
+            if self.cells[latent]:
+                return Code(name, self.cells[latent], changed)
+            low, high = explorer.low[latent].item(), explorer.high[latent].item()
+            return Slider(name, low, high, 1 if explorer.latent.discrete else 0.01, changed)
 
     def _random(self, count: int) -> list[Tensor]:
         images = self.explorer.images
@@ -194,7 +222,7 @@ class Page:
         try:
             self._choose(self.explorer.upload(await event.file.read()))
         except ValueError as error:
-            _refuse(f"{event.file.name}: {error}")
+            refuse(f"{event.file.name}: {error}")
 
     def _take(self, z: Tensor) -> None:
         self.z, self.values = z, self.explorer.values(z)
@@ -229,7 +257,7 @@ class Page:
             picture.load(await asyncio.to_thread(self._drawn, z))
 
     def _drawn(self, z: Tensor) -> str:
-        return _data_url(self.explorer.decode(z))
+        return data_url(self.explorer.decode(z))
 
 
 class Latest:
@@ -251,120 +279,3 @@ class Latest:
                 await self.work()
         finally:
             self.busy = False
-
-
-class Picture(ui.element):
-    """An image of the model, enlarged without smoothing."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__("img")
-        self.props(f'alt="{name}"').classes("picture")
-
-    def show(self, image: Tensor) -> None:
-        self.load(_data_url(image))
-
-    def load(self, source: str) -> None:
-        self.props["src"] = source
-
-
-class Slider(ValueElement):
-    """Quasar's slider; NiceGUI's own waits 50 ms between two updates."""
-
-    LOOPBACK = False  # the browser moves it at once
-
-    def __init__(
-        self, name: str, low: float, high: float, step: float, moved: Callable[[float], None]
-    ) -> None:
-        self.moved, self.shown = moved, low
-        super().__init__(tag="q-slider", value=low, on_value_change=self._tell, throttle=0.015)
-        self.props(f'min={low} max={high} step={step} aria-label="{name}" label')
-
-    def show(self, value: float) -> None:
-        """Moves it without a word to `moved`."""
-        self.shown = value
-        self.set_value(value)
-
-    def _tell(self, event: events.ValueChangeEventArguments) -> None:
-        if event.value != self.shown:
-            self.shown = event.value
-            self.moved(event.value)
-
-
-class Cell(TextElement):
-    """A button that is pressed or not."""
-
-    def __init__(self, name: str, text: str, clicked: Callable[[], None]) -> None:
-        super().__init__(tag="button", text=text)
-        self.props(f'aria-label="{name}"').classes("cell").on("click", clicked)
-        self.pressed = True
-        self.press(False)
-
-    def press(self, pressed: bool) -> None:
-        if pressed != self.pressed:
-            self.pressed = pressed
-            self.props["aria-pressed"] = str(pressed).lower()
-
-
-class Code:
-    """Of a latent variable with a few values: a cell for each."""
-
-    def __init__(self, name: str, count: int, changed: Callable[[float], None]) -> None:
-        with ui.element("div").classes("cells"):
-            cells = [(f"{name} = {k}", str(k), partial(changed, k)) for k in range(count)]
-            self.cells = [Cell(*cell) for cell in cells]
-
-    def show(self, value: float) -> None:
-        for k, cell in enumerate(self.cells):
-            cell.press(k == value)
-
-
-class Bit:
-    """Of a latent variable that is 0 or 1: one cell."""
-
-    def __init__(self, name: str, kl: str, changed: Callable[[float], None]) -> None:
-        self.cell = Cell(name, name, lambda: changed(0.0 if self.cell.pressed else 1.0))
-        self.cell.props(f'title="{kl}"')
-
-    def show(self, value: float) -> None:
-        self.cell.press(value == 1)
-
-
-def _section(heading: str) -> ui.element:
-    section = ui.element("section")
-    with section:
-        ui.label(heading).classes("heading")
-    return section
-
-
-def _figure(name: str) -> Picture:
-    with ui.element("figure"):
-        picture = Picture(name)
-        with ui.element("figcaption"):
-            ui.label(name)
-    return picture
-
-
-def _strip(name: str, clicked: Callable[[int], None]) -> list[Picture]:
-    """A row of small pictures to click."""
-    pictures = []
-    with ui.element("div").classes("strip"):
-        for n in range(STRIP):
-            with ui.element("button").on("click", partial(clicked, n)):
-                pictures.append(Picture(f"{name} {n + 1}"))
-    return pictures
-
-
-def _button(text: str, clicked: Callable[[], None] | None = None) -> ui.button:
-    return ui.button(text, on_click=clicked).props("outline no-caps dense padding='2px 10px'")
-
-
-def _quiet(text: str) -> None:
-    ui.label(text).classes("quiet")
-
-
-def _refuse(message: str) -> None:
-    ui.notify(message, type="negative", timeout=10_000, close_button=True)
-
-
-def _data_url(image: Tensor) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"

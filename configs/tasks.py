@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from models.base import VAEModule
-from vae_lab import pictures
+from vae_lab import files, pictures
 from vae_lab.checkpoints import (
     FOLDER,
     find_checkpoint,
@@ -272,7 +272,7 @@ def _is_first() -> bool:
 @rank_zero_only
 def _open(config: DictConfig, trainer: pl.Trainer) -> None:
     run_dir = Path(config.run_dir)
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    files.write(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
     with (run_dir / "commands.txt").open("a") as file:
         file.write(f"{build.command()}\n")
     hyperparameters = OmegaConf.to_container(config, resolve=True) | {"commit": build.commit()}

@@ -18,9 +18,15 @@ def seed():
 
 @pytest.fixture(autouse=True)
 def environment():
-    """Lightning leaves its port in the environment, where the next test's processes find it."""
+    """Lightning leaves its port in the environment, where the next test's processes find it.
+
+    W&B keeps there where its process is, for as long as that runs.
+    """
     before = dict(os.environ)
     yield
+    before.pop("WANDB_SERVICE", None)
+    if "WANDB_SERVICE" in os.environ:
+        before["WANDB_SERVICE"] = os.environ["WANDB_SERVICE"]
     os.environ.clear()
     os.environ.update(before)
 

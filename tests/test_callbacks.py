@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from stand_ins import Model, batches, trainer
 
+from vae_lab import files
 from vae_lab.callbacks import (
     DeadCodesWarning,
     EarlyStopping,
@@ -129,6 +130,16 @@ def test_pictures_frequency_and_loggers(tmp_path, every, steps):
     trained(Pictures(tmp_path, every), logger=gallery)
     assert [step for key, step in gallery.sent if key == "images/samples"] == steps
     assert {key for key, _ in gallery.sent} == {f"images/{name[:-4]}" for name in NAMES}
+
+
+def test_a_full_disk_costs_the_pictures_and_not_the_run(tmp_path, monkeypatch):
+    def no_space(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_durably", no_space)
+    with pytest.warns(UserWarning, match="no pictures of step 12: cannot save .*: No space left"):
+        trained(Pictures(tmp_path / "run", None))
+    assert not (tmp_path / "run" / "samples.png").exists()
 
 
 def test_pictures_go_to_tensorboard(tmp_path):

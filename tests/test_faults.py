@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -23,7 +24,7 @@ import train
 from configs.command_line import exit_on_mistake
 from datamodules.digits import Digits
 from models.base import VAEModule
-from vae_lab import checkpoints, loggers
+from vae_lab import checkpoints, files, loggers
 from vae_lab.data import TensorLoader
 from vae_lab.latents import Categorical
 
@@ -471,12 +472,20 @@ def first_code(self, q):
     return torch.nn.functional.one_hot(self.mode(q).argmax(-1) * 0, self.categories)
 
 
-def full_twice(_, monkeypatch):
-    calls = iter([1, 1])
-    fsync = os.fsync
-    monkeypatch.setattr(
-        checkpoints.os, "fsync", lambda file: no_space() if next(calls, 0) else fsync(file)
-    )
+def full_for(name, first):
+    """No room for two writes of this file, the `first` one and the next."""
+
+    def breaks(_, monkeypatch):
+        calls, write = itertools.count(1), files.write_durably
+
+        def full(path, content):
+            if path.name == name and next(calls) in (first, first + 1):
+                no_space()
+            write(path, content)
+
+        monkeypatch.setattr(files, "write_durably", full)
+
+    return breaks
 
 
 def no_server(_, monkeypatch):
@@ -523,8 +532,13 @@ WARNINGS = {
     ),
     "disk full for a while": (
         "seed=1",
-        full_twice,
+        full_for(".partial", 1),
         "free); there is no checkpoint yet; training goes on (2 more may fail)",
+    ),
+    "disk full for metrics": (
+        "seed=1",
+        full_for(".metrics.csv.partial", 2),
+        "free); the rows of x/metrics.csv wait for room",
     ),
     "W&B down": (
         "logger=wandb",

@@ -101,6 +101,39 @@ def test_line_cut_short_by_a_kill_is_dropped(path):
     assert table(path) == [{"step": "1", "a": "-103.5"}, {"step": "2", "a": "-103.0"}]
 
 
+@pytest.mark.parametrize("cut", [0, 3, 8, 10])
+def test_rows_wait_for_room_on_the_disk(tmp_path, monkeypatch, cut):
+    """Also where the last row was to grow, and only a part of it has reached the file."""
+    logged = [
+        ({"a": 1 / 3, "b": 0.5, "epoch": 0}, 1),
+        ({"a": 2.0}, 2),
+        ({"b": 3.5}, 2),
+        ({"a": 4.0}, 3),
+    ]
+    whole, full = CSVLogger(tmp_path / "whole.csv"), CSVLogger(tmp_path / "full.csv")
+    for metrics, step in logged:
+        whole.log_metrics(metrics, step)
+    put = CSVLogger._put
+
+    def no_room(self, row, replace_last):
+        with self.path.open("r+b") as file:  # in the middle of the line
+            file.seek(self._offset if replace_last else self.path.stat().st_size)
+            file.write(loggers._line(row.get(name, "") for name in self._columns)[:cut])
+        raise OSError(28, "No space left on device")
+
+    full.log_metrics(*logged[0])
+    full.log_metrics(*logged[1])
+    monkeypatch.setattr(CSVLogger, "_put", no_room)
+    with pytest.warns(UserWarning, match="No space left .*; the rows of .*full.csv wait for room"):
+        full.log_metrics(*logged[2])
+    full.log_metrics(*logged[3])  # warned of once
+    with pytest.warns(UserWarning, match="no room for the last rows of .*full.csv"):
+        full.finalize("success")
+    monkeypatch.setattr(CSVLogger, "_put", put)
+    full.finalize("success")
+    assert full.path.read_text() == whole.path.read_text()
+
+
 @pytest.mark.parametrize(
     ("method", "arguments"),
     [

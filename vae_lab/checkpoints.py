@@ -8,14 +8,12 @@ reads any other. The file appears under its name in one step, when all of it is 
     checkpoints/best.ckpt                       that with the best validation
 """
 
-import contextlib
 import hashlib
 import io
 import logging
 import os
 import pickle
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,18 +61,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> No
         partial.replace(path)
         files.sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise OSError(error.errno, _why(error, path, len(content))) from error
-
-
-def _why(error: OSError, path: Path, needed: int) -> str:
-    place = next(folder for folder in path.parents if folder.exists())
-    free = shutil.disk_usage(place).free
-    return (
-        f"cannot save {path}: {error.strerror} (it needs {needed / 1e6:.1f} MB, "
-        f"{free / 1e6:.1f} MB are free)"
-    )
+        raise files.failed(error, path, partial, len(content)) from error
 
 
 def _sealed(checkpoint: dict[str, Any]) -> memoryview:

@@ -1,6 +1,8 @@
 """Files that are whole whenever somebody looks, also after a crash."""
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 
 
@@ -8,13 +10,16 @@ def write(path: str | Path, content: bytes | memoryview) -> None:
     """Puts a file in the place of the old one in a single step, and makes its folder.
 
     Raises:
-        OSError: it cannot be written; the old one is still there.
+        OSError: it cannot be written, and how much it needs; the old one is still there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")  # what a kill leaves is overwritten
-    write_durably(partial, content)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(partial, content)
+        partial.replace(path)
+    except OSError as error:
+        raise failed(error, path, partial, len(content)) from error
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
@@ -23,6 +28,19 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def failed(error: OSError, path: Path, partial: Path, size: int) -> OSError:
+    """The error in words, after what there is of the file has been removed."""
+    with contextlib.suppress(OSError):
+        partial.unlink()
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    free = shutil.disk_usage(place).free
+    return OSError(
+        error.errno,
+        f"cannot save {path}: {error.strerror} (it needs {size / 1e6:.1f} MB, "
+        f"{free / 1e6:.1f} MB are free)",
+    )
 
 
 def sync_folder(folder: Path) -> None:

@@ -30,6 +30,7 @@ class CSVLogger(Logger):
     Every call reaches the file at once. Consecutive calls with the same step share a row; a metric
     seen for the first time adds a column, for which the file is written anew and replaced. An
     existing file is continued: a resumed run first calls `rewind` with the step it resumes from.
+    Rows for which the disk has no room wait in memory.
     (Lightning's CSVLogger deletes the metrics.csv that it finds, in `_check_log_dir_exists`.)
 
     Args:
@@ -39,6 +40,8 @@ class CSVLogger(Logger):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.path = Path(path)
+        self._waiting: list[tuple[Mapping[str, Any], int | None]] = []  # for room on the disk
+        self._warned = False
         self._columns: list[str] = []  # of the file; empty until the file has been looked at
         self._last: Row = {}  # the file's last row,
         self._offset = 0  # and the byte it begins at
@@ -72,6 +75,39 @@ class CSVLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Writes scalars; a step of None means the step of the last row."""
+        self._waiting.append((metrics, step))
+        self._write_waiting()
+
+    def finalize(self, status: str) -> None:
+        self._write_waiting()
+        if self._waiting:
+            rank_zero_warn(f"there is no room for the last rows of {self.path}")
+
+    def _write_waiting(self) -> None:
+        try:
+            while self._waiting:
+                self._write(*self._waiting[0])
+                del self._waiting[0]
+            self._warned = False
+        except OSError as error:
+            if not self.path.exists():
+                raise
+            self._keep_last()
+            self._columns = []  # the file is read again, without a line that was cut short
+            if not self._warned:
+                self._warned = True
+                rank_zero_warn(f"{error.strerror}; the rows of {self.path} wait for room")
+
+    def _keep_last(self) -> None:
+        """The file's last row waits, too: a part of what was to replace it may be there instead."""
+        metrics, step = self._waiting[0]
+        last = int(self._last.get("step", 0))
+        if self._last and step in (None, last):
+            self._waiting[0] = (self._last | dict(metrics), last)
+        elif self._last:
+            self._waiting.insert(0, (self._last, last))
+
+    def _write(self, metrics: Mapping[str, Any], step: int | None) -> None:
         if not self._columns:
             self._rewrite(*self._read())
         last_step = int(self._last.get("step", 0))
@@ -121,8 +157,8 @@ def _line(values: Iterable[Any]) -> bytes:
     return text.getvalue().encode()
 
 
-def _plain(value: Any) -> int | float:
-    return value if isinstance(value, int) else float(value)
+def _plain(value: Any) -> int | float | str:
+    return value if isinstance(value, int | str) else float(value)  # text is the file's own
 
 
 def _while_it_lasts(method: Callable[..., None]) -> Callable[..., None]:

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torchvision.transforms.functional import pil_to_tensor
@@ -86,7 +87,11 @@ class Pictures(pl.Callback):
             grids = self._grids(cast(VAE, pl_module.vae))
         for name, grid in grids.items():
             path = self.folder / f"{name}.png"
-            pictures.save(grid, path)
+            try:
+                pictures.save(grid, path)
+            except OSError as error:  # of a full disk: training goes on
+                rank_zero_warn(f"no pictures of step {trainer.global_step}: {error.strerror}")
+                return
             for logger in trainer.loggers:
                 send(logger, f"images/{name}", path, trainer.global_step)
 

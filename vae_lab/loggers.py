@@ -111,10 +111,8 @@ class CSVLogger(Logger):
         if not self._columns:
             self._rewrite(*self._read())
         last_step = int(self._last.get("step", 0))
-        row = {
-            "step": last_step if step is None else step,
-            **{name: _plain(value) for name, value in metrics.items()},
-        }
+        row = {name: _plain(value) for name, value in metrics.items()}
+        row["step"] = last_step if step is None else step
         merge = bool(self._last) and row["step"] == last_step
         self._put(self._last | row if merge else row, replace_last=merge)
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
@@ -25,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .help import text as help_text
+from .settings_table import choices
 from .signatures import complaints, settings
 
 FOLDER = Path(__file__).parent
@@ -133,13 +132,13 @@ def _values(override: Override) -> Iterable[str]:
     if isinstance(value, IntervalSweep):
         return [str(value.start), str(value.end)]
     if isinstance(value, Glob):
-        return value.filter(_choices(override.key_or_group))
+        return value.filter(choices(override.key_or_group))
     return override.sweep_string_iterator()
 
 
 def _compose_checked(lines: list[str]) -> DictConfig:
     overrides = [o for o in _parse(lines) if not o.key_or_group.startswith("hydra")]
-    groups = [o for o in overrides if _choices(o.key_or_group)]
+    groups = [o for o in overrides if choices(o.key_or_group)]
     for override in groups:
         _check_choice(override)
     reference = _reference(tuple(str(o.input_line) for o in groups))
@@ -182,16 +181,9 @@ def _compose(lines: list[str]) -> DictConfig:
         raise Mistake(" ".join(str(error).split())) from None
 
 
-def _choices(group: str) -> list[str]:
-    """The names that a group offers; none where there is no such group."""
-    loader = GlobalHydra.instance().config_loader()
-    names = loader.get_group_options(group, ObjectType.CONFIG)
-    return [name for name in names if not name.startswith("_")] if (FOLDER / group).is_dir() else []
-
-
 def _check_choice(override: Override) -> None:
     group, chosen = override.key_or_group, override.value()
-    known = _choices(group)
+    known = choices(group)
     for name in [] if override.is_delete() else chosen if isinstance(chosen, list) else [chosen]:
         if name not in known:
             close = _did_you_mean(str(name), known)

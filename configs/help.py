@@ -1,11 +1,9 @@
 """What `python train.py --help` says."""
 
 import textwrap
-from pathlib import Path
 
-from .settings_table import GROUPS, settings
+from .settings_table import FOLDER, GROUPS, choices, settings
 
-FOLDER = Path(__file__).parent
 WIDTH = 100
 OTHER = (*GROUPS, "hydra")  # what train.yaml has beside the settings of the run
 
@@ -23,7 +21,7 @@ python train.py [TASK] [GROUP=NAME ...] [SETTING=VALUE ...]
 
 def text() -> str:
     """Usage, the groups with their names, and the settings of the run."""
-    groups = [f"{group:<12}{', '.join(names(group))}" for group in (*GROUPS, "experiment")]
+    groups = [f"{group:<12}{', '.join(choices(group))}" for group in (*GROUPS, "experiment")]
     rows = [s for s in settings(FOLDER / "train.yaml", "") if s.name.partition(".")[0] not in OTHER]
     typed = [f"{row.name}={row.default}" if row.default else row.name for row in rows]
     width = max(map(len, typed)) + 2
@@ -38,12 +36,6 @@ def text() -> str:
             "\nEvery setting of every group is explained in docs/settings.md.",
         ]
     )
-
-
-def names(group: str) -> list[str]:
-    """What can be chosen of a group."""
-    found = sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
-    return [name for name in found if not name.startswith("_")]
 
 
 def _indented(line: str, hanging: int = 12) -> str:

@@ -73,6 +73,12 @@ def _cell(text: str) -> str:
     return text.replace("|", r"\|").replace("<", "&lt;")
 
 
+def choices(group: str) -> list[str]:
+    """The names that a group offers; none where there is no such group."""
+    found = sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
+    return [name for name in found if not name.startswith("_")]
+
+
 def settings(file: Path, prefix: str, target: str | None = None) -> Iterator[Setting]:
     """The leaves of a YAML file, and the sections that somebody has explained."""
     tree = OmegaConf.load(file)

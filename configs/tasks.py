@@ -331,8 +331,8 @@ def _summary(
     model, data = (node._target_.rpartition(".")[2] for node in (config.model, config.data))
     _table(f"{model} on {data}: {trainer.global_step} steps in {seconds:.0f} s", metrics)
     run_dir = config.run_dir
-    files = ["report.html", "metrics.csv", "images/", "checkpoints/", "release/"]
-    there = ", ".join(name for name in files if (Path(run_dir) / name).exists())
+    names = ["report.html", "metrics.csv", "images/", "checkpoints/", "release/"]
+    there = ", ".join(name for name in names if (Path(run_dir) / name).exists())
     say(f"files    {run_dir}: {there}")
     say(f"next     python train.py task=evaluate checkpoint={run_dir}")
     say(f"         python train.py task=explore checkpoint={run_dir}")

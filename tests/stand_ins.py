@@ -1,5 +1,7 @@
 """The least model, data and Trainer that the callbacks and loggers can be tried on."""
 
+import errno
+import os
 from typing import NamedTuple
 
 import pytorch_lightning as pl
@@ -87,3 +89,8 @@ def trainer(callbacks=(), logger=False, progress=False, **kwargs):
         log_every_n_steps=1,
         **{"max_epochs": 3, "enable_checkpointing": False, **kwargs},
     )
+
+
+def no_space(*_):
+    """In the place of a function that writes."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

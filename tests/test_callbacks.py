@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from stand_ins import Model, batches, trainer
+from stand_ins import Model, batches, no_space, trainer
 
 from vae_lab import files
 from vae_lab.callbacks import (
@@ -133,9 +133,6 @@ def test_pictures_frequency_and_loggers(tmp_path, every, steps):
 
 
 def test_a_full_disk_costs_the_pictures_and_not_the_run(tmp_path, monkeypatch):
-    def no_space(path, content):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(files, "write_durably", no_space)
     with pytest.warns(UserWarning, match="no pictures of step 12: cannot save .*: No space left"):
         trained(Pictures(tmp_path / "run", None))

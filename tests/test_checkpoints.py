@@ -1,6 +1,5 @@
 """A checkpoint is whole or absent, and says which; loading one never runs code."""
 
-import errno
 import os
 import random
 import signal
@@ -8,6 +7,7 @@ import time
 
 import pytest
 import torch
+from stand_ins import no_space
 
 from vae_lab import checkpoints
 from vae_lab.callbacks import Checkpointing, DurableIO
@@ -155,10 +155,6 @@ def test_no_checkpoint_is_said_plainly(tmp_path):
     for source in (tmp_path, tmp_path / "absent.ckpt"):
         with pytest.raises(FileNotFoundError, match=wanted):
             find_checkpoint(source)
-
-
-def no_space(*_):
-    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])

@@ -1,7 +1,6 @@
 """What a user reads when something is wrong: one line, and nothing half-made is left behind."""
 
 import csv
-import errno
 import itertools
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ import pytest
 import torch
 import wandb
 from PIL import Image
+from stand_ins import no_space
 
 import train
 from configs.command_line import exit_on_mistake
@@ -133,10 +133,6 @@ def as_bytes(self, *position):
 
 def out_of_memory(*_):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
-
-
-def no_space(*_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def flipped(folder, _):

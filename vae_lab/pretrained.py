@@ -32,6 +32,12 @@ KINDS = {"network": networks, "latent": latents, "likelihood": likelihoods}
 RELAXATION = "relaxation"  # among the facts of a card
 MAX_CONFIG_BYTES = 2**20
 
+# What a description may name.
+CLASSES: dict[str, dict[str, type]] = {
+    **{k: {name: getattr(module, name) for name in module.__all__} for k, module in KINDS.items()},
+    RELAXATION: {cls.__name__: cls for cls in catalog()},
+}
+
 Part = Literal["encoder", "decoder"]
 
 # The tensors of a part, and the kinds of pieces that give them their meaning.
@@ -88,7 +94,7 @@ def relaxation(facts: dict[str, Any]) -> Estimator | None:
     where another one did, or nothing is known of it."""
     if RELAXATION not in facts:
         return None
-    return _build("relaxation", facts[RELAXATION], f"the card's {CONFIG}").eval()
+    return _build(RELAXATION, facts[RELAXATION], f"the card's {CONFIG}").eval()
 
 
 def blueprint(vae: VAE) -> dict[str, Any]:
@@ -113,18 +119,12 @@ def assemble(plan: dict[str, Any], origin: str) -> VAE:
         raise ValueError(f"{origin} describes no VAE: {first_line(error)}") from None
 
 
-def _classes(kind: str) -> dict[str, type]:
-    if kind == RELAXATION:
-        return {cls.__name__: cls for cls in catalog()}
-    return {name: getattr(KINDS[kind], name) for name in KINDS[kind].__all__}
-
-
 def _build(kind: str, description: Any, origin: str) -> Any:
     if not isinstance(description, dict):
         raise ValueError(f"the {kind} in {origin} must name its class, got {description!r}")
     arguments = dict(description)
     name = arguments.pop("class", None)
-    known = _classes(kind)
+    known = CLASSES[kind]
     if name not in [*known]:  # it may be of any type
         raise ValueError(f"unknown {kind} {name!r} in {origin}; known: {', '.join(known)}")
     try:

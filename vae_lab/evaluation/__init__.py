@@ -125,8 +125,9 @@ def evaluate(
                 measure.disentanglement(m, factors, categorical)
     finally:
         vae.train(training)
-    numbers = {name: metric.value for name, metric in m.metrics.items()} | m.numbers
-    diagnosis, seconds = diagnose(numbers | {**(known or {})}), time.perf_counter() - began
+    measured = {name: metric.value for name, metric in m.metrics.items()}
+    diagnosis = diagnose({**measured, **m.numbers, **(known or {})})
+    seconds = time.perf_counter() - began
     return Evaluation(m.metrics, m.per_latent, diagnosis, len(x), seed, seconds)
 
 

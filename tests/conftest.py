@@ -9,6 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tes
 import torch
 
 torch.set_num_threads(1)
+# torch counts the devices at a process's first backward pass, and starts threads, which no fork
+# survives, if there is one. The compiler registers one: so the first comes before any test's.
+torch.ones(1, requires_grad=True).backward()
 
 
 @pytest.fixture(autouse=True)

@@ -54,6 +54,10 @@ def _check_sharding(config: DictConfig) -> None:
         raise ValueError(
             "ema needs the whole weights in every process: use trainer=ddp or ema=null"
         )
+    if any("GradientProbe" in (c or {}).get("_target_", "") for c in config.callbacks.values()):
+        raise ValueError(
+            "callbacks=gradient_probe needs the whole weights in one process: use trainer=ddp"
+        )
     if config.model.likelihood.get("learned"):
         raise ValueError(
             "a learned sigma is one number, which cannot be sharded: use trainer=ddp or "

@@ -68,21 +68,23 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
             say(line)
     trainer = build.trainer(config, model)
     differences = [] if path is None else _differences(config, trainer, path)
+    if path is not None:
+        _check_end(config, load_checkpoint(path))
     _check_data(config, datamodule, model)
     if config.compile:
         model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
     if _is_first():
         held.enter_context(lock(Path(config.run_dir)))
     _open(config, trainer)
-    step = 0
     if path is not None:
         if not verify(path):
             say(f"{path} is from a version that kept no sha256: it cannot be verified")
-        if differences:
-            path = _begin_epoch_anew(path)
-        step = load_checkpoint(path)["global_step"]
-        say(f"resuming {config.run_dir} at step {step} from {path}")
-    trainer.loggers[0].rewind(step)
+        path = _as_the_newest(config, path, anew=bool(differences))
+    if _is_first():
+        step = 0 if path is None else load_checkpoint(path)["global_step"]
+        trainer.loggers[0].rewind(step)
+        if path is not None:
+            say(f"resuming {config.run_dir} at step {step} from {path}")
     trainer.callbacks.append(_SameFolder(config))
 
     began = time.perf_counter()
@@ -228,12 +230,29 @@ def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[st
     return found
 
 
-def _begin_epoch_anew(path: Path) -> Path:
-    """The file that all processes go on with; only the first has written it."""
-    last = path.with_name("last.ckpt")
+def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:
+    """Whether the run is asked to end before where it is."""
+    ended = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+    done, most = saved["epoch"] + ended, config.trainer.max_epochs
+    if most is not None and -1 < most < done:
+        raise ValueError(
+            f"the run has trained for {done} epochs, more than trainer.max_epochs={most}: type "
+            "a larger trainer.max_epochs"
+        )
+
+
+def _as_the_newest(config: DictConfig, path: Path, anew: bool) -> Path:
+    """The file that all processes go on with: the run's newest, so that a kill before the next save
+    changes nothing. Only the first process has written it, where it was another."""
+    last = Path(config.run_dir) / FOLDER / "last.ckpt"
+    saved = versions(last)
+    if not anew and saved and path.samefile(find_checkpoint(config.run_dir, "last")):
+        return path
     if _is_first():
-        keep = len(versions(last)) + 1
-        save_checkpoint(resume.begin_epoch_anew(load_checkpoint(path)), last, keep)
+        checkpoint = load_checkpoint(path)
+        if anew:
+            checkpoint = resume.begin_epoch_anew(checkpoint)
+        save_checkpoint(checkpoint, last, len(saved) + 1)
     return last
 
 
@@ -274,7 +293,7 @@ def _open(config: DictConfig, trainer: pl.Trainer) -> None:
     run_dir = Path(config.run_dir)
     files.write(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
     with (run_dir / "commands.txt").open("a") as file:
-        file.write(f"{build.command()}\n")
+        file.write(f"{build.command(run_dir)}\n")
     hyperparameters = OmegaConf.to_container(config, resolve=True) | {"commit": build.commit()}
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
@@ -302,6 +321,8 @@ def _test_best(
     # After fit, the averaging would put the weights that were not averaged in place of the best.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
     best = find_checkpoint(config.run_dir)
+    if best.stem != "best":
+        say(f"there is no best.ckpt: {best} is tested and released")
     return _tested(trainer, model, datamodule, ckpt_path=best, weights_only=True)
 
 

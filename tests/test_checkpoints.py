@@ -6,14 +6,15 @@ import signal
 import time
 
 import pytest
+import stand_ins
 import torch
-from stand_ins import no_space
 
 from vae_lab import checkpoints
-from vae_lab.callbacks import Checkpointing, DurableIO
+from vae_lab.callbacks import Checkpointing, DurableIO, checkpointing
 from vae_lab.checkpoints import (
     find_checkpoint,
     load_checkpoint,
+    read_checkpoint,
     save_checkpoint,
     verify,
     versions,
@@ -160,9 +161,9 @@ def test_no_checkpoint_is_said_plainly(tmp_path):
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_a_full_disk_leaves_what_was_there(last, monkeypatch, where):
     names = sorted(p.name for p in last.parent.iterdir())
-    monkeypatch.setattr(checkpoints.os, where, no_space)
+    monkeypatch.setattr(checkpoints.os, where, stand_ins.no_space)
     monkeypatch.setattr(
-        type(last), "replace", no_space if where == "replace" else type(last).replace
+        type(last), "replace", stand_ins.no_space if where == "replace" else type(last).replace
     )
     message = r"cannot save .*last.ckpt: No space .* \(it needs 0.0 MB, [\d.]+ MB are free\)"
     with pytest.raises(OSError, match=message):
@@ -173,13 +174,13 @@ def test_a_full_disk_leaves_what_was_there(last, monkeypatch, where):
 
 def test_training_goes_on_for_some_failures(last, monkeypatch, capsys):
     io = DurableIO(keep=2, failures=2)
-    monkeypatch.setattr(checkpoints.os, "fsync", no_space)
+    monkeypatch.setattr(checkpoints.os, "fsync", stand_ins.no_space)
     io.save_checkpoint(checkpoint(3), last)
     said = capsys.readouterr().err
     assert f"the last whole checkpoint is {last}; training goes on (1 more may fail)" in said
     monkeypatch.undo()
     io.save_checkpoint(checkpoint(4), last)  # in a row, that is
-    monkeypatch.setattr(checkpoints.os, "fsync", no_space)
+    monkeypatch.setattr(checkpoints.os, "fsync", stand_ins.no_space)
     for _ in range(2):
         io.save_checkpoint(checkpoint(5), last)
     with pytest.raises(OSError, match="make room, then type resume="):
@@ -239,3 +240,23 @@ def test_fifty_kills_while_saving(tmp_path, caplog):
 def test_refused_settings(cls, setting):
     with pytest.raises(ValueError, match=f"{[*setting][-1]}.*, got "):
         cls(**setting)
+
+
+def test_a_best_that_found_no_room_is_not_the_best(tmp_path, monkeypatch):
+    class Model(stand_ins.Model):
+        def validation_step(self, batch, batch_idx):
+            elbo = [3.0, 1.0, 2.0][self.trainer.current_epoch]
+            self.log("val/elbo", elbo, batch_size=len(batch.x))
+
+    def save(checkpoint, path, keep):
+        if path.stem == "best" and checkpoint["epoch"] == 0:
+            stand_ins.no_space()
+        save_checkpoint(checkpoint, path, keep)
+
+    monkeypatch.setattr(checkpointing, "save_checkpoint", save)
+    fitted = stand_ins.trainer(
+        [Checkpointing(tmp_path)], plugins=[DurableIO()], enable_checkpointing=True
+    )
+    fitted.fit(Model(), stand_ins.batches(), stand_ins.batches(1))
+    best = read_checkpoint(tmp_path / "best.ckpt")
+    assert best["epoch"] == 2 and best["callbacks"]["Checkpointing"] == {"best": 2.0}

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -86,15 +87,54 @@ def train(folder, *lines, moment=None, resume=False, estimator=None, number=None
     return killer.count
 
 
-def test_killed_at_any_moment(tmp_path):
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["trainer.val_check_interval=2"],
+        ["trainer.max_epochs=3", "trainer.max_steps=1000", "save.every_n_steps=null"],
+        ["trainer.max_epochs=-1", "trainer.max_steps=11", "trainer.check_val_every_n_epoch=2"],
+    ],
+    ids=" ".join,
+)
+def test_killed_at_any_moment(tmp_path, lines):
     """Within an epoch and at its end, beside and in a validation, before and after a save."""
-    lines = ["trainer.val_check_interval=2"]
     moments = train(tmp_path / "whole", *lines)
     for moment in range(3, moments + 1, 11):  # has no common factor with a batch's moments
         folder = tmp_path / f"killed-{moment}"
         train(folder, *lines, moment=moment)
         train(folder, *lines, resume=True)
         assert not run_differences(tmp_path / "whole", folder)
+
+
+LIMITS = {
+    "trainer.max_steps=6": "trainer.max_steps=-1",  # within the second epoch
+    "early_stopping=1": "early_stopping=50",
+}
+
+
+@pytest.mark.filterwarnings("ignore::vae_lab.callbacks.PosteriorCollapseWarning")
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_run_that_came_to_its_end_goes_on(tmp_path, limit):
+    """With the batches that it had left of its epoch."""
+    lines = ["trainer.max_epochs=3", "trainer.val_check_interval=1", "model.optimizer.lr=1"]
+    lines += ["save.every_n_steps=null", "trainer.log_every_n_steps=1"]
+    train(tmp_path / "whole", *lines, LIMITS[limit])
+    train(tmp_path / "limited", *lines, limit)
+    assert 4 < state(tmp_path / "limited")["global_step"] < 12
+    train(tmp_path / "limited", *lines, LIMITS[limit], resume=True)
+    found = run_differences(tmp_path / "whole", tmp_path / "limited")
+    assert not [d for d in found if re.match(r"metrics|(last|best)\.(?!config|callbacks)", d)]
+
+
+@pytest.mark.filterwarnings("ignore::vae_lab.callbacks.PosteriorCollapseWarning")
+def test_a_run_that_stopped_early_has_stopped(tmp_path):
+    """Killed at its end, it does not go on."""
+    lines = ["trainer.max_epochs=3", "trainer.val_check_interval=1", "model.optimizer.lr=1"]
+    moments = train(tmp_path / "whole", *lines, "early_stopping=1")
+    train(tmp_path / "killed", *lines, "early_stopping=1", moment=moments)
+    train(tmp_path / "killed", *lines, "early_stopping=1", resume=True)
+    assert not run_differences(tmp_path / "whole", tmp_path / "killed")
+    assert state(tmp_path / "killed")["global_step"] < 12
 
 
 def killed_twice(tmp_path, *lines, moment=None):
@@ -369,3 +409,34 @@ def test_checkpoints_of_released_versions_go_on(run, tmp_path, capsys, version):
     assert ("kept no sha256" in capsys.readouterr().out) == version.name.endswith("without-digest")
     assert state(tmp_path / "x")["global_step"] == 8
     assert (tmp_path / "x" / "release").is_dir()
+
+
+def test_training_that_has_gone_further_is_not_cut(run, tmp_path, capsys):
+    run(*SMOKE, "run_dir=x")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    line = refused(run, capsys, "resume=x", "trainer.max_epochs=1")
+    assert "has trained for 2 epochs, more than trainer.max_epochs=1: type a larger" in line
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_the_checkpoint_that_a_run_goes_on_from_is_its_newest(run, tmp_path, capsys, monkeypatch):
+    """Also if it is killed before it has saved another."""
+
+    def killed(*_, **__):
+        raise Killed
+
+    run(*SMOKE, "run_dir=x", "save.every_n_steps=1", "save.keep=9")
+    whole = state(tmp_path / "x"), metrics(tmp_path / "x")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(pl.Trainer, "fit", killed)
+        run("resume=x/checkpoints/last-2.ckpt")
+    assert "resuming x at step 6 from x/checkpoints/last.ckpt" in capsys.readouterr().out
+    run("resume=x")
+    assert "resuming x at step 6 from x/checkpoints/last.ckpt" in capsys.readouterr().out
+    assert not list(differences(whole, (state(tmp_path / "x"), metrics(tmp_path / "x"))))
+
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("mine", "last"):
+        shutil.copy(tmp_path / "x/checkpoints/best.ckpt", tmp_path / f"elsewhere/{name}.ckpt")
+    run("resume=elsewhere/mine.ckpt", "run_dir=y", "exact=false", "model.optimizer.lr=0.1")
+    assert sorted(p.name for p in (tmp_path / "elsewhere").iterdir()) == ["last.ckpt", "mine.ckpt"]

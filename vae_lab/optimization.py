@@ -19,12 +19,18 @@ from torch.optim import Optimizer
 def shorten_steps(trainer: pl.Trainer) -> None:
     """Makes `trainer` take such steps, of modules with `training_step(batch, batch_idx) -> loss`.
 
-    Every run is bit for bit the same. Lightning's own step remains where there is more to it:
+    Every run is bit for bit the same, but that a resumed one counts its epochs right. Lightning's own step remains where there is more to it:
     several processes, 16 bits, accumulated gradients, a profiler, an `optimizer_step` of the
     module's own.
     """
     loop = trainer.fit_loop.epoch_loop
     trainer.fit_loop.epoch_loop = _EpochLoop(trainer, loop.min_steps, loop.max_steps)
+    trainer.fit_loop._iteration_based_training = _no
+
+
+def _no() -> bool:
+    """With `max_steps` Lightning, resumed from the end of an epoch, counts that epoch once more."""
+    return False
 
 
 class _EpochLoop(_TrainingEpochLoop):

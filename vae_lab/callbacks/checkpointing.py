@@ -31,6 +31,9 @@ class DurableIO(CheckpointIO):
         keep: so many of the newest `last.ckpt`; of other names one.
         failures: saves that may fail in a row, on a full disk say; each is reported on stderr, and
             training goes on. One more ends the run with an OSError.
+
+    Attributes:
+        failed: so many of the latest saves did.
     """
 
     def __init__(self, keep: int = 2, failures: int = 3) -> None:
@@ -40,7 +43,7 @@ class DurableIO(CheckpointIO):
             )
         self.keep = keep
         self.failures = failures
-        self._failed = 0
+        self.failed = 0
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -48,10 +51,10 @@ class DurableIO(CheckpointIO):
         path = Path(path)
         try:
             save_checkpoint(checkpoint, path, self.keep if path.stem == "last" else 1)
-            self._failed = 0
+            self.failed = 0
         except OSError as error:
-            self._failed += 1
-            left = self.failures - self._failed
+            self.failed += 1
+            left = self.failures - self.failed
             message = f"{error.strerror}; {_newest(path)}"
             if left < 0:
                 run = path.parent.parent
@@ -140,8 +143,10 @@ class Checkpointing(pl.callbacks.Checkpoint):
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is not None and value > self.best:
-            self.best = value.item()
+            before, self.best = self.best, value.item()
             trainer.save_checkpoint(self.folder / "best.ckpt")
+            if _failed(trainer):  # a later one is the best that there is
+                self.best = before
         loop = trainer.fit_loop.epoch_loop
         if not (_ends(loop) or loop._should_accumulate()):
             self._within(trainer, loop.batch_idx)
@@ -176,7 +181,9 @@ class Checkpointing(pl.callbacks.Checkpoint):
         """Saves in the middle of an epoch, if it is time to."""
         late, asked = self._agreed(trainer, batch_idx)
         every = self.every_n_steps
-        if late or asked or (every and trainer.global_step % every == 0):
+        # What ends training within an epoch may be lifted: the rest of the epoch is then to follow.
+        over = trainer.should_stop or trainer.fit_loop.epoch_loop._is_training_done
+        if late or asked or over or (every and trainer.global_step % every == 0):
             self._save(trainer)
         if asked:
             self._stop(trainer, asked)
@@ -224,5 +231,10 @@ class Checkpointing(pl.callbacks.Checkpoint):
 
 
 def _ends(loop: Any) -> bool:
-    """Was that the last batch of the epoch or of training: its end is where to save."""
-    return loop.batch_progress.is_last_batch or loop._is_training_done
+    """Was that the last batch of the epoch: its end is where to save."""
+    return loop.batch_progress.is_last_batch
+
+
+def _failed(trainer: pl.Trainer) -> bool:
+    """Did the first process, which writes, find no room for the latest checkpoint."""
+    return trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "failed", 0) > 0)

@@ -1,5 +1,7 @@
 """Early stopping that waits for the KL warm-up."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 
 
@@ -40,6 +42,14 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
             check_on_train_epoch_end=False,  # once per validation, however often that is
         )
         self.wait_steps = wait_steps
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """All but the patience, which is the config's: more of it lets a run go on."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that had stopped has stopped, also if it was killed before its end."""
+        trainer.should_stop = self.wait_count >= self.patience
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step >= self.wait_steps:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 
 from .. import figures
 from ..gradients import bound_samples, encoder_gradients, reference, statistics
@@ -66,7 +67,8 @@ class GradientProbe(pl.Callback):
     ) -> None:
         """Measure, every so many steps."""
         step, write = trainer.global_step, cast(Any, pl_module).write
-        if step % self.every_n_steps or step == self._measured_at or not trainer.is_global_zero:
+        due = step % self.every_n_steps == 0 and step != self._measured_at
+        if not due or trainer.fit_loop._should_accumulate() or not trainer.is_global_zero:
             return
         self._measured_at = step
         with forked_generators(pl_module.device), torch.enable_grad():
@@ -86,4 +88,8 @@ class GradientProbe(pl.Callback):
         path = self.folder.parent / "metrics.csv"
         if trainer.is_global_zero and path.is_file():
             with path.open(newline="") as file:
-                figures.gradients(list(csv.DictReader(file)), self.folder / "gradients.png")
+                rows = list(csv.DictReader(file))
+            try:
+                figures.gradients(rows, self.folder / "gradients.png")
+            except OSError as error:  # of a full disk
+                rank_zero_warn(f"no gradients.png: {error.strerror}")

@@ -23,9 +23,9 @@ def shorten_steps(trainer: pl.Trainer) -> None:
     several processes, 16 bits, accumulated gradients, a profiler, an `optimizer_step` of the
     module's own.
     """
-    loop = trainer.fit_loop.epoch_loop
-    trainer.fit_loop.epoch_loop = _EpochLoop(trainer, loop.min_steps, loop.max_steps)
-    trainer.fit_loop._iteration_based_training = _no
+    loop: Any = trainer.fit_loop
+    loop.epoch_loop = _EpochLoop(trainer, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps)
+    loop._iteration_based_training = _no
 
 
 def _no() -> bool:

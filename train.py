@@ -27,9 +27,12 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, _leave)
 
 import hydra  # noqa: E402
+from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from hydra.types import RunMode  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from configs.command_line import exit_on_mistake  # noqa: E402
+from configs.command_line import exit_on_mistake, expand_home  # noqa: E402
+from configs.sweeps import JobFailed  # noqa: E402
 
 QUIET = (
     ".*LeafSpec.*",
@@ -55,6 +58,7 @@ def main(config: DictConfig) -> float | None:
     _quiet()
     exit_code = 1
     try:
+        expand_home(config)
         result = TASKS[config.task](config)
         exit_code = 0
         return result
@@ -67,7 +71,8 @@ def main(config: DictConfig) -> float | None:
             raise
         if line:
             print(f"train.py: {line}", file=sys.stderr)
-        raise SystemExit(2) from None
+        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        raise (JobFailed if in_sweep else SystemExit)(2) from None
     finally:
         end(exit_code)
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
@@ -34,7 +35,10 @@ from vae_lab.checkpoints import FOLDER
 from vae_lab.estimators import catalog
 from vae_lab.loggers import CSVLogger
 from vae_lab.optimization import shorten_steps
-from vae_lab.pretrained import PARTS, RELAXATION, describe
+from vae_lab.pretrained import PARTS, RELAXATION, check_listed, describe
+from vae_lab.runs import commands_of
+
+ASKS = re.compile(r"\$\{\s*[\w.]+\s*:")  # a resolver; without a colon it is another setting
 
 
 def make(config: DictConfig, **arguments: Any) -> Any:
@@ -59,13 +63,32 @@ def _place(message: str) -> str:
 def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
     datamodule = make(config.data)
     model = make(config.model, shape=datamodule.shape)
+    check_listed(model.vae)
     if config.channels_last:
         model.vae.to(memory_format=torch.channels_last)
-    model.config = OmegaConf.to_container(config)  # unresolved: what is typed later reaches all
+    model.config = kept(config)
     for name, parameter in model.vae.named_parameters():
         if name.startswith(tuple(p for part in config.init.freeze for p in PARTS[part])):
             parameter.requires_grad_(False)
     return datamodule, model
+
+
+def kept(config: DictConfig) -> dict[str, Any]:
+    """The config for a checkpoint.
+
+    What refers to other settings still does, so that what is typed later reaches all. What asks
+    for something of this process, such as `${oc.env:SEED}`, is answered: the next one has another.
+    """
+    return _answered(OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True))
+
+
+def _answered(written: Any, resolved: Any) -> Any:
+    if isinstance(written, dict):
+        return {name: _answered(node, resolved[name]) for name, node in written.items()}
+    if isinstance(written, list):
+        return [_answered(*pair) for pair in zip(written, resolved, strict=True)]
+    asks = isinstance(written, str) and ASKS.search(written)
+    return resolved if asks else written
 
 
 def take_parts(config: DictConfig, model: VAEModule) -> list[str]:
@@ -142,12 +165,11 @@ def card(config: DictConfig, model: VAEModule) -> dict[str, Any]:
     data = OmegaConf.to_container(config.data, resolve=True)
     places = ("_target_", "root", "download", "cache_dir")
     settings = {k: v for k, v in data.items() if k not in places}
-    commands = (Path(config.run_dir) / "commands.txt").read_text().splitlines()
     return {
         "vae_lab": __version__,
         "commit": commit(),
         "versions": versions(),
-        "command": " && ".join(dict.fromkeys(commands)),
+        "command": " && ".join(commands_of(Path(config.run_dir))),
         "data": {"class": data["_target_"].rpartition(".")[2], "range": [0, 1]} | settings,
         **({RELAXATION: describe(estimator)} if known else {}),
     }
@@ -163,15 +185,21 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """What was typed, without the places of this machine."""
+    """What was typed, without the places of this machine; RUN is the folder of the run."""
     typed = HydraConfig.get().overrides.task
     kept = [line for line in typed if not line.startswith(("run_dir=", "data.root="))]
-    kept = ["resume=auto" if line.startswith("resume=") else line for line in kept]
+    here = [line.startswith("resume=") and line != "resume=auto" for line in kept]
+    kept = ["resume=RUN" if of else line for line, of in zip(kept, here, strict=True)]
     return shlex.join(["python", "train.py", *kept])
 
 
 def commit() -> str | None:
-    """The code's commit, with a plus where the checkout differs from it."""
+    """The code's commit, with a plus where the checkout differs from it; None where that is not
+    known."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
-    answer = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, check=False)
+    command.append("--exclude=*")
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # there is no git
+        return None
     return answer.stdout.strip() or None

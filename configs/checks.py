@@ -4,6 +4,8 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from .command_line import as_typed
+
 POSITIVE = (
     "early_stopping",
     "max_skipped",
@@ -37,8 +39,8 @@ def check_ranges(config: DictConfig) -> None:
     _check_sharding(config)
     if config.checkpoint is not None and config.task == "fit":
         raise ValueError(
-            f"checkpoint is what task=test and task=sample read; to go on training, type "
-            f"resume={config.checkpoint}"
+            "checkpoint is what the other tasks read, as task=evaluate; to go on training, type "
+            f"{as_typed('resume', config.checkpoint)}"
         )
     _check_devices(config)
     _check_precision(config)
@@ -78,6 +80,10 @@ def _check_counts(config: DictConfig) -> None:
     for name in ("compare.repeats", "compare.reference_repeats"):
         if OmegaConf.select(config, name) < 2:
             raise ValueError(f"{name} must be at least 2, got {OmegaConf.select(config, name)}")
+    for name in ("compare.estimators", "evaluate.parts"):
+        chosen = OmegaConf.select(config, name)
+        if chosen is not None and not chosen:
+            raise ValueError(f"{name} must name at least one; null: all")
     if config.evaluate.ais_images < 0:
         raise ValueError(
             f"evaluate.ais_images must not be negative, got {config.evaluate.ais_images}"

@@ -9,6 +9,7 @@ import difflib
 import functools
 import itertools
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,14 +25,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .help import text as help_text
 from .settings_table import choices
-from .signatures import complaints, settings
+from .signatures import DECIDED, GROUPS, complaints, settings
 
 FOLDER = Path(__file__).parent
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
 VALUE_FLAGS = {"-c", "--cfg", "-p", "--package"}
 OF_SEVERAL = {"task=evaluate", "task=report"}  # models side by side
+MERGED = ("logger", "callbacks", "experiment")  # the groups of which there may be several
 
 SEVERAL = re.compile(r"checkpoint=[^'\"()\[\]{}]+,[^'\"()\[\]{}]*")
+PLAIN = re.compile(r"[^'\"()\[\]{}\\]*")
+BELOW_HOME = re.compile(r"(?<=[=,])~[^,]*")
+HOME = re.compile(r"(?:^|(?<=,)|(?<=, ))~(?=[/,]|$)")
 
 
 class Mistake(Exception):
@@ -51,6 +56,8 @@ def check(arguments: list[str]) -> list[DictConfig]:
         Mistake: one line that says what to type.
     """
     typed, multirun = _split_flags(as_meant(arguments))
+    if multirun and {"-c", "--cfg"}.intersection(arguments):
+        raise Mistake("--cfg shows one run: leave out -m, and type one value of each setting")
     overrides = _parse(typed)
     with initialize_config_dir(str(FOLDER.resolve()), version_base="1.3"):
         configs = [_compose_checked(job) for job in _jobs(overrides, multirun)]
@@ -64,14 +71,35 @@ def check(arguments: list[str]) -> list[DictConfig]:
 
 
 def as_meant(arguments: list[str]) -> list[str]:
-    """The arguments with `checkpoint=A,B` quoted where a task takes several models: unquoted it
-    would be a sweep."""
-    if not OF_SEVERAL.intersection(arguments) or {"-m", "--multirun"}.intersection(arguments):
-        return arguments
-    return [
-        f"checkpoint='{text.partition('=')[2]}'" if SEVERAL.fullmatch(text) else text
-        for text in arguments
-    ]
+    """The arguments, quoted where Hydra would not read them as meant: a path that begins with `~`,
+    and `checkpoint=A,B` where a task takes several models, which unquoted would be a sweep."""
+    one_run = not {"-m", "--multirun"}.intersection(arguments)
+    several = one_run and bool(OF_SEVERAL.intersection(arguments))
+    return [_quoted(text, several) for text in arguments]
+
+
+def _quoted(text: str, several: bool) -> str:
+    if several and SEVERAL.fullmatch(text):
+        return f"checkpoint='{text.partition('=')[2]}'"
+    return BELOW_HOME.sub(r"'\g<0>'", text) if PLAIN.fullmatch(text) else text
+
+
+def as_typed(key: str, value: str) -> str:
+    """KEY=VALUE to be copied into a shell, quoted where the shell or Hydra needs it."""
+    text = f"{key}={value}"
+    try:
+        plain = OverridesParser.create().parse_override(text).value() == value
+    except HydraException:
+        plain = False
+    escaped = value.replace('"', r"\"")
+    return shlex.quote(text if plain else f'{key}="{escaped}"')
+
+
+def expand_home(config: DictConfig) -> None:
+    """Puts the home folder in the place of `~` in the paths of the run, each of several too."""
+    for key in ("run_dir", "resume", "checkpoint"):
+        if config[key] is not None:
+            config[key] = HOME.sub(lambda _: str(Path.home()), config[key])
 
 
 def _split_flags(arguments: list[str]) -> tuple[list[str], bool]:
@@ -101,8 +129,13 @@ def _parse(typed: list[str]) -> list[Override]:
             key, equals, value = text.partition("=")
             if not equals:
                 raise Mistake(f"a setting is KEY=VALUE, got {text!r}") from None
+            if value.startswith("[") and not value.endswith("]"):
+                raise Mistake(
+                    f"cannot read {text}: type a list without spaces, or quote it whole, as in "
+                    f"{key}=[A,B] or '{key}=[A, B]'"
+                ) from None
             raise Mistake(
-                f"cannot read {text}: quote a value with = , : or {{}} twice, \"{key}='{value}'\""
+                f"cannot read {text}: quote the value twice, {as_typed(key, value)}"
             ) from None
     return overrides
 
@@ -116,7 +149,7 @@ def _jobs(overrides: list[Override], multirun: bool) -> Iterator[list[str]]:
             options.append([override.input_line or ""])
             continue
         if not multirun:
-            raise Mistake(f"{override.input_line} is more than one run: add -m, or quote the value")
+            raise Mistake(f"{override.input_line} is more than one run: add -m{_or_else(override)}")
         if override.is_interval_sweep() and not chooses:
             raise Mistake(
                 f"{override.input_line} needs a sweeper that chooses: add hydra/sweeper=optuna, or "
@@ -124,6 +157,16 @@ def _jobs(overrides: list[Override], multirun: bool) -> Iterator[list[str]]:
             )
         options.append([f"{override.get_key_element()}={v}" for v in _values(override)])
     yield from ([*job] for job in itertools.product(*options))
+
+
+def _or_else(override: Override) -> str:
+    """What A,B may have been meant as, if not as several runs."""
+    key, value = override.get_key_element(), (override.input_line or "").partition("=")[2]
+    if not (override.is_choice_sweep() and override.value().simple_form):
+        return ""
+    if not choices(override.key_or_group):
+        return f", or type {key}=[{value}] for a list, {as_typed(key, value)} for a text"
+    return f", or type {key}=[{value}]" if key in MERGED else ", or choose one"
 
 
 def _values(override: Override) -> Iterable[str]:
@@ -157,7 +200,8 @@ def check_config(config: DictConfig) -> None:
         Mistake: one line on the first of them.
     """
     config = config.copy()
-    config.run_dir = config.run_dir or "runs/NAME"  # others refer to it; the run chooses one
+    if config.run_dir is None:
+        config.run_dir = "runs/NAME"  # others refer to it; the run chooses one
     try:
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
@@ -184,11 +228,19 @@ def _compose(lines: list[str]) -> DictConfig:
 def _check_choice(override: Override) -> None:
     group, chosen = override.key_or_group, override.value()
     known = choices(group)
-    for name in [] if override.is_delete() else chosen if isinstance(chosen, list) else [chosen]:
+    if override.is_delete():
+        raise Mistake(_not_without(group))
+    if isinstance(chosen, list) and group not in MERGED:
+        raise Mistake(f"{group} is one of {', '.join(known)}, got a list: type {group}=NAME")
+    for name in chosen if isinstance(chosen, list) else [chosen]:
         if name not in known:
             close = _did_you_mean(str(name), known)
             shown = "null" if name is None else repr(name)
             raise Mistake(f"unknown {group} {shown}{close}; known: {', '.join(known)}")
+
+
+def _not_without(key: str) -> str:
+    return f"a run needs {key}: leave out ~{key}"
 
 
 def _check_key(override: Override, reference: dict[str, Any]) -> None:
@@ -196,16 +248,33 @@ def _check_key(override: Override, reference: dict[str, Any]) -> None:
     parent, _, name = key.rpartition(".")
     if name.startswith("_"):
         raise Mistake(f"{key} is not for the command line: add a file to configs/ and choose it")
+    if key in DECIDED:
+        raise Mistake(f"{key} is not a setting: {DECIDED[key]}")
     if not _exists(key, reference):
         siblings = _find(parent, reference)
         known = settings(siblings.get("_target_", "builtins.object"))
         if name not in known:
-            names = [f"{parent}.{name}" for name in known] + list(_keys(reference))
-            hint = _did_you_mean(key, names) or _known(parent, siblings)
-            raise Mistake(f"unknown setting {key}{hint}")
+            names = [*_keys(reference), *(f"{parent}.{name}" for name in known)]
+            hint = _did_you_mean(key, [n for n in names if n not in DECIDED])
+            raise Mistake(f"unknown setting {key}{hint or _known(parent, siblings)}")
         if not (override.is_add() or override.is_force_add()):
             raise Mistake(f"{key} is not in the config; add it with +{override.input_line}")
+    elif override.is_delete() and (not parent or parent.partition(".")[0] in (*GROUPS, "trainer")):
+        raise Mistake(_not_without(key))
+    _check_kind(override, _find(parent, reference).get(name))
     _check_used(key, reference)
+
+
+def _check_kind(override: Override, default: Any) -> None:
+    """Refuses a list for a group of settings, and the other way round, which Hydra cannot merge."""
+    key, value = override.key_or_group, None if override.is_delete() else override.value()
+    if isinstance(default, list) and isinstance(value, dict):
+        raise Mistake(f"{key} must be a list, got a group of settings: type {key}=[A,B]")
+    if isinstance(default, dict) and isinstance(value, list):
+        raise Mistake(
+            f"{key} must be one value or a group of settings, got a list: type {key}=VALUE"
+            f"{_known(key, default)}"
+        )
 
 
 def _check_used(key: str, reference: dict[str, Any]) -> None:
@@ -254,13 +323,24 @@ def _known(parent: str, siblings: dict[str, Any]) -> str:
 
 
 def _did_you_mean(typed: str, known: Iterable[str]) -> str:
-    """The known name closest to what was typed: of the whole, or else of its last part."""
-    known = [name for name in known if not typed.startswith(f"{name}.")]
-    last = {name.rpartition(".")[2]: name for name in reversed(known)}
-    close = difflib.get_close_matches(typed, known, 1, 0.75)
-    near = difflib.get_close_matches(typed.rpartition(".")[2], last, 1, 0.7)
-    close = close or [last[name] for name in near]
-    return f"; did you mean {close[0]}" if close else ""
+    """The known name closest to what was typed, the last parts of both being alike too; or else the
+    one with the closest last part. Of equally close ones the first."""
+    close, near = {}, {}
+    for name in known:
+        last = _alike(name.rpartition(".")[2], typed.rpartition(".")[2])
+        whole = _alike(name, typed)
+        if typed.startswith(f"{name}."):
+            continue
+        if last >= 0.6 and whole >= 0.75:
+            close[name] = whole
+        if last >= 0.7:
+            near[name] = last
+    close = close or near
+    return f"; did you mean {max(close, key=close.__getitem__)}" if close else ""
+
+
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def exit_on_mistake(arguments: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from models.base import VAEModule
 from vae_lab import figures
 from vae_lab.estimators import Estimator
 from vae_lab.gradients import Reference, bound_samples, encoder_gradients, reference, statistics
+from vae_lab.runs import writable
 
 from . import build
 
@@ -43,6 +44,7 @@ def run(config: DictConfig, fit: Callable[[DictConfig], float], model: VAEModule
     datamodule.setup("fit")
     x = next(iter(datamodule.train_dataloader()))[0][: asked.images]
     estimators = dict(_estimators(asked.estimators, model, x))
+    writable(folder)
     torch.manual_seed(config.seed)
     counts = {name: bound_samples(model.objective, e) for name, e in estimators.items()}
     truths = {  # a bound of other samples is another expectation
@@ -72,13 +74,14 @@ def _estimators(
             raise ValueError(f"unknown estimator {name!r}; known: {', '.join(known)}")
         estimator = build.make(OmegaConf.load(ESTIMATORS / f"{name}.yaml"))
         try:
-            estimator.eval()  # makes lazy layers concrete, as the model does
+            # In training mode: lazy layers become concrete, and a moving average gets its first
+            # value, without which a control variate would be measured far from f.
             model.objective(model.vae, estimator, x)
         except ValueError:
             if names is None:
                 continue  # does not accept it
             raise
-        yield name, estimator.train()
+        yield name, estimator
 
 
 def _measure(
@@ -139,7 +142,6 @@ def _curve(rows: list[dict[str, str]]) -> list[dict[str, float]]:
 
 
 def _write(folder: Path, rows: list[Row], exact: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "compare.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()

@@ -5,6 +5,8 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from .command_line import as_typed
+
 KNOWN = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 NOT_FINITE = (  # what torch says of NaN probabilities
@@ -36,10 +38,13 @@ def explain(error: Exception, config: DictConfig) -> str | None:
             f"the model's probabilities are not finite, as an update was too large ({text}): type "
             "a lower model.optimizer.lr, or trainer.gradient_clip_val=1"
         )
+    if _says(error, ("Could not determine home directory",)):
+        return "this user has no home folder: set HOME, or type whole paths, as data.root=/..."
     if isinstance(error, torch.distributed.DistError) or _says(error, LOST):
         return (
             "another process of this run was lost; its error, if it left one, stands above; to go "
-            f"on, type resume={config.run_dir} with the same settings ({text.partition('. ')[0]})"
+            f"on, type {as_typed('resume', config.run_dir)} with the same settings "
+            f"({text.partition('. ')[0]})"
         )
     return None
 

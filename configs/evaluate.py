@@ -108,6 +108,11 @@ def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
                 seed=config.seed,
                 progress=progress,
             )
+    if not evaluation.metrics:
+        raise ValueError(
+            f"{', '.join(asked.parts)} measures nothing of {loaded.name}: ais needs a Gaussian "
+            "latent, samples and latents need more images; type other evaluate.parts"
+        )
     result = _about(config, loaded) | evaluation.to_dict()
     if rank_zero_only.rank == 0:
         _write(loaded.folder / FILE, result)

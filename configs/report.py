@@ -11,9 +11,10 @@ from torch import Tensor
 from vae_lab import VAE, gallery, report
 from vae_lab.callbacks.pictures import send
 from vae_lab.evaluation.measurement import collect
-from vae_lab.runs import metrics_of, read
+from vae_lab.runs import metrics_of, read, writable
 from vae_lab.sources import first_line
 
+from .command_line import as_typed
 from .trained import Trained, checkpoints_of, trained
 
 IMAGES = 1000  # of the test split
@@ -46,7 +47,7 @@ def refresh(source: str, loaded: Trained) -> None:
 def _warn(folder: Path, error: Exception, source: str | Path) -> None:
     rank_zero_warn(
         f"no report of {folder}: {first_line(error)}; to try again, type "
-        f"python train.py task=report checkpoint={source}"
+        f"python train.py task=report {as_typed('checkpoint', str(source))}"
     )
 
 
@@ -55,6 +56,8 @@ def run(config: DictConfig) -> Path:
     chosen = checkpoints_of(config)
     if len(chosen) > 1 and config.run_dir is None:
         raise ValueError("a report of several needs a folder of its own: type run_dir=FOLDER")
+    if len(chosen) > 1:
+        writable(Path(config.run_dir))
     runs = []
     for source in chosen:
         one = config.copy()
@@ -62,6 +65,7 @@ def run(config: DictConfig) -> Path:
         loaded = trained(one)
         folder, model = loaded.folder, loaded.source
         if len(chosen) == 1 or not (folder / "images").is_dir():
+            writable(folder)
             loaded.datamodule.prepare_data()
             loaded.datamodule.setup("test")
             _draw(loaded.vae, loaded.datamodule, folder, model)

@@ -4,9 +4,11 @@ import inspect
 import math
 import types
 import typing
+from collections import abc
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypedDict
 
+import yaml
 from hydra.utils import get_object
 
 
@@ -85,6 +87,22 @@ class Run(TypedDict):
     explore: Explore
 
 
+# Arguments that no config gives: the run's own code does.
+DECIDED = {
+    "trainer.logger": "type logger=NAME, or [NAME,NAME]",
+    "trainer.callbacks": "type callbacks=NAME, or callbacks.NAME=null to leave one out",
+    "trainer.plugins": "train.py chooses them",
+    "trainer.default_root_dir": "type run_dir=FOLDER",
+    "trainer.enable_checkpointing": "a run is always saved; when and how often is save.NAME=VALUE",
+    "trainer.enable_model_summary": "there is none",
+    "trainer.use_distributed_sampler": "the data shards every batch itself",
+    "model.shape": "it is that of the data",
+    "model.latent": "type model=NAME, which has its own",
+}
+PLACES = ("run_dir", "checkpoint", "resume", "init.encoder", "init.decoder")
+PLACES += ("data.root", "data.cache_dir")
+CHOSEN = ("network", "likelihood", "objective", "estimator")  # by GROUP=NAME
+
 GROUPS = {"init": Init, "save": Save, "compare": Compare, "evaluate": Evaluate, "explore": Explore}
 
 
@@ -144,10 +162,28 @@ def _of_fields(fields: Mapping[str, Any], hints: dict[str, Any], prefix: str) ->
     for name, value in fields.items():
         if name not in hints:
             yield f"unknown setting {prefix}{name}; known: {', '.join(sorted(hints))}"
+        elif f"{prefix}{name}" in DECIDED:
+            yield f"{prefix}{name} is not a setting: {DECIDED[f'{prefix}{name}']}"
         elif value == "???":
             yield f"{prefix}{name} has no default: type {prefix}{name}=..."
+        elif f"{prefix}{name}" in PLACES and isinstance(value, str) and not value.strip():
+            yield f"{prefix}{name} is empty: type a place, or leave it out"
         elif not fits(value, hints[name]):
-            yield f"{prefix}{name} must be {describe(hints[name])}, got {value!r}"
+            must = f"{prefix}{name} must be {describe(hints[name])}, got {value!r}"
+            yield must + _instead(prefix, name, value, hints[name])
+
+
+def _instead(prefix: str, name: str, value: Any, hint: Any) -> str:
+    """What to type for a value of a kind that has its own form."""
+    if prefix == "model." and name in CHOSEN and isinstance(value, str):
+        return f": type {name}={value}"
+    if typing.get_origin(hint) is abc.Callable:
+        return f": type {prefix}{name}.NAME=VALUE"
+    try:
+        items = [yaml.safe_load(item) for item in str(value).split(",")]
+    except yaml.YAMLError:
+        return ""
+    return f": type {prefix}{name}=[{value}]" if fits(items, hint) else ""
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -170,7 +206,7 @@ def fits(value: Any, hint: Any) -> bool:
         return many and all(fits(item, arguments[0]) for item in value)
     if hint is None or hint is type(None):
         return value is None
-    if value is None:
+    if value is None or origin is abc.Callable:
         return False
     if hint is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -215,7 +251,7 @@ def describe(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         options = [str(option) for hint in arguments for option in _options(hint)]
         return " or ".join(dict.fromkeys(options))
-    if inspect.isclass(origin) and issubclass(origin, Mapping):
+    if origin is abc.Callable or inspect.isclass(origin) and issubclass(origin, Mapping):
         return "a group of settings"
     if inspect.isclass(origin) and issubclass(origin, Collection):
         many = {int: "integers", float: "numbers", str: "texts"}

@@ -29,10 +29,11 @@ from vae_lab.checkpoints import (
     versions,
 )
 from vae_lab.loggers import begin, upload_release
-from vae_lab.runs import default_folder, lock
+from vae_lab.runs import default_folder, lock, writable
 
 from . import build, resume
 from .checks import check_batches, check_ranges
+from .command_line import as_typed
 from .report import write_report
 from .trained import as_saved, load_run, load_vae, restored
 
@@ -44,7 +45,7 @@ def fit(config: DictConfig) -> float:
     source = _source(config)
     with ExitStack() as held:
         if source is None:
-            config.run_dir = str(_new_folder(config))
+            config.run_dir = str(_new_folder(config, held))
             return _fit(config, None, held)
         path = find_checkpoint(source, "last")
         config.run_dir = str(_folder(config, source))
@@ -75,6 +76,8 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
         model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
     if _is_first():
         held.enter_context(lock(Path(config.run_dir)))
+        if path is None:
+            _check_free(config, Path(config.run_dir))  # by now another may have trained there
     _open(config, trainer)
     if path is not None:
         if not verify(path):
@@ -118,6 +121,7 @@ def evaluate(config: DictConfig) -> None:
 def sample(config: DictConfig) -> None:
     """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model."""
     vae, folder = load_vae(config)
+    writable(folder)
     torch.manual_seed(config.seed)
     pictures.save(pictures.samples(vae, 8, 8), folder / "samples.png")
     say(f"samples: {folder / 'samples.png'}")
@@ -128,6 +132,7 @@ def export(config: DictConfig) -> None:
     from vae_lab.export import export_onnx
 
     vae, folder = load_vae(config)
+    writable(folder)
     exported = export_onnx(vae, folder / "onnx")
     files = ", ".join(map(str, exported.files))
     say(f"exported: {files}; at most {exported.difference:.0e} from torch, relatively")
@@ -138,13 +143,15 @@ def compare(config: DictConfig) -> None:
     from . import compare
 
     check_ranges(config)
-    if config.run_dir is None:
-        choices = HydraConfig.get().runtime.choices
-        config.run_dir = str(default_folder(f"compare-{choices.model}", choices.data))
-    model = None
-    if config.checkpoint is not None:
-        config, _, model = load_run(config)
-    compare.run(config, fit, model)
+    with ExitStack() as held:
+        if config.run_dir is None:
+            choices = HydraConfig.get().runtime.choices
+            folder = default_folder(f"compare-{choices.model}", choices.data)
+            config.run_dir = str(held.enter_context(folder))
+        model = None
+        if config.checkpoint is not None:
+            config, _, model = load_run(config)
+        compare.run(config, fit, model)
 
 
 def shards(config: DictConfig) -> None:
@@ -153,11 +160,12 @@ def shards(config: DictConfig) -> None:
 
     if config.run_dir is None:
         raise ValueError("task=shards needs a folder to write to: type run_dir=FOLDER")
+    writable(Path(config.run_dir))
     datamodule = build.make(config.data)
     datamodule.prepare_data()
     counts = write_shards(datamodule, Path(config.run_dir))
     say(f"shards   {config.run_dir}: {counts['train']} images in train/, {counts['test']} in test/")
-    say(f"next     python train.py data=streaming data.root={config.run_dir}")
+    say(f"next     python train.py data=streaming {as_typed('data.root', config.run_dir)}")
 
 
 def report(config: DictConfig) -> None:
@@ -219,7 +227,7 @@ def _folder(config: DictConfig, source: Path) -> Path:
 def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[str]:
     """What keeps the run from going on exactly; refused unless that was asked for."""
     saved = load_checkpoint(path)
-    found = resume.changes(saved["config"], OmegaConf.to_container(config))
+    found = resume.changes(saved["config"], build.kept(config))
     if (processes := saved.get("processes", 1)) != trainer.world_size:
         found.append(f"processes {processes} -> {trainer.world_size}")
     if found and config.exact:
@@ -262,16 +270,24 @@ def _typed_folder(config: DictConfig) -> Path:
     return folder / str(hydra.job.num) if hydra.mode == RunMode.MULTIRUN else folder
 
 
-def _new_folder(config: DictConfig) -> Path:
-    """The folder that was typed, or one with a name of its own."""
+def _new_folder(config: DictConfig, held: ExitStack) -> Path:
+    """The folder that was typed, or one with a name of its own, which the first process makes."""
     if config.run_dir is None:
         choices = HydraConfig.get().runtime.choices
-        return default_folder(choices.model, choices.data)
+        folder = default_folder(choices.model, choices.data)
+        return held.enter_context(folder) if _is_first() else Path("runs/NAME")
     folder = _typed_folder(config)
-    held = any((folder / name).exists() for name in ("metrics.csv", FOLDER))
-    if held and _is_first() and config.resume != "auto":
-        raise ValueError(f"{folder} holds a run already: type resume={folder} or another run_dir")
+    if _is_first():
+        _check_free(config, folder)
     return folder
+
+
+def _check_free(config: DictConfig, folder: Path) -> None:
+    """Refuses a folder that holds a run; with resume=auto, one that there is to go on with."""
+    found = any((folder / name).exists() for name in ("metrics.csv", FOLDER))
+    if resume.has_checkpoint(folder) if config.resume == "auto" else found:
+        again = as_typed("resume", str(folder))
+        raise ValueError(f"{folder} holds a run already: type {again} or another run_dir")
 
 
 def _check_data(config: DictConfig, datamodule: pl.LightningDataModule, model: VAEModule) -> None:
@@ -293,7 +309,7 @@ def _open(config: DictConfig, trainer: pl.Trainer) -> None:
     run_dir = Path(config.run_dir)
     files.write(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
     with (run_dir / "commands.txt").open("a") as file:
-        file.write(f"{build.command(run_dir)}\n")
+        file.write(f"{build.command()}\n")
     hyperparameters = OmegaConf.to_container(config, resolve=True) | {"commit": build.commit()}
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
@@ -303,7 +319,7 @@ def _open(config: DictConfig, trainer: pl.Trainer) -> None:
 
 
 class _SameFolder(pl.Callback):
-    """The first process's: one that started later may have thought of another."""
+    """The first process's: the others do not know it where it was not typed."""
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
@@ -355,9 +371,9 @@ def _summary(
     names = ["report.html", "metrics.csv", "images/", "checkpoints/", "release/"]
     there = ", ".join(name for name in names if (Path(run_dir) / name).exists())
     say(f"files    {run_dir}: {there}")
-    say(f"next     python train.py task=evaluate checkpoint={run_dir}")
-    say(f"         python train.py task=explore checkpoint={run_dir}")
-    say(f"         python train.py resume={run_dir} trainer.max_epochs=N")
+    say(f"next     python train.py task=evaluate {as_typed('checkpoint', run_dir)}")
+    say(f"         python train.py task=explore {as_typed('checkpoint', run_dir)}")
+    say(f"         python train.py {as_typed('resume', run_dir)} trainer.max_epochs=N")
     say(f'         vae_lab.VAE.from_pretrained("{run_dir}")')
 
 

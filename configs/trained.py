@@ -145,7 +145,7 @@ def restored(config: DictConfig, path: Path) -> tuple[pl.LightningDataModule, VA
         model.load_state_dict(saved["state_dict"])
     except RuntimeError as error:
         first = "; ".join(line.strip(" \t.") for line in str(error).splitlines()[1:6])
-        differences = resume.changes(saved["config"], OmegaConf.to_container(config))
+        differences = resume.changes(saved["config"], build.kept(config))
         raise ValueError(
             f"{path} holds another model ({', '.join(differences) or 'of other code'}): {first}; "
             f"to start from its parts that fit, type init.encoder={path} init.strict=false"

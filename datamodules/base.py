@@ -1,5 +1,7 @@
 """What all datamodules share: the splits, the loaders, and the position in the epoch."""
 
+import os
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from vae_lab.data import Batch, Loader, TensorLoader, check_batching
 from vae_lab.seeding import derive_seed
 from vae_lab.stream import Reader, Tensors
 
-CACHE = Path("~/.cache/vae_lab").expanduser()
+CACHE = Path("~/.cache/vae_lab")  # without a home only an error for those who need it
 
 
 class Images(NamedTuple):
@@ -211,10 +213,14 @@ def count_of(total: int, size: int | float) -> int:
 
 
 def split(total: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers of a random part of that size, and of the rest; each in increasing order."""
+    """Row numbers of a random part of that size, and of the rest.
+
+    The part is in no order, so that its first few images are of all kinds also where the files are
+    in an order; the rest is in increasing order.
+    """
     count = count_of(total, size)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    return order[:count].sort().values, order[count:].sort().values
+    return order[:count], order[count:].sort().values
 
 
 def keep(images: Reader, rows: Tensor) -> Reader:
@@ -228,11 +234,20 @@ def keep(images: Reader, rows: Tensor) -> Reader:
     return Tensors(images.images[: len(rows)], images.labels[rows])
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and below it, also where links lead, but not back up."""
+    for name, folders, files in os.walk(folder, followlinks=True):
+        place = Path(name)
+        above = {path.resolve() for path in (place, *place.parents)}
+        folders[:] = [inner for inner in folders if (place / inner).resolve() not in above]
+        yield from (place / file for file in files)
+
+
 def contents(folder: Path) -> str:
     """What an error message says about a folder without the expected files."""
     if not folder.is_dir():
         return f"{folder} is not a folder"
-    return f"{folder} holds {sum(path.is_file() for path in folder.rglob('*'))} files"
+    return f"{folder} holds {sum(path.is_file() for path in files_below(folder))} files"
 
 
 def one_line(error: Exception) -> str:

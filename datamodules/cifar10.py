@@ -33,7 +33,7 @@ class CIFAR10(ImageDataModule):
 
     @property
     def folder(self) -> Path:
-        return Path(self.root).expanduser() if self.root else CACHE
+        return Path(self.root or CACHE).expanduser()
 
     def prepare_data(self) -> None:
         """Downloads in one process, before `setup` reads in all."""

@@ -72,7 +72,7 @@ class IdxDataModule(ImageDataModule):
 
     @property
     def _download_folder(self) -> Path:
-        return Path(self.root).expanduser() if self.root else CACHE
+        return Path(self.root or CACHE).expanduser()
 
     def prepare_data(self) -> None:
         """Downloads in one process, before `setup` reads in all."""

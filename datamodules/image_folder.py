@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.base import check_size, contents, one_line, split
+from datamodules.base import check_size, contents, files_below, one_line, split
 from datamodules.streamed import StreamedDataModule
 from vae_lab.image_files import MODES, fit
 from vae_lab.seeding import derive_seed
@@ -32,7 +32,7 @@ class ImageFolder(StreamedDataModule):
     `root` itself. The test and validation images are drawn by `split_seed`.
 
     Args:
-        root: the folder; searched with all its subfolders.
+        root: the folder; searched with all its subfolders, also those that are links.
         image_size: of the square to cut out, or [height, width].
         channels: 1 for grey, 3 for colour.
         test_size: a count, or a fraction below 1 of all pictures.
@@ -80,11 +80,20 @@ class ImageFolder(StreamedDataModule):
         encoded = np.array([os.fsencode(name) for name in names])
         pictures = Pictures(root, encoded, _labels(names), self.shape, spare)
         test, train = split(len(names), self.test_size, derive_seed(self.split_seed, "test"))
-        parts = pictures.subset(train), pictures.subset(test)
-        fits = len(names) * math.prod(self.shape) <= self.memory_gb * 1e9
-        return tuple(map(self._read_all, parts)) if fits else parts
+        return pictures.subset(train), pictures.subset(test)
 
-    def _read_all(self, pictures: "Pictures") -> Tensors:
+    def setup(self, stage: str = "fit") -> None:
+        """Reads the splits if they fit in memory: once it is known which pictures are in each, as
+        another of its split stands in for a corrupted one."""
+        if self._splits:
+            return
+        super().setup(stage)
+        if self._total * math.prod(self.shape) <= self.memory_gb * 1e9:
+            # The largest first: if it does not fit after all, that is known at once.
+            parts = sorted(self._splits.items(), key=lambda item: -len(item[1]))
+            self._splits = {name: self._read_all(part) for name, part in parts}
+
+    def _read_all(self, pictures: Reader) -> Tensors:
         images = torch.empty((len(pictures), *self.shape), dtype=torch.uint8)
         labels = torch.empty(len(pictures), dtype=torch.int64)
         parts = torch.arange(len(pictures)).split(64)
@@ -172,11 +181,10 @@ def decode(path: Path, shape: tuple[int, ...]) -> Tensor:
 def _pictures(root: Path) -> list[str]:
     """The names of all pictures, from `root` on, folder by folder."""
     found = [
-        Path(folder, name).relative_to(root).as_posix()
-        for folder, _, names in os.walk(root)
-        for name in names
+        path.relative_to(root).as_posix()
+        for path in files_below(root)
         # macOS leaves a hidden "._name.jpg" beside a picture.
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
     ]
     return sorted(found, key=lambda name: name.split("/"))
 

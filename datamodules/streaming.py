@@ -47,8 +47,8 @@ class Streaming(StreamedDataModule):
     def _shards(self, name: str) -> "Shards":
         remote = self.root.startswith("local:") or "://" in self.root
         root = self.root if remote else str(Path(self.root).expanduser().absolute())
-        cache = Path(self.cache_dir).expanduser() if self.cache_dir else CACHE / "shards"
-        return Shards(f"{root.rstrip('/')}/{name}", str(cache) if remote else None)
+        cache = Path(self.cache_dir or CACHE / "shards")
+        return Shards(f"{root.rstrip('/')}/{name}", str(cache.expanduser()) if remote else None)
 
 
 class Shards:

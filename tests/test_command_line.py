@@ -1,9 +1,12 @@
+import shlex
 from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from configs.command_line import FOLDER, Mistake, check, exit_on_mistake
+from configs import build
+from configs.command_line import FOLDER, Mistake, as_typed, check, exit_on_mistake, expand_home
+from configs.signatures import DECIDED
 
 GOOD = [
     "",
@@ -28,6 +31,7 @@ GOOD = [
     "-m model=glob(g*_vae)",
     "-m hydra/sweeper=optuna model.optimizer.lr=interval(0.001,0.1)",
     "trainer=ddp trainer.strategy.timeout.minutes=5",
+    "callbacks=[default,gradient_probe]",
     "--cfg job",
     "hydra.run.dir=/tmp/x",
 ]
@@ -69,12 +73,45 @@ BAD = {
         "model.optimizer.amsgrad is not in the config; add it with +model.optimizer.amsgrad=true"
     ),
     "model.optimizer.lr=ten": "model.optimizer.lr must be a number or Tensor, got 'ten'",
-    "model.optimizer=null": "model.optimizer must be Callable, got None",
+    "model.optimizer=null": (
+        "model.optimizer must be a group of settings, got None: type model.optimizer.NAME=VALUE"
+    ),
+    "model.objective=iwae": "model.objective must be Objective, got 'iwae': type objective=iwae",
+    "network.hidden={a:1}": (
+        "network.hidden must be a list, got a group of settings: type network.hidden=[A,B]"
+    ),
+    "model.temperature=[1,0.5]": (
+        "model.temperature must be one value or a group of settings, got a list: type "
+        "model.temperature=VALUE; known: model.temperature.start, model.temperature.end, "
+        "model.temperature.steps"
+    ),
     "data.batch_size=0.5": "data.batch_size must be an integer, got 0.5",
     "matmul_precision=tf32": "matmul_precision must be highest or high or medium, got 'tf32'",
     "compile=yes": "compile must be true or false, got 'yes'",
     "early_stopping=.5": "early_stopping must be an integer or null, got 0.5",
-    "init.freeze=encoder": "init.freeze must be a list of encoder or decoder, got 'encoder'",
+    "init.freeze=encoder": (
+        "init.freeze must be a list of encoder or decoder, got 'encoder': type "
+        "init.freeze=[encoder]"
+    ),
+    "network.hidden='256,128'": (
+        "network.hidden must be a list of integers, got '256,128': type network.hidden=[256,128]"
+    ),
+    "network.hidden=256,128": (
+        "network.hidden=256,128 is more than one run: add -m, or type network.hidden=[256,128] for "
+        "a list, 'network.hidden=\"256,128\"' for a text"
+    ),
+    "logger=wandb,csv": "logger=wandb,csv is more than one run: add -m, or type logger=[wandb,csv]",
+    "seed=range(1,4)": "seed=range(1,4) is more than one run: add -m",
+    "network.hidden=[256, 128]": (
+        "cannot read network.hidden=[256,: type a list without spaces, or quote it whole, as in "
+        "network.hidden=[A,B] or 'network.hidden=[A, B]'"
+    ),
+    "model=[gumbel_vae,gaussian_vae]": (
+        f"model is one of {MODELS.removeprefix('known: ')}, got a list: type model=NAME"
+    ),
+    "-m --cfg job seed=1,2": (
+        "--cfg shows one run: leave out -m, and type one value of each setting"
+    ),
     "model.lr_decay=linear": "model.lr_decay must be none or cosine, got 'linear'",
     "--model=gumbel_vae": "settings have no dashes: type model=gumbel_vae instead of "
     "--model=gumbel_vae",
@@ -82,7 +119,7 @@ BAD = {
     "model": "a setting is KEY=VALUE, got 'model'",
     "=3": "a setting is KEY=VALUE, got '=3'",
     "run_dir=runs/a=b": (
-        "cannot read run_dir=runs/a=b: quote a value with = , : or {} twice, \"run_dir='runs/a=b'\""
+        "cannot read run_dir=runs/a=b: quote the value twice, 'run_dir=\"runs/a=b\"'"
     ),
     "estimator=gumbel_rao model.temperature=1": (
         "model.temperature belongs to the model's own estimator, which estimator=... replaces; "
@@ -93,7 +130,7 @@ BAD = {
         "leave it out"
     ),
     "model=gumbel_vae,gaussian_vae": (
-        "model=gumbel_vae,gaussian_vae is more than one run: add -m, or quote the value"
+        "model=gumbel_vae,gaussian_vae is more than one run: add -m, or choose one"
     ),
     "-m seed=1,2 trainer=ddp": SWEEP,
     "-m seed=1,2 trainer.devices=2": SWEEP,
@@ -106,11 +143,100 @@ def test_good_line(line):
     check(line.split())
 
 
+NEEDED = ["model", "data", "trainer", "callbacks", "compare", "init", "estimator", "seed"]
+BAD |= {
+    f"~{key}": f"a run needs {key}: leave out ~{key}"
+    for key in (*NEEDED, "init.encoder", "trainer.max_epochs")
+}
+BAD |= {f"+{key}=1": f"{key} is not a setting: {instead}" for key, instead in DECIDED.items()}
+MEANT = {
+    "model.lr": "model.optimizer.lr",
+    "trainer.lr": "model.optimizer.lr",
+    "trainer.epochs": "trainer.max_epochs",
+    "trainer.min_epoch": "trainer.min_epochs",
+    "+model.optimizer.amsgard": "model.optimizer.amsgrad",
+}
+BAD |= {
+    f"{key}=1": f"unknown setting {key.lstrip('+')}; did you mean {meant}"
+    for key, meant in MEANT.items()
+}
+EMPTY = ["run_dir", "checkpoint", "resume", "init.encoder", "init.decoder", "data.root"]
+
+
 @pytest.mark.parametrize(("line", "message"), BAD.items())
 def test_bad_line(line, message):
     with pytest.raises(Mistake) as caught:
         check(line.split())
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("value", ["a", "b c", "d=1", "it's", 'e "f", g', "1", "null", "ö"])
+def test_a_setting_that_is_said_can_be_typed(value):
+    [config] = check(shlex.split(as_typed("run_dir", value)))
+    assert config.run_dir == value
+
+
+def test_plain_settings_are_not_quoted():
+    assert as_typed("resume", "runs/2026-01-31-mlp") == "resume=runs/2026-01-31-mlp"
+
+
+@pytest.mark.parametrize(
+    ("line", "paths"),
+    {
+        "run_dir=~/x": ["HOME/x"],
+        "run_dir='~/x'": ["HOME/x"],
+        "run_dir=~/a=b": ["HOME/a=b"],
+        "run_dir='x/~'": ["x/~"],
+        "-m run_dir=~/a,~/b": ["HOME/a", "HOME/b"],
+    }.items(),
+)
+def test_a_path_may_begin_at_home(line, paths, monkeypatch):
+    monkeypatch.setenv("HOME", "HOME")
+    configs = check(line.split())
+    for config in configs:
+        expand_home(config)
+    assert [config.run_dir for config in configs] == paths
+
+
+@pytest.mark.parametrize("key", ["model.optimizer.wd", "trainer.gpus"])
+def test_what_only_begins_alike_is_not_suggested(key):
+    with pytest.raises(Mistake, match=f"unknown setting {key}; known: "):
+        check([f"{key}=1"])
+
+
+@pytest.mark.parametrize("key", EMPTY)
+@pytest.mark.parametrize("value", ["", "' '"])
+def test_no_place_is_empty(key, value):
+    data = ["data=image_folder", "data.root=/x"]
+    with pytest.raises(Mistake, match=f"^{key} is empty: type a place, or leave it out$"):
+        check([*data, f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    "place", ["/x/it's", "\u00fc", "a(b", "runs/a=b", 'say "it"', "a}", "a#b c"]
+)
+def test_a_place_can_be_typed_as_it_is_said(place):
+    try:
+        check([f"run_dir={place}"])
+    except Mistake as mistake:
+        [text] = shlex.split(str(mistake).partition("quote the value twice, ")[2])
+        [config] = check([text])
+        assert config.run_dir == place
+
+
+def test_what_train_py_decides_is_what_it_passes(monkeypatch, tmp_path):
+    passed = {}
+
+    def make(config, **arguments):
+        passed.update(arguments)
+        raise InterruptedError
+
+    monkeypatch.setattr(build, "make", make)
+    [config] = check([f"run_dir={tmp_path}", "logger=csv"])
+    with pytest.raises(InterruptedError):
+        build.trainer(config, None, fit=False)
+    said = {key.removeprefix("trainer.") for key in DECIDED if key.startswith("trainer.")}
+    assert said == passed.keys() - config.trainer.keys()
 
 
 @pytest.mark.parametrize("line", ["", "model=gumble_vae", "sed=1"])

@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 from configs import build
 from configs.checks import check_ranges
 from configs.signatures import complaints, settings
+from vae_lab.likelihoods import Bernoulli
+from vae_lab.pretrained import CLASSES
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(p for p in FOLDER.glob("*/*.yaml") if not p.stem.startswith("_"))
@@ -30,12 +32,7 @@ TINY = [
     "callbacks={}",
     "logger=csv",
 ]
-MODELS = {
-    "gaussian_vae": [],
-    "gumbel_vae": ["model.categories=3"],
-    "poisson_vae": [],
-    "reinforce_vae": ["model.categories=null"],
-}
+SMALLER = {"gumbel_vae": ["model.categories=3"], "reinforce_vae": ["model.categories=null"]}
 
 
 def config(*lines):
@@ -79,6 +76,25 @@ def test_every_estimator_is_exported(path):
     assert path.stem.replace("_", "") == name.lower()
 
 
+@pytest.mark.parametrize("group", ["likelihood", "network"])
+def test_every_part_of_a_release_can_be_loaded(group):
+    for path in (FOLDER / group).glob("*.yaml"):
+        cls = get_class(OmegaConf.load(path)._target_)
+        assert CLASSES[group].get(cls.__name__) is cls, f"{path.stem} is not in __all__"
+
+
+class Unlisted(Bernoulli):
+    """As one that somebody adds."""
+
+
+def test_a_part_that_no_release_may_name_is_refused():
+    chosen = config("model=gaussian_vae")
+    chosen.likelihood = {"_target_": f"{__name__}.Unlisted"}
+    line = "the likelihood Unlisted could not be .*: name it in __all__ of vae_lab.likelihoods$"
+    with pytest.raises(ValueError, match=line):
+        build.datamodule_and_model(chosen)
+
+
 def train_two_steps(chosen):
     """Builds a model, trains it and validates it once."""
     datamodule, model = build.datamodule_and_model(chosen)
@@ -108,7 +124,7 @@ def test_choice_trains(lines):
 @pytest.fixture(scope="module", params=names("model"))
 def chosen_and_q(request):
     """A tiny model's config, and a distribution of its latents."""
-    model, *lines = request.param, *MODELS[request.param]
+    model, *lines = request.param, *SMALLER.get(request.param, [])
     chosen = config(*TINY, f"model={model}", *lines, "network.hidden=[8]")
     return chosen, build.datamodule_and_model(chosen)[1].vae.latent.prior()
 
@@ -158,9 +174,12 @@ def test_lightning_is_not_told_what_it_does_anyway():
         ("trainer.max_epochs=0", "trainer.max_epochs must be positive, got 0"),
         ("max_skipped=0", "max_skipped must be positive, got 0"),
         ("compare.repeats=1", "compare.repeats must be at least 2, got 1"),
-        ("checkpoint=runs/x", "type resume=runs/x"),
+        ("checkpoint=runs/x", "what the other tasks read, as task=evaluate; .* type resume=runs/x"),
+        ("compare.estimators=[]", "compare.estimators must name at least one; null: all"),
+        ("evaluate.parts=[]", "evaluate.parts must name at least one; null: all"),
+        ("trainer=fsdp callbacks=gradient_probe", "the whole weights in one process: use trai"),
     ],
 )
 def test_ranges(line, message):
     with pytest.raises(ValueError, match=message):
-        check_ranges(config(line))
+        check_ranges(config(*line.split()))

@@ -6,7 +6,16 @@ import pytest
 import torch
 from oracles import NORMAL, bumpy, gradient_samples, normal_quadrature, z_scores
 from torch import nn
-from torch.distributions import Independent, Normal, Poisson, VonMises
+from torch.distributions import (
+    ExpTransform,
+    Independent,
+    LogNormal,
+    Normal,
+    Poisson,
+    RelaxedBernoulli,
+    TransformedDistribution,
+    VonMises,
+)
 
 from vae_lab.aggregates import log_mean_exp, mean
 from vae_lab.estimators import (
@@ -300,6 +309,29 @@ def test_what_has_no_path_is_refused_with_the_names_of_what_would_do():
     q = Poisson(torch.ones(3))
     with pytest.raises(ValueError, match="has rsample, got Poisson; use one of .*ScoreFunction"):
         Reparameterization()(q, torch.cos)
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        RelaxedBernoulli(torch.tensor(0.5), logits=torch.zeros(3)),
+        TransformedDistribution(Normal(torch.zeros(3), 1.0), [ExpTransform()]),
+    ],
+    ids=["relaxed", "transformed"],
+)
+def test_what_its_parameters_do_not_make_has_no_constant_density(q):
+    with pytest.raises(ValueError, match=f"its parameters alone, got {type(q).__name__}; use one"):
+        StickingTheLanding()(q, lambda z: z)
+    assert Reparameterization.accepts(q) and not DReG.accepts(q)
+    lognormal = LogNormal(torch.zeros(3), torch.ones(3))
+    assert StickingTheLanding.accepts(lognormal)
+    assert StickingTheLanding().density(lognormal).log_prob(torch.ones(3)).shape == (3,)
+
+
+def test_dreg_refuses_an_f_without_z():
+    q, _ = at(APART, 3)
+    with pytest.raises(ValueError, match="f must be differentiable in z, got values without"):
+        DReG()(q, lambda z: torch.zeros(2, 3), aggregate=log_mean_exp)
 
 
 def test_sticking_the_landing_refuses_a_bound():

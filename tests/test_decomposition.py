@@ -89,6 +89,20 @@ def test_the_errors_are_those_of_repeats(make, images, points):
     assert ratio.min() > 0.7 and ratio.max() < 1.4
 
 
+@pytest.mark.parametrize("latents", [120, 200])
+def test_the_errors_of_many_latents(latents):
+    """240 controls leave less of 600 points than there is; 400 would leave hardly anything."""
+    latent = Bernoulli(latents)
+    parameters = 0.5 * torch.randn(600, latents)
+    values, claims = [], []
+    for _ in range(40):
+        found = decompose(latent, latent.distribution(parameters[torch.randperm(600)]), 300)
+        values.append(found.mutual_information)
+        claims.append(found.mutual_information_error)
+    real, claimed = torch.tensor(values).std(), torch.tensor(claims).square().mean().sqrt()
+    assert 0.7 < claimed / real < 1.4
+
+
 def test_images_that_share_a_posterior_tell_nothing():
     latent = Gaussian(3)
     q = latent.distribution(torch.tensor([1.0, 0, 2, 0, -1, 0]).expand(50, -1))

@@ -10,6 +10,7 @@ from oracles import (
     CASES,
     CODES,
     NORMAL,
+    Case,
     bumpy,
     features,
     gradient_samples,
@@ -20,7 +21,7 @@ from oracles import (
 from torch import nn
 from torch.distributions import Bernoulli, Independent, Normal
 
-from vae_lab.aggregates import log_mean_exp
+from vae_lab.aggregates import log_mean_exp, mean
 from vae_lab.estimators import (
     ARM,
     ARMS,
@@ -32,6 +33,7 @@ from vae_lab.estimators import (
     RODEO,
     DisARM,
     DoubleCV,
+    DReG,
     Estimator,
     Exact,
     Fini,
@@ -47,6 +49,7 @@ from vae_lab.estimators import (
     catalog,
 )
 from vae_lab.estimators.base import descent, detach
+from vae_lab.latents.discrete import OneHotCategorical
 
 ROWS = 200_000
 FEWER = {UnorderedSet: 20_000}  # a step of it integrates numerically
@@ -191,6 +194,22 @@ def test_extreme_logits_stay_finite(estimator, case, dtype):
     value = ready(estimator, torch.float32)(q, case.flat(bumpy), context=torch.randn(64, 3))
     value.sum().backward()
     assert value.isfinite().all() and logits.grad.isfinite().all()
+
+
+RULED_OUT = Case(
+    "codes", OneHotCategorical, {"logits": [[0.5, -math.inf, 0.1], [-1.0, 0.2, -math.inf]]}, 2
+)
+
+
+@pytest.mark.parametrize("estimator, case", pairs([RULED_OUT]))
+def test_categories_that_are_ruled_out(estimator, case):
+    """Their logits are -inf."""
+    value, gradients = case.exact_gradient(bumpy)
+    found = gradient_samples(ready(estimator), case, bumpy, 5000, context=features(5000))
+    assert found[0].isfinite().all() and found[1]["logits"].isfinite().all()
+    if estimator.unbiased is True:
+        assert z_scores(found[0], value).abs() < LIMIT
+        assert z_scores(found[1]["logits"], gradients[0]).abs().max() < LIMIT
 
 
 class TwoLayers:
@@ -341,28 +360,57 @@ def test_hard_samples_are_exact_samples(case):
     assert z_scores(z, q.mean[0].detach()).abs().max() < LIMIT
 
 
-@pytest.mark.parametrize("cls", [cls for cls in catalog() if cls.single_sample])
-def test_compiled_equals_eager(cls):
+@pytest.mark.parametrize(
+    "estimator", [ScoreFunction(4), ScoreFunction(1, "moving_average"), DisARM()]
+)
+def test_functional_gradients(estimator):
+    """torch.func's, of one datum and of a batch."""
+
+    def value(logits):
+        q = Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+        return estimator(q, bumpy)
+
+    estimator.eval()
+    logits = torch.tensor([0.4, -1.2, 0.8], requires_grad=True)
+    torch.manual_seed(2)
+    (expected,) = torch.autograd.grad(value(logits), logits)
+    torch.manual_seed(2)
+    torch.testing.assert_close(torch.func.grad(value)(logits), expected)
+    rows = torch.func.vmap(torch.func.grad(value), randomness="different")(logits.expand(4, 3))
+    assert rows.shape == (4, 3) and rows.isfinite().all() and len(rows.unique(dim=0)) > 1
+
+
+COMPILED = [
+    *[pytest.param(cls, mean, id=cls.__name__) for cls in catalog() if cls.single_sample],
+    *[
+        pytest.param(cls, log_mean_exp, id=f"{cls.__name__}-bound")
+        for cls in (DReG, OVIS, ScoreFunction)
+    ],
+]
+
+
+@pytest.mark.parametrize("cls, aggregate", COMPILED)
+def test_compiled_equals_eager(cls, aggregate):
     torch._dynamo.reset()  # what an earlier test made it skip it would skip here
     case = next(case for case in CASES if cls.accepts(case.q()[0]))
     estimator = cls(**VARIANTS.get(cls, [{}])[0])
     q, leaves = case.q(4)
     names = list(leaves)
     estimator = ready(estimator)
-    estimator(q, case.flat(bumpy), context=features(4))
+    estimator(q, case.flat(bumpy), aggregate=aggregate, context=features(4))
 
     def step(context, *parameters):
         inner = case.family(**dict(zip(names, parameters, strict=True)), validate_args=False)
         extra = case.event_dims - len(inner.event_shape)
         q = Independent(inner, extra, validate_args=False) if extra else inner
-        return estimator(q, case.flat(bumpy), context=context)
+        return estimator(q, case.flat(bumpy), aggregate=aggregate, context=context)
 
     results = []
     context = features(4)
     if not cls.compiles:  # it is left out of the graph, and right nevertheless
         with pytest.raises(torch._dynamo.exc.Unsupported, match="takes derivatives"):
             torch.compile(step, backend="aot_eager", fullgraph=True)(context, *leaves.values())
-    for run in (step, torch.compile(step, backend="aot_eager")):
+    for run in (step, torch.compile(step, backend="aot_eager", fullgraph=cls.compiles)):
         estimator.load_state_dict(copy.deepcopy(estimator.state_dict()))
         estimator.eval()
         torch.manual_seed(5)

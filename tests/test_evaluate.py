@@ -446,6 +446,18 @@ def test_mistakes_are_one_line_and_leave_nothing(run, tmp_path, capsys, line, me
     assert not list(tmp_path.iterdir())
 
 
+def test_an_evaluation_without_a_metric_is_not_written(run, tmp_path, capsys):
+    (tmp_path / "x").mkdir()
+    file = tmp_path / "x" / "evaluation.json"
+    file.write_text("of before")
+    line = ["checkpoint=gumbel_vae-digits", "run_dir=x", "evaluate.parts=[ais]"]
+    with pytest.raises(SystemExit):
+        run("task=evaluate", *line, *SMALL)
+    said = capsys.readouterr().err
+    assert "ais measures nothing of gumbel_vae-digits: ais needs a Gaussian" in said
+    assert file.read_text() == "of before"
+
+
 def test_the_parts_are_those_of_the_config():
     from configs.signatures import Evaluate
 

@@ -200,6 +200,10 @@ def test_refusals():
         enumerated(gaussian, x)
     with pytest.raises(ValueError, match="8 states, more than max_states=4: use importance"):
         enumerated(bits, x, max_states=4)
+    with pytest.raises(
+        ValueError, match=r"Bernoulli has 10\^331 states, more than max_states=65536"
+    ):
+        enumerated(discrete_vae(Bernoulli(1100)), x)
     with pytest.raises(ValueError, match="needs Gaussian latents, got Bernoulli"):
         annealed(bits, x)
     with pytest.raises(ValueError, match="start must be posterior or prior, got 'q'"):

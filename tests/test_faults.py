@@ -204,7 +204,7 @@ FAULTS = {
         None,
         "settings have no dashes: type model=gumbel_vae instead of --model=gumbel_vae",
     ),
-    "equals sign": ("run_dir=runs/a=b", None, "quote a value with = , : or {} twice, \"run_dir='"),
+    "equals sign": ("run_dir=runs/a=b", None, "quote the value twice, 'run_dir=\"runs/a=b\"'"),
     "no data folder": (FOLDER, None, "data.root must hold pictures (.bmp .gif .jpeg .jpg .pgm"),
     "no pictures": (FOLDER, file("pictures/a.txt"), "pictures holds 1 files"),
     "no data files": (
@@ -213,7 +213,7 @@ FAULTS = {
         "MNIST needs train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte",
     ),
     "corrupted picture": (
-        FOLDER,
+        f"{FOLDER} data.batch_size=8",
         both(pictures(30), file("pictures/bad.png", b"\x89PNG\r\n")),
         "pictures/bad.png is not a readable picture (cannot identify image file",
     ),
@@ -224,7 +224,7 @@ FAULTS = {
         ["x"],
     ),
     "too many corrupted pictures": (
-        f"{FOLDER} data.on_corrupt=skip",
+        f"{FOLDER} data.on_corrupt=skip data.batch_size=8",
         both(pictures(30), file("pictures/bad.png", b"\x89PNG\r\n")),
         "1 of 31 pictures cannot be read, the first is pictures/bad.png; more than 1% is too many",
     ),
@@ -274,7 +274,7 @@ FAULTS = {
         "the train images must be finite, the first that is not: [5, 0, 2, 7] is nan",
     ),
     "NaN in a picture": (
-        FOLDER,
+        f"{FOLDER} data.batch_size=8",
         both(pictures(30), not_a_number),
         "pictures/nan.tiff is not a readable picture (more than 8 bits a channel)",
     ),

@@ -7,6 +7,12 @@ import pytest
 from vae_lab import files
 
 
+def test_a_write_without_the_right_to_it_says_where_to_write(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/x: File exists; type run_dir=FOLDER, one to"):
+        files.write(tmp_path / "file" / "x", b"")
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "new" / "report.html"
     files.write(path, b"old")

@@ -1,10 +1,14 @@
 """The measurement of gradients: against what is known, and without a trace in training."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny import binary_images, discrete_vae, is_encoder
 from tiny import gradients as whole_gradient
 
+from configs.compare import _estimators
 from vae_lab import figures
 from vae_lab.callbacks import GradientProbe
 from vae_lab.estimators import Exact, ScoreFunction, StraightThrough
@@ -48,6 +52,25 @@ def test_a_bound_is_referred_to_the_bound(vae):
     torch.testing.assert_close(reference(vae, IWAE(), x, num_samples=2).gradient, expected)
 
 
+def test_a_bound_of_one_sample_is_referred_to_the_elbo(vae):
+    """Also where it is averaged, over more samples than one."""
+    x = binary_images()
+    (exact,) = encoder_gradients(vae, IWAE(), Exact(1), x, 1)
+    average = reference(vae, IWAE(), x, num_samples=1, repeats=200, max_states=8)
+    assert not average.exact
+    assert (average.gradient - exact).norm() < 3 * average.variance**0.5
+
+
+def test_a_comparison_measures_control_variates_near_f(vae):
+    """The moving average has seen f before the gradients are measured, which leaves it alone."""
+    vae, x = vae.float(), binary_images().float()
+    model = SimpleNamespace(vae=vae, objective=ELBO())
+    [(_, relax)] = _estimators(["relax"], model, x)
+    guess, _ = relax.eval().average(torch.zeros(1), None)
+    f = ELBO()(vae, Exact(), x).reconstruction.mean().item()
+    assert guess.item() == pytest.approx(f, rel=0.2)
+
+
 def test_bias_stands_above_the_noise_only_where_there_is_one():
     vae, x = discrete_vae(Bernoulli(3)), binary_images(8)
     truth = reference(vae, ELBO(), x)
@@ -56,6 +79,12 @@ def test_bias_stands_above_the_noise_only_where_there_is_one():
     assert unbiased.bias < 2 * unbiased.bias_noise
     assert biased.bias > 3 * biased.bias_noise
     assert 0 < biased.cosine <= 1
+
+
+def test_an_exact_gradient_has_no_noise_and_can_be_drawn(tmp_path):
+    found = statistics(torch.ones(3, 2), Reference(torch.ones(2), 0.0, True))
+    assert (found.bias, found.variance, found.snr) == (0, 0, math.inf)
+    figures.comparison([vars(found) | {"estimator": "exact", "seconds": 1}], {}, tmp_path / "x.png")
 
 
 def test_statistics_of_known_vectors():

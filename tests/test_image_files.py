@@ -14,6 +14,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from datamodules.base import contents
 from datamodules.cifar10 import CIFAR10
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.idx import FILES, read_idx
@@ -35,7 +36,7 @@ def images(loader):
 
 def in_memory(root, **settings):
     """All images of a folder, and their labels."""
-    parts = ImageFolder(root=str(root), **settings).open()
+    parts = ready(ImageFolder(root=str(root), batch_size=1, **settings))._splits.values()
     return [torch.cat([getattr(part, n) for part in parts]) for n in ("images", "labels")]
 
 
@@ -254,6 +255,19 @@ def test_image_folder_labels_are_the_first_subfolders(tmp_path):
     assert {int(number): int(label) for number, label in zip(numbers, y, strict=True)} == expected
 
 
+def test_image_folder_follows_links_once_around(tmp_path):
+    write_pictures(tmp_path / "disk")
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("cats", "dogs"):
+        (root / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "dogs" / "back").symlink_to(root)
+    (root / "all").symlink_to("../root")
+    x, y = in_memory(root, image_size=8)
+    assert y.bincount().tolist() == [15, 15]
+    assert contents(root) == f"{root} holds 30 files"
+
+
 def test_image_folder_cuts_out_the_middle(tmp_path):
     stripes = np.repeat([10, 200, 30], 8)[None].repeat(8, 0).astype(np.uint8)  # 8 x 24
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
@@ -263,10 +277,25 @@ def test_image_folder_cuts_out_the_middle(tmp_path):
 def test_the_test_images_depend_on_split_seed_only(tmp_path):
     write_pictures(tmp_path)
     first, again, other = (
-        ImageFolder(root=str(tmp_path), **settings).open()[1].images.tolist()
+        images(
+            ready(ImageFolder(root=str(tmp_path), batch_size=1, **settings)).test_dataloader()
+        ).tolist()
         for settings in ({}, {"seed": 3, "val_size": 7}, {"split_seed": 1})
     )
     assert first == again != other
+
+
+def test_the_first_images_of_test_and_validation_are_of_all_kinds(tmp_path):
+    """The files come folder by folder, and an evaluation may take the first images only."""
+    for number in range(200):
+        folder = tmp_path / f"{number // 40}"
+        folder.mkdir(exist_ok=True)
+        Image.new("L", (4, 4), color=number).save(folder / f"{number:03}.png")
+    settings = {"image_size": 4, "batch_size": 8, "test_size": 0.4, "val_size": 0.5}
+    datamodule = ready(ImageFolder(root=str(tmp_path), **settings))
+    for loader in (datamodule.test_dataloader(), datamodule.val_dataloader()):
+        labels = torch.cat([batch.y for batch in loader])
+        assert len(labels) > 50 and len(labels[:20].unique()) == 5
 
 
 def test_a_corrupted_picture_is_named(tmp_path):
@@ -292,15 +321,15 @@ def test_few_corrupted_pictures_are_named_and_others_stand_in(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_pictures_that_are_not_kept_give_the_same_batches(tmp_path, num_workers):
-    """Also where others stand in for corrupted ones."""
+    """Also where others stand in for corrupted ones, here for one whose next is validated on."""
     for number in range(120):
         Image.effect_noise((9, 9), 50).save(tmp_path / f"{number:03}.png")
-    (tmp_path / "050.png").write_bytes(b"")
+    (tmp_path / "072.png").write_bytes(b"")
     settings = {"root": str(tmp_path), "image_size": 8, "batch_size": 7, "on_corrupt": "skip"}
     found = []
     for own in ({}, {"memory_gb": 0, "num_workers": num_workers}):
         datamodule = ImageFolder(**settings, **own, binarize="stochastic", eval_batch_size=5)
-        with pytest.warns(UserWarning, match="050.png .cannot.*the next picture") as said:
+        with pytest.warns(UserWarning, match="072.png .cannot.*the next picture") as said:
             datamodule.setup()
             x = [datamodule.train_mean()]
             for stage in ("train", "val", "test"):
@@ -335,6 +364,7 @@ def test_many_corrupted_pictures_in_a_row_are_not_searched_through(tmp_path):
 
 
 def test_pictures_with_16_bits_are_refused(tmp_path):
+    write_pictures(tmp_path)
     Image.fromarray(np.full((9, 9), 30000, dtype=np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match="deep.png is not a readable picture .more than 8 bits"):
         in_memory(tmp_path)

@@ -7,7 +7,7 @@ import torch
 from oracles import BITS, CODES, bumpy, z_scores
 from torch.distributions import Independent
 
-from vae_lab.aggregates import log_mean_exp, log_mean_exp_of_others, mean, substitute
+from vae_lab.aggregates import credit, log_mean_exp, log_mean_exp_of_others, mean, substitute
 from vae_lab.estimators import OVIS, Exact, ScoreFunction
 
 ROWS = 100_000
@@ -97,6 +97,21 @@ def test_arithmetic_counterfactual_is_the_bound_without_the_sample():
         rest = torch.cat([values[:s], values[s + 1 :]])
         torch.testing.assert_close(others[s], log_mean_exp(rest))
     torch.testing.assert_close(substitute(values, others, log_mean_exp), others)
+
+
+def test_credit_is_what_the_aggregate_loses():
+    """Of the mean without a difference of means: digits remain beside a constant."""
+    values, others = torch.randn(2, 5, 3, dtype=torch.float64)
+    for aggregate in (mean, log_mean_exp):
+        expected = aggregate(values) - substitute(values, others, aggregate)
+        torch.testing.assert_close(credit(values, others, aggregate), expected)
+    far = credit((values + 1e5).float(), (others + 1e5).float(), mean)
+    torch.testing.assert_close(far.double(), (values - others) / 5, rtol=0, atol=4e-3)
+
+
+def test_credit_of_the_mean_needs_no_pairs_of_samples():
+    values = torch.zeros(200_000)  # of which all pairs would be 160 GB
+    assert credit(values, values + 1, mean)[0] == pytest.approx(-1 / 200_000)
 
 
 @pytest.mark.parametrize("baseline", ["leave_one_out", "leave_one_out_arithmetic"])

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -435,3 +437,15 @@ def test_a_release_with_other_weights_is_loaded_in_part_where_that_is_asked_for(
     with pytest.warns(UserWarning, match="in part: taken: .* mismatched: head.weight"):
         loaded = VAE.from_pretrained(release, strict=False)
     assert torch.equal(loaded.output_bias, vae.output_bias)
+
+
+def test_loading_does_not_import_the_compiler(tmp_path):
+    """Which takes seconds; torch does to draw a normal number on the meta device."""
+    small_vae(network=Conv()).save_pretrained(tmp_path)
+    code = f"""
+import sys
+from vae_lab import VAE
+VAE.from_pretrained({str(tmp_path)!r})
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,7 +1,11 @@
 """A run's folder: its name, and who works in it."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -19,13 +23,12 @@ sys.stdin.read()
 
 
 def test_every_run_has_its_own_folder(tmp_path):
-    folders = set()
-    for _ in range(3):
-        folder = default_folder("gumbel_vae", "mnist", tmp_path)
-        folder.mkdir(parents=True)  # fails where it exists
-        folders.add(folder)
-    assert len(folders) == 3
-    assert all("-gumbel_vae-mnist" in folder.name for folder in folders)
+    with ExitStack() as held:
+        folders = [held.enter_context(default_folder("a", "b", tmp_path)) for _ in range(3)]
+        assert len(set(folders)) == 3
+        assert all("-a-b" in folder.name and folder.is_dir() for folder in folders)
+        (folders[1] / "metrics.csv").touch()
+    assert [*tmp_path.iterdir()] == [folders[1]]
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
@@ -37,6 +40,16 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
         other.kill()
     with lock(tmp_path):
         assert (tmp_path / ".lock").read_text().strip().isdigit()
+
+
+def test_a_disk_without_locks_keeps_nobody_from_training(tmp_path, monkeypatch):
+    def lockf(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with pytest.warns(UserWarning, match="knows no locks .*: nothing keeps a second process out"):
+        with lock(tmp_path):
+            assert (tmp_path / ".lock").read_text().strip().isdigit()
 
 
 def test_a_folder_that_cannot_be_written_in_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -337,3 +338,19 @@ def test_what_cannot_be_loaded_is_not_pushed(release):
     (release / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="has format None"):
         push(release, "hf:team/digits")
+
+
+HOMELESS = """
+import os, pwd
+def getpwuid(uid):
+    raise KeyError(uid)
+del os.environ["HOME"]
+pwd.getpwuid = getpwuid
+from vae_lab import VAE
+VAE.from_pretrained("gaussian_vae-digits")
+"""
+
+
+def test_a_user_without_a_home_needs_none_for_what_is_on_this_machine():
+    ended = subprocess.run([sys.executable, "-c", HOMELESS], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import train
+from configs import compare, tasks
+from configs.build import commit
 from configs.compare import _curve
-from vae_lab import VAE
+from configs.tasks import TASKS
+from datamodules import streaming
+from vae_lab import VAE, export, gallery, pictures
 
 ROOT = Path(train.__file__).parent
 CSV = ["experiment=smoke", "network=linear"]
@@ -113,8 +119,8 @@ def test_files_of_a_run(finished):
     release = json.loads((folder / "x" / "release" / "config.json").read_text())
     assert release["metrics"]["test/elbo"] < 0
     assert release["command"] == (
-        "python train.py experiment=smoke logger=wandb"
-        " && python train.py resume=auto trainer.max_epochs=4"
+        "python train.py experiment=smoke logger=wandb run_dir=RUN"
+        " && python train.py resume=RUN trainer.max_epochs=4"
     )
     assert release["data"]["class"] == "Digits" and release["data"]["binarize"] == "threshold"
     assert first.stderr == ""
@@ -161,6 +167,26 @@ def test_mistake(tmp_path):
         "train.py: settings have no dashes: type model=gumbel_vae instead of --model=gumbel_vae\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_is_made_again_by_the_command_on_its_card(run, tmp_path):
+    small = ["experiment=smoke", "network=linear", "report=false"]
+    run(*small, "seed=3", "+model.optimizer.amsgrad=true", "run_dir=x")
+    run("resume=x", "trainer.max_epochs=3")
+    run("resume=x", "exact=false", "trainer.max_epochs=4", "model.optimizer.lr=0.1")
+    for line in release(tmp_path / "x")["command"].split(" && "):
+        run(*line.removeprefix("python train.py ").split())
+    assert release(tmp_path / "RUN")["sha256"] == release(tmp_path / "x")["sha256"]
+
+
+def release(folder):
+    return json.loads((folder / "release" / "config.json").read_text())
+
+
+def test_without_git_there_is_no_commit(monkeypatch):
+    assert commit()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert commit() is None
 
 
 def test_interrupted_while_torch_is_imported(tmp_path):
@@ -223,6 +249,82 @@ def test_jobs_of_a_sweep_are_runs_of_their_own(run, tmp_path):
     configs = [OmegaConf.load(tmp_path / "x" / n / "config.yaml") for n in "01"]
     assert [c.seed for c in configs] == [1, 2]
     assert not same(weights(tmp_path / "x" / "0"), weights(tmp_path / "x" / "1"))
+
+
+def test_a_failed_job_stops_no_other(run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run("-m", *CSV, "model.optimizer.lr=1e18,0.001", "model.lr_warmup_steps=0", "run_dir=x")
+    assert caught.value.code == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("train.py: ") and "train/objective is nan" in first
+    assert second.startswith("Error executing job with overrides: ") and "lr=1e+18" in second
+    assert (tmp_path / "x" / "1" / "release").is_dir()
+
+
+def test_a_signal_stops_all_jobs(run, tmp_path, monkeypatch):
+    begun = []
+
+    def fit(config):
+        begun.append(config.seed)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setitem(TASKS, "fit", fit)
+    with pytest.raises(SystemExit) as caught:
+        run("-m", *CSV, "seed=1,2")
+    assert (caught.value.code, begun) == (130, [1])
+
+
+def test_a_folder_is_looked_at_again_before_it_is_written_in(run, tmp_path, monkeypatch, capsys):
+    """Another process has trained there while this one read its data."""
+    check = tasks._check_data
+
+    def slow(*arguments):
+        check(*arguments)
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x" / "metrics.csv").write_text("its own")
+
+    monkeypatch.setattr(tasks, "_check_data", slow)
+    with pytest.raises(SystemExit):
+        run(*CSV, "run_dir=x")
+    assert "x holds a run already: type resume=x or another" in capsys.readouterr().err
+    assert (tmp_path / "x" / "metrics.csv").read_text() == "its own"
+
+
+def test_a_run_that_never_began_leaves_no_folder(run, tmp_path):
+    with pytest.raises(SystemExit):
+        run(*CSV, "data.batch_size=9999")
+    assert not [*(tmp_path / "runs").iterdir()]
+
+
+def test_what_was_asked_of_a_process_stays_as_it_was(run, tmp_path, monkeypatch, capsys):
+    line = "seed='${oc.decode:${oc.env:SEED}}'"
+    monkeypatch.setenv("SEED", "3")
+    run(*CSV, line, "run_dir=x")
+    saved = torch.load(tmp_path / "x" / "checkpoints" / "last.ckpt", weights_only=True)["config"]
+    assert saved["seed"] == 3 and saved["data"]["seed"] == "${seed}"
+    monkeypatch.delenv("SEED")
+    run("task=test", "checkpoint=x")
+    monkeypatch.setenv("SEED", "4")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run("resume=x", line)
+    assert "cannot go on exactly with other settings: seed 3 -> 4" in capsys.readouterr().err
+
+
+def test_paths_may_begin_at_home(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / "mine"))
+    run(*CSV, "run_dir=~/x")
+    run("resume=~/x", "trainer.max_epochs=3")
+    run("task=sample", "checkpoint='~/x'")
+    run("task=evaluate", "checkpoint=~/x, ~/x/release", "evaluate.parts=[latents]", "report=false")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_is_said_to_type_can_be_typed(run, capsys):
+    run(*CSV, "run_dir='two words, lr=1'")
+    [resume] = [line for line in capsys.readouterr().out.splitlines() if "resume=" in line]
+    run(*shlex.split(resume.replace("max_epochs=N", "max_epochs=3"))[2:])
+    assert "resuming two words, lr=1 at step 8" in capsys.readouterr().out
 
 
 def test_averaged_weights_are_tested_and_released(run, tmp_path):
@@ -308,6 +410,28 @@ def test_estimators_are_compared(run, tmp_path, capsys):
     }
     assert (tmp_path / "c" / "compare.png").exists()
     assert (tmp_path / "c" / "runs" / "score_function-0" / "release").is_dir()
+
+
+UNWRITABLE = {
+    "compare": (compare, "reference"),
+    "sample": (pictures, "samples"),
+    "export": (export, "export_onnx"),
+    "shards": (streaming, "write_shards"),
+    "report": (gallery, "draw"),
+}
+
+
+@pytest.mark.parametrize("task", UNWRITABLE)
+def test_that_nothing_can_be_written_is_known_before_the_work(
+    run, tmp_path, monkeypatch, capsys, task
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(*UNWRITABLE[task], None)
+    source = [] if task in ("compare", "shards") else ["checkpoint=gaussian_vae-digits"]
+    with pytest.raises(SystemExit):
+        run(f"task={task}", *source, "run_dir=file", "logger=csv")
+    said = capsys.readouterr().err
+    assert said == "train.py: run_dir must be a folder to write in, got file (File exists)\n"
 
 
 def test_a_validation_between_two_logged_steps_has_a_time():

@@ -1,6 +1,7 @@
 """Sampling without replacement: every probability against an enumeration of sets and orders."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -97,6 +98,26 @@ def test_weights_hold_over_many_orders_of_magnitude(p, dtype, tolerance):
     expected = papers_weights(states, p, f)
     torch.testing.assert_close(weight.double(), expected[0], rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(baseline.double(), expected[1], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [2, 4, 16, 24, 64, 256])
+def test_of_rare_states_each_weighs_the_same(size):
+    """And is compared with the mean of the others: 1 / k and leave-one-out, for k of 2^200."""
+    log_p = torch.full((size,), -200 * math.log(2), dtype=torch.float64)
+    f = torch.randn(size, dtype=torch.float64)
+    weight, baseline = set_weights(log_p, f)
+    torch.testing.assert_close(weight, torch.full_like(f, 1 / size), rtol=1e-8, atol=0)
+    torch.testing.assert_close(baseline, (f.sum() - f) / (size - 1), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [6, 30, 200])
+def test_any_number_of_states_weighs_as_much_as_all(size):
+    """A constant f is known from any set: the weights add up to one."""
+    p = torch.rand(size, dtype=torch.float64) ** 4
+    p = 0.6 * p / p.sum()
+    weight, baseline = set_weights(p.log(), torch.ones_like(p))
+    assert weight.sum().item() == pytest.approx(1, abs=1e-8)
+    torch.testing.assert_close(baseline, torch.ones_like(p), rtol=0, atol=1e-8)
 
 
 def test_the_baseline_of_the_set_as_a_whole_would_be_caught():

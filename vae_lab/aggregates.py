@@ -40,6 +40,16 @@ def substitute(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> 
     )  # [S, S, *B] -> [S, *B]
 
 
+def credit(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> Tensor:
+    r"""What the aggregate would lose, :math:`A(f_1, .., f_S) - A(f_1, .., c_s, .., f_S)`.
+
+    Arguments and returns as of :func:`substitute`.
+    """
+    if aggregate is mean:  # of which S values are enough, and nothing is lost to rounding
+        return (values - counterfactual) / values.shape[0]
+    return aggregate(values) - substitute(values, counterfactual, aggregate)
+
+
 def mean_of_others(values: Tensor) -> Tensor:
     r"""The leave-one-out mean, :math:`\frac{1}{S - 1} \sum_{j \neq s} f_j`, [S, *B] -> [S, *B]."""
     return (values.sum(0) - values) / (values.shape[0] - 1)

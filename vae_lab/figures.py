@@ -149,7 +149,8 @@ def comparison(
     ):
         colours = [style(i)["color"] for i in range(len(rows))]
         axis.barh(names, [row[key] for row in rows], color=colours)
-        axis.set(title=title, xscale="log")
+        positive = any(row[key] > 0 for row in rows)  # the bias of an exact one is not
+        axis.set(title=title, xscale="log" if positive else "linear")
         axis.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
         axis.invert_yaxis()
         axis.grid(visible=False, axis="y")

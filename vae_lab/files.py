@@ -1,6 +1,7 @@
 """Files that are whole whenever somebody looks, also after a crash."""
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,8 @@ def write(path: str | Path, content: bytes | memoryview) -> None:
     """Puts a file in the place of the old one in a single step, and makes its folder.
 
     Raises:
-        OSError: it cannot be written, and how much it needs; the old one is still there.
+        OSError: it cannot be written, for want of room how much it needs; the old one is still
+            there.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")  # what a kill leaves is overwritten
@@ -34,13 +36,13 @@ def failed(error: OSError, path: Path, partial: Path, size: int) -> OSError:
     """The error in words, after what there is of the file has been removed."""
     with contextlib.suppress(OSError):
         partial.unlink()
+    message = f"cannot save {path}: {error.strerror}"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return OSError(error.errno, f"{message}; type run_dir=FOLDER, one to write in")
     place = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(place).free
-    return OSError(
-        error.errno,
-        f"cannot save {path}: {error.strerror} (it needs {size / 1e6:.1f} MB, "
-        f"{free / 1e6:.1f} MB are free)",
-    )
+    room = f"it needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+    return OSError(error.errno, f"{message} ({room})")
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 def shorten_steps(trainer: pl.Trainer) -> None:
     """Makes `trainer` take such steps, of modules with `training_step(batch, batch_idx) -> loss`.
 
-    Every run is bit for bit the same, but that a resumed one counts its epochs right. Lightning's own step remains where there is more to it:
-    several processes, 16 bits, accumulated gradients, a profiler, an `optimizer_step` of the
-    module's own.
+    Every run is bit for bit the same, but that a resumed one counts its epochs right. Lightning's
+    own step remains where there is more to it: several processes, 16 bits, accumulated gradients, a
+    profiler, an `optimizer_step` of the module's own.
     """
     loop: Any = trainer.fit_loop
     loop.epoch_loop = _EpochLoop(trainer, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps)

@@ -97,6 +97,21 @@ def relaxation(facts: dict[str, Any]) -> Estimator | None:
     return _build(RELAXATION, facts[RELAXATION], f"the card's {CONFIG}").eval()
 
 
+def check_listed(vae: VAE) -> None:
+    """Refuses parts that no description may name: what is trained with them could not be loaded.
+
+    Raises:
+        ValueError: one line that says where to name the class.
+    """
+    for kind, module in KINDS.items():
+        cls = type(getattr(vae, kind))
+        if CLASSES[kind].get(cls.__name__) is not cls:
+            raise ValueError(
+                f"the {kind} {cls.__name__} could not be loaded from a release: name it in __all__ "
+                f"of {module.__name__}"
+            )
+
+
 def blueprint(vae: VAE) -> dict[str, Any]:
     """All that is needed to build the like of a VAE, in plain types."""
     parts = {kind: describe(getattr(vae, kind)) for kind in KINDS}

@@ -11,13 +11,15 @@ runs/<name>/
 """
 
 import csv
+import errno
 import fcntl
 import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +43,36 @@ class Run(NamedTuple):
     parameters: int | None
 
 
-def default_folder(model: str, data: str, root: Path = Path("runs")) -> Path:
-    """A name for a new run that nobody has: date, time, model and data."""
+@contextmanager
+def default_folder(model: str, data: str, root: Path = Path("runs")) -> Iterator[Path]:
+    """Makes a folder for a new run, with a name that nobody has: date, time, model and data.
+
+    It goes again if nothing was put into it.
+
+    Raises:
+        ValueError: there is no place to write in.
+    """
     name = f"{time.strftime('%Y-%m-%d-%H-%M-%S')}-{model}-{data}"
     folder, count = root / name, 1
-    while folder.exists():
+    while not _made(folder):
         count += 1
         folder = root / f"{name}-{count}"
-    return folder
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()
+
+
+def _made(folder: Path) -> bool:
+    """Makes a folder that is not there; only one of several processes can."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    return True
 
 
 def writable(folder: Path) -> Path:
@@ -62,10 +86,12 @@ def writable(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         file.open("a").close()
     except OSError as error:
-        raise ValueError(
-            f"run_dir must be a folder to write in, got {folder} ({error.strerror})"
-        ) from None
+        raise _not_writable(folder, error) from None
     return file
+
+
+def _not_writable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(f"run_dir must be a folder to write in, got {folder} ({error.strerror})")
 
 
 @contextmanager
@@ -79,12 +105,18 @@ def lock(folder: Path) -> Iterator[None]:
         try:
             # Of the process, not of the open file as flock's: workers that outlive it hold nothing.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(
-                f"{folder} is in use by process {file.read().strip() or 'unknown'}: wait for its "
-                "end, or type another run_dir"
-            ) from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise ValueError(
+                    f"{folder} is in use by process {file.read().strip() or 'unknown'}: wait for "
+                    "its end, or type another run_dir"
+                ) from None
+            warnings.warn(
+                f"{folder} is on a disk that knows no locks ({error.strerror}): nothing keeps a "
+                "second process out of it",
+                stacklevel=3,
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -110,8 +142,6 @@ def read(
     if sha256 not in (None, card.get("sha256")):  # another checkpoint than the released one
         of_release = ("metrics", "test", "step")
         card = {k: v for k, v in card.items() if k not in of_release} | {"sha256": sha256}
-    commands = own / "commands.txt"
-    typed = commands.read_text().splitlines() if commands.is_file() else [card.get("command", "")]
     images = {path.stem: path for path in sorted((folder / "images").glob("*.png"))}
     return Run(
         folder=folder,
@@ -120,10 +150,20 @@ def read(
         card=card,
         evaluation=_evaluation(folder / "evaluation.json", card),
         rows=metrics_of(own),
-        commands=list(dict.fromkeys(filter(None, typed))),
+        commands=commands_of(own) or list(filter(None, [card.get("command")])),
         pictures=images,
         parameters=_parameters(release / FILES[1]),
     )
+
+
+def commands_of(folder: Path) -> list[str]:
+    """What was typed to begin a run, and to go on with it: one after the other they make it again,
+    in a folder RUN."""
+    file = folder / "commands.txt"
+    typed = list(dict.fromkeys(file.read_text().splitlines())) if file.is_file() else []
+    if any("resume=RUN" in line for line in typed[1:]):
+        typed[0] += " run_dir=RUN"
+    return typed
 
 
 def _json(path: Path) -> dict[str, Any]:

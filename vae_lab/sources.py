@@ -11,7 +11,7 @@ from . import zoo
 if TYPE_CHECKING:
     from wandb import Artifact
 
-CACHE = Path("~/.cache/vae_lab").expanduser()
+CACHE = Path("~/.cache/vae_lab")  # without a home only an error for those who need it
 FILES = ("config.json", "model.safetensors")  # of a release; nothing else is ever downloaded
 UPLOAD_SECONDS = 300
 
@@ -103,7 +103,7 @@ def _from_wandb(entity: str, project: str, name: str, alias: str | None) -> Path
     """
     import wandb
 
-    cache = CACHE / "wandb" / entity / project / name
+    cache = CACHE.expanduser() / "wandb" / entity / project / name
     alias = alias or "latest"
     known = cache / f"{alias}.txt"
     if is_release(cache / alias):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
-from ..aggregates import Aggregate, substitute
+from ..aggregates import Aggregate, credit
 from .base import Estimator, Integrand, base, full_precision, positive_samples, surrogate
 from .control import each_event, event_sum
 
@@ -34,9 +34,10 @@ class _Pairs(Estimator):
         b, partner = (u > (-logits).sigmoid()).to(parameter), (u < logits.sigmoid()).to(parameter)
         values = f(torch.cat([b, partner]))
         first, second = values.unflatten(0, (2, self.num_samples))  # [S, *B]
-        credit = 0.5 * (_loss(first, second, aggregate) - _loss(second, first, aggregate))
+        one, other = first.detach(), second.detach()
+        gain = 0.5 * (credit(one, other, aggregate) - credit(other, one, aggregate))
         weight = self.weight(u, b - partner, logits)  # [S, *B, *E]
-        gradient = (each_event(credit, q) * weight).sum(0)
+        gradient = (each_event(gain, q) * weight).sum(0)
         value = 0.5 * (aggregate(first) + aggregate(second))
         return value + surrogate(event_sum(gradient * parameter, q))
 
@@ -157,12 +158,6 @@ def coincidence(log_p: Tensor, num_samples: int) -> Tensor:
 def correction(log_p: Tensor, num_samples: int) -> Tensor:
     r"""How much more two events would differ if independent, :math:`p (1 - p) / (p - \rho)`."""
     return -log_p.expm1() / (1 - coincidence(log_p, num_samples))
-
-
-def _loss(values: Tensor, others: Tensor, aggregate: Aggregate) -> Tensor:
-    """What the aggregate of values [S, *B] loses with each sample's replacement by the other."""
-    values, others = values.detach(), others.detach()
-    return aggregate(values) - substitute(values, others, aggregate)
 
 
 def _centred(values: Tensor) -> Tensor:

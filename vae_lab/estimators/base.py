@@ -181,15 +181,30 @@ def _over_categories(function: Callable[[Tensor, int], Tensor], x: Tensor) -> Te
 
 
 def surrogate(term: Tensor) -> Tensor:
-    """A tensor of value zero with the gradient of `term`."""
-    return term - term.detach()
+    """A tensor of value zero with the gradient of `term`.
+
+    Zero also where the term is 0 times the -inf logit of a category that is ruled out.
+    """
+    return _Surrogate.apply(term)
 
 
-class _Descent(torch.autograd.Function):
+class _Surrogate(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, loss: Tensor) -> Tensor:
-        return torch.zeros_like(loss)
+    def forward(term: Tensor) -> Tensor:
+        return torch.zeros_like(term)
 
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing to keep."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _Descent(_Surrogate):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient.abs()

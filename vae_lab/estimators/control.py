@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..aggregates import Aggregate, substitute
+from ..aggregates import Aggregate, credit
 
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]  # credit, weight, dc/dz -> g
 
@@ -29,9 +29,9 @@ def controlled(
         dc_dz: its derivative by the sample, [S, *B, *E].
     """
     hard, c, dc_dz = hard.detach(), leaf(c), leaf(dc_dz)
-    counterfactual = substitute(hard, c, aggregate)
-    (weight,) = torch.autograd.grad(counterfactual.sum(), c, create_graph=True)
-    g = gradient(aggregate(hard) - counterfactual, weight, dc_dz)
+    gain = credit(hard, c, aggregate)
+    (weight,) = torch.autograd.grad(-gain.sum(), c, create_graph=True)
+    g = gradient(gain, weight, dc_dz)
     by_c, by_slope = torch.autograd.grad(g.square().sum(), (c, dc_dz))
     return g.detach(), by_c, by_slope
 

@@ -1,5 +1,7 @@
 """The expectation itself, by enumeration of the support."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
@@ -63,7 +65,7 @@ class Exact(Estimator):
         states = num_states(q) ** self.num_samples
         if states > self.max_states:
             raise ValueError(
-                f"Exact would enumerate {_power(states)} states, more than max_states="
+                f"Exact would enumerate {power(states)} states, more than max_states="
                 f"{self.max_states}: use fewer latents or another estimator"
             )
 
@@ -88,5 +90,7 @@ def support(q: Distribution) -> Tensor:
     return z.expand(-1, *q.batch_shape, *q.event_shape)
 
 
-def _power(number: int) -> str:
-    return f"{number}" if number < 10**6 else f"10^{len(str(number)) - 1}"
+def power(number: float) -> str:
+    """A count for a message, which may have thousands of digits or be infinite."""
+    short = number < 10**6 or number == math.inf
+    return f"{number}" if short else f"10^{int(math.log10(number))}"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, Poisson
 
-from ..aggregates import Aggregate, substitute
+from ..aggregates import Aggregate, credit
 from .base import Estimator, Integrand, base, per_dimension, positive_samples, surrogate
 
 Move = tuple[Tensor, Tensor, Tensor]  # parameter, coefficient, where each coordinate goes
@@ -55,7 +55,7 @@ class MeasureValued(Estimator):
         elsewhere = elsewhere.detach().unflatten(0, moved.shape[:3])
         elsewhere = elsewhere.movedim((0, 1), (-2, -1))  # [S, *B, M, D]
         here = at_z.detach()[..., None, None].expand_as(elsewhere)
-        gain = substitute(here, elsewhere, aggregate) - aggregate(here)
+        gain = -credit(here, elsewhere, aggregate)
         slopes = [per_dimension(weight * p, q) for p, weight, _ in moves]  # each [*B, D]
         slope = (gain * torch.stack(slopes, -2)).sum((0, -2, -1))
         return aggregate(at_z) + surrogate(slope)

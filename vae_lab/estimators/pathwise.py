@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.distributions import Distribution, VonMises
 
 from ..aggregates import Aggregate, log_mean_exp
 from .base import Estimator, Integrand, base, detach, per_dimension, positive_samples, surrogate
+from .control import slope
 
 
 class Reparameterization(Estimator):
@@ -30,6 +32,7 @@ class Reparameterization(Estimator):
     families = (Distribution,)
     needs_differentiable = True
     source = "Kingma & Welling 2014"
+    needs: ClassVar[str] = "a Distribution that has rsample"
 
     def __init__(self, num_samples: int = 1) -> None:
         super().__init__()
@@ -41,7 +44,7 @@ class Reparameterization(Estimator):
 
     @classmethod
     def refusal(cls, q: Distribution) -> str:
-        needs = f"{cls.__name__} works with a Distribution that has rsample"
+        needs = f"{cls.__name__} works with {cls.needs}"
         return super().refusal(q).replace(f"{cls.__name__} works with Distribution", needs)
 
     def estimate(
@@ -115,6 +118,13 @@ class StickingTheLanding(Reparameterization):
 
     multi_sample = False
     source = "Roeder et al. 2017"
+    needs = "a Distribution that has rsample and is made of its parameters alone"
+
+    @classmethod
+    def accepts(cls, q: Distribution) -> bool:
+        inner = base(q)  # transforms and temperatures are not among the parameters
+        alone = bool(inner.arg_constraints) and not hasattr(inner, "temperature")
+        return super().accepts(q) and alone
 
     def density(self, q: Distribution) -> Distribution:
         return detach(q)
@@ -144,6 +154,7 @@ class DReG(StickingTheLanding):
     """
 
     multi_sample = True
+    compiles = False  # see compiled.py
     source = "Tucker et al. 2019"
 
     def __init__(self, num_samples: int = 2) -> None:
@@ -158,5 +169,5 @@ class DReG(StickingTheLanding):
         points = z.detach().requires_grad_()
         log_w = f(points)  # [S, *B]
         weights = log_w.detach().softmax(0)
-        (slope,) = torch.autograd.grad(log_w, points, weights.square(), retain_graph=True)
-        return aggregate(log_w) + surrogate(per_dimension(slope * z, q).sum((0, -1)))
+        df_dz = slope(weights.square() * log_w, points, create_graph=False)
+        return aggregate(log_w) + surrogate(per_dimension(df_dz * z, q).sum((0, -1)))

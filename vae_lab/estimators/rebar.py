@@ -111,8 +111,11 @@ def hard_and_relaxed(
 
 
 def relaxed_logits(q: Distribution, num_samples: int) -> Tensor:
-    """Noisy logits of q, constant but open to differentiation, [S, *B, *E]."""
-    return leaf(perturb(base(q), num_samples))
+    """Noisy logits of q, constant but open to differentiation, [S, *B, *E].
+
+    Bounded, as no network can read the infinite one of a category that is ruled out.
+    """
+    return leaf(perturb(base(q), num_samples).clamp(-1e4, 1e4))
 
 
 def untied(q: Distribution, z: Tensor) -> Gradient:

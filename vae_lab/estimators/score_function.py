@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..aggregates import Aggregate, substitute
+from ..aggregates import Aggregate, credit
 from .base import Estimator, Integrand, descent, positive_samples, surrogate
 from .baselines import BASELINES, Baseline
 
@@ -65,6 +65,6 @@ class ScoreFunction(Estimator):
         values = f(z)  # [S, *B]
         constant = values.detach()
         counterfactual, baseline_loss = self.baseline(constant, context)
-        credit = aggregate(constant) - substitute(constant, counterfactual, aggregate)
-        score = surrogate((credit * q.log_prob(z)).sum(0))
+        gain = credit(constant, counterfactual, aggregate)
+        score = surrogate((gain * q.log_prob(z)).sum(0))
         return aggregate(values) + score + descent(baseline_loss)

@@ -175,5 +175,5 @@ def expected_gap(q: Any, x: Tensor) -> Tensor:
         return F.softplus(chosen) / chosen.sigmoid()
     log_pi = log_softmax(logits)
     log_others = log_pi.masked_fill(x > 0, -torch.inf).logsumexp(-1, keepdim=True)  # log(1 - pi_x)
-    pi = (x * log_pi).sum(-1, keepdim=True).exp()
+    pi = (x * log_pi.exp()).sum(-1, keepdim=True)
     return -torch.where(pi < 0.5, torch.log1p(-pi), log_others) / pi

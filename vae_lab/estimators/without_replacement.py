@@ -1,5 +1,7 @@
 """Discrete samples that all differ: no evaluation of f is spent twice on one state."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -206,12 +208,16 @@ def set_weights(log_p: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
     is the probability that all of S arrive before any other state; to leave a state out of the
     domain is to leave out its factor. The trapezoidal rule in u, :math:`\log t = u - e^{-u}`, is
-    good to 1e-8.
+    good to 1e-8. k rare states have all arrived at about t = k, give or take its root: so far the
+    nodes reach, and so close they are.
 
     Returns:
         :math:`p(s) R(S, s)` and :math:`B(S, s)`, each [k, *B].
     """
-    u = torch.linspace(-3.4, 3.8, 49, dtype=log_p.dtype, device=log_p.device)
+    first, last = -3.4, max(3.8, math.log(2 * len(log_p) + 20))
+    spacing = min(0.15, 0.8 / math.sqrt(len(log_p)))
+    nodes = math.ceil((last - first) / spacing) + 1
+    u = torch.linspace(first, last, nodes, dtype=log_p.dtype, device=log_p.device)
     u = u.reshape(-1, *[1] * log_p.ndim)
     log_t = u - (-u).exp()
     least = torch.finfo(log_p.dtype).eps  # all that 1 - p(S) can resolve

@@ -108,9 +108,12 @@ def decompose(
         for i in range(eta.shape[1]):
             log_qz = _log_mixture(statistics[:, i], eta[:, i], log_normaliser[:, i])
             values.append(log_qz - log_pz[:, i])
-    # The means of these are known to be zero: over the draws of an image, and over the images.
-    controls = [log_qz_x - log_pz - kl[owner], (kl - kl.mean(0))[owner]]
-    found = _without(torch.cat(controls, 1), torch.stack(values, 1))  # [SM, 1 or 1 + L]
+    # The means of these are known to be zero: over the draws of an image, and over the images,
+    # where it is not zero anyway as all of them have drawn.
+    controls = [log_qz_x - log_pz - kl[owner]]
+    if len(drawing) < images:
+        controls.append((kl - kl.mean(0))[owner])
+    found, wider = _without(torch.cat(controls, 1), torch.stack(values, 1))  # [SM, 1 or 1 + L]
     if codes is None:
         marginal = found[:, 1:].mean(0)
     mean_kl, mutual = kl.sum(1).mean().item(), found[:, 0].mean().item()
@@ -119,9 +122,9 @@ def decompose(
         mutual,
         mean_kl - mutual - marginal.sum().item(),
         marginal,
-        _standard_error(found[:, 0].view(draws, -1), images),
-        _standard_error(found.sum(1).view(draws, -1), images),
-        _standard_error(found[:, 1:].sum(1).view(draws, -1), images),
+        wider * _standard_error(found[:, 0].view(draws, -1), images),
+        wider * _standard_error(found.sum(1).view(draws, -1), images),
+        wider * _standard_error(found[:, 1:].sum(1).view(draws, -1), images),
         images,
         len(owner),
     )
@@ -154,14 +157,22 @@ def _evenly(total: int, most: int) -> Tensor:
     return torch.arange(min(total, most)) * total // min(total, most)
 
 
-def _without(controls: Tensor, values: Tensor) -> Tensor:
+def _without(controls: Tensor, values: Tensor) -> tuple[Tensor, float]:
     """Values [M, V] without what they share with controls [M, C] of mean zero (control variates).
 
-    All have the same controls, so that sums of the values are left with what sums would be.
+    All have the same controls, so that sums of the values are left with what sums would be. More
+    controls than M / 2 are left alone: they would explain noise.
+
+    Returns:
+        The values, and the factor by which the standard error of their mean is wider than they
+        look: R shares that are fitted leave 1 - R / M of the noise, and have an error of their own.
     """
+    points, size = controls.shape
+    if 2 * size > points:
+        return values, 1.0
     # The one driver that allows controls that are zero throughout, or say the same.
-    share = torch.linalg.lstsq(controls - controls.mean(0), values, driver="gelsd").solution
-    return values - controls @ share
+    fit = torch.linalg.lstsq(controls - controls.mean(0), values, driver="gelsd")
+    return values - controls @ fit.solution, points / (points - int(fit.rank))
 
 
 def _standard_error(values: Tensor, images: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..estimators.base import base
-from ..estimators.exact import support
+from ..estimators.exact import power, support
 from ..latents import Gaussian, Latent
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def enumerated(
     """
     if (states := num_states(vae.latent)) > max_states:
         raise ValueError(
-            f"{type(vae.latent).__name__} has {states:.3g} states, more than max_states="
+            f"{type(vae.latent).__name__} has {power(states)} states, more than max_states="
             f"{max_states}: use importance_weighted"
         )
     vae.likelihood.check(x)

@@ -35,7 +35,8 @@ class OneHotCategorical(td.OneHotCategorical):
         return OneHotCategorical(logits=logits, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return (value * self.logits).sum(-1)
+        finite = self.logits.clamp_min(torch.finfo(self.logits.dtype).min)  # 0 times -inf is 0
+        return (value * finite).sum(-1)
 
 
 class _Discrete(Latent):

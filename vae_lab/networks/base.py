@@ -59,6 +59,8 @@ def gain(name: str) -> float:
 def initialise(trunk: nn.Module, factor: float, output: nn.Module | None = None) -> None:
     """Draw normal weights of standard deviation factor / sqrt(fan_in) and set the biases to zero.
 
+    Layers on the meta device, which have no values, are left as they are.
+
     Args:
         trunk: its linear and convolutional layers are set, in place.
         factor: the :func:`gain` of the activation between the layers.
@@ -66,6 +68,8 @@ def initialise(trunk: nn.Module, factor: float, output: nn.Module | None = None)
     """
     for layer in trunk.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            if layer.weight.is_meta:  # to draw nothing there, torch would import its compiler
+                continue
             numerator = 1.0 if layer is output else factor
             nn.init.normal_(layer.weight, std=numerator / math.sqrt(_fan_in(layer)))
             if layer.bias is not None:

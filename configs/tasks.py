@@ -129,8 +129,9 @@ def sample(config: DictConfig) -> None:
 
 def export(config: DictConfig) -> None:
     """The encoder and the decoder as ONNX graphs, in `run_dir` or else beside the model."""
-    from vae_lab.export import export_onnx
+    from vae_lab.export import check_packages, export_onnx
 
+    check_packages()
     vae, folder = load_vae(config)
     writable(folder)
     exported = export_onnx(vae, folder / "onnx")

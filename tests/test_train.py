@@ -293,7 +293,7 @@ def test_a_folder_is_looked_at_again_before_it_is_written_in(run, tmp_path, monk
 def test_a_run_that_never_began_leaves_no_folder(run, tmp_path):
     with pytest.raises(SystemExit):
         run(*CSV, "data.batch_size=9999")
-    assert not [*(tmp_path / "runs").iterdir()]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_what_was_asked_of_a_process_stays_as_it_was(run, tmp_path, monkeypatch, capsys):

@@ -58,6 +58,21 @@ class Decoder(nn.Module):
         return self.vae.latent.prior().sample((count,))
 
 
+def check_packages() -> None:
+    """Imports what an export needs.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"ONNX export needs {error.name}: type pip install onnx onnxruntime onnxscript"
+        ) from None
+
+
 @torch.no_grad()
 def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
     """Writes `encoder.onnx` and `decoder.onnx`, for batches of any size.
@@ -70,13 +85,7 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
         RuntimeError: the graph's results are not torch's.
     """
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"ONNX export needs {error.name}: type pip install onnx onnxruntime onnxscript"
-        ) from None
+    check_packages()
     folder = Path(folder)
     vae = vae.eval()
     graphs: dict[str, Encoder | Decoder] = {"encoder": Encoder(vae), "decoder": Decoder(vae)}

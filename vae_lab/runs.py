@@ -62,6 +62,7 @@ def default_folder(model: str, data: str, root: Path = Path("runs")) -> Iterator
     finally:
         with suppress(OSError):  # there is something in it
             folder.rmdir()
+            root.rmdir()
 
 
 def _made(folder: Path) -> bool:

@@ -122,9 +122,10 @@ class StickingTheLanding(Reparameterization):
 
     @classmethod
     def accepts(cls, q: Distribution) -> bool:
+        if not super().accepts(q):
+            return False
         inner = base(q)  # transforms and temperatures are not among the parameters
-        alone = bool(inner.arg_constraints) and not hasattr(inner, "temperature")
-        return super().accepts(q) and alone
+        return bool(inner.arg_constraints) and not hasattr(inner, "temperature")
 
     def density(self, q: Distribution) -> Distribution:
         return detach(q)

@@ -69,8 +69,6 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
             say(line)
     trainer = build.trainer(config, model)
     differences = [] if path is None else _differences(config, trainer, path)
-    if path is not None:
-        _check_end(config, load_checkpoint(path))
     _check_data(config, datamodule, model)
     if config.compile:
         model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
@@ -121,7 +119,6 @@ def evaluate(config: DictConfig) -> None:
 def sample(config: DictConfig) -> None:
     """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model."""
     vae, folder = load_vae(config)
-    writable(folder)
     torch.manual_seed(config.seed)
     pictures.save(pictures.samples(vae, 8, 8), folder / "samples.png")
     say(f"samples: {folder / 'samples.png'}")
@@ -133,7 +130,6 @@ def export(config: DictConfig) -> None:
 
     check_packages()
     vae, folder = load_vae(config)
-    writable(folder)
     exported = export_onnx(vae, folder / "onnx")
     files = ", ".join(map(str, exported.files))
     say(f"exported: {files}; at most {exported.difference:.0e} from torch, relatively")
@@ -226,7 +222,8 @@ def _folder(config: DictConfig, source: Path) -> Path:
 
 
 def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[str]:
-    """What keeps the run from going on exactly; refused unless that was asked for."""
+    """What keeps the run from going on exactly; refused unless that was asked for. An end that it
+    has passed is always refused."""
     saved = load_checkpoint(path)
     found = resume.changes(saved["config"], build.kept(config))
     if (processes := saved.get("processes", 1)) != trainer.world_size:
@@ -236,6 +233,7 @@ def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[st
             f"{path} cannot go on exactly with other settings: {', '.join(found)}; leave them as "
             "they were, or type exact=false: they take effect, and an unfinished epoch begins anew"
         )
+    _check_end(config, saved)
     return found
 
 

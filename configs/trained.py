@@ -13,6 +13,7 @@ from models.base import VAEModule
 from vae_lab import VAE, pretrained, sources
 from vae_lab.checkpoints import find_checkpoint, load_checkpoint, run_of
 from vae_lab.estimators import Estimator
+from vae_lab.runs import writable
 from vae_lab.sources import is_release
 
 from . import build, resume
@@ -86,12 +87,14 @@ def load_run(config: DictConfig) -> tuple[DictConfig, pl.LightningDataModule, VA
 
 
 def load_vae(config: DictConfig) -> tuple[VAE, Path]:
-    """The model of any source, and the folder for what is made of it."""
+    """The model of any source, and the folder for what is made of it, which can be written in."""
     vae = VAE.from_pretrained(checkpoint_of(config))
     source = Path(config.checkpoint)
     if config.run_dir is None and not source.exists():
         raise ValueError(f"{source} is no folder here: type run_dir=FOLDER, where to write")
-    return vae, Path(config.run_dir or (source if source.is_dir() else source.parent))
+    folder = Path(config.run_dir or (source if source.is_dir() else source.parent))
+    writable(folder)
+    return vae, folder
 
 
 def checkpoint_of(config: DictConfig) -> str:

@@ -10,9 +10,8 @@ import signal
 import sys
 import warnings
 
-# Before torch is imported: threads that spin while they wait make a small model ten times slower
-# as soon as anything else runs on the machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if sys.platform != "linux":  # where vae_lab/threads.py does not know the load
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 INTERRUPTED = "train.py: interrupted"
 
@@ -49,6 +48,13 @@ QUIET = (
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float | None:
+    from vae_lab.threads import watched
+
+    with watched():
+        return _run(config)
+
+
+def _run(config: DictConfig) -> float | None:
     from configs.errors import explain
     from configs.tasks import TASKS
     from vae_lab.loggers import end

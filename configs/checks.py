@@ -34,6 +34,8 @@ def check_ranges(config: DictConfig) -> None:
         raise ValueError(f"seed must be in [0, 2^32), got {config.seed}")
     if config.ema is not None and not 0 <= config.ema < 1:
         raise ValueError(f"ema must be in [0, 1), got {config.ema}")
+    if config.threads is not None and config.threads < 1:
+        raise ValueError(f"threads must be at least 1, got {config.threads}")
     if config.cuda_graphs and not config.compile:
         raise ValueError("cuda_graphs are made of a compiled step: type compile=true as well")
     _check_sharding(config)

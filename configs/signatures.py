@@ -75,6 +75,7 @@ class Run(TypedDict):
     compile: bool
     cuda_graphs: bool
     channels_last: bool
+    threads: int | None
     matmul_precision: Literal["highest", "high", "medium"]
     report: bool
     ema: float | None

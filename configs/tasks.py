@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from models.base import VAEModule
-from vae_lab import files, pictures
+from vae_lab import files, pictures, threads
 from vae_lab.checkpoints import (
     FOLDER,
     find_checkpoint,
@@ -69,6 +69,8 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
             say(line)
     trainer = build.trainer(config, model)
     differences = [] if path is None else _differences(config, trainer, path)
+    if trainer.world_size == 1:  # else Lightning shares the cores out
+        _decide_threads(config, path, held)
     _check_data(config, datamodule, model)
     if config.compile:
         model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
@@ -228,6 +230,8 @@ def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[st
     found = resume.changes(saved["config"], build.kept(config))
     if (processes := saved.get("processes", 1)) != trainer.world_size:
         found.append(f"processes {processes} -> {trainer.world_size}")
+    if config.threads not in (None, before := saved.get("threads", config.threads)):
+        found.append(f"threads {before} -> {config.threads}")
     if found and config.exact:
         raise ValueError(
             f"{path} cannot go on exactly with other settings: {', '.join(found)}; leave them as "
@@ -235,6 +239,22 @@ def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[st
         )
     _check_end(config, saved)
     return found
+
+
+def _decide_threads(config: DictConfig, path: Path | None, held: ExitStack) -> None:
+    """Sets the number of threads, once for the whole run: a sum's last bits depend on it."""
+    usual = torch.get_num_threads()
+    if config.threads is not None:
+        number = config.threads
+    elif path is not None:
+        number = load_checkpoint(path).get("threads", usual)
+    else:
+        others = threads.others()
+        number = threads.suited(others)
+        if number < usual:
+            say(f"threads  {number}: others use {others:.1f} cores; threads={usual} takes all")
+    held.callback(torch.set_num_threads, usual)
+    torch.set_num_threads(number)
 
 
 def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:

@@ -270,6 +270,7 @@ class VAEModule(pl.LightningModule):
         checkpoint["vae"] = blueprint(self.vae)
         checkpoint["window"] = self._window.state_dict()
         checkpoint["processes"] = self.trainer.world_size
+        checkpoint["threads"] = torch.get_num_threads()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._window.load_state_dict(checkpoint["window"], self.device)

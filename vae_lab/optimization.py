@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.loops.fetchers import _DataLoaderIterDataFetcher
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.plugins.precision import Precision
@@ -38,6 +39,62 @@ class _EpochLoop(_TrainingEpochLoop):
         super().__init__(trainer, min_steps, max_steps)
         self.automatic_optimization = _Optimization(trainer)
 
+    def advance(self, data_fetcher: Any) -> None:
+        optimization = self.automatic_optimization
+        plain = isinstance(optimization, _Optimization) and optimization.is_plain()
+        if self.restarting or not plain or isinstance(data_fetcher, _DataLoaderIterDataFetcher):
+            return super().advance(data_fetcher)
+        trainer: Any = self.trainer
+        self.val_loop.restarting = False
+        batch = self._next(data_fetcher)
+        batch_idx = self.batch_idx + 1
+        self.batch_progress.increment_ready()
+        trainer._logger_connector.on_batch_start(batch)
+        if call(trainer, "on_train_batch_start", batch, batch_idx) == -1:
+            self._skip_the_rest()
+        self.batch_progress.increment_started()
+        kwargs = self._build_kwargs(OrderedDict(), batch, batch_idx)
+        outputs = optimization.run(trainer.optimizers[0], batch_idx, kwargs)
+        self.batch_progress.increment_processed()
+        self._step_schedulers()
+        call(trainer, "on_train_batch_end", outputs, batch, batch_idx)
+        self._log(trainer)
+
+    def _next(self, data_fetcher: Any) -> Any:
+        """The next batch, on its device."""
+        trainer: Any = self.trainer
+        batch, _, _ = next(data_fetcher)
+        self.batch_progress.is_last_batch = data_fetcher.done
+        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+    def _skip_the_rest(self) -> None:
+        """Of an epoch: a module's hook has answered -1."""
+        self.batch_progress.increment_by(0, is_last_batch=True)
+        self.batch_progress.increment_processed()
+        self._step_schedulers()
+        raise StopIteration
+
+    def _step_schedulers(self) -> None:
+        self.update_lr_schedulers("step", update_plateau_schedulers=False)
+        if self._num_ready_batches_reached():
+            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+
+    def _log(self, trainer: Any) -> None:
+        """What `self.log` was given; three dictionaries are merged also where that is nothing."""
+        results, connector = trainer._results, trainer._logger_connector
+        if results:
+            connector.on_batch_end()
+        else:
+            results.batch = results.batch_size = None
+        self.batch_progress.increment_completed()
+        if results:
+            connector.update_train_step_metrics()
+
+    def _should_accumulate(self) -> bool:
+        """Lightning's looks for the last batch, six times a step, before it says no."""
+        return self.trainer.accumulate_grad_batches != 1 and super()._should_accumulate()
+
     def _build_kwargs(self, kwargs: OrderedDict, batch: Any, batch_idx: int) -> OrderedDict:
         """Lightning's reads the signature anew at every step."""
         return OrderedDict(batch=batch, batch_idx=batch_idx)
@@ -45,7 +102,7 @@ class _EpochLoop(_TrainingEpochLoop):
 
 class _Optimization(_AutomaticOptimization):
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict) -> dict[str, Any]:
-        if not self._is_plain():
+        if not self.is_plain():
             return super().run(optimizer, batch_idx, kwargs)
         trainer: Any = self.trainer
         module = trainer.lightning_module
@@ -54,21 +111,21 @@ class _Optimization(_AutomaticOptimization):
         module._current_fx_name = "training_step"  # for self.log
         loss = module.training_step(*kwargs.values())
         progress.zero_grad.increment_ready()
-        self._call("on_before_zero_grad", optimizer)
+        call(trainer, "on_before_zero_grad", optimizer)
         progress.zero_grad.increment_started()
-        module.optimizer_zero_grad(trainer.current_epoch, batch_idx, optimizer)
+        _zero_grad(trainer, optimizer, batch_idx)
         progress.zero_grad.increment_completed()
-        self._call("on_before_backward", loss)
+        call(trainer, "on_before_backward", loss)
         module.backward(loss)
-        self._call("on_after_backward")
-        self._call("on_before_optimizer_step", optimizer)
+        call(trainer, "on_after_backward")
+        call(trainer, "on_before_optimizer_step", optimizer)
         clip = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
         module.configure_gradient_clipping(optimizer, *clip)
         optimizer.step()
         progress.step.increment_completed()
         return {"loss": loss.detach()}
 
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
         trainer: Any = self.trainer
         return (
             type(trainer.strategy) is SingleDeviceStrategy
@@ -79,15 +136,28 @@ class _Optimization(_AutomaticOptimization):
             and type(trainer.lightning_module).optimizer_step is pl.LightningModule.optimizer_step
         )
 
-    def _call(self, hook: str, *arguments: Any) -> None:
-        """The callbacks' hooks and then the module's, as Lightning does."""
-        trainer: Any = self.trainer
-        module = trainer.lightning_module
-        module._current_fx_name = hook
-        empty = getattr(pl.Callback, hook)
-        for callback in trainer.callbacks:
-            own = getattr(callback, hook)
-            if getattr(own, "__func__", own) is not empty:
-                own(trainer, module, *arguments)
-        getattr(module, hook)(*arguments)
-        module._current_fx_name = None
+
+def call(trainer: Any, hook: str, *arguments: Any) -> Any:
+    """The callbacks' hooks and then the module's, as Lightning does; the module's answer."""
+    module = trainer.lightning_module
+    before, module._current_fx_name = module._current_fx_name, hook
+    empty = getattr(pl.Callback, hook)
+    for callback in trainer.callbacks:
+        own = getattr(callback, hook)
+        if getattr(own, "__func__", own) is not empty:
+            own(trainer, module, *arguments)
+    answer = getattr(module, hook)(*arguments)
+    module._current_fx_name = before
+    return answer
+
+
+def _zero_grad(trainer: Any, optimizer: Optimizer, batch_idx: int) -> None:
+    """To None, as torch does within a profiler's record and some 80 us."""
+    module = trainer.lightning_module
+    own = type(module).optimizer_zero_grad is not pl.LightningModule.optimizer_zero_grad
+    if own or type(optimizer).zero_grad is not Optimizer.zero_grad:
+        module.optimizer_zero_grad(trainer.current_epoch, batch_idx, optimizer)
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, VonMises
+from torch.distributions import Distribution, Normal, VonMises
 
 from ..aggregates import Aggregate, finite, log_mean_exp
 from .base import Estimator, Integrand, base, detach, per_dimension, positive_samples, surrogate
@@ -69,6 +69,9 @@ def rsample(q: Distribution, num_samples: int) -> Tensor:
     arXiv:1805.08498; the integral is derived from it
     """
     inner = base(q)
+    if type(inner) is Normal:  # torch's own, but for the noise, of which vmap gives each datum some
+        shape, like = (num_samples, *inner.batch_shape), inner.loc
+        return inner.loc + torch.randn(shape, dtype=like.dtype, device=like.device) * inner.scale
     if not isinstance(inner, VonMises):
         return q.rsample((num_samples,))
     z = q.sample((num_samples,))

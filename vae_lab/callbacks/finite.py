@@ -35,8 +35,9 @@ class FiniteUpdates(pl.Callback):
     The gradient's norm decides on the device (and a single process's objective, which may be minus
     infinity without it): no step waits for it, except with an optimizer that knows no `found_inf`
     (fused ones do; it is how a GradScaler skips a step) or with sharded parameters. Weights, the
-    optimizer's state and the estimator's moving averages stay as they were. The norm is that after DDP's reduction, so that all processes decide alike. Under float16
-    the GradScaler leaves out what overflows, which is no fault; there the terms are judged.
+    optimizer's state and the estimator's moving averages stay as they were. The norm is that after
+    DDP's reduction, so that all processes decide alike. Under float16 the GradScaler leaves out
+    what overflows, which is no fault; there the terms are judged.
 
     The host looks at it whenever `pl_module.latest` is a new dictionary, so after numbers were read
     off the device anyhow, and before every checkpoint; no later step was taken in the meantime

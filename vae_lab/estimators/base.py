@@ -95,9 +95,14 @@ class Estimator(nn.Module):
         if torch.compiler.is_compiling() and not self.compiles:
             from .compiled import as_it_is
 
-            value = as_it_is(self, q, f, aggregate, context)
-        else:
-            value = self.estimate(q, f, aggregate, context)
+            return as_it_is(self, q, f, aggregate, context)
+        return self.settled(q, f, aggregate, context)
+
+    def settled(
+        self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
+    ) -> Tensor:
+        """The estimate, without a gradient where it is minus infinity."""
+        value = self.estimate(q, f, aggregate, context)
         return torch.where(value == -torch.inf, value.detach(), value)
 
     def estimate(

@@ -534,6 +534,7 @@ def of_parameters(estimator, case, aggregate=mean):
 MAPPED = [p for p in pairs([BITS, CODES, NORMAL, GAMMA, COUNTS]) if p.values[0].compiles]
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of Gamma samples
 @pytest.mark.parametrize("estimator, case", MAPPED)
 def test_gradients_of_each_datum(estimator, case):
     """torch.func's: of one datum those of autograd, and by vmap those of every datum."""

@@ -6,6 +6,7 @@ each datum's gradient, through its value c and its slope dc/dz and through nothi
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,7 @@ class ControlNetwork(nn.Module):
 
 def inputs_of(network: nn.Sequential, x: Tensor, name: str) -> Tensor:
     """x [*, F] in the network's own precision; of another F than its first it is refused."""
-    first = network[0]
+    first: Any = network[0]
     known = 0 if isinstance(first, nn.LazyLinear) else first.in_features
     if known and x.shape[-1] != known:
         raise ValueError(

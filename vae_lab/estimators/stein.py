@@ -149,7 +149,7 @@ class RODEO(Estimator):
         here = (df_dz * (z.unsqueeze(1) - z_j)).sum(-1, keepdim=True)
         linear = torch.cat([here, here + df_dz * step.unsqueeze(1)], -1)
         points = torch.stack([f.unsqueeze(-1).expand_as(linear), linear], -1)
-        h = self.network(points.to(self.network[0].weight.dtype)).to(points).mean(1)
+        h = self.network(points.to(next(self.network.parameters()).dtype)).to(points).mean(1)
         return h[..., :1, :], h[..., 1:, :]
 
 

@@ -40,6 +40,10 @@ def quadratic(z):
     return linear(z) + torch.einsum("...i,ij,...j->...", z, torch.outer(c, c.flip(0)) + 0.2, z)
 
 
+def cubic(z):
+    return quadratic(z) + 0.1 * (z**3 * WEIGHTS[: z.shape[-1]].to(z)).sum(-1)
+
+
 @dataclass
 class Case:
     """A family with parameters of which it is tested, one row a datum."""

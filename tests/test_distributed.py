@@ -89,6 +89,9 @@ class SharedNoise(TorchDispatchMode):
     def rand(self, shape, **_):
         return self.uniform(shape)
 
+    def randn(self, shape, **_):
+        return torch.special.ndtri(self.uniform(shape))
+
     def normal_(self, x, mean=0.0, std=1.0):
         return x.copy_(mean + std * torch.special.ndtri(self.uniform(x.shape)))
 

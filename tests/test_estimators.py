@@ -2,6 +2,7 @@
 
 import copy
 import math
+import typing
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from oracles import (
     BITS,
     CASES,
     CODES,
+    COUNTS,
+    GAMMA,
     NORMAL,
     Case,
     bumpy,
+    cubic,
     features,
     gradient_samples,
     linear,
@@ -19,9 +23,9 @@ from oracles import (
     z_scores,
 )
 from torch import nn
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Bernoulli, Chi2, Independent, Normal
 
-from vae_lab.aggregates import log_mean_exp, mean
+from vae_lab.aggregates import log_mean_exp, log_mean_exp_of_others, mean, mean_of_others
 from vae_lab.estimators import (
     ARM,
     ARMS,
@@ -48,12 +52,13 @@ from vae_lab.estimators import (
     UnorderedSet,
     catalog,
 )
-from vae_lab.estimators.base import descent, detach
+from vae_lab.estimators.base import Unbiased, descent, detach
 from vae_lab.latents.discrete import OneHotCategorical
 
 ROWS = 200_000
 FEWER = {UnorderedSet: 20_000}  # a step of it integrates numerically
 LIMIT = 4.0  # standard errors
+POLYNOMIALS = {"cubic f": cubic, "quadratic f": quadratic, "linear f": linear}
 
 VARIANTS = {
     ScoreFunction: [
@@ -112,7 +117,7 @@ def ready(estimator, dtype=torch.float64):
 
 @pytest.mark.parametrize("cls", catalog())
 def test_declares_what_it_is(cls):
-    assert cls.unbiased in (True, "quadratic f", "linear f", False)
+    assert cls.unbiased in typing.get_args(Unbiased)
     assert cls.families and cls.evaluations and cls.source
     assert issubclass(cls, Estimator) and cls.__doc__
 
@@ -130,7 +135,7 @@ def sampled(estimator, case, f):
 
 @pytest.mark.parametrize("estimator, case", pairs())
 def test_value_and_gradients_are_as_unbiased_as_declared(estimator, case):
-    f = {"quadratic f": quadratic, "linear f": linear}.get(estimator.unbiased, bumpy)
+    f = POLYNOMIALS.get(estimator.unbiased, bumpy)
     value, of_q, of_f = sampled(estimator, case, f)
     if estimator.unbiased is False:
         assert of_q > LIMIT, "declared biased, but it is not: say so"
@@ -162,15 +167,17 @@ def test_f_is_called_once_on_a_stack(estimator, case):
 
 
 @pytest.mark.parametrize("estimator, case", pairs())
-@pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3), (0,)])
 def test_batch_shapes(estimator, case, batch):
     q, leaves = case.q()
     q = q.expand(batch) if batch else q
+    estimator = ready(estimator)
     context = torch.randn(*batch, 3, dtype=torch.float64)
-    value = ready(estimator)(q, case.flat(bumpy), context=context)
+    value = estimator(q, case.flat(bumpy), context=context)
     assert value.shape == batch
     for gradient in torch.autograd.grad(value.sum(), list(leaves.values())):
         assert gradient.isfinite().all()
+    assert all(buffer.isfinite().all() for buffer in estimator.buffers())
 
 
 @pytest.mark.parametrize("estimator, case", pairs())
@@ -194,6 +201,155 @@ def test_extreme_logits_stay_finite(estimator, case, dtype):
     value = ready(estimator, torch.float32)(q, case.flat(bumpy), context=torch.randn(64, 3))
     value.sum().backward()
     assert value.isfinite().all() and logits.grad.isfinite().all()
+
+
+def summed(case, z):
+    return z.flatten(z.ndim - case.event_dims).sum(-1)
+
+
+WRONG = {
+    "event": (lambda case, z: z + 0.0, "a sum over the event is missing"),
+    "last": (lambda case, z: summed(case, z).unsqueeze(-1), r"a .squeeze\(-1\) is missing"),
+    "mean": (lambda case, z: summed(case, z).mean(0), "leave the mean over samples and data"),
+    "scalar": (lambda case, z: summed(case, z).mean(), "leave the mean over samples and data"),
+    "one": (lambda case, z: summed(case, z)[:, :1], "keep the leading axes of z"),
+    "number": (lambda case, z: 1.0, "f must return a tensor of real numbers, got float"),
+    "complex": (lambda case, z: summed(case, z) * 1j, "real numbers, got torch.complex128"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("estimator, case", pairs())
+def test_what_f_returns_is_checked(estimator, case, wrong):
+    """Also where B and D are the same number, so that anything broadcasts."""
+    f, message = WRONG[wrong]
+    with pytest.raises(ValueError, match=message):
+        ready(estimator)(case.q(3)[0], lambda z: f(case, z), context=features(3))
+
+
+def test_the_check_says_what_was_expected():
+    q = Independent(Bernoulli(logits=torch.zeros(4, 4)), 1)
+    message = r"\[S, \*B\] = \[2, 4\] for z of shape \[2, 4, 4\], got \[2, 4, 4\]: a sum over the"
+    with pytest.raises(ValueError, match=message):
+        ARM()(q, lambda z: z)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.long])
+@pytest.mark.parametrize("estimator, case", pairs())
+def test_booleans_and_integers_are_numbers(estimator, case, kind):
+    if type(estimator) in (REBAR, DoubleCV, RODEO, MuProp) or getattr(estimator, "with_f", False):
+        with pytest.raises(ValueError, match="f must be differentiable in z"):
+            ready(estimator)(case.q(9)[0], lambda z: (z.flatten(2)[..., 0] > 0.5).to(kind))
+        return
+    values = []
+    for dtype in (kind, torch.float64):
+        torch.manual_seed(3)
+        f = lambda z, dtype=dtype: (z.flatten(2)[..., 0] > 0.5).to(dtype)  # noqa: E731
+        values.append(ready(estimator)(case.q(9)[0], f, context=features(9)))
+    torch.testing.assert_close(*values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("theta", [1.0, torch.ones((), dtype=torch.float64, requires_grad=True)])
+@pytest.mark.parametrize("estimator, case", pairs())
+def test_f_that_does_not_depend_on_z(estimator, case, theta):
+    q, leaves = case.q(5)
+    f = lambda z: theta * torch.full_like(summed(case, z).detach(), 2.0)  # noqa: E731
+    value = ready(estimator)(q, f, context=features(5))
+    total = value.sum() + sum(0 * p.sum() for p in leaves.values())
+    for gradient in torch.autograd.grad(total, list(leaves.values())):
+        assert gradient.isfinite().all()
+        if isinstance(estimator, DoubleCV | RODEO | MuProp):
+            assert not gradient.any()
+
+
+BOTH = [(*p.values, mean) for p in pairs()]
+BOTH += [(*p.values, log_mean_exp) for p in pairs(trait="multi_sample")]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize(
+    "estimator, case, aggregate",
+    [pytest.param(*x, id=f"{type(x[0]).__name__}-{x[1].name}-{x[2].__name__}") for x in BOTH],
+)
+def test_f_of_minus_infinity(estimator, case, aggregate, everywhere):
+    """What the data rule out: the value says so, and no gradient or average is lost to it."""
+    estimator = ready(estimator)
+    scale = torch.ones(60, dtype=torch.float64, requires_grad=True)
+    lost = 0.5 - 99 * everywhere
+    for _ in range(2):
+        q, leaves = case.q(60)
+        f = lambda z: torch.where(  # noqa: E731
+            z.flatten(2)[..., 0] > lost, -math.inf, scale * case.flat(bumpy)(z)
+        )
+        value = estimator(q, f, aggregate=aggregate, context=features(60))
+        value.sum().backward()
+        for p in (*leaves.values(), scale, *estimator.parameters()):
+            assert p.grad is None or p.grad.isfinite().all()
+    assert (value == -math.inf).all() if everywhere else not value.isnan().any()
+    assert all(buffer.isfinite().all() for buffer in estimator.buffers())
+
+
+def test_a_bound_is_compared_with_the_others_also_where_one_is_ruled_out():
+    values = torch.tensor([1.0, -math.inf, 3.0, 4.0])
+    lost = -math.inf
+    assert mean_of_others(values).tolist() == pytest.approx([lost, 8 / 3, lost, lost])
+    assert log_mean_exp_of_others(values).isfinite().all()
+
+
+def test_a_state_without_probability_may_be_ruled_out():
+    logits = torch.tensor([[0.0, -math.inf, 0.0]], requires_grad=True)
+    q = Independent(CODES.family(logits=logits, validate_args=False), 1, validate_args=False)
+    value = Exact()(q, lambda z: torch.tensor([1.0, -math.inf, 2.0]))
+    value.backward()
+    assert value == 1.5 and logits.grad.isfinite().all()
+
+
+NETWORKS = [LAX((8,)), RELAX((8,)), RODEO(hidden=4), ScoreFunction(2, "learned")]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("estimator", NETWORKS, ids=lambda e: type(e).__name__)
+def test_networks_take_every_precision(estimator, dtype):
+    case = BITS if estimator.accepts(BITS.q()[0]) else NORMAL
+    q, leaves = case.q(4, dtype)
+    estimator = ready(estimator, torch.float32)
+    estimator(q, bumpy, context=features(4).to(dtype)).sum().backward()
+    for p in (*leaves.values(), *estimator.parameters()):
+        assert not p.requires_grad or p.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("estimator", [LAX((8,)), RELAX((8,)), ScoreFunction(2, "learned")])
+def test_networks_know_the_size_that_they_first_met(estimator):
+    case = BITS if estimator.accepts(BITS.q()[0]) else NORMAL
+    estimator = ready(estimator)
+    estimator(case.q(4)[0], bumpy, context=features(4))
+    with pytest.raises(ValueError, match=r"first met .* of \d numbers, got \d: make"):
+        estimator(case.q(4)[0], bumpy, context=torch.cat([features(4), features(4)[:, :2]], 1))
+
+
+SCALARS = [
+    Case(case.name, case.family, {n: v[0] for n, v in case.parameters.items()}, 0)
+    for case in (BITS, NORMAL, COUNTS, GAMMA)
+]
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("estimator, case", pairs(SCALARS))
+def test_an_event_of_one_number(estimator, case, rows):
+    q, leaves = case.q(rows)
+    context = torch.randn(*q.batch_shape, 3, dtype=torch.float64)
+    value = ready(estimator)(q, lambda z: torch.sin(z), context=context)
+    value.sum().backward()
+    assert value.shape == q.batch_shape
+    assert all(leaf.grad.isfinite().all() for leaf in leaves.values())
+
+
+def test_a_distribution_whose_parameters_are_made_of_others():
+    """Chi2 is a Gamma that knows only its degrees of freedom."""
+    case = Case("chi2", Chi2, {"df": [1.7, 4.2]}, 1)
+    _, (exact,) = case.exact_gradient(bumpy)
+    _, samples = gradient_samples(ready(LAX((8,))), case, bumpy, 100_000)
+    assert z_scores(samples["df"], exact).abs().max() < LIMIT
 
 
 RULED_OUT = Case(
@@ -360,65 +516,97 @@ def test_hard_samples_are_exact_samples(case):
     assert z_scores(z, q.mean[0].detach()).abs().max() < LIMIT
 
 
-@pytest.mark.parametrize(
-    "estimator", [ScoreFunction(4), ScoreFunction(1, "moving_average"), DisARM()]
-)
-def test_functional_gradients(estimator):
-    """torch.func's, of one datum and of a batch."""
+def of_parameters(estimator, case, aggregate=mean):
+    """The estimate as a function of a context and of q's parameters, which are those of a batch
+    or of one datum; and the parameters of a batch of 4."""
+    leaves = case.q(4)[1]
 
-    def value(logits):
-        q = Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
-        return estimator(q, bumpy)
+    def value(context, *parameters):
+        q = case.family(**dict(zip(leaves, parameters, strict=True)), validate_args=False)
+        extra = case.event_dims - len(q.event_shape)
+        q = Independent(q, extra, validate_args=False) if extra else q
+        return estimator(q, case.flat(bumpy), aggregate=aggregate, context=context)
 
-    estimator.eval()
-    logits = torch.tensor([0.4, -1.2, 0.8], requires_grad=True)
+    return value, list(leaves.values())
+
+
+# Beta, Dirichlet and von Mises samples are torch's own, and cannot be mapped.
+MAPPED = [p for p in pairs([BITS, CODES, NORMAL, GAMMA, COUNTS]) if p.values[0].compiles]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of Gamma samples
+@pytest.mark.parametrize("estimator, case", MAPPED)
+def test_gradients_of_each_datum(estimator, case):
+    """torch.func's: of one datum those of autograd, and by vmap those of every datum."""
+    estimator = ready(estimator)
+    value, rows = of_parameters(estimator, case)
+    context = features(1)[0]
+    value(features(4), *rows)
+    estimator.eval()  # a running average knows no single datum
+    one = [row[0].detach().requires_grad_() for row in rows]
     torch.manual_seed(2)
-    (expected,) = torch.autograd.grad(value(logits), logits)
+    expected = torch.autograd.grad(value(context, *one), one)
+    gradient = torch.func.grad(value, tuple(range(1, 1 + len(one))))
     torch.manual_seed(2)
-    torch.testing.assert_close(torch.func.grad(value)(logits), expected)
-    rows = torch.func.vmap(torch.func.grad(value), randomness="different")(logits.expand(4, 3))
-    assert rows.shape == (4, 3) and rows.isfinite().all() and len(rows.unique(dim=0)) > 1
+    torch.testing.assert_close(gradient(context, *one), expected)
+    found = torch.func.vmap(gradient, randomness="different")(features(4), *rows)
+    assert all(x.isfinite().all() for x in found)
+    assert isinstance(estimator, Exact) or len(found[0].unique(dim=0)) > 1
 
 
 COMPILED = [
-    *[pytest.param(cls, mean, id=cls.__name__) for cls in catalog() if cls.single_sample],
-    *[
-        pytest.param(cls, log_mean_exp, id=f"{cls.__name__}-bound")
-        for cls in (DReG, OVIS, ScoreFunction)
-    ],
+    pytest.param(cls, arguments, aggregate, id=f"{label(cls, arguments)}-{aggregate.__name__}")
+    for cls, arguments in (instance.values for instance in INSTANCES)
+    for aggregate in (mean, log_mean_exp)
+    if (cls.single_sample if aggregate is mean else cls in (DReG, OVIS, ScoreFunction))
 ]
 
 
-@pytest.mark.parametrize("cls, aggregate", COMPILED)
-def test_compiled_equals_eager(cls, aggregate):
+@pytest.mark.parametrize("cls, arguments, aggregate", COMPILED)
+def test_compiled_equals_eager(cls, arguments, aggregate):
+    """Two steps of training, with what they leave in the estimator."""
     torch._dynamo.reset()  # what an earlier test made it skip it would skip here
     case = next(case for case in CASES if cls.accepts(case.q()[0]))
-    estimator = cls(**VARIANTS.get(cls, [{}])[0])
-    q, leaves = case.q(4)
-    names = list(leaves)
-    estimator = ready(estimator)
-    estimator(q, case.flat(bumpy), aggregate=aggregate, context=features(4))
-
-    def step(context, *parameters):
-        inner = case.family(**dict(zip(names, parameters, strict=True)), validate_args=False)
-        extra = case.event_dims - len(inner.event_shape)
-        q = Independent(inner, extra, validate_args=False) if extra else inner
-        return estimator(q, case.flat(bumpy), aggregate=aggregate, context=context)
-
-    results = []
-    context = features(4)
+    estimator = ready(cls(**arguments))
+    step, rows = of_parameters(estimator, case, aggregate)
+    step(features(4), *rows)  # lazy layers get their shape, and an average its first value
     if not cls.compiles:  # it is left out of the graph, and right nevertheless
         with pytest.raises(torch._dynamo.exc.Unsupported, match="takes derivatives"):
-            torch.compile(step, backend="aot_eager", fullgraph=True)(context, *leaves.values())
+            torch.compile(step, backend="aot_eager", fullgraph=True)(features(4), *rows)
+    contexts, start = [features(4) for _ in range(2)], copy.deepcopy(estimator.state_dict())
+    results = []
     for run in (step, torch.compile(step, backend="aot_eager", fullgraph=cls.compiles)):
-        estimator.load_state_dict(copy.deepcopy(estimator.state_dict()))
-        estimator.eval()
+        estimator.load_state_dict(start)
         torch.manual_seed(5)
-        value = run(context, *leaves.values())
-        gradient = torch.autograd.grad(value.sum(), list(leaves.values()))
-        results.append([value.detach(), *gradient])
+        found = []
+        for context in contexts:
+            value = run(context, *rows)
+            own = [p for p in estimator.parameters() if p.requires_grad]
+            found += [value.detach(), *torch.autograd.grad(value.sum(), [*rows, *own])]
+        results.append([*found, *(b.clone() for b in estimator.buffers())])
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(eager, compiled)
+
+
+@pytest.mark.parametrize("baseline", ["moving_average", "learned"])
+def test_a_compiled_baseline_is_that_from_before_the_step(baseline):
+    """Also by the partitioner of the default backend, which leaves it to the backward pass."""
+    torch._dynamo.reset()
+    estimator = ready(ScoreFunction(2, baseline), torch.float32)
+    logits, context = torch.randn(9, 3, requires_grad=True), torch.randn(9, 3)
+
+    def step(logits, context):
+        q = Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+        return estimator(q, lambda z: bumpy(z) - 7, context=context)
+
+    step(logits, context)
+    start, gradients = copy.deepcopy(estimator.state_dict()), []
+    for run in (step, torch.compile(step, backend="aot_eager_decomp_partition", fullgraph=True)):
+        estimator.load_state_dict(start)
+        torch.manual_seed(5)
+        found = [torch.autograd.grad(run(logits, context).sum(), logits)[0] for _ in range(2)]
+        gradients.append(found)
+    torch.testing.assert_close(*gradients)
 
 
 def test_wrong_pairing_names_what_would_do():

@@ -23,6 +23,18 @@ def log_mean_exp(values: Tensor) -> Tensor:
     return values.logsumexp(0) - math.log(values.shape[0])
 
 
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """The sum over the first axis; what has weight 0 has no part in it, minus infinity neither."""
+    lost = values == -torch.inf
+    total = (weights * values.masked_fill(lost, 0.0)).sum(0)
+    return total.masked_fill((lost & (weights > 0)).any(0), -torch.inf)
+
+
+def finite(x: Tensor) -> Tensor:
+    """x, and 0 where it is infinite or a difference of infinities."""
+    return torch.nan_to_num(x, 0.0, 0.0, 0.0)
+
+
 def substitute(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> Tensor:
     r"""The aggregate with each sample in turn replaced, :math:`A(f_1, .., c_s, .., f_S)`.
 
@@ -43,16 +55,19 @@ def substitute(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> 
 def credit(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> Tensor:
     r"""What the aggregate would lose, :math:`A(f_1, .., f_S) - A(f_1, .., c_s, .., f_S)`.
 
-    Arguments and returns as of :func:`substitute`.
+    Arguments and returns as of :func:`substitute`; 0 where the loss is not a finite number.
     """
     if aggregate is mean:  # of which S values are enough, and nothing is lost to rounding
-        return (values - counterfactual) / values.shape[0]
-    return aggregate(values) - substitute(values, counterfactual, aggregate)
+        return finite((values - counterfactual) / values.shape[0])
+    return finite(aggregate(values) - substitute(values, counterfactual, aggregate))
 
 
 def mean_of_others(values: Tensor) -> Tensor:
     r"""The leave-one-out mean, :math:`\frac{1}{S - 1} \sum_{j \neq s} f_j`, [S, *B] -> [S, *B]."""
-    return (values.sum(0) - values) / (values.shape[0] - 1)
+    lost = values == -torch.inf
+    kept = values.masked_fill(lost, 0.0)
+    mean = (kept.sum(0) - kept) / (values.shape[0] - 1)
+    return mean.masked_fill(lost.sum(0) > lost, -torch.inf)  # where another one is lost
 
 
 def log_mean_exp_of_others(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
-from ..aggregates import Aggregate, credit
+from ..aggregates import Aggregate, credit, finite
 from .base import Estimator, Integrand, base, full_precision, positive_samples, surrogate
 from .control import each_event, event_sum
 
@@ -144,8 +144,7 @@ def exclusive_bits(log_p: Tensor, num_samples: int) -> Tensor:
     :math:`U_s = (1 - d_s)^{S - 1}` with d uniform on the simplex is uniform, and
     :math:`P(U_s < p, U_t < p) = (2 p^{1 / (S - 1)} - 1)_+^{S - 1}`.
     """
-    noise = torch.empty((num_samples, *log_p.shape), dtype=log_p.dtype, device=log_p.device)
-    noise.exponential_()
+    noise = log_p.new_empty((num_samples, *log_p.shape)).exponential_()
     total = noise.sum(0)
     return (total - noise) / total < (log_p / (num_samples - 1)).exp()
 
@@ -162,4 +161,4 @@ def correction(log_p: Tensor, num_samples: int) -> Tensor:
 
 def _centred(values: Tensor) -> Tensor:
     values = values.detach()
-    return values - values.mean(0)
+    return finite(values - values.mean(0))

@@ -10,7 +10,7 @@ from torch.distributions import Distribution, Independent
 from ..aggregates import Aggregate, mean
 
 Integrand = Callable[[Tensor], Tensor]  # z [S, *B, *E] -> f(z) [S, *B]
-Unbiased = Literal[True, "quadratic f", "linear f", False]
+Unbiased = Literal[True, "cubic f", "quadratic f", "linear f", False]
 
 
 class Estimator(nn.Module):
@@ -21,6 +21,10 @@ class Estimator(nn.Module):
         value = estimator(q, f)   # q: batch shape [*B], event shape [*E]
                                   # f: z [S, *B, *E] -> [S, *B]; called once, on all its points
                                   # value: [*B]
+
+    One number for each point, and nothing else: a sum over the event's axes is f's own business.
+    What f returns as bool or integers is taken as floating-point numbers. Where the estimate for a
+    datum is minus infinity, as f is at a point that the data rule out, that datum has no gradient.
 
     The value is the Monte-Carlo estimate. Its gradient is this estimator's gradient for the
     parameters of q and for all that f closes over. Whatever else has to be trained (a baseline, a
@@ -76,7 +80,7 @@ class Estimator(nn.Module):
             context: what q was computed from, [*B, features]; only learned baselines look at it.
 
         Raises:
-            ValueError: this estimator cannot differentiate q.
+            ValueError: this estimator cannot differentiate q, or f returns another shape.
         """
         if not self.accepts(q):
             raise ValueError(self.refusal(q))
@@ -85,11 +89,21 @@ class Estimator(nn.Module):
                 f"{type(self).__name__} estimates the mean of f only, not a multi-sample bound; "
                 f"use one of {_names(c for c in _catalog() if c.multi_sample and c.accepts(q))}"
             )
+        f = checked(f, q)
+        if 0 in getattr(q, "batch_shape", ()):
+            return of_no_data(q, f, self.num_samples)
         if torch.compiler.is_compiling() and not self.compiles:
             from .compiled import as_it_is
 
             return as_it_is(self, q, f, aggregate, context)
-        return self.estimate(q, f, aggregate, context)
+        return self.settled(q, f, aggregate, context)
+
+    def settled(
+        self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
+    ) -> Tensor:
+        """The estimate, without a gradient where it is minus infinity."""
+        value = self.estimate(q, f, aggregate, context)
+        return torch.where(value == -torch.inf, value.detach(), value)
 
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
@@ -121,6 +135,47 @@ class Estimator(nn.Module):
     def density(self, q: Distribution) -> Distribution:
         """The q whose log-density f should use, where f contains log q."""
         return q
+
+
+def checked(f: Integrand, q: Distribution) -> Integrand:
+    """f, held to what it must return: floating-point numbers of shape [S, *B]."""
+    event = getattr(q, "event_shape", None)  # an episode of a game does not say how long it is
+
+    def values_of(z: Tensor) -> Tensor:
+        values = f(z)
+        if not isinstance(values, Tensor) or values.is_complex():
+            kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"f must return a tensor of real numbers, got {kind}")
+        wanted = z.shape[:1] if event is None else z.shape[: z.ndim - len(event)]
+        if (values.shape[:1] if event is None else values.shape) != wanted:
+            raise ValueError(_wrong_shape(values.shape, wanted, z.shape))
+        if values.is_floating_point():
+            return values
+        return values.to(z.dtype if z.is_floating_point() else torch.get_default_dtype())
+
+    return values_of
+
+
+def _wrong_shape(got: torch.Size, wanted: torch.Size, z: torch.Size) -> str:
+    extra = got[len(wanted) :]
+    if len(got) < len(wanted):
+        cure = "leave the mean over samples and data to the estimator"
+    elif got[: len(wanted)] != wanted:
+        cure = "keep the leading axes of z"
+    elif extra == (1,):
+        cure = "a .squeeze(-1) is missing"
+    else:
+        cure = f"a sum over the event is missing, .sum({tuple(range(-len(extra), 0))})"
+    return (
+        f"f must return one number for each point, [S, *B] = {list(wanted)} for z of shape "
+        f"{list(z)}, got {list(got)}: {cure}"
+    )
+
+
+def of_no_data(q: Distribution, f: Integrand, num_samples: int) -> Tensor:
+    """The estimate for a batch of size 0, [*B], whose gradients are zero."""
+    value = f(q.sample(torch.Size((num_samples,)))).mean(0)
+    return value + sum(surrogate(p.sum()) for p in parameters(q).values())
 
 
 def base(q: Distribution) -> Any:
@@ -161,6 +216,12 @@ def per_dimension(x: Tensor, q: Distribution) -> Tensor:
 def full_precision(x: Tensor) -> Tensor:
     """x in at least float32: a relaxation at a small temperature does not survive 16 bits."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def one_hot(index: Tensor, like: Tensor) -> Tensor:
+    """[*] -> [*, K], of the type and the K of `like`; F.one_hot would look at the indices."""
+    categories = torch.arange(like.shape[-1], device=index.device)
+    return (index.unsqueeze(-1) == categories).to(like.dtype)
 
 
 def softmax(x: Tensor) -> Tensor:

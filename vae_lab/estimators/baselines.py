@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..aggregates import log_mean_exp_of_others, mean_of_others
+from ..aggregates import finite, log_mean_exp_of_others, mean_of_others
 from ..distributed import all_sum
+from .control import inputs_of
 
 
 class Baseline(nn.Module):
@@ -70,17 +71,26 @@ class MovingAverage(Baseline):
         self.register_buffer("updates", torch.zeros(()))
 
     def forward(self, values: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        weight = (1 - self.decay**self.updates).clamp_min(1 - self.decay)
-        guess = (self.average / weight).to(values.dtype)
+        average, updates = self.average, self.updates
+        if torch.compiler.is_compiling():
+            from .compiled import saved
+
+            average, updates = saved(torch.stack([average, updates])).unbind()
+        weight = (1 - self.decay**updates).clamp_min(1 - self.decay)
+        guess = (average / weight).to(values.dtype)
         if self.training:
-            self._update(values)
+            self._update(average, updates, values)
         return guess.expand_as(values), values.new_zeros(())
 
     @torch.no_grad()
-    def _update(self, values: Tensor) -> None:
-        total = all_sum(torch.stack([values.sum(), values.new_tensor(float(values.numel()))]))
-        self.average.lerp_((total[0] / total[1]).to(self.average), 1 - self.decay)
-        self.updates.add_(1)
+    def _update(self, average: Tensor, updates: Tensor, values: Tensor) -> None:
+        """Moves on by the mean of what is finite, if anything is."""
+        kept = values.isfinite()
+        total = all_sum(torch.stack([values.where(kept, 0.0).sum(), kept.sum().to(values.dtype)]))
+        moved = average.lerp((total[0] / total[1]).to(average), 1 - self.decay)
+        some = total[1] > 0
+        self.average.copy_(torch.where(some, moved, average))
+        self.updates.copy_(updates + some)
 
 
 class Learned(Baseline):
@@ -106,8 +116,9 @@ class Learned(Baseline):
                 "a learned baseline needs the datum's features: estimator(q, f, context=features)"
             )
         average, _ = self.average(values, None)
-        guess = average + self.network(context.detach()).squeeze(-1)  # [S, *B]
-        return guess.detach(), (values - guess).square().mean(0)
+        features = inputs_of(self.network, context.detach(), "a context")
+        guess = average + self.network(features).squeeze(-1).to(values.dtype)  # [S, *B]
+        return guess.detach(), finite(values - guess).square().mean(0)
 
 
 BASELINES: dict[str, type[Baseline]] = {

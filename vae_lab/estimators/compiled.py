@@ -1,4 +1,7 @@
-"""Inside a compiled step: the estimators that do not compile. This imports the compiler: slowly."""
+"""What a compiled step needs to have the gradients of an eager one.
+
+This imports the compiler: slowly, so only where something is being compiled.
+"""
 
 from typing import Any
 
@@ -11,4 +14,18 @@ from .base import Estimator
 # graph that breaks there. So these estimators run as they are, f included.
 @torch.compiler.disable(reason="an estimator that takes derivatives of f or of a network")
 def as_it_is(estimator: Estimator, *arguments: Any) -> torch.Tensor:
-    return estimator.estimate(*arguments)
+    return estimator.settled(*arguments)
+
+
+# What only the backward pass needs torch.compile computes there, from buffers that the step has
+# changed since (pytorch's pull request 197039). What an operator unknown to it returned it keeps,
+# if the forward pass needs that too: so the update of a buffer has to start from this copy as well.
+@torch.library.custom_op("vae_lab::saved", mutates_args=())
+def saved(x: torch.Tensor) -> torch.Tensor:
+    """A copy of buffers, for the backward pass to read them as the forward pass did."""
+    return x.clone()
+
+
+@saved.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)

@@ -6,12 +6,14 @@ each datum's gradient, through its value c and its slope dc/dz and through nothi
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, credit
+from .base import Integrand
 
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]  # credit, weight, dc/dz -> g
 
@@ -39,16 +41,38 @@ def controlled(
 _GRAPH = "their graph: use ScoreFunction, or RELAX without f"
 
 
-def slope(values: Tensor, z: Tensor, create_graph: bool = True) -> Tensor:
-    """df/dz at every point, [S, *B, *E], of values [S, *B]; their graph stays for the caller."""
-    if not values.requires_grad:
-        raise ValueError(f"f must be differentiable in z, got values without {_GRAPH}")
-    (df_dz,) = torch.autograd.grad(
-        values.sum(), z, create_graph=create_graph, retain_graph=True, allow_unused=True
+def derivatives(
+    total: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Of a sum by each input, 0 where it does not depend on it; its graph stays for the caller."""
+    if not total.requires_grad:
+        return tuple(torch.zeros_like(x) for x in inputs)
+    return torch.autograd.grad(
+        total, inputs, create_graph=create_graph, retain_graph=True, materialize_grads=True
     )
-    if df_dz is None:
-        raise ValueError(f"f must be differentiable in z, got values with z not in {_GRAPH}")
-    return df_dz
+
+
+def slope(values: Tensor, z: Tensor, f: Integrand, create_graph: bool = True) -> Tensor:
+    """df/dz at every point, [S, *B, *E], of values [S, *B]; their graph stays for the caller.
+
+    It is 0 if f does not depend on z, for which f is asked again; a black box is refused.
+    """
+    df_dz = None
+    if values.requires_grad:
+        (df_dz,) = torch.autograd.grad(
+            values.sum(), z, create_graph=create_graph, retain_graph=True, allow_unused=True
+        )
+    if df_dz is None and not _constant(f, z.detach()):
+        where = "with z not in" if values.requires_grad else "without"
+        raise ValueError(f"f must be differentiable in z, got values {where} {_GRAPH}")
+    return torch.zeros_like(z) if df_dz is None else df_dz
+
+
+@torch.no_grad()
+def _constant(f: Integrand, z: Tensor) -> bool:
+    """Whether f is the same at other points: z with its coordinates moved on, zeros and ones."""
+    others = z.roll(1, -1), torch.zeros_like(z), torch.ones_like(z)
+    return all(torch.equal(f(z), f(other)) for other in others)
 
 
 def leaf(x: Tensor) -> Tensor:
@@ -67,7 +91,7 @@ def each_datum(parameter: Tensor, q: Distribution) -> Tensor:
 
 def each_event(x: Tensor, q: Distribution) -> Tensor:
     """[*] -> [*, 1..], which broadcasts over q's events."""
-    return x.reshape(*x.shape, *[1] * len(q.event_shape))
+    return x.reshape(x.shape + (1,) * len(q.event_shape))
 
 
 def event_flat(x: Tensor, q: Distribution) -> Tensor:
@@ -100,4 +124,17 @@ class ControlNetwork(nn.Module):
         if context is not None:
             features = context.detach().expand(*inputs.shape[:-1], -1)
             inputs = torch.cat([inputs, features.to(inputs)], -1)
-        return self.network(inputs).squeeze(-1)
+        inputs = inputs_of(self.network, inputs, "an event (with its context)")
+        return self.network(inputs).squeeze(-1).to(z.dtype)
+
+
+def inputs_of(network: nn.Sequential, x: Tensor, name: str) -> Tensor:
+    """x [*, F] in the network's own precision; of another F than its first it is refused."""
+    first: Any = network[0]
+    known = 0 if isinstance(first, nn.LazyLinear) else first.in_features
+    if known and x.shape[-1] != known:
+        raise ValueError(
+            f"this estimator's network first met {name} of {known} numbers, got {x.shape[-1]}: "
+            "make an estimator of its own for each"
+        )
+    return x.to(first.weight.dtype)

@@ -5,13 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, OneHotCategorical
 
-from ..aggregates import Aggregate
+from ..aggregates import Aggregate, finite
 from .antithetic import coincidence, correction, exclusive_bits
 from .base import (
     Estimator,
     Integrand,
     base,
     full_precision,
+    one_hot,
     positive_samples,
     softmax,
     surrogate,
@@ -53,10 +54,10 @@ class ARSM(Estimator):
         orders, which = _swaps(categories, logits.device)
         noise = gumbel(logits.shape, logits)  # -log of what makes the Dirichlet, up to a constant
         winner = (logits.unsqueeze(-2) + noise[..., orders]).argmax(-1)  # [*B, L, swaps]
-        z = F.one_hot(winner.movedim(-1, 0), categories).to(parameter)
+        z = one_hot(winner.movedim(-1, 0), parameter)
         values = f(z)  # [swaps, *B]
         table = values.detach()[which]  # [K, K, *B]
-        table = (table - table.mean(0)).movedim((0, 1), (-1, -2))  # [*B, j, c]
+        table = finite(table - table.mean(0)).movedim((0, 1), (-1, -2))  # [*B, j, c]
         shares = (1 / categories - softmax(-noise)).reshape(*q.batch_shape, -1, categories)
         gradient = (shares @ table.to(shares)).reshape(logits.shape)
         return aggregate(values) + surrogate(event_sum(gradient * parameter, q))
@@ -102,10 +103,10 @@ class CARMS(Estimator):
         log_stop = (logits - logits.logcumsumexp(-1))[..., 1:]  # the last to ask always stops
         rank = _rank(exclusive_bits(log_stop, self.num_samples))  # [S, *B, L]
         category = order.expand(self.num_samples, *order.shape).gather(-1, rank.unsqueeze(-1))
-        z = F.one_hot(category.squeeze(-1), logits.shape[-1]).to(parameter)
+        z = one_hot(category.squeeze(-1), parameter)
         values = f(z)  # [S, *B]
         constant = values.detach()
-        difference = constant.unsqueeze(1) - constant  # [S, S, *B]
+        difference = finite(constant.unsqueeze(1) - constant)  # [S, S, *B]
         ratio = self._ratio(log_stop, rank)
         difference = difference.reshape(*difference.shape, *[1] * (ratio.ndim - difference.ndim))
         credit = (difference * ratio).mean(1)  # [S, *B, L]

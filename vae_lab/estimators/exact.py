@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
 from torch.utils.checkpoint import checkpoint
 
-from ..aggregates import Aggregate
+from ..aggregates import Aggregate, weighted_sum
 from .base import Estimator, Integrand, base, positive_samples
 
 
@@ -50,7 +50,7 @@ class Exact(Estimator):
         states = torch.arange(len(z), device=z.device)
         tuples = torch.cartesian_prod(*[states] * self.num_samples)
         tuples = tuples.reshape(-1, self.num_samples).T  # [S, states^S]
-        return (log_qz[tuples].sum(0).exp() * aggregate(values[tuples])).sum(0)
+        return weighted_sum(log_qz[tuples].sum(0).exp(), aggregate(values[tuples]))
 
     def _evaluate(self, f: Integrand, z: Tensor, batch: int) -> Tensor:
         chunk = max(self.max_points // max(batch, 1), 1)

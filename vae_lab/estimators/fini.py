@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 from torch.distributions import Distribution, Poisson
 
-from .base import base, surrogate
+from .base import Unbiased, base, surrogate
 from .relaxations import _Relaxation
 
 
@@ -34,7 +34,7 @@ class Fini(_Relaxation):
     Source: He & Wu, 2026; the weights are derived above
     """
 
-    unbiased = "quadratic f"
+    unbiased: Unbiased = "quadratic f"
     families = (Poisson,)
     source = "He & Wu 2026"
 
@@ -43,6 +43,8 @@ class Fini(_Relaxation):
             raise ValueError(f"degree must be 2 or 3, got {degree}")
         super().__init__(num_samples)
         self.degree = degree
+        if degree == 3:
+            self.unbiased = "cubic f"
 
     def sample(self, q: Distribution) -> Tensor:
         z = q.sample((self.num_samples,))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..aggregates import Aggregate, log_mean_exp, substitute
+from ..aggregates import Aggregate, finite, log_mean_exp, substitute
 from .base import Estimator, Integrand, positive_samples, surrogate
 
 
@@ -55,7 +55,7 @@ class OVIS(Estimator):
         values = f(z)
         z, (log_w, auxiliary) = z[: self.num_samples], values.tensor_split([self.num_samples])
         constant = log_w.detach()
-        credit = log_mean_exp(constant) - self._control(constant, auxiliary.detach())
+        credit = finite(log_mean_exp(constant) - self._control(constant, auxiliary.detach()))
         return log_mean_exp(log_w) + surrogate((credit * q.log_prob(z)).sum(0))
 
     def _control(self, log_w: Tensor, auxiliary: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, VonMises
+from torch.distributions import Distribution, Normal, VonMises
 
-from ..aggregates import Aggregate, log_mean_exp
+from ..aggregates import Aggregate, finite, log_mean_exp
 from .base import Estimator, Integrand, base, detach, per_dimension, positive_samples, surrogate
 from .control import slope
 
@@ -69,6 +69,9 @@ def rsample(q: Distribution, num_samples: int) -> Tensor:
     arXiv:1805.08498; the integral is derived from it
     """
     inner = base(q)
+    if type(inner) is Normal:  # torch's own, but for the noise, of which vmap gives each datum some
+        shape, like = (num_samples, *inner.batch_shape), inner.loc
+        return inner.loc + torch.randn(shape, dtype=like.dtype, device=like.device) * inner.scale
     if not isinstance(inner, VonMises):
         return q.rsample((num_samples,))
     z = q.sample((num_samples,))
@@ -169,6 +172,6 @@ class DReG(StickingTheLanding):
             return aggregate(f(z))
         points = z.detach().requires_grad_()
         log_w = f(points)  # [S, *B]
-        weights = log_w.detach().softmax(0)
-        df_dz = slope(weights.square() * log_w, points, create_graph=False)
+        weights = finite(log_w.detach().softmax(0))
+        df_dz = slope(weights.square() * log_w, points, f, create_graph=False)
         return aggregate(log_w) + surrogate(per_dimension(df_dz * z, q).sum((0, -1)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
-from ..aggregates import Aggregate
+from ..aggregates import Aggregate, finite
 from .base import (
     Estimator,
     Integrand,
@@ -20,6 +20,7 @@ from .base import (
 from .control import (
     Gradient,
     controlled,
+    derivatives,
     each_datum,
     each_event,
     event_sum,
@@ -89,13 +90,13 @@ class REBAR(Estimator):
         z = relaxed_logits(q, self.num_samples)
         hard, relaxed = hard_and_relaxed(q, f, z, log_tau)
         c = eta * relaxed  # [S, *B]
-        dc_dz = slope(c, z, create_graph=self.learned)
+        dc_dz = slope(c, z, at_relaxed(q, f), create_graph=self.learned)
         g, by_c, by_slope = controlled(hard, c, dc_dz, aggregate, untied(q, z))
         value = aggregate(hard) + surrogate(event_sum(g * base(q).logits, q))
         if not self.learned:
             return value
         change = (by_c * c + event_sum(by_slope * dc_dz, q)).sum()
-        by_eta, by_log_tau = torch.autograd.grad(change, (eta, log_tau), retain_graph=True)
+        by_eta, by_log_tau = derivatives(change, (eta, log_tau))
         own = by_eta * self.eta.squeeze(0) + by_log_tau * self.log_temperature.squeeze(0)
         return value + descent(own)
 
@@ -107,7 +108,12 @@ def hard_and_relaxed(
     inner = base(q)
     tau = each_event(log_tau.exp(), q)
     hard, relaxed = f(torch.cat([harden(inner, z.detach()), squash(inner, z / tau)])).chunk(2)
-    return hard, relaxed
+    return hard, finite(relaxed)
+
+
+def at_relaxed(q: Distribution, f: Integrand) -> Integrand:
+    """f as a function of relaxed logits, at temperature 1."""
+    return lambda z: f(squash(base(q), z))
 
 
 def relaxed_logits(q: Distribution, num_samples: int) -> Tensor:

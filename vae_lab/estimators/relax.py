@@ -30,13 +30,14 @@ from .baselines import MovingAverage
 from .control import (
     ControlNetwork,
     controlled,
+    derivatives,
     each_datum,
     each_event,
     event_sum,
     leaf,
     slope,
 )
-from .rebar import hard_and_relaxed, log_temperature, relaxed_logits, untied
+from .rebar import at_relaxed, hard_and_relaxed, log_temperature, relaxed_logits, untied
 from .relaxations import harden
 
 
@@ -95,11 +96,11 @@ class RELAX(Estimator):
             return aggregate(f(q.sample((self.num_samples,))))
         z = relaxed_logits(q, self.num_samples)
         r = self.network(q, z, context)
-        dr_dz = slope(r, z)
+        (dr_dz,) = derivatives(r.sum(), [z], create_graph=True)
         log_tau = each_datum(self.log_temperature, q)
         if self.with_f:
             hard, c = hard_and_relaxed(q, f, z, log_tau)
-            dc_dz = slope(c, z)
+            dc_dz = slope(c, z, at_relaxed(q, f))
         else:
             hard = f(harden(base(q), z.detach()))
             c, _ = self.average(hard.detach(), None)
@@ -110,7 +111,7 @@ class RELAX(Estimator):
         if not self.with_f:
             return value
         change = (by_c * c + event_sum(by_slope * dc_dz, q)).sum()
-        (by_log_tau,) = torch.autograd.grad(change, log_tau, retain_graph=True)
+        (by_log_tau,) = derivatives(change, [log_tau])
         return value + descent(by_log_tau * self.log_temperature.squeeze(0))
 
 
@@ -153,7 +154,7 @@ class LAX(Estimator):
         z, score, path = score_and_path(q, self.num_samples)
         hard = f(z.detach())
         r = self.network(q, z, context)
-        dr_dz = slope(r, z)
+        (dr_dz,) = derivatives(r.sum(), [z], create_graph=True)
         average, _ = self.average(hard.detach(), None)
 
         def gradient(credit: Tensor, weight: Tensor, dc_dz: Tensor) -> Tensor:
@@ -174,6 +175,7 @@ def score_and_path(q: Distribution, num_samples: int) -> tuple[Tensor, Tensor, T
     own = {name: leaf(p.expand(num_samples, *p.shape)) for name, p in parameters(q).items()}
     each = like(q, type(base(q)), **own)
     z = each.rsample()
-    path = torch.autograd.grad(z.sum(), [*own.values()])
+    # The two share a node where the distribution has made another parameter of its own, as Chi2.
+    path = torch.autograd.grad(z.sum(), [*own.values()], retain_graph=True)
     score = torch.autograd.grad(each.log_prob(z.detach()).sum(), [*own.values()])
     return leaf(z), torch.stack(score, -1), torch.stack(path, -1)

@@ -4,7 +4,6 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
@@ -16,6 +15,7 @@ from .base import (
     Unbiased,
     base,
     full_precision,
+    one_hot,
     positive_samples,
     softmax,
     surrogate,
@@ -161,4 +161,4 @@ def harden(q: Distribution, logits: Tensor) -> Tensor:
     """The nearest point of q's support."""
     if isinstance(q, Bernoulli):
         return (logits > 0).to(logits.dtype)
-    return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    return one_hot(logits.argmax(-1), logits)

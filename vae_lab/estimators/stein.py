@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
-from ..aggregates import Aggregate, mean_of_others
+from ..aggregates import Aggregate, finite, mean_of_others
 from .base import (
     Estimator,
     Integrand,
@@ -71,7 +71,7 @@ class DoubleCV(Estimator):
 
     @staticmethod
     def _leave_one_out(values: Tensor, score: Tensor, q: Distribution) -> Tensor:
-        return (each_event(values - mean_of_others(values), q) * score).mean(0)
+        return (each_event(finite(values - mean_of_others(values)), q) * score).mean(0)
 
 
 class RODEO(Estimator):
@@ -124,8 +124,8 @@ class RODEO(Estimator):
         z, values, df_dz = values_and_slopes(q, f, self.num_samples)
         hard, p = values.detach(), probabilities(q)
         bits, slopes, rates = (event_flat(x, q) for x in (z, df_dz, p))
-        vector, scalar = self._stein(bits, hard, slopes, rates)
-        credit = hard - mean_of_others(hard + scalar)
+        vector, scalar = self._stein(bits, finite(hard), slopes, rates)
+        credit = finite(hard - mean_of_others(hard + scalar))
         g = (each_event(credit, q) * (z - p) + vector.reshape(z.shape)).mean(0)
         value = values.mean(0) + surrogate(event_sum(g.detach() * base(q).logits, q))
         return value + descent(event_sum(g.square(), q))
@@ -148,7 +148,8 @@ class RODEO(Estimator):
         f, df_dz, z_j = f[j], df_dz[j], z[j]  # [S, S - 1, *B, ...], s then j
         here = (df_dz * (z.unsqueeze(1) - z_j)).sum(-1, keepdim=True)
         linear = torch.cat([here, here + df_dz * step.unsqueeze(1)], -1)
-        h = self.network(torch.stack([f.unsqueeze(-1).expand_as(linear), linear], -1)).mean(1)
+        points = torch.stack([f.unsqueeze(-1).expand_as(linear), linear], -1)
+        h = self.network(points.to(next(self.network.parameters()).dtype)).to(points).mean(1)
         return h[..., :1, :], h[..., 1:, :]
 
 
@@ -164,7 +165,7 @@ def values_and_slopes(
     """Samples z [S, *B, *E], f(z) [S, *B] and the constant df/dz."""
     z = leaf(full_precision(q.sample((num_samples,))))
     values = f(z)
-    return z.detach(), values, slope(values, z, create_graph=False)
+    return z.detach(), values, slope(values, z, f, create_graph=False)
 
 
 def probabilities(q: Distribution) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal, OneHotCategorical
 
-from ..aggregates import Aggregate
+from ..aggregates import Aggregate, finite
 from .base import Estimator, Integrand, positive_samples, surrogate
 from .control import event_sum, leaf, slope
 
@@ -48,8 +48,9 @@ class MuProp(Estimator):
         mean = leaf(q.mean)
         values = f(torch.cat([z, mean.unsqueeze(0)]))
         at_samples, at_mean = values[:-1], values[-1]
-        df_dz = slope(at_mean, mean, create_graph=False)  # [*B, *E]
+        again = lambda z: f(z.unsqueeze(0))  # noqa: E731
+        df_dz = slope(at_mean, mean, again, create_graph=False)  # [*B, *E]
         expansion = at_mean.detach() + event_sum(df_dz * (z - mean.detach()), q)  # [S, *B]
-        credit = (at_samples.detach() - expansion) / self.num_samples
+        credit = finite(at_samples.detach() - expansion) / self.num_samples
         score = surrogate((credit * q.log_prob(z)).sum(0))
         return aggregate(at_samples) + score + surrogate(event_sum(df_dz * q.mean, q))

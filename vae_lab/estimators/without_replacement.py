@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
-from ..aggregates import Aggregate
+from ..aggregates import Aggregate, finite, weighted_sum
 from .base import (
     Estimator,
     Integrand,
     base,
     full_precision,
     log_softmax,
+    one_hot,
     positive_samples,
     surrogate,
 )
@@ -61,8 +62,8 @@ class UnorderedSet(Estimator):
         values = f(z)  # [S, *B]
         constant = values.detach()
         weight, baseline = set_weights(log_p, constant)
-        credit = weight * (constant - baseline)
-        return (weight * values).sum(0) + surrogate((credit * q.log_prob(z)).sum(0))
+        credit = finite(weight * (constant - baseline))
+        return weighted_sum(weight, values) + surrogate((credit * q.log_prob(z)).sum(0))
 
 
 class SumAndSample(Estimator):
@@ -108,8 +109,9 @@ class SumAndSample(Estimator):
         values = f(z)  # [k + S, *B]
         weight = self._weights(log_p).to(values)
         b = (log_p.softmax(0) * values[:summed].detach()).sum(0)
-        score = surrogate((weight * (values.detach() - b) * q.log_prob(z)).sum(0))
-        return (weight * values).sum(0) + score
+        credit = finite(weight * (values.detach() - b))
+        score = surrogate((credit * q.log_prob(z)).sum(0))
+        return weighted_sum(weight, values) + score
 
     def _weights(self, log_p: Tensor) -> Tensor:
         """Probabilities of the summed states, and the rest of the mass shared by the samples."""
@@ -170,10 +172,9 @@ def draw_outside(seen: Tensor, log_pi: Tensor) -> Tensor:
     there a category that no path through the same node takes, and is free from there on. The node
     is drawn by the mass that leaves the tree there, then the category, then the rest.
     """
-    categories = log_pi.shape[-1]
     same = seen.unsqueeze(0) == seen.unsqueeze(1)
     meets = F.pad(same[..., :-1], (1, 0), value=True).cumprod(-1).bool()  # [k, k, *B, L]
-    taken = meets.unsqueeze(-1) & F.one_hot(seen, categories).bool()
+    taken = meets.unsqueeze(-1) & one_hot(seen, log_pi).bool()
     free = log_pi.masked_fill(taken.any(1), -torch.inf)  # [k, *B, L, K]
     reached = F.pad(_along(log_pi, seen)[..., :-1], (1, 0)).cumsum(-1)
     pairs = torch.ones(len(seen), len(seen), dtype=torch.bool, device=seen.device)
@@ -251,5 +252,5 @@ def _points(q: Distribution, states: Tensor) -> Tensor:
     """Categories [S, *B, L] as values of q, [S, *B, *E]."""
     logits = base(q).logits
     if isinstance(base(q), OneHotCategorical):
-        states = F.one_hot(states, logits.shape[-1])
+        states = one_hot(states, logits)
     return states.reshape(-1, *q.batch_shape, *q.event_shape).to(logits)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from ..estimators.base import base, log_softmax
+from ..estimators.base import base, log_softmax, one_hot
 from .base import Latent
 
 
@@ -33,6 +33,10 @@ class OneHotCategorical(td.OneHotCategorical):
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "OneHotCategorical":
         logits = self.logits.expand(*batch_shape, *self.event_shape)
         return OneHotCategorical(logits=logits, validate_args=False)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """torch's draws; its own way to one-hot vectors cannot be vmapped."""
+        return one_hot(self._categorical.sample(torch.Size(sample_shape)), self.logits)
 
     def log_prob(self, value: Tensor) -> Tensor:
         finite = self.logits.clamp_min(torch.finfo(self.logits.dtype).min)  # 0 times -inf is 0
@@ -83,7 +87,7 @@ class Categorical(_Discrete):
 
     def mode(self, q: Distribution) -> Tensor:
         logits = base(q).logits
-        return F.one_hot(logits.argmax(-1), self.categories).to(logits.dtype)
+        return one_hot(logits.argmax(-1), logits)
 
     def values(self, steps: int = 7) -> Tensor:
         codes = torch.eye(self.categories, device=self.prior_parameters.device)

@@ -361,7 +361,14 @@ def test_hard_samples_are_exact_samples(case):
 
 
 @pytest.mark.parametrize(
-    "estimator", [ScoreFunction(4), ScoreFunction(1, "moving_average"), DisARM()]
+    "estimator",
+    [
+        ScoreFunction(4),
+        ScoreFunction(1, "moving_average"),
+        DisARM(),
+        UnorderedSet(3),
+        SumAndSample(2),
+    ],
 )
 def test_functional_gradients(estimator):
     """torch.func's, of one datum and of a batch."""

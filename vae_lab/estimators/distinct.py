@@ -139,8 +139,13 @@ class _Tree:
         node = path * self.states.shape[-1] + variable
         reached = self.log_reached.flatten(-2).gather(-1, node)
         left = reached + self.untaken(path, variable).logsumexp(-1)
-        self.log_left.flatten(-2).scatter_(-1, node, left)
-        self.log_leaves.scatter_(-1, path, _rows(self.log_left, path).logsumexp(-1))
+        flat = self.log_left.view(-1, self.log_left.shape[-2] * self.log_left.shape[-1])
+        datum = torch.arange(len(flat), device=flat.device).unsqueeze(-1)
+        flat[datum, node.reshape(len(flat), node.shape[-1])] = left.reshape(
+            len(flat), node.shape[-1]
+        )
+        leaves = _rows(self.log_left, path).logsumexp(-1)
+        self.log_leaves = self.log_leaves.scatter(-1, path, leaves)
 
     def untaken(self, path: Tensor, variable: Tensor) -> Tensor:
         """Log-probabilities of the categories that no path takes at these nodes, [*B, m, K]."""

@@ -168,5 +168,5 @@ def _points(q: Distribution, states: Tensor) -> Tensor:
     """Categories [S, *B, L] as values of q, [S, *B, *E]."""
     logits = base(q).logits
     if isinstance(base(q), OneHotCategorical):
-        states = F.one_hot(states, logits.shape[-1])
+        states = states.unsqueeze(-1) == torch.arange(logits.shape[-1], device=states.device)
     return states.reshape(-1, *q.batch_shape, *q.event_shape).to(logits)

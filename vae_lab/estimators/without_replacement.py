@@ -160,8 +160,8 @@ def _log_pi(q: Distribution) -> Tensor:
     logits = full_precision(base(q).logits.detach())
     if isinstance(base(q), Bernoulli):
         pair = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], -1)
-        return pair.reshape(*q.batch_shape, -1, 2)
-    return log_softmax(logits).reshape(*q.batch_shape, -1, logits.shape[-1])
+        return pair.reshape(*q.batch_shape, q.event_shape.numel(), 2)
+    return log_softmax(logits).reshape(*q.batch_shape, q.event_shape[:-1].numel(), logits.shape[-1])
 
 
 def _points(q: Distribution, states: Tensor) -> Tensor:
@@ -169,4 +169,4 @@ def _points(q: Distribution, states: Tensor) -> Tensor:
     logits = base(q).logits
     if isinstance(base(q), OneHotCategorical):
         states = states.unsqueeze(-1) == torch.arange(logits.shape[-1], device=states.device)
-    return states.reshape(-1, *q.batch_shape, *q.event_shape).to(logits)
+    return states.reshape(len(states), *q.batch_shape, *q.event_shape).to(logits)

@@ -5,7 +5,8 @@ python benchmarks/estimator_cost.py [--batch 100] [--rounds 40] [--out FILE.csv]
 A whole step (encoder, estimator, decoder, backward, fused AdamW) of an MLP 784-512-256 VAE on 28x28
 pixels, and of a convolutional one on 32x32, as a ratio to a straight-through step (bits,
 categories) or a reparameterised one (Gaussians) with as many samples as the estimator has decoder
-evaluations. Both run in turn, in one process; medians over the rounds.
+evaluations. Both run in turn, in one process; medians over the rounds. On the MLP also those that
+can be asked for many samples, with many.
 
 An estimator that needs df/dz before the backward pass (MuProp, Double CV, RODEO) pays for one more
 pass through the decoder, and one that learns from its variance (REBAR) for the derivatives of that
@@ -47,6 +48,13 @@ from vae_lab.objectives import ELBO, IWAE, Objective  # noqa: E402
 
 CONFIGS = ROOT / "configs" / "estimator"
 LATENTS = {"bits": Bernoulli(200), "codes": Categorical(20, 10), "gaussian": Gaussian(20)}
+MANY = {
+    "arms": {"num_samples": 16},
+    "carms": {"num_samples": 16},
+    "score_function": {"num_samples": 16},
+    "sum_and_sample": {"num_summed": 50},
+    "unordered_set": {"num_samples": 16},
+}
 SMALL = Categorical(2, 4)  # for those that enumerate, or swap every pair of categories
 
 
@@ -100,9 +108,16 @@ class Step:
 
 
 def measure(
-    name: str, network: str, kind: str, latent: Latent, x: torch.Tensor, rounds: int
+    name: str,
+    options: dict[str, int],
+    network: str,
+    kind: str,
+    latent: Latent,
+    x: torch.Tensor,
+    rounds: int,
 ) -> dict[str, object]:
-    estimator = build.make(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    config = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    estimator = build.make(OmegaConf.merge(config, options))
     objective = ELBO() if estimator.single_sample else IWAE()
     step = Step(network, latent, estimator, objective)
     count = step.evaluations(x)
@@ -113,7 +128,8 @@ def measure(
     turns = {str(number): partial(each, x) for number, each in enumerate(steps)}
     own, *others = medians(turns, rounds, warm=3).values()
     ratio, derived, *_ = [*(round(own / other, 3) for other in others), None]
-    row = {"network": network, "estimator": name, "latent": kind, "evaluations": count}
+    label = " ".join([name, *(f"{option}={value}" for option, value in options.items())])
+    row = {"network": network, "estimator": label, "latent": kind, "evaluations": count}
     return row | {"ratio": ratio, "derived": derived}
 
 
@@ -131,15 +147,16 @@ def main() -> None:
             continue
         x = torch.rand(asked.batch, *NETWORKS[network][1]).round()
         cls = type(build.make(OmegaConf.load(file)))
-        for kind, latent in LATENTS.items():
+        many = [MANY[file.stem]] if network == "mlp" and file.stem in MANY else []
+        for (kind, latent), options in product(LATENTS.items(), [{}, *many]):
             if not cls.accepts(latent.prior()):
                 continue
             large = file.stem in ("exact", "arsm")
             if large and kind != "codes":
                 continue
             chosen = SMALL if large else latent
-            rows.append(measure(file.stem, network, kind, chosen, x, asked.rounds))
-            print("  ".join(f"{value!s:>24}" for value in rows[-1].values()), flush=True)
+            rows.append(measure(file.stem, options, network, kind, chosen, x, asked.rounds))
+            print("  ".join(f"{value!s:>28}" for value in rows[-1].values()), flush=True)
     write(rows, asked.out)
     for network in asked.networks:
         own = [row["derived"] or row["ratio"] for row in rows if row["network"] == network]

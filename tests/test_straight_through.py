@@ -16,8 +16,8 @@ from vae_lab.estimators import (
     StraightThrough,
 )
 from vae_lab.estimators.rao_blackwell import perturbed_given
-from vae_lab.estimators.relaxations import gumbel, harden
-from vae_lab.estimators.straight_through import expected_gap
+from vae_lab.estimators.relaxations import gumbel, harden, squash
+from vae_lab.estimators.straight_through import expected_gap, moved
 
 ROWS = 60_000
 DISCRETE = pytest.mark.parametrize("case", [BITS, CODES], ids=lambda c: c.name)
@@ -92,6 +92,37 @@ def test_reinmax_is_exact_for_quadratic_f_and_for_no_other(case):
     assert error(ReinMax(), bumpy) > 5e-3
     assert error(ReinMax(1.3), quadratic) > 5e-3
     assert error(GappedStraightThrough(), linear) > 5e-3
+
+
+class WithNoise(ReinMax):
+    """ReinMax beside Gumbel-Softmax at its midpoint, and the mean of that given the sample."""
+
+    def relaxed(self, q, x, count):
+        midpoint = codes((0.5 * (x + q.probs)).detach().log())
+        return moved(q, perturbed_given(midpoint, x, count)).softmax(-1).mean(0)
+
+
+class WithGumbelControl(WithNoise):
+    def stand_in(self, q, x):
+        return super().stand_in(q, x) + self.relaxed(q, x, 20) - self.relaxed(q, x, 1)
+
+
+class WithGumbelRao(WithNoise):
+    def stand_in(self, q, x):
+        return 2 * self.relaxed(q, x, 20) - 0.5 * squash(q, q.logits)
+
+
+@pytest.mark.parametrize("f", [linear, bumpy])
+def test_averaging_gumbel_noise_away_does_not_help_reinmax(f):
+    """As docs/estimators.md says: given the sample nothing in ReinMax is noise."""
+    mean = enumerated_mean(ReinMax(), CODES, f)
+    plain, control, rao = (
+        gradient_samples(estimator, CODES, f, 20_000)[1]["logits"]
+        for estimator in (ReinMax(), WithGumbelControl(), WithGumbelRao())
+    )
+    assert z_scores(control, mean).abs().max() < 4
+    assert control.var(0).sum() > 1.2 * plain.var(0).sum()
+    assert z_scores(rao, mean).abs().max() > 50
 
 
 def test_reinmax_declares_its_bias_at_other_temperatures():

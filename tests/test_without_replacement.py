@@ -5,16 +5,14 @@ import math
 
 import pytest
 import torch
-from oracles import BITS, CODES, bumpy, gradient_samples
+from oracles import BITS, CODES, Case, bumpy, gradient_samples
 from torch.distributions import Bernoulli, Independent
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_lab.estimators import ScoreFunction, SumAndSample, UnorderedSet
-from vae_lab.estimators.without_replacement import (
-    draw_distinct,
-    draw_outside,
-    most_probable,
-    set_weights,
-)
+from vae_lab.estimators.distinct import draw_distinct, draw_outside, most_probable
+from vae_lab.estimators.without_replacement import set_weights
+from vae_lab.latents.discrete import OneHotCategorical
 
 ROWS = 20_000
 PI = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]], dtype=torch.float64)  # 2 variables, 3 values
@@ -134,20 +132,32 @@ def test_the_baseline_of_the_set_as_a_whole_would_be_caught():
     assert (gradient - exact).abs().max() > 1e-3
 
 
-def code(states):
-    """Categories [*, 2] as the number of the state."""
-    return states[..., 0] * 3 + states[..., 1]
+BIT_PI = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], dtype=torch.float64)
+DEEP_PI = torch.cat([PI, PI.roll(1, -1)[:1]])  # 27 states
 
 
-def test_draws_are_without_replacement():
-    states, log_p = draw_distinct(PI.log().expand(ROWS, 2, 3), 3)
-    drawn = code(states)  # [3, rows]
-    torch.testing.assert_close(log_p, P.log()[drawn])
-    counts = torch.zeros(9, 9, 9, dtype=torch.float64)
+def states_of(pi):
+    """All of them, [n, L], and their probabilities."""
+    states = torch.cartesian_prod(*[torch.arange(pi.shape[-1])] * len(pi))
+    return states, pi[torch.arange(len(pi)), states].prod(-1)
+
+
+def code(states, categories=3):
+    """The place of states [*, L] in that list."""
+    return (states * categories ** torch.arange(states.shape[-1]).flip(0)).sum(-1)
+
+
+@pytest.mark.parametrize("pi", [PI, BIT_PI], ids=["codes", "bits"])
+def test_draws_are_without_replacement(pi):
+    all_states, p = states_of(pi)
+    states, log_p = draw_distinct(pi.log().expand(ROWS, *pi.shape), 3)
+    drawn, n = code(states, pi.shape[-1]), len(all_states)  # [3, rows]
+    torch.testing.assert_close(log_p, p.log()[drawn])
+    counts = torch.zeros(n, n, n, dtype=torch.float64)
     counts.index_put_(tuple(drawn), torch.ones(ROWS, dtype=torch.float64), accumulate=True)
-    for order in itertools.product(range(9), repeat=3):
+    for order in itertools.product(range(n), repeat=3):
         distinct = len(set(order)) == 3
-        chance = float(ordered_probability(order, P)) if distinct else 0.0
+        chance = float(ordered_probability(order, p)) if distinct else 0.0
         error = (chance * (1 - chance) / ROWS) ** 0.5
         assert abs(counts[order] / ROWS - chance) <= 5 * error
 
@@ -165,25 +175,39 @@ def test_the_most_probable_states_are_found(size, variables):
     torch.testing.assert_close(log_p.T, best.values)
 
 
-def test_samples_outside_the_sum_follow_the_rest_of_q():
-    log_pi = PI.log().expand(ROWS, 2, 3)
-    top, _ = most_probable(log_pi, 4)
-    outside = code(
-        draw_outside(top.unsqueeze(1).expand(4, 2, ROWS, 2), log_pi.expand(2, -1, -1, -1))
-    )
-    rest = without(P, *code(top)[:, 0].tolist())
+def test_equally_probable_states_are_not_taken_twice():
+    states, log_p = most_probable(torch.full((3, 7, 2), -math.log(2)), 40)
+    torch.testing.assert_close(log_p, torch.full_like(log_p, -7 * math.log(2)))
+    for row in states.unbind(1):
+        assert len(row.unique(dim=0)) == 40
+
+
+@pytest.mark.parametrize("pi", [PI, BIT_PI, DEEP_PI], ids=["codes", "bits", "deep"])
+@pytest.mark.parametrize("share", [0.0, 0.45, 1.0])
+def test_samples_outside_follow_the_rest_of_q(pi, share):
+    all_states, p = states_of(pi)
+    n = len(all_states)
+    inside = torch.randperm(n)[: 1 + int(share * (n - 3))]
+    seen = all_states[inside].unsqueeze(1).expand(-1, ROWS, -1)
+    rest = without(p, *inside.tolist())
     rest = rest / rest.sum()
+    outside = code(draw_outside(seen, pi.log().expand(ROWS, *pi.shape), 2), pi.shape[-1])
     for sample in outside:
-        frequency = torch.bincount(sample, minlength=9) / ROWS
-        assert ((frequency - rest).abs() <= 4 * (rest * (1 - rest) / ROWS).sqrt()).all()
-    both = torch.bincount(outside[0] * 9 + outside[1], minlength=81).reshape(9, 9) / ROWS
+        frequency = torch.bincount(sample, minlength=n) / ROWS
+        assert ((frequency - rest).abs() <= 5 * (rest * (1 - rest) / ROWS).sqrt()).all()
+    both = torch.bincount(outside[0] * n + outside[1], minlength=n * n).reshape(n, n) / ROWS
     expected = torch.outer(rest, rest)
-    assert ((both - expected).abs() <= 5 * (expected / ROWS).sqrt()).all()
+    assert ((both - expected).abs() <= 5 * (expected / ROWS).sqrt() + 1 / ROWS).all()
 
 
-@pytest.mark.parametrize("case", [BITS, CODES], ids=lambda c: c.name)
+FOUR_OF_NINE = Case(
+    "ruled out", OneHotCategorical, {"logits": [[0.5, -math.inf, 0.1], [-1.0, 0.2, -math.inf]]}, 2
+)
+
+
+@pytest.mark.parametrize("case", [BITS, CODES, FOUR_OF_NINE], ids=lambda c: c.name)
 def test_all_states_give_the_exact_gradient(case):
-    """Also if more than all of them are asked for."""
+    """Also if more than all of them are asked for, or more than are possible."""
     value, (exact,) = case.exact_gradient(bumpy)
     states = len(case.states())
     for estimator in (UnorderedSet(states), UnorderedSet(20), SumAndSample(20)):
@@ -215,3 +239,30 @@ def test_hundreds_of_bits(estimator):
     assert value.isfinite().all() and logits.grad.isfinite().all()
     for row in seen[0].unbind(1):
         assert len(row.unique(dim=0)) >= min(4, len(row) - 1)
+
+
+class Work(TorchDispatchMode):
+    """Counts the numbers that all operations inside make."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        results = result if isinstance(result, tuple | list) else [result]
+        for value, declared in zip(results, function._schema.returns):  # noqa: B905
+            if isinstance(value, torch.Tensor) and declared.alias_info is None:  # no view
+                self.numbers += value.numel()
+        return result
+
+
+@pytest.mark.parametrize("make", [UnorderedSet, SumAndSample])
+def test_a_step_grows_with_the_number_of_states_and_not_with_its_square(make):
+    def work(size):
+        q = Independent(Bernoulli(logits=torch.randn(3, 200), validate_args=False), 1)
+        with Work() as done:
+            make(size)(q, lambda z: z.mean(-1))
+        return done.numbers
+
+    assert work(32) < 6 * work(8)

@@ -121,7 +121,7 @@ def check_temperature(least: float, name: str = "temperature") -> None:
 
 def exponential(shape: torch.Size, like: Tensor) -> Tensor:
     """Standard exponential noise, -log u."""
-    return _uniform(shape, like).log_().neg_().to(like.dtype)
+    return uniform(shape, like).log_().neg_().to(like.dtype)
 
 
 def gumbel(shape: torch.Size, like: Tensor) -> Tensor:
@@ -131,11 +131,11 @@ def gumbel(shape: torch.Size, like: Tensor) -> Tensor:
 
 def logistic(shape: torch.Size, like: Tensor) -> Tensor:
     """Standard logistic noise, log(u / (1 - u)): the difference of two Gumbels."""
-    u = _uniform(shape, like)
+    u = uniform(shape, like)
     return (u.log() - u.neg_().log1p_()).to(like.dtype)
 
 
-def _uniform(shape: torch.Size, like: Tensor) -> Tensor:
+def uniform(shape: torch.Size, like: Tensor) -> Tensor:
     """u inside (0, 1), in float64: so fine that both tails of what is made of it are exact.
 
     On a CPU that takes half of the time of `exponential_`, of which torch has no fast version.

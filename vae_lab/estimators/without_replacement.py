@@ -18,8 +18,8 @@ from .base import (
     positive_samples,
     surrogate,
 )
+from .distinct import draw_distinct, draw_outside, most_probable
 from .exact import num_states
-from .relaxations import gumbel
 
 
 class UnorderedSet(Estimator):
@@ -103,9 +103,7 @@ class SumAndSample(Estimator):
     ) -> Tensor:
         log_pi, summed = _log_pi(q), min(self.num_summed, num_states(q) - 1)
         top, log_p = most_probable(log_pi, summed)
-        races = log_pi.expand(self.num_samples, *log_pi.shape)
-        others = draw_outside(top.unsqueeze(1).expand(summed, *races.shape[:-1]), races)
-        z = _points(q, torch.cat([top, others]))
+        z = _points(q, torch.cat([top, draw_outside(top, log_pi, self.num_samples)]))
         values = f(z)  # [k + S, *B]
         weight = self._weights(log_p).to(values)
         b = (log_p.softmax(0) * values[:summed].detach()).sum(0)
@@ -118,87 +116,6 @@ class SumAndSample(Estimator):
         p = log_p.exp()
         share = (1 - p.sum(0)) / self.num_samples
         return torch.cat([p, share.expand(self.num_samples, *share.shape)])
-
-
-def most_probable(log_pi: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The `size` most probable states of independent variables, the best first.
-
-    The best states of both halves of the variables pair up to the best of them all; so upwards from
-    single variables, each level in one step.
-
-    Args:
-        log_pi: log-probabilities of the variables' categories, [*B, L, K].
-
-    Returns: The categories of the states, [size, *B, L]; their log-probabilities, [size, *B].
-    """
-    *batch, variables, categories = log_pi.shape
-    levels = (variables - 1).bit_length()
-    certain = torch.full_like(log_pi[..., :1, :], -torch.inf)  # fills up to a power of two
-    certain[..., 0] = 0
-    padding = certain.expand(*batch, 2**levels - variables, categories)
-    log_p, best = _top(torch.cat([log_pi, padding], -2), size)
-    states = best.unsqueeze(-1)  # [*B, groups, k, variables of a group]
-    for _ in range(levels):
-        count = log_p.shape[-1]
-        pairs = log_p[..., ::2, :].unsqueeze(-1) + log_p[..., 1::2, :].unsqueeze(-2)
-        log_p, index = _top(pairs.flatten(-2), size)
-        left, right = states[..., ::2, :, :], states[..., 1::2, :, :]
-        states = torch.cat([_rows(left, index // count), _rows(right, index % count)], -1)
-    states, log_p = states.squeeze(-3)[..., :variables], log_p.squeeze(-2)
-    return states.movedim(-2, 0), log_p.movedim(-1, 0)
-
-
-def _top(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    return x.topk(min(size, x.shape[-1]))
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """x[..., index, :], [*, k, n] at [*, m] -> [*, m, n]."""
-    return x.gather(-2, index.unsqueeze(-1).expand(*index.shape, x.shape[-1]))
-
-
-def draw_distinct(log_pi: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """`size` draws without replacement; arguments and returns as of :func:`most_probable`."""
-    states = _draw(log_pi).unsqueeze(0)
-    while len(states) < size:
-        states = torch.cat([states, draw_outside(states, log_pi).unsqueeze(0)])
-    return states, _along(log_pi, states).sum(-1)
-
-
-def draw_outside(seen: Tensor, log_pi: Tensor) -> Tensor:
-    """A state drawn given that it is none of the distinct ones in `seen`, [k, *B, L] -> [*B, L].
-
-    The seen states are the paths of a tree. The draw follows one of them to some variable, takes
-    there a category that no path through the same node takes, and is free from there on. The node
-    is drawn by the mass that leaves the tree there, then the category, then the rest.
-    """
-    same = seen.unsqueeze(0) == seen.unsqueeze(1)
-    meets = F.pad(same[..., :-1], (1, 0), value=True).cumprod(-1).bool()  # [k, k, *B, L]
-    taken = meets.unsqueeze(-1) & one_hot(seen, log_pi).bool()
-    free = log_pi.masked_fill(taken.any(1), -torch.inf)  # [k, *B, L, K]
-    reached = F.pad(_along(log_pi, seen)[..., :-1], (1, 0)).cumsum(-1)
-    pairs = torch.ones(len(seen), len(seen), dtype=torch.bool, device=seen.device)
-    earlier = meets & pairs.tril(-1).reshape(*pairs.shape, *[1] * (seen.ndim - 1))
-    mass = reached + free.logsumexp(-1)  # that leaves the tree at each node, [k, *B, L]
-    mass = mass.masked_fill(earlier.any(1), -torch.inf)  # a node of several paths counts once
-    node = _draw(mass.movedim(0, -1).flatten(-2)).unsqueeze(-1)  # [*B, 1]
-    other = _draw(_rows(free.movedim(0, -2).flatten(-3, -2), node))
-    variable, path = node // len(seen), node % len(seen)
-    followed = seen.gather(0, path.expand_as(seen[0]).unsqueeze(0)).squeeze(0)
-    position = torch.arange(seen.shape[-1], device=seen.device)
-    fresh = torch.where(position == variable, other, _draw(log_pi))
-    return torch.where(position < variable, followed, fresh)
-
-
-def _draw(log_pi: Tensor) -> Tensor:
-    """Categories by unnormalised log-probabilities, [*, K] -> [*]."""
-    return (log_pi + gumbel(log_pi.shape, log_pi)).argmax(-1)
-
-
-def _along(log_pi: Tensor, states: Tensor) -> Tensor:
-    """The log-probability of every category of the states, [k, *B, L]."""
-    each = log_pi.expand(len(states), *log_pi.shape)
-    return each.gather(-1, states.unsqueeze(-1)).squeeze(-1)
 
 
 def set_weights(log_p: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,6 +141,7 @@ def set_weights(log_p: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     least = torch.finfo(log_p.dtype).eps  # all that 1 - p(S) can resolve
     log_rest = (-log_p.logsumexp(0).clamp_max(-least).expm1()).log()
     factor = _log1m_exp_exp(log_t + log_p - log_rest)  # [nodes, k, *B]
+    factor = factor.masked_fill(log_p == -torch.inf, 0)  # no state at all: it is not waited for
     step = log_t - log_t.exp() + (-u).exp().log1p()  # exp(-t) dt/du
     product = step + factor.sum(1, keepdim=True)
     log_all, log_one = product.logsumexp(0), (product - factor).logsumexp(0)  # [1, *B], [k, *B]
@@ -244,8 +162,8 @@ def _log_pi(q: Distribution) -> Tensor:
     logits = full_precision(base(q).logits.detach())
     if isinstance(base(q), Bernoulli):
         pair = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], -1)
-        return pair.reshape(*q.batch_shape, -1, 2)
-    return log_softmax(logits).reshape(*q.batch_shape, -1, logits.shape[-1])
+        return pair.reshape(*q.batch_shape, q.event_shape.numel(), 2)
+    return log_softmax(logits).reshape(*q.batch_shape, q.event_shape[:-1].numel(), logits.shape[-1])
 
 
 def _points(q: Distribution, states: Tensor) -> Tensor:
@@ -253,4 +171,4 @@ def _points(q: Distribution, states: Tensor) -> Tensor:
     logits = base(q).logits
     if isinstance(base(q), OneHotCategorical):
         states = one_hot(states, logits)
-    return states.reshape(-1, *q.batch_shape, *q.event_shape).to(logits)
+    return states.reshape(len(states), *q.batch_shape, *q.event_shape).to(logits)

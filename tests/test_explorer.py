@@ -223,7 +223,7 @@ BAD = {
     "moving GIF": (file("P", kind="GIF", **MOVING), "it is animated"),
     "moving PNG": (file(kind="PNG", **MOVING), "it is animated"),
     "pages": (file(kind="TIFF", **MOVING), "several pages"),
-    "floats": (file("F", kind="TIFF"), "more than 8 bits a channel: save it with 8"),
+    "floats": (file("F", kind="TIFF"), "it holds floats, and .* save it with 8 or 16"),
     "bomb": (bomb(), "more than 89 million pixels"),
     "small bomb": (bomb(12_000), "more than 89 million pixels"),
     "large": (b"\0" * (image_files.MAX_BYTES + 2**20), "the file has 21 MB, at most 20 are read"),

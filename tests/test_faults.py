@@ -226,8 +226,8 @@ FAULTS = {
     "too many corrupted pictures": (
         f"{FOLDER} data.on_corrupt=skip data.batch_size=8",
         both(pictures(30), *[file(f"pictures/0{n}0-bad.png") for n in range(3)]),
-        "of 33 pictures cannot be read, at most 1 may be skipped (1 % of all, or one); the first is "
-        "pictures/000-bad.png (cannot identify image file",
+        "of 33 pictures cannot be read, at most 1 may be skipped (1 % of all, or one); the first "
+        "is pictures/000-bad.png (cannot identify image file",
     ),
     "wrong size": (
         "data=mnist data.root=. data.download=false",

@@ -190,6 +190,13 @@ def test_a_pgm_says_what_is_white(most):
     assert brightest(io.BytesIO(data)) == pytest.approx((most, most))
 
 
+def test_twelve_bits_in_a_row_have_their_own_white():
+    packed = np.array([[0x00, 0x08, 0x00, 0xFF, 0xF1, 0x23]] * SIDE, dtype="u1")  # 4 of 12 bits
+    data = tiff(packed, bits=12)
+    expected = np.round(np.array([0x000, 0x800, 0xFFF, 0x123]) / 4095 * 255)
+    assert opened(data, GREY)[0].tolist() == [expected.tolist()] * SIDE
+
+
 NEEDS_RANGE = {
     "floats": RAMP.astype("<f4"),
     "big-endian floats": RAMP.astype(">f4"),

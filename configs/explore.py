@@ -31,9 +31,8 @@ def run(config: DictConfig) -> None:
     if not 0 <= port < 2**16:
         raise ValueError(f"explore.port must be in 0 to {2**16 - 1}, got {port}")
     found = trained(config)
-    explorer = Explorer(
-        found.vae, _test_images(found, config.explore.images), found.datamodule.binarize
-    )
+    images, data = _test_images(found, config.explore.images), found.datamodule
+    explorer = Explorer(found.vae, images, data.binarize, data.pixels)
     serve(explorer, found.name, port)
 
 

@@ -24,6 +24,8 @@ FREE = (
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),
     *("trainer.detect_anomaly", "trainer.strategy.timeout"),
 )
+# What those settings were whose checkpoints are older than they.
+NEWER = {"data.background": "white", "data.value_range": None}
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "early_stopping")
 
 
@@ -61,7 +63,8 @@ def changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
 
     Groups that the saved config does not know at all are newer than it, and make no difference.
     """
-    old, new = dict(_flat(saved)), dict(_flat({k: config[k] for k in config if k in saved}))
+    new = dict(_flat({k: config[k] for k in config if k in saved}))
+    old = {key: NEWER[key] for key in NEWER if key in new} | dict(_flat(saved))
     return [
         f"{key} {_show(old, key)} -> {_show(new, key)}"
         for key in sorted(old.keys() | new.keys())

@@ -67,6 +67,11 @@ class ImageDataModule(pl.LightningDataModule):
         self._train_loader: Loader | None = None
         self._position = (0, 0)
 
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """What :func:`vae_lab.image_files.read` is told to read a picture like these."""
+        return {}
+
     def load(self) -> Images:
         """Reads the whole data set; called once in every process, which then owns the tensors."""
         raise NotImplementedError

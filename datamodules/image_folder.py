@@ -5,8 +5,9 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,16 @@ from torch import Tensor
 
 from datamodules.base import check_size, contents, files_below, one_line, split
 from datamodules.streamed import StreamedDataModule
-from vae_lab.image_files import MODES, fit
+from vae_lab.image_files import MODES, brightest, check_range, read, rgb
 from vae_lab.seeding import derive_seed
 from vae_lab.stream import Reader, Rows, Tensors
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MAX_SKIPPED = 0.01  # of all pictures; above it the folder is at fault, not a file
+MAX_SKIPPED = 0.01  # of all pictures, or one; above it the folder is at fault, not a file
+SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "thumbs.db", "desktop.ini")
+# What Pillow's decoders raise.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+LOOKED_AT = 8  # pictures, for a hint; one with a quarter of the range would be dark
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,7 +34,8 @@ class ImageFolder(StreamedDataModule):
 
     A picture is scaled until its shorter side fits, and its middle is cut out. Its label is the
     number of the subfolder of `root` that holds it, in alphabetical order, and -1 for a picture in
-    `root` itself. The test and validation images are drawn by `split_seed`.
+    `root` itself. The test and validation images are drawn by `split_seed`. Hidden files, and what
+    operating systems leave behind, are left out and counted.
 
     Args:
         root: the folder; searched with all its subfolders, also those that are links.
@@ -39,7 +45,11 @@ class ImageFolder(StreamedDataModule):
         memory_gb: up to this size, decoded, the pictures are kept in memory; this changes only the
             speed. With 0 they never are.
         on_corrupt: "error" stops at a file that cannot be decoded; "skip" puts the next picture of
-            its split in its place and says so, but more than 1 % of all is an error still.
+            its split in its place and says so, but more than 1 % of all (and more than one) is an
+            error still.
+        background: the colour seen where a picture is transparent: a name, or [red, green, blue].
+        value_range: the values that become black and white in grey pictures with more than 8 bits:
+            [0, 4095] for 12 bits that are stored in 16. By default 0 and 65535. Floats need it.
     """
 
     root: str
@@ -48,6 +58,8 @@ class ImageFolder(StreamedDataModule):
     test_size: int | float = 0.1
     memory_gb: float = 1.0
     on_corrupt: str = "error"
+    background: str | Sequence[int] = "white"
+    value_range: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +72,8 @@ class ImageFolder(StreamedDataModule):
         if not self.memory_gb >= 0:
             raise ValueError(f"memory_gb must not be negative, got {self.memory_gb}")
         check_size("test_size", self.test_size)
+        check_range(self.value_range)
+        rgb(self.background)
         self._total = 0
         self._unreadable: dict[str, str] = {}
 
@@ -68,19 +82,60 @@ class ImageFolder(StreamedDataModule):
         size = self.image_size
         return (self.channels, *((size, size) if isinstance(size, int) else size))
 
+    @property
+    def pixels(self) -> dict[str, Any]:
+        return {"background": self.background, "value_range": self.value_range}
+
+    @property
+    def _allowed(self) -> int:
+        """How many pictures may be skipped."""
+        return max(int(MAX_SKIPPED * self._total), 1) if self.on_corrupt == "skip" else 0
+
     def open(self) -> tuple[Reader, Reader]:
         root = Path(self.root).expanduser()
-        names = _pictures(root)
+        names = self._names(root)
+        self._total = len(names)
+        self._look_at([root / name for name in names[:: -(-len(names) // LOOKED_AT)]])
+        encoded = np.array([os.fsencode(name) for name in names])
+        labels = _labels(names)
+        pictures = Pictures(root, encoded, labels, self.shape, self._allowed, self.pixels)
+        test, train = split(len(names), self.test_size, derive_seed(self.split_seed, "test"))
+        return pictures.subset(train), pictures.subset(test)
+
+    def _names(self, root: Path) -> list[str]:
+        """Of all pictures, from `root` on, folder by folder; says how many files are hidden."""
+        files = [path.relative_to(root) for path in files_below(root)]
+        hidden = [path for path in files if _is_hidden(path)]
+        told = f"{len(hidden)} hidden files are left out" if hidden else ""
+        found = {*files} - {*hidden}
+        names = [path.as_posix() for path in found if path.name.lower().endswith(SUFFIXES)]
         if not names:
             raise FileNotFoundError(
                 f"data.root must hold pictures ({' '.join(SUFFIXES)}): {contents(root)}"
+                + (f"; {told}" if hidden else "")
             )
-        self._total = len(names)
-        spare = int(MAX_SKIPPED * len(names)) + 1 if self.on_corrupt == "skip" else 0
-        encoded = np.array([os.fsencode(name) for name in names])
-        pictures = Pictures(root, encoded, _labels(names), self.shape, spare)
-        test, train = split(len(names), self.test_size, derive_seed(self.split_seed, "test"))
-        return pictures.subset(train), pictures.subset(test)
+        if hidden:
+            warnings.warn(f"{told}, such as {min(hidden)} in {root}", stacklevel=3)
+        return sorted(names, key=lambda name: name.split("/"))
+
+    def _look_at(self, paths: list[Path]) -> None:
+        """Says so if these would be dark, or if none of them needs the range that was given."""
+        found = [deep for path in paths if (deep := _brightest(path))]
+        if self.value_range is not None and not found:
+            warnings.warn(
+                "data.value_range is for grey pictures with more than 8 bits: none of the "
+                f"{len(paths)} that were looked at is one",
+                stacklevel=3,
+            )
+        if self.value_range is None and found:
+            most, limit = max(found)
+            if 0 < most < limit / 4 < math.inf:
+                warnings.warn(
+                    f"the {len(found)} pictures of 16 bits that were looked at hold no value above "
+                    f"{most:g} of {limit:g}, so they will be dark; type "
+                    f"data.value_range=[0,{2 ** int(most).bit_length() - 1}]",
+                    stacklevel=3,
+                )
 
     def setup(self, stage: str = "fit") -> None:
         """Reads the splits if they fit in memory: once it is known which pictures are in each, as
@@ -107,12 +162,13 @@ class ImageFolder(StreamedDataModule):
         """Names each file once; refuses too many."""
         new = [path for path in unreadable if path not in self._unreadable]
         self._unreadable |= unreadable
-        count = f"{len(self._unreadable)} of {self._total} pictures cannot be read"
-        if len(self._unreadable) > MAX_SKIPPED * self._total:
-            first = next(iter(self._unreadable))
-            raise ValueError(
-                f"{count}, the first is {first}; more than {MAX_SKIPPED:.0%} is too many to skip"
-            )
+        count = (
+            f"{len(self._unreadable)} of {self._total} pictures cannot be read, at most "
+            f"{self._allowed} may be skipped"
+        )
+        if len(self._unreadable) > self._allowed:
+            first, reason = next(iter(self._unreadable.items()))
+            raise ValueError(f"{count} (1 % of all, or one); the first is {first} ({reason})")
         for path in new:
             reason = self._unreadable[path]
             warnings.warn(f"{path} ({reason}): the next picture stands in; {count}", stacklevel=2)
@@ -128,21 +184,23 @@ class Pictures:
             each process that reads, bit by bit, as their reference counts are written.
         labels: shape [N].
         shape: (C, H, W) to fit them to.
-        spare: how many pictures after an unreadable one may be tried in its place.
+        skip: how many may be skipped; so many after an unreadable one, and one more, are tried in
+            its place.
+        pixels: what :func:`vae_lab.image_files.read` is told beside.
     """
 
     root: Path
     names: np.ndarray
     labels: Tensor
     shape: tuple[int, ...]
-    spare: int = 0
+    skip: int = 0
+    pixels: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def subset(self, rows: Tensor) -> "Pictures":
-        names, labels = self.names[rows.numpy()], self.labels[rows]
-        return Pictures(self.root, names, labels, self.shape, self.spare)
+        return replace(self, names=self.names[rows.numpy()], labels=self.labels[rows])
 
     def read(self, rows: Sequence[int]) -> Rows:
         images = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
@@ -153,40 +211,39 @@ class Pictures:
         return Rows(images, labels, unreadable)
 
     def _read_one(self, row: int, unreadable: dict[str, str]) -> tuple[Tensor, Tensor]:
-        for candidate in range(row, row + self.spare + 1):
+        tried = min(self.skip + 2, len(self)) if self.skip else 1
+        for candidate in range(row, row + tried):
             number = candidate % len(self)
-            path = self.root / os.fsdecode(self.names[number])
+            path = self._path(number)
             try:
-                return decode(path, self.shape), self.labels[number]
-            # Pillow's decoders raise all of these, and few say which file it was.
-            except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
-                unreadable[str(path)] = one_line(e)
-        path, reason = next(iter(unreadable.items()))
-        if self.spare:
+                return read(path, self.shape, **self.pixels), self.labels[number]
+            except DAMAGED as error:  # few say which file it was
+                unreadable[str(path)] = one_line(error)
+        path = self._path(row)
+        reason = unreadable[str(path)]
+        if self.skip:
             raise ValueError(
-                f"{self.spare + 1} pictures in a row cannot be read, near {path} ({reason}); more "
-                f"than {MAX_SKIPPED:.0%} of all is too many to skip"
+                f"no picture can stand in for {path} ({reason}): {tried - 1} others of its split "
+                f"were tried, at most {self.skip} may be skipped"
             )
         raise ValueError(
             f"{path} is not a readable picture ({reason}); remove it, or data.on_corrupt=skip"
         )
 
-
-def decode(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """The picture in this file, fitted to this shape, uint8."""
-    with Image.open(path) as picture:
-        return fit(picture, shape)
+    def _path(self, number: int) -> Path:
+        return self.root / os.fsdecode(self.names[number])
 
 
-def _pictures(root: Path) -> list[str]:
-    """The names of all pictures, from `root` on, folder by folder."""
-    found = [
-        path.relative_to(root).as_posix()
-        for path in files_below(root)
-        # macOS leaves a hidden "._name.jpg" beside a picture.
-        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
-    ]
-    return sorted(found, key=lambda name: name.split("/"))
+def _brightest(path: Path) -> tuple[float, float] | None:
+    """None also of what cannot be read, which is said when it has to be."""
+    try:
+        return brightest(path)
+    except DAMAGED:
+        return None
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part.lower() in SYSTEM for part in path.parts)
 
 
 def _labels(names: list[str]) -> Tensor:

@@ -4,6 +4,7 @@ import builtins
 import io
 import struct
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -223,7 +224,7 @@ BAD = {
     "moving GIF": (file("P", kind="GIF", **MOVING), "it is animated"),
     "moving PNG": (file(kind="PNG", **MOVING), "it is animated"),
     "pages": (file(kind="TIFF", **MOVING), "several pages"),
-    "floats": (file("F", kind="TIFF"), "more than 8 bits a channel: save it with 8"),
+    "floats": (file("F", kind="TIFF"), "it holds floats, and .* save it with 8 or 16"),
     "bomb": (bomb(), "more than 89 million pixels"),
     "small bomb": (bomb(12_000), "more than 89 million pixels"),
     "large": (b"\0" * (image_files.MAX_BYTES + 2**20), "the file has 21 MB, at most 20 are read"),
@@ -296,3 +297,18 @@ def test_the_task_explores_the_models_own_test_images(run, monkeypatch):
     explored, title, port = served["arguments"]
     assert (title, port) == ("gumbel_vae-digits", 8123)
     assert explored.images.shape == (30, 1, 8, 8) and explored.kind == "codes"
+
+
+def test_an_upload_is_read_as_the_data_is(run, monkeypatch):
+    served = []
+    page = SimpleNamespace(serve=lambda explored, *_: served.append(explored))
+    monkeypatch.setitem(__import__("sys").modules, "vae_lab.explorer_page", page)
+    for number in range(9):
+        Path(f"pictures/{number}.png").parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(f"pictures/{number}.png")
+    folder = "data=image_folder data.root=pictures data.image_size=8 data.channels=1"
+    settings = f"{folder} data.batch_size=2 data.background=black data.val_size=1"
+    run("task=explore", "checkpoint=gaussian_vae-digits", *settings.split())
+    target = io.BytesIO()
+    Image.new("LA", (8, 8), (200, 0)).save(target, "PNG")
+    assert (served[0].upload(target.getvalue()) == 0).all()

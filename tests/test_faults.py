@@ -110,7 +110,7 @@ def patched(target, name, value):
 def not_a_number(folder, _):
     pixels = np.zeros((8, 8), np.float32)
     pixels[3, 4] = np.nan
-    Image.fromarray(pixels).save(folder / "pictures" / "nan.tiff")
+    Image.fromarray(pixels).save(folder / "pictures" / "00-nan.tiff")
 
 
 def float_images(value):
@@ -225,8 +225,9 @@ FAULTS = {
     ),
     "too many corrupted pictures": (
         f"{FOLDER} data.on_corrupt=skip data.batch_size=8",
-        both(pictures(30), file("pictures/bad.png", b"\x89PNG\r\n")),
-        "1 of 31 pictures cannot be read, the first is pictures/bad.png; more than 1% is too many",
+        both(pictures(30), *[file(f"pictures/0{n}0-bad.png") for n in range(3)]),
+        "of 33 pictures cannot be read, at most 1 may be skipped (1 % of all, or one); the first "
+        "is pictures/000-bad.png (cannot identify image file",
     ),
     "wrong size": (
         "data=mnist data.root=. data.download=false",
@@ -274,9 +275,19 @@ FAULTS = {
         "the train images must be finite, the first that is not: [5, 0, 2, 7] is nan",
     ),
     "NaN in a picture": (
+        f"{FOLDER} data.batch_size=8 data.value_range=[0,1]",
+        both(pictures(30), not_a_number),
+        "pictures/00-nan.tiff is not a readable picture (some of its pixels are not a number)",
+    ),
+    "floats in a picture": (
         f"{FOLDER} data.batch_size=8",
         both(pictures(30), not_a_number),
-        "pictures/nan.tiff is not a readable picture (more than 8 bits a channel)",
+        "pictures/00-nan.tiff is not a readable picture (it holds floats, and which are black and",
+    ),
+    "no colour": (
+        f"{FOLDER} data.background=whit",
+        pictures(30),
+        "got 'whit'; did you mean white (in data)",
     ),
     "NaN in the loss": (
         NAN,

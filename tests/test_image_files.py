@@ -3,6 +3,8 @@ import os
 import pickle
 import struct
 import tarfile
+import warnings
+from contextlib import nullcontext
 from functools import partial
 from hashlib import md5
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,8 +20,9 @@ from datamodules.base import contents
 from datamodules.cifar10 import CIFAR10
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.idx import FILES, read_idx
-from datamodules.image_folder import ImageFolder, decode
+from datamodules.image_folder import ImageFolder
 from datamodules.mnist import MNIST
+from vae_lab.image_files import read, read_upload
 
 DEBIAN = FashionMNIST.system[0]
 
@@ -271,7 +274,7 @@ def test_image_folder_follows_links_once_around(tmp_path):
 def test_image_folder_cuts_out_the_middle(tmp_path):
     stripes = np.repeat([10, 200, 30], 8)[None].repeat(8, 0).astype(np.uint8)  # 8 x 24
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
-    assert decode(tmp_path / "stripes.png", (1, 8, 8)).unique().tolist() == [200]
+    assert read(tmp_path / "stripes.png", (1, 8, 8)).unique().tolist() == [200]
 
 
 def test_the_test_images_depend_on_split_seed_only(tmp_path):
@@ -304,19 +307,31 @@ def test_a_corrupted_picture_is_named(tmp_path):
     bad.write_bytes((tmp_path / "cats" / "1.jpg").read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{bad} is not a readable picture .*on_corrupt=skip"):
         in_memory(tmp_path)
-    with pytest.raises(ValueError, match=f"1 of 31 pictures .* {bad}; more than 1% is too many"):
-        in_memory(tmp_path, on_corrupt="skip")
 
 
-def test_few_corrupted_pictures_are_named_and_others_stand_in(tmp_path):
-    write_pictures(tmp_path, count=5)
-    for number in range(100):
-        Image.new("L", (4, 4), color=number).save(tmp_path / f"{number:03}.png")
-    (tmp_path / "bad.png").write_bytes(b"")
-    message = "bad.png .cannot identify image file.*: the next picture stands in; 1 of 106 pictures"
-    with pytest.warns(UserWarning, match=message):
-        images, _ = in_memory(tmp_path, on_corrupt="skip")
-    assert len(images) == 106
+def noted(folder, total, bad):
+    """Pictures of which some cannot be read, and what is said of them with on_corrupt=skip."""
+    folder.mkdir()
+    for number in range(total):
+        Image.new("L", (4, 4), color=number % 256).save(folder / f"{number:03}.png")
+    for number in range(bad):
+        (folder / f"{7 * number:03}.png").write_bytes(b"")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        images, _ = in_memory(folder, on_corrupt="skip", image_size=4)
+    assert len(images) == total
+    return sorted(str(warning.message) for warning in said)
+
+
+@pytest.mark.parametrize(("total", "allowed"), [(20, 1), (57, 1), (199, 1), (250, 2)])
+def test_few_corrupted_pictures_are_named_and_others_stand_in(tmp_path, total, allowed):
+    rule = f"of {total} pictures cannot be read, at most {allowed} may be skipped"
+    said = noted(tmp_path / "few", total, allowed)
+    assert len(said) == allowed and "000.png (cannot identify image file" in said[0]
+    assert any(line.endswith(f": the next picture stands in; {allowed} {rule}") for line in said)
+    message = f"^{allowed + 1} {rule} .1 % of all, or one.; the first is .*png .cannot identify"
+    with pytest.raises(ValueError, match=message):
+        noted(tmp_path / "many", total, allowed + 1)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -342,11 +357,16 @@ def test_pictures_that_are_not_kept_give_the_same_batches(tmp_path, num_workers)
 
 @pytest.mark.parametrize(
     ("on_corrupt", "message"),
-    [("error", "bad.png is not a readable picture"), ("skip", "1 of 31 pictures cannot be read")],
+    [
+        ("error", "is not a readable picture"),
+        ("skip", "2 of 32 pictures cannot be read, at most 1"),
+    ],
 )
+@pytest.mark.filterwarnings("ignore:.*the next picture stands in:UserWarning")
 def test_a_corrupted_picture_is_named_when_it_is_met(tmp_path, on_corrupt, message):
     write_pictures(tmp_path)
-    (tmp_path / "bad.png").write_bytes(b"")
+    for name in ("bad.png", "worse.png"):
+        (tmp_path / name).write_bytes(b"")
     settings = {"memory_gb": 0, "num_workers": 2, "on_corrupt": on_corrupt, "batch_size": 8}
     datamodule = ready(ImageFolder(root=str(tmp_path), image_size=8, **settings))
     with pytest.raises(ValueError, match=message) as caught:
@@ -359,15 +379,60 @@ def test_a_corrupted_picture_is_named_when_it_is_met(tmp_path, on_corrupt, messa
 def test_many_corrupted_pictures_in_a_row_are_not_searched_through(tmp_path):
     for number in range(200):
         (tmp_path / f"{number}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="4 pictures in a row cannot be read, near .*png"):
+    message = "no picture can stand in for .*png .cannot.*3 others of its split.*at most 2 may be"
+    with pytest.raises(ValueError, match=message):
         in_memory(tmp_path, on_corrupt="skip")
 
 
-def test_pictures_with_16_bits_are_refused(tmp_path):
-    write_pictures(tmp_path)
-    Image.fromarray(np.full((9, 9), 30000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="deep.png is not a readable picture .more than 8 bits"):
-        in_memory(tmp_path)
+def test_image_folder_reads_what_the_explorer_reads(tmp_path):
+    """16 bits, transparent parts and floats, with its own settings."""
+    deep = np.full((9, 9), 1000, dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "png.png")
+    Image.fromarray(deep).save(tmp_path / "tiff.tif")
+    Image.fromarray(deep.astype(np.float32)).save(tmp_path / "floats.tiff")
+    Image.new("RGBA", (9, 9)).save(tmp_path / "transparent.webp")
+    settings = {"value_range": [0, 2000], "background": [128, 0, 0], "image_size": 8}
+    x, _ = in_memory(tmp_path, **settings, val_size=1, test_size=1)
+    assert sorted(x.amin((2, 3)).tolist()) == [[128, 0, 0], *[[128, 128, 128]] * 3]
+    folder = ImageFolder(root=str(tmp_path), **settings)
+    deep_file = (tmp_path / "floats.tiff").read_bytes()
+    assert (read_upload(deep_file, folder.shape, **folder.pixels) == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("most", "value_range", "message"),
+    [
+        (4000, None, "hold no value above 4000 of 65535, .* type data.value_range=.0,4095."),
+        (255, [0, 1], "data.value_range is for grey .* none of the 8 that were looked at is one"),
+        (60_000, None, None),
+        (4000, [0, 4095], None),
+    ],
+)
+def test_a_range_that_hardly_fits_is_said(tmp_path, most, value_range, message):
+    for number in range(8):
+        values = np.full((4, 4), number * most // 7, dtype=np.uint16 if most > 255 else np.uint8)
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+    settings = {"image_size": 4, "test_size": 1, "val_size": 1, "value_range": value_range}
+    with pytest.warns(UserWarning, match=message) if message else nullcontext():
+        in_memory(tmp_path, **settings)
+
+
+def test_hidden_files_are_left_out_and_counted(tmp_path):
+    write_pictures(tmp_path / ".here")
+    hidden = ["._a.png", ".DS_Store", "__MACOSX/cats/._1.jpg", "__MACOSX/1.jpg", ".b/c.png"]
+    hidden += ["cats/.ipynb_checkpoints/1.png", "cats/Thumbs.db", "dogs/@eaDir/1.jpg/small.jpg"]
+    for name in hidden:
+        path = tmp_path / ".here" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(path, "PNG")
+    with pytest.warns(UserWarning, match="^8 hidden files are left out, such as .*here$") as said:
+        _, y = in_memory(tmp_path / ".here", image_size=8)
+    assert len(said) == 1 and y.bincount().tolist() == [15, 15]
+    only = tmp_path / ".here" / "__MACOSX"
+    (only / ".x").write_text("")
+    (only / "1.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="holds 2 files; 2 hidden files are left out$"):
+        in_memory(only)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text"])
@@ -390,6 +455,8 @@ def test_a_folder_without_pictures(tmp_path, kind):
         {"channels": 2},
         {"on_corrupt": "ignore"},
         {"memory_gb": -1},
+        {"background": "grren"},
+        {"value_range": [1, 0]},
         {"num_workers": -1},
     ],
 )

@@ -20,6 +20,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 import train as train_py
 from configs import build, tasks
+from configs.resume import changes
 from datamodules.base import ImageDataModule
 from vae_lab.callbacks import Checkpointing
 from vae_lab.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
@@ -187,6 +188,15 @@ def test_pictures_that_are_read_when_needed(tmp_path):
     lines += ["data.channels=1", "data.memory_gb=0", "data.num_workers=2"]
     killed_twice(tmp_path, *lines, moment=13)
     assert not run_differences(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_settings_that_a_run_is_older_than_are_no_change():
+    new = OmegaConf.to_container(composed(("data=image_folder", "data.root=x")))
+    known = {k: v for k, v in new["data"].items() if k not in ("background", "value_range")}
+    old = new | {"data": known}
+    assert changes(old, new) == []
+    black = new | {"data": new["data"] | {"background": "black"}}
+    assert changes(old, black) == ['data.background "white" -> "black"']
 
 
 def model_for(estimator):

@@ -2,7 +2,8 @@
 
 import io
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -29,6 +30,7 @@ class Explorer:
         images: test images, [N, C, H, W], as the model's data has them.
         binarize: what the data does to its images, and so to an uploaded one; see
             :class:`vae_lab.data.Loader`.
+        pixels: the settings of :func:`vae_lab.image_files.read` that the data was read with.
 
     Attributes:
         kl: the mean over `images` of KL(q(z|x) || p(z)) of each latent variable, [L], in nats.
@@ -37,10 +39,17 @@ class Explorer:
     """
 
     @torch.no_grad()
-    def __init__(self, vae: VAE, images: Tensor, binarize: str = "none") -> None:
+    def __init__(
+        self,
+        vae: VAE,
+        images: Tensor,
+        binarize: str = "none",
+        pixels: Mapping[str, Any] | None = None,
+    ) -> None:
         if not len(images):
             raise ValueError("images must hold at least one image, got 0")
         self.vae, self.latent, self.binarize = vae, vae.latent, binarize
+        self.pixels = pixels or {}
         self.images = images.to(vae.output_bias)
         posteriors = [vae.encode(x) for x in self.images.split(CHUNK)]
         self.kl = torch.cat([self.latent.kl(q) for q in posteriors]).mean(0).cpu()
@@ -118,13 +127,13 @@ class Explorer:
         return self._z((log_p / temperature + gumbel).argmax(-1).to(self.images.dtype))
 
     def upload(self, data: bytes) -> Tensor:
-        """A picture file as an image of the model's shape, binarised as its data is.
+        """A picture file as an image of the model's shape, read and binarised as its data is.
 
         Raises:
             ValueError: what is wrong with the file.
         """
-        pixels = read_upload(data, self.vae.shape).unsqueeze(0)
-        loader = TensorLoader(pixels, torch.tensor([-1]), 1, stage="test", binarize=self.binarize)
+        image = read_upload(data, self.vae.shape, **self.pixels).unsqueeze(0)
+        loader = TensorLoader(image, torch.tensor([-1]), 1, stage="test", binarize=self.binarize)
         return next(iter(loader)).x[0]
 
     def _range(self, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from configs import build
 from configs.checks import check_ranges
 from configs.signatures import complaints, settings
+from vae_lab.description import CLASSES
 from vae_lab.likelihoods import Bernoulli
-from vae_lab.pretrained import CLASSES
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(p for p in FOLDER.glob("*/*.yaml") if not p.stem.startswith("_"))

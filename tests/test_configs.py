@@ -90,7 +90,7 @@ class Unlisted(Bernoulli):
 def test_a_part_that_no_release_may_name_is_refused():
     chosen = config("model=gaussian_vae")
     chosen.likelihood = {"_target_": f"{__name__}.Unlisted"}
-    line = "the likelihood Unlisted could not be .*: name it in __all__ of vae_lab.likelihoods$"
+    line = "the likelihood Unlisted could not be .*: decorate the class with @vae_lab.register$"
     with pytest.raises(ValueError, match=line):
         build.datamodule_and_model(chosen)
 

@@ -365,7 +365,7 @@ def test_an_archive_is_neither_unpacked_nor_leaves_its_folder(tmp_path):
 # Classes of one's own, and what was changed
 
 
-class Narrow:
+class Thin:
     """A network that nobody else knows; its trunks share a matrix."""
 
     def __init__(self, width):
@@ -383,24 +383,24 @@ class Narrow:
         return nn.Sequential(*layers, last, nn.Unflatten(1, shape))
 
 
-class Doubled(Narrow):
+class Doubled(Thin):
     """Keeps another number than it was given."""
 
     def __init__(self, width):
         self.width = 2 * width
 
 
-class Secret(Narrow):
+class Secret(Thin):
     def __init__(self, size):
         super().__init__(size)
 
 
-class Loose(Narrow):
+class Loose(Thin):
     def __init__(self, **settings):
         super().__init__(**settings)
 
 
-class Sized(Narrow):
+class Sized(Thin):
     """Its argument is no plain type."""
 
     def __init__(self, width):
@@ -431,7 +431,7 @@ def registered(monkeypatch):
 @pytest.mark.parametrize(
     "cls, parts",
     [
-        (Narrow, {"network": Narrow(5)}),
+        (Thin, {"network": Thin(5)}),
         (Offset, {"likelihood": Offset(0.2)}),
         (Bits, {"latent": Bits(3)}),
     ],
@@ -451,7 +451,7 @@ def test_an_own_class_is_released_once_it_is_registered(cls, parts, registered, 
 
 
 def test_a_class_called_like_another_is_not_taken_for_it(registered, tmp_path):
-    own = type("MLP", (Narrow,), {})
+    own = type("MLP", (Thin,), {})
     with pytest.raises(ValueError, match="MLP is test_pretrained.MLP, .* means vae_lab.networks"):
         small_vae(network=own(4)).save_pretrained(tmp_path / "x")
     with pytest.raises(ValueError, match="vae_lab.networks.mlp.MLP has the name MLP already: give"):
@@ -460,7 +460,7 @@ def test_a_class_called_like_another_is_not_taken_for_it(registered, tmp_path):
 
 
 def test_a_class_that_is_defined_anew_takes_the_place_of_the_old(registered):
-    first, second = (type("Cell", (Narrow,), {}) for _ in range(2))
+    first, second = (type("Cell", (Thin,), {}) for _ in range(2))
     registered(first)
     registered(second)
     assert CLASSES["network"]["Cell"] is second

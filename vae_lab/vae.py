@@ -218,6 +218,11 @@ class VAE(nn.Module):
         Args:
             dtype: of the stored weights, e.g. torch.float16; None: their own. The model that is
                 loaded has weights of torch's default type in any case.
+
+        Raises:
+            ValueError: the release would not come back as this model: a class that is not
+                registered (:func:`vae_lab.register`), or a layer that was changed after it was
+                built. Nothing is written.
         """
         from .pretrained import save
 
@@ -239,7 +244,8 @@ class VAE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, strict: bool = True) -> "VAE":
-        """A trained model, in evaluation mode. Nothing that is loaded is run.
+        """A trained model, in evaluation mode, on torch's default device. Nothing that is loaded is
+        run, and nothing of the caller's changes: no random state, no mode.
 
         Args:
             source: a run's or a release's folder, a `.ckpt` or `.safetensors` file, a model of the

@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from configs import build  # noqa: E402
 from vae_lab import VAE, zoo  # noqa: E402
-from vae_lab.pretrained import RELAXATION, card  # noqa: E402
+from vae_lab.description import RELAXATION  # noqa: E402
+from vae_lab.pretrained import card  # noqa: E402
 
 # REINFORCE needs the KL's warm-up on the few digits, or the posterior collapses.
 DIGITS = "network.hidden=[256,128] objective=elbo_warmup trainer.max_epochs=150"

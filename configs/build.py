@@ -32,10 +32,11 @@ from vae_lab.callbacks import (
     StepSeed,
 )
 from vae_lab.checkpoints import FOLDER
+from vae_lab.description import RELAXATION, check_described, describe
 from vae_lab.estimators import catalog
 from vae_lab.loggers import CSVLogger
 from vae_lab.optimization import shorten_steps
-from vae_lab.pretrained import PARTS, RELAXATION, check_listed, describe
+from vae_lab.pretrained import PARTS
 from vae_lab.runs import commands_of
 
 ASKS = re.compile(r"\$\{\s*[\w.]+\s*:")  # a resolver; without a colon it is another setting
@@ -63,7 +64,7 @@ def _place(message: str) -> str:
 def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
     datamodule = make(config.data)
     model = make(config.model, shape=datamodule.shape)
-    check_listed(model.vae)
+    check_described(model.vae)
     if config.channels_last:
         model.vae.to(memory_format=torch.channels_last)
     model.config = kept(config)

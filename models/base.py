@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vae_lab import VAE
 from vae_lab.data import Batch
+from vae_lab.description import blueprint
 from vae_lab.distributed import aside
 from vae_lab.estimators import Estimator
 from vae_lab.latents import Latent
@@ -22,7 +23,6 @@ from vae_lab.likelihoods import Likelihood
 from vae_lab.metrics import BoundMetrics, Window
 from vae_lab.networks import Network
 from vae_lab.objectives import Objective, Terms
-from vae_lab.pretrained import blueprint
 from vae_lab.schedules import schedules
 
 
@@ -241,9 +241,7 @@ class VAEModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Always the true ELBO: exact samples, beta = 1."""
-        if batch_idx == 0:
-            self.vae.likelihood.check(batch[0])
-        bound = self.vae.elbo(batch[0])
+        bound = self.vae.elbo(batch[0], check=batch_idx == 0)
         relaxed = None
         if self.estimator.relaxed:
             relaxed = self._terms(batch[0]).elbo

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from configs import build
 from configs.checks import check_ranges
 from configs.signatures import complaints, settings
+from vae_lab.description import CLASSES
 from vae_lab.likelihoods import Bernoulli
-from vae_lab.pretrained import CLASSES
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(p for p in FOLDER.glob("*/*.yaml") if not p.stem.startswith("_"))
@@ -90,7 +90,7 @@ class Unlisted(Bernoulli):
 def test_a_part_that_no_release_may_name_is_refused():
     chosen = config("model=gaussian_vae")
     chosen.likelihood = {"_target_": f"{__name__}.Unlisted"}
-    line = "the likelihood Unlisted could not be .*: name it in __all__ of vae_lab.likelihoods$"
+    line = "the likelihood Unlisted could not be .*: decorate the class with @vae_lab.register$"
     with pytest.raises(ValueError, match=line):
         build.datamodule_and_model(chosen)
 

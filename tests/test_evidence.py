@@ -208,5 +208,5 @@ def test_refusals():
         annealed(bits, x)
     with pytest.raises(ValueError, match="start must be posterior or prior, got 'q'"):
         annealed(gaussian, x, start="q")
-    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_samples must be a positive integer, got 0"):
         importance_weighted(gaussian, x, 0)

@@ -1,7 +1,9 @@
 """Releases and checkpoints as models for others: what is written, read, taken over and refused."""
 
+import contextlib
 import io
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -13,13 +15,18 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import randomize
+from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
 
-from vae_lab import VAE, likelihoods, pretrained
+from vae_lab import VAE, likelihoods, networks, register
 from vae_lab.checkpoints import save_checkpoint
+from vae_lab.description import CLASSES, blueprint, check_described, describe, relaxation
 from vae_lab.estimators import DecoupledSTGumbelSoftmax, GumbelSoftmax
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import MLP, Conv, Linear, ResNet
-from vae_lab.pretrained import blueprint, card, load
+from vae_lab.pretrained import card, load
 from vae_lab.schedules import Linear as LinearSchedule
 
 PARTS = [
@@ -218,7 +225,7 @@ def test_what_is_not_a_release_of_this_library_is_refused(changes, message, tmp_
 )
 def test_a_relaxation_is_refused_likewise(described, message):
     with pytest.raises(ValueError, match=message):
-        pretrained.relaxation({"relaxation": described})
+        relaxation({"relaxation": described})
 
 
 @pytest.mark.parametrize(
@@ -232,11 +239,11 @@ def test_a_relaxation_comes_back_as_it_was(cls, schedules):
     estimator = cls(**{name: LinearSchedule(0.9, 0.3, 10) for name in schedules})
     for name in schedules:
         getattr(estimator, name).set_step(10)
-    described = json.loads(json.dumps(pretrained.describe(estimator)))
+    described = json.loads(json.dumps(describe(estimator)))
     assert all(described[name] == 0.3 for name in schedules)
-    again = pretrained.relaxation({"relaxation": described})
-    assert type(again) is cls and pretrained.describe(again) == described
-    assert pretrained.relaxation({}) is None
+    again = relaxation({"relaxation": described})
+    assert type(again) is cls and describe(again) == described
+    assert relaxation({}) is None
 
 
 @pytest.mark.parametrize(
@@ -353,6 +360,302 @@ def test_an_archive_is_neither_unpacked_nor_leaves_its_folder(tmp_path):
     with pytest.raises(ValueError, match="is not a readable checkpoint|is damaged"):
         VAE.from_pretrained(checkpoint)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["inside"]
+
+
+# Classes of one's own, and what was changed
+
+
+class Thin:
+    """A network that nobody else knows; its trunks share a matrix."""
+
+    def __init__(self, width):
+        self.width = width
+
+    def encoder(self, shape):
+        return networks.base.Encoder(
+            nn.Flatten(), nn.Linear(math.prod(shape), self.width), nn.Tanh(), features=self.width
+        )
+
+    def decoder(self, latent_size, shape):
+        layers = nn.Linear(latent_size, latent_size), nn.Linear(latent_size, latent_size)
+        layers[1].weight = layers[0].weight
+        last = nn.Linear(latent_size, math.prod(shape))
+        return nn.Sequential(*layers, last, nn.Unflatten(1, shape))
+
+
+class Doubled(Thin):
+    """Keeps another number than it was given."""
+
+    def __init__(self, width):
+        self.width = 2 * width
+
+
+class Secret(Thin):
+    def __init__(self, size):
+        super().__init__(size)
+
+
+class Loose(Thin):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+
+
+class Sized(Thin):
+    """Its argument is no plain type."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.width = torch.tensor(width)
+
+    def encoder(self, shape):
+        return MLP((4,)).encoder(shape)
+
+
+class Offset(likelihoods.Gaussian):
+    def mean(self, params):
+        return params + 1
+
+
+class Bits(Bernoulli):
+    pass
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Registers until the test is over."""
+    for kind, known in CLASSES.items():
+        monkeypatch.setitem(CLASSES, kind, dict(known))
+    return register
+
+
+@pytest.mark.parametrize(
+    "cls, parts",
+    [
+        (Thin, {"network": Thin(5)}),
+        (Offset, {"likelihood": Offset(0.2)}),
+        (Bits, {"latent": Bits(3)}),
+    ],
+)
+def test_an_own_class_is_released_once_it_is_registered(cls, parts, registered, tmp_path):
+    vae, x = small_vae(**parts), torch.rand(2, 1, 4, 4).round()
+    for refused in (lambda: vae.save_pretrained(tmp_path), lambda: check_described(vae)):
+        with pytest.raises(ValueError, match=f"the .* {cls.__name__} could .*@vae_lab.register$"):
+            refused()
+    assert not [*tmp_path.iterdir()]
+    assert registered(cls) is cls and registered(cls) is cls
+    loaded = VAE.from_pretrained(vae.save_pretrained(tmp_path))
+    assert torch.equal(loaded.reconstruct(x), vae.reconstruct(x))
+    del CLASSES[next(iter(parts))][cls.__name__]  # another process, which did not import it
+    with pytest.raises(ValueError, match=f"unknown .* '{cls.__name__}' .*; import the module that"):
+        VAE.from_pretrained(tmp_path)
+
+
+def test_a_class_called_like_another_is_not_taken_for_it(registered, tmp_path):
+    own = type("MLP", (Thin,), {})
+    with pytest.raises(ValueError, match="MLP is test_pretrained.MLP, .* means vae_lab.networks"):
+        small_vae(network=own(4)).save_pretrained(tmp_path / "x")
+    with pytest.raises(ValueError, match="vae_lab.networks.mlp.MLP has the name MLP already: give"):
+        registered(own)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_class_that_is_defined_anew_takes_the_place_of_the_old(registered):
+    first, second = (type("Cell", (Thin,), {}) for _ in range(2))
+    registered(first)
+    registered(second)
+    assert CLASSES["network"]["Cell"] is second
+
+
+@pytest.mark.parametrize(
+    "cls, message",
+    [
+        (int, "int must be a Latent, a Likelihood, or a network with encoder and decoder"),
+        (Loose, r"Loose must list its arguments by name, it has \*\*settings"),
+    ],
+)
+def test_what_cannot_be_registered_is_said(cls, message, registered):
+    with pytest.raises(ValueError, match=message):
+        registered(cls)
+
+
+@pytest.mark.parametrize(
+    "network, message",
+    [
+        (Secret(4), "Secret must keep its argument size as self.size, for a release"),
+        (Doubled(4), r"as given, got .*'width': 8} and keeps .*'width': 16}"),
+        (Sized(4), "the arguments of the parts must be plain: .*Tensor is not JSON"),
+    ],
+)
+def test_an_own_class_that_keeps_no_arguments_is_not_released(
+    network, message, registered, tmp_path
+):
+    registered(type(network))
+    with pytest.raises(ValueError, match=message):
+        small_vae(network=network).save_pretrained(tmp_path / "x")
+    assert not [*tmp_path.iterdir()]
+
+
+CHANGES = {
+    "weight_norm": (lambda v: weight_norm(v.encoder[1]), "in encoder.1, encoder.1.param"),
+    "pruning": (
+        lambda v: prune.l1_unstructured(v.head, "weight", 0.5),
+        "in head.weight_orig, head",
+    ),
+    "twice": (lambda v: setattr(v, "trunk", v.encoder), "in trunk, trunk.0, trunk.1"),
+    "more": (lambda v: v.encoder.append(nn.Identity()), "in encoder.3,"),
+    "activation": (lambda v: v.encoder.__setitem__(2, nn.Tanh()), "in encoder.2,"),
+    "its setting": (lambda v: v.decoder.__setitem__(1, nn.ReLU(True)), "in decoder.1,"),
+    "size": (
+        lambda v: v.decoder.__setitem__(0, nn.Linear(4, 6, False)),
+        "in decoder.0, decoder",
+    ),
+    "compiled": (lambda v: setattr(v, "head", torch.compile(v.head)), "in head, head._orig_mod"),
+    "buffer": (lambda v: v.register_buffer("x", torch.ones(1)), "in x,"),
+    "integers": (lambda v: v.head.__setattr__("bias", whole(v.head.bias)), "in head.bias,"),
+    "tied": (lambda v: v.encoder[1].__setattr__("bias", v.decoder[0].bias), "decoder.0.bias,"),
+    "method": (lambda v: setattr(v, "decode", lambda z: 0 * z), "come back with .* own decode,"),
+    "class": (
+        lambda v: setattr(v, "__class__", OwnVAE),
+        "own decode, features, .* OwnVAE",
+    ),
+}
+
+
+class OwnVAE(VAE):
+    def decode(self, z):
+        return -super().decode(z)
+
+    def features(self, x):
+        return -super().features(x)
+
+    def more(self):
+        """Which does no harm."""
+
+
+def whole(parameter):
+    return nn.Parameter(parameter.detach().int(), requires_grad=False)
+
+
+@pytest.mark.parametrize("change, message", CHANGES.values(), ids=CHANGES)
+def test_a_model_that_was_changed_is_not_released(change, message, tmp_path):
+    vae = small_vae()
+    check_described(vae)
+    change(vae)
+    with pytest.raises(ValueError, match=message) as caught:
+        vae.save_pretrained(tmp_path / "x")
+    assert "\n" not in str(caught.value) and not [*tmp_path.iterdir()]
+
+
+def test_what_is_undone_is_released(tmp_path):
+    vae, x = small_vae(), torch.rand(2, 1, 4, 4).round()
+    weight_norm(vae.encoder[1])
+    prune.l1_unstructured(vae.head, "weight", 0.5)
+    expected = vae.reconstruct(x)
+    remove_parametrizations(vae.encoder[1], "weight")
+    prune.remove(vae.head, "weight")
+    loaded = VAE.from_pretrained(vae.save_pretrained(tmp_path))
+    torch.testing.assert_close(loaded.reconstruct(x), expected)
+
+
+# What loading leaves alone
+
+
+@contextlib.contextmanager
+def default(device=None, dtype=None):
+    before = torch.get_default_dtype()
+    torch.set_default_device(device)
+    torch.set_default_dtype(dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(before)
+
+
+def contexts():
+    return {
+        "plain": contextlib.nullcontext(),
+        "no_grad": torch.no_grad(),
+        "inference": torch.inference_mode(),
+        "meta": torch.device("meta"),
+        "meta as default": default("meta"),
+        "both": combined(torch.inference_mode(), torch.device("meta")),
+        "float64": default(dtype=torch.float64),
+    }
+
+
+@contextlib.contextmanager
+def combined(*managers):
+    with contextlib.ExitStack() as stack:
+        for manager in managers:
+            stack.enter_context(manager)
+        yield
+
+
+@pytest.mark.parametrize("kind", ["release", "checkpoint", "zoo"])
+@pytest.mark.parametrize("name", contexts())
+def test_loading_leaves_the_caller_alone_and_is_left_alone(name, kind, tmp_path):
+    vae = small_vae(likelihood=likelihoods.Gaussian(0.3))
+    source = vae.save_pretrained(tmp_path / "x") if kind == "release" else save_run(vae, tmp_path)
+    if kind == "zoo":
+        vae, source = VAE.from_pretrained("gaussian_vae-digits"), "gaussian_vae-digits"
+    torch.manual_seed(0)
+    with contexts()[name]:
+        loaded = VAE.from_pretrained(source)
+    assert torch.rand(()).item() == pytest.approx(0.4963, abs=1e-4)
+    x = torch.rand(2, *vae.shape).round()
+    assert all(p.is_leaf and p.device.type == "cpu" for p in loaded.parameters())
+    assert {p.dtype for p in loaded.parameters()} == {
+        torch.float64 if name == "float64" else torch.float32
+    }
+    loaded = loaded.float()
+    assert torch.equal(loaded.reconstruct(x), vae.reconstruct(x))
+    (-loaded(x).objective.mean()).backward()
+    assert loaded.head.weight.grad.any()
+
+
+@pytest.mark.parametrize("name", contexts())
+def test_taking_a_part_leaves_the_caller_alone(name, tmp_path):
+    theirs, ours = small_vae(), small_vae()
+    theirs.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    with contexts()[name]:
+        ours.load_pretrained(tmp_path)
+    assert torch.rand(()).item() == pytest.approx(0.4963, abs=1e-4)
+    assert same(theirs, ours) and ours.head.weight.requires_grad
+    ours(torch.rand(2, 1, 4, 4)).objective.sum().backward()
+
+
+@pytest.mark.parametrize("name", contexts())
+def test_saving_leaves_the_caller_alone(name, tmp_path):
+    vae = small_vae()
+    torch.manual_seed(0)
+    with contexts()[name]:
+        vae.save_pretrained(tmp_path)
+    assert torch.rand(()).item() == pytest.approx(0.4963, abs=1e-4)
+    assert same(VAE.from_pretrained(tmp_path), vae)
+
+
+@pytest.mark.parametrize("name", contexts())
+def test_a_relaxation_comes_back_whatever_the_context(name):
+    facts = {"relaxation": describe(GumbelSoftmax(0.3))}
+    with contexts()[name]:
+        again = relaxation(facts)
+    assert again.temperature.value.item() == pytest.approx(0.3)
+    assert not again.temperature.value.is_inference()
+
+
+def test_whole_numbers_are_not_halved(registered, tmp_path):
+    @registered
+    class Counting(MLP):
+        def encoder(self, shape):
+            made = super().encoder(shape)
+            made.register_buffer("seen", torch.tensor(2**20 + 1))
+            return made
+
+    vae = small_vae(network=Counting((6,)))
+    loaded = VAE.from_pretrained(vae.save_pretrained(tmp_path, torch.float16))
+    assert loaded.encoder.seen == 2**20 + 1
 
 
 # Parts of other models

@@ -1,13 +1,20 @@
-"""The generative model, and its releases."""
+"""The generative model: what it computes, what it takes and what it refuses."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from oracles import z_scores
 from tiny import LinearGaussian, binary_images, discrete_vae, exact_elbo, log_evidence, randomize
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from vae_lab import VAE, likelihoods
+from vae_lab.estimators import Exact, Reparameterization
+from vae_lab.evaluation.evidence import annealed, enumerated, importance_weighted
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import MLP, Linear
+from vae_lab.objectives import ELBO, IWAE
 
 MAKE = [
     pytest.param(lambda: Bernoulli(3), id="bits"),
@@ -117,11 +124,236 @@ def test_the_first_image_is_the_mean_of_the_data(name):
     assert vae.output_bias.requires_grad
 
 
-def test_images_out_of_range_are_refused():
+# What is handed to it
+
+ESTIMATES = {
+    "objective": lambda vae, x: ELBO()(vae, Reparameterization(), x).elbo,
+    "bound": lambda vae, x: IWAE()(vae, Reparameterization(), x).objective,
+    "call": lambda vae, x: vae(x).elbo,
+    "elbo": lambda vae, x: vae.elbo(x).elbo,
+    "log_likelihood": lambda vae, x: vae.log_likelihood(x),
+    "importance_weighted": lambda vae, x: importance_weighted(vae, x, 3).bound,
+    "annealed": lambda vae, x: annealed(vae, x, 2, 2).estimate,
+    "enumerated": lambda vae, x: enumerated(small_vae(Bernoulli(3)), x),
+    "log_px_z": lambda vae, x: vae.log_px_z(x, torch.zeros(len(x), 3)),
+    "reconstruct": lambda vae, x: vae.reconstruct(x),
+    "interpolate": lambda vae, x: vae.interpolate(x, x),
+}
+ENCODE = {"encode": lambda vae, x: vae.encode(x).mean}
+IMAGES = np.tile([[0.0, 1.0], [1.0, 0.0]], (2, 1, 2, 2))  # [2, 1, 4, 4], in float64
+
+
+@pytest.mark.parametrize("take", ESTIMATES.values(), ids=ESTIMATES)
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (torch.full((2, 1, 4, 4), 255.0), "has 255: divide by 255"),
+        (IMAGES * 2 - 1, "has -1: shift and scale"),
+        (IMAGES * np.nan, "has nan at"),
+    ],
+)
+def test_values_out_of_range_are_refused(take, x, message):
+    with pytest.raises(ValueError, match=rf"needs values in \[0, 1\], the batch {message}"):
+        take(small_vae(), x)
+
+
+WRONG_IMAGES = [
+    (torch.zeros(1, 4, 4), r"shape \[B, 1, 4, 4\], got \[1, 4, 4\]: type x\[None\] for one"),
+    (torch.zeros(9, 4, 4), r"got \[9, 4, 4\]: type x\[:, None\]"),
+    (torch.zeros(9, 4, 4, 1), r"got \[9, 4, 4, 1\]: type x.permute\(0, 3, 1, 2\)"),
+    (np.zeros((9, 16)), r"got \[9, 16\]: type x.reshape\(-1, 1, 4, 4\)"),
+    (torch.zeros(9, 3, 4, 4), r"must have the shape \[B, 1, 4, 4\], got \[9, 3, 4, 4\]$"),
+    (torch.zeros(1, 2, 1, 4, 4), r"got \[1, 2, 1, 4, 4\]$"),
+    (torch.zeros(()), r"got \[\]$"),
+    (torch.zeros(2, 1, 4, 4).byte(), "x must hold floats, got torch.uint8: type x / 255 for bytes"),
+    (np.zeros((2, 1, 4, 4), bool), r"x must hold floats, got bool: .*, x \* 1.0 for bits"),
+    (torch.zeros(2, 1, 4, 4).cfloat(), "x must hold floats, got torch.complex64"),
+    (np.array("x"), "x must be a tensor or a numpy array of floats, got an array of <U1"),
+    ([[0.0]], "x must be a tensor or a numpy array of floats, got list"),
+    (torch.zeros(2, 1, 4, 4, device="meta"), "x is on meta, the model on cpu: type x.to..cpu"),
+]
+
+
+@pytest.mark.parametrize("x, message", WRONG_IMAGES)
+@pytest.mark.parametrize("take", ENCODE.values(), ids=ENCODE)
+def test_what_is_no_batch_of_its_images_is_refused(take, x, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        take(small_vae(), x)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("take", (ESTIMATES | ENCODE).values(), ids=ESTIMATES | ENCODE)
+def test_every_door_looks_at_shape_and_type_and_takes_arrays(take):
+    vae, answers = small_vae(), []
+    for x in (torch.zeros(2, 1, 4), torch.zeros(2, 1, 4, 4).byte(), [0.0]):
+        with pytest.raises(ValueError, match=r"\[.*1, 4|hold floats|numpy array"):
+            take(vae, x)
+    for x in (torch.from_numpy(IMAGES).float(), torch.from_numpy(IMAGES), IMAGES):
+        torch.manual_seed(1)
+        answers.append(take(vae, x))
+    torch.testing.assert_close(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2]) and answers[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:, :, ::-1], lambda x: x.astype(">f4"), np.float16])
+def test_an_array_of_any_layout_is_taken(change):
+    x = change(IMAGES)
+    x.flags.writeable = False
+    vae, plain = small_vae(), torch.tensor(np.ascontiguousarray(x, np.float32))
+    assert torch.equal(vae.reconstruct(x), vae.reconstruct(plain))
+
+
+WRONG = [
+    (lambda vae, x: VAE((4, 4), Linear(), Gaussian(), vae.likelihood), r"three .*, got \(4, 4\)"),
+    (lambda vae, x: vae.sample(0), "num_images must be a positive integer, got 0"),
+    (lambda vae, x: vae.sample(-1), "num_images must be a positive integer, got -1"),
+    (lambda vae, x: vae.sample(2.0), "num_images must be a positive integer, got 2.0"),
+    (lambda vae, x: vae.elbo(x, 0), "num_samples must be a positive integer, got 0"),
+    (lambda vae, x: vae.log_likelihood(x, 1.5), "num_samples must be a positive integer, got 1.5"),
+    (lambda vae, x: vae.log_likelihood(x, 2, 0), "chunk must be a positive integer, got 0"),
+    (lambda vae, x: vae.interpolate(x, x, 0), "steps must be a positive integer, got 0"),
+    (lambda vae, x: vae.interpolate(x, x[:0]), "x0 and x1 must be equally many, got 2 and 0"),
+    (lambda vae, x: vae.decode(torch.zeros(2)), r"z must have a shape that ends in \[3\], got \[2"),
+    (lambda vae, x: vae.decode(torch.zeros(())), r"z must have a shape .*, got \[\]"),
+    (lambda vae, x: vae.decode([0.0]), "z must be a tensor or a numpy array of floats, got list"),
+    (lambda vae, x: vae.log_px_z(x, torch.zeros(5, 3)), r"as many images .*, got \[2\] and \[5\]"),
+    (
+        lambda vae, x: vae.log_px_z(x[:, :, 1:], torch.zeros(2, 3)),
+        r"x must .* ends in \[1, 4, 4\], got \[2, 1, 3",
+    ),
+    (lambda vae, x: vae.posterior(x), r"features must have the shape \[B, 8\], got \[2, 1, 4, 4"),
+    (lambda vae, x: vae.initialize_bias(x), r"mean must have the shape \[1, 4, 4\], got \[2, 1"),
+    (lambda vae, x: vae.initialize_bias(255 * x[0]), r"images in \[0, 1\], got 0 to 255"),
+    (lambda vae, x: vae.load_pretrained("x", "head"), "encoder, decoder or None, got 'head'"),
+    (lambda vae, x: VAE.from_pretrained(None), "a model's source is a path or a name, got None"),
+    (
+        lambda vae, x: vae.save_pretrained("x", torch.int8),
+        "a type of floats.*, got torch.int8",
+    ),
+    (
+        lambda vae, x: vae.save_pretrained("x", "float16"),
+        "a type of floats.*, got 'float16'",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, message", WRONG)
+def test_a_mistake_is_one_line(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        call(small_vae(), torch.from_numpy(IMAGES).float())
+    assert "\n" not in str(caught.value) and not [*tmp_path.iterdir()]
+
+
+def test_a_transposed_z_is_not_decoded():
+    with pytest.raises(ValueError, match=r"ends in \[2, 3\], got \[5, 3, 2\]"):
+        small_vae(Categorical(2, 3)).decode(torch.zeros(5, 3, 2))
+
+
+@pytest.mark.parametrize("z", [np.ones(3), np.array([1, 0, 1]), torch.tensor([1, 0, 1])])
+def test_a_point_may_be_an_array_or_whole_numbers(z):
     vae = small_vae()
-    for method in (vae.reconstruct, vae.log_likelihood):
-        with pytest.raises(ValueError, match="divide by 255"):
-            method(torch.full((1, 1, 4, 4), 255.0))
+    assert torch.equal(vae.decode(z), vae.decode(torch.as_tensor(z).float()))
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """One entry for each time that values were looked at."""
+    found, check = [], likelihoods.Likelihood.check
+    monkeypatch.setattr(
+        likelihoods.Likelihood, "check", lambda self, x: (found.append(1), check(self, x))
+    )
+    return found
+
+
+def test_an_objective_looks_at_the_values_of_the_first_data_only(looks):
+    """A look would make every step wait for an accelerator. What is blank is a dry run."""
+    vae, x = small_vae(), torch.from_numpy(IMAGES).float()
+    keys, step = vae.state_dict().keys(), ESTIMATES["objective"]
+    step(vae, torch.zeros_like(x))
+    with pytest.raises(ValueError, match="shift and scale"):
+        step(vae, 2 * x - 1)
+    looks.clear()
+    for _ in range(3):
+        step(vae, x)
+        vae.log_px_z(x, torch.zeros(2, 3))
+        vae.elbo(x, check=False)
+    assert len(looks) == 1 and vae.state_dict().keys() == keys
+    assert copy.deepcopy(vae).likelihood is not vae.likelihood
+
+
+def test_a_compiled_objective_looks_too_and_is_one_graph():
+    vae, x, objective = small_vae(), torch.from_numpy(IMAGES).float(), ELBO()
+    objective.compile(backend="eager", fullgraph=True)
+    with pytest.raises(ValueError, match="shift and scale"):
+        objective(vae, Reparameterization(), 2 * x - 1)
+    assert objective(vae, Reparameterization(), x).elbo.shape == (2,)
+    whole = torch.compile(small_vae(), backend="eager", fullgraph=True)
+    assert whole(x, Reparameterization(), ELBO()).elbo.shape == (2,)
+
+
+def test_gradients_of_each_datum_are_looked_at_as_a_whole():
+    vae, x, elbo = small_vae(Bernoulli(3)), torch.from_numpy(IMAGES).float(), ELBO()
+
+    def loss(parameters, x):
+        arguments = (x[None], Exact(), elbo)
+        return torch.func.functional_call(vae, parameters, arguments).objective.sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))
+    parameters = dict(vae.named_parameters())
+    with pytest.raises(ValueError, match="shift and scale"):
+        each(parameters, 2 * x - 1)
+    alone = [torch.func.grad(loss)(parameters, image)["head.weight"] for image in x]
+    torch.testing.assert_close(each(parameters, x)["head.weight"], torch.stack(alone))
+
+
+def test_without_data_there_is_nothing_to_look_at():
+    vae = small_vae().to("meta")
+    x = torch.empty(2, 1, 4, 4, device="meta")
+    assert vae(x).elbo.shape == (2,) and vae.elbo(x).elbo.is_meta
+
+
+# Its call
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_a_call_is_the_elbo_and_trains(make):
+    """Without bias for every latent; the gradient of `elbo` knows nothing of the sampling."""
+    vae, x = discrete_vae(make()), binary_images().repeat(4000, 1, 1, 1)
+    torch.manual_seed(1)
+    terms = vae(x)
+    values = terms.elbo.detach().unflatten(0, (4000, -1))
+    with torch.no_grad():
+        expected = vae.elbo(x).elbo.unflatten(0, (4000, -1))
+    assert z_scores(values - expected, torch.zeros(3)).abs().max() < 4
+    terms.objective.mean().backward()
+    assert all(p.grad.any() for p in vae.parameters() if p.requires_grad)
+
+
+def test_a_call_takes_an_estimator_and_an_objective():
+    vae, x = discrete_vae(Bernoulli(3)), binary_images()
+    called, told = vae(x, Exact(), ELBO(0.5)), ELBO(0.5)(vae, Exact(), x)
+    assert all(torch.equal(a, b) for a, b in zip(called, told, strict=True))
+
+
+def test_an_own_loop_of_many_processes_goes_through_the_call(tmp_path):
+    """DistributedDataParallel sees every gradient; here of one process."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1
+    )
+    try:
+        vae, seen = small_vae(), []
+
+        def hook(state, bucket):
+            seen.extend(map(id, bucket.parameters()))
+            return allreduce_hook(state, bucket)
+
+        wrapped = torch.nn.parallel.DistributedDataParallel(vae)
+        wrapped.register_comm_hook(None, hook)
+        (-wrapped(torch.from_numpy(IMAGES).float()).objective.mean()).backward()
+        assert {*seen} == {id(p) for p in vae.parameters() if p.requires_grad}
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_half_precision_networks_give_full_precision_distributions():

@@ -13,7 +13,8 @@ Images are floats in [0, 1]. Log-probabilities and objectives are in nats, one v
 [B], and are maximised.
 """
 
+from .description import register
 from .vae import VAE
 
 __version__ = "0.1.0"
-__all__ = ["VAE", "__version__"]
+__all__ = ["VAE", "__version__", "register"]

@@ -166,7 +166,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.inference_mode(False), torch.device("cpu"):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} is not a readable checkpoint: it contains code or objects, not only tensors "

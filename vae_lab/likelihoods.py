@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .inputs import readable
+
 # The likelihoods, which a released model may name.
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogisticMixture", "Gaussian"]
 
@@ -30,6 +32,7 @@ class Likelihood(nn.Module):
     """
 
     discrete: ClassVar[bool] = False
+    _met = False  # has it met data; no part of its state
 
     def __init__(self) -> None:
         super().__init__()  # without arguments: a release reads them from the signature
@@ -50,6 +53,11 @@ class Likelihood(nn.Module):
             raise ValueError(
                 f"params must end in {expected} for images of shape {tuple(x.shape[-3:])}, "
                 f"got shape {tuple(params.shape)}"
+            )
+        ours, theirs = params.shape[:-3], x.shape[:-3]
+        if any(a != b and 1 not in (a, b) for a, b in zip(ours[::-1], theirs[::-1], strict=False)):
+            raise ValueError(
+                f"there must be as many images as params, got {list(theirs)} and {list(ours)}"
             )
         return self.image_log_prob(params, x.to(params.dtype))
 
@@ -72,6 +80,18 @@ class Likelihood(nn.Module):
     def bias(self, mean: Tensor) -> Tensor:
         """Parameters [C', H, W] to start from, given the mean of the training images [C, H, W]."""
         raise NotImplementedError
+
+    def meet(self, x: Tensor) -> None:
+        """Inspects the first data that it meets, and no more: that would wait for the device."""
+        if torch.compiler.is_compiling() or self._met:
+            return
+        self.inspect(x)
+        self._met = (values := readable(x)) is not None and bool(values.any())  # no dry run's zeros
+
+    def inspect(self, x: Tensor) -> None:
+        """Checks x where its values can be read; not in a compiled function, for one."""
+        if (values := readable(x)) is not None:
+            self.check(values)
 
     def check(self, x: Tensor) -> None:
         """Refuse images outside [0, 1]; it reads values: call it at set-up, not at every step."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .aggregates import Aggregate, log_mean_exp, mean
 from .estimators import Estimator
+from .inputs import Array
 from .schedules import Schedule, as_schedule, bounds
 from .vae import VAE
 
@@ -21,7 +22,14 @@ class Terms(NamedTuple):
 
 
 class Objective(nn.Module):
-    """x [B, C, H, W] -> terms [B], differentiable with the estimator's gradient."""
+    """x [B, C, H, W] -> terms [B], differentiable with the estimator's gradient.
+
+    The first data are looked at: values outside the likelihood's range are refused.
+    """
+
+    def __call__(self, vae: VAE, estimator: Estimator, x: Array) -> Terms:
+        # Here and not in forward, which may be compiled: `objective.compile()`.
+        return super().__call__(vae, estimator, vae.images(x, first_only=True))
 
     def forward(self, vae: VAE, estimator: Estimator, x: Tensor) -> Terms:
         raise NotImplementedError
@@ -52,7 +60,7 @@ class ELBO(Objective):
         self.free_bits = free_bits
 
     def forward(self, vae: VAE, estimator: Estimator, x: Tensor) -> Terms:
-        features = vae.encoder(x)
+        features = vae.features(x)
         q = vae.posterior(features)
         reconstruction = estimator(q, lambda z: vae.log_px_z(x, z), context=features)
         each_kl = vae.latent.kl(q)  # [B, L]
@@ -72,7 +80,7 @@ class _LogWeights(Objective):
         self.beta = _not_negative(beta)
 
     def forward(self, vae: VAE, estimator: Estimator, x: Tensor) -> Terms:
-        features = vae.encoder(x)
+        features = vae.features(x)
         q = vae.posterior(features)
         density, prior = estimator.density(q), vae.latent.prior()
         points: list[tuple[Tensor, Tensor]] = []

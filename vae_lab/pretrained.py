@@ -1,12 +1,10 @@
 """Releases: a trained VAE as data, `model.safetensors` and `config.json`, that never runs code.
 
-`config.json` names the VAE's parts by their class in vae_lab and gives their constructors'
-arguments. Only the classes that the three packages export can be named. The checkpoints of train.py
-hold the same description, so that a model can be loaded from either.
+`config.json` has the VAE's description (:mod:`vae_lab.description`) and what is known of it. The
+checkpoints of train.py hold the same description, so that a model can be loaded from either.
 """
 
 import hashlib
-import inspect
 import json
 import warnings
 from pathlib import Path
@@ -18,25 +16,18 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import latents, likelihoods, networks, sources
+from . import sources
 from .checkpoints import find_checkpoint, load_checkpoint
-from .estimators import Estimator, catalog
+from .description import KINDS, assemble, check_described, describe, shortened, undisturbed
+from .description import blueprint as blueprint  # version 0.1.0 had them here
+from .description import relaxation as relaxation
 from .files import write_durably
-from .schedules import Schedule
 from .sources import first_line, is_release
 from .vae import VAE
 
 FORMAT = 1
 CONFIG, WEIGHTS = sources.FILES
-KINDS = {"network": networks, "latent": latents, "likelihood": likelihoods}
-RELAXATION = "relaxation"  # among the facts of a card
 MAX_CONFIG_BYTES = 2**20
-
-# What a description may name.
-CLASSES: dict[str, dict[str, type]] = {
-    **{k: {name: getattr(module, name) for name in module.__all__} for k, module in KINDS.items()},
-    RELAXATION: {cls.__name__: cls for cls in catalog()},
-}
 
 Part = Literal["encoder", "decoder"]
 
@@ -74,90 +65,20 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         lists = zip(self._fields, self, strict=True)
-        return "; ".join(f"{name}: {_shortened(items)}" for name, items in lists if items)
-
-
-def describe(part: object) -> dict[str, Any]:
-    """A part's class and constructor arguments, each kept by the part under its own name; of a
-    schedule, its present value."""
-    found = {name: getattr(part, name) for name in inspect.signature(type(part)).parameters}
-    values = {name: _value(v) if isinstance(v, Schedule) else v for name, v in found.items()}
-    return {"class": type(part).__name__} | values
-
-
-def _value(schedule: Schedule) -> float:
-    return float(f"{schedule.value.item():.6g}")  # 0.3, not what float32 makes of it
-
-
-def relaxation(facts: dict[str, Any]) -> Estimator | None:
-    """The estimator of relaxed samples that trained a release, as it was then, from its card; None
-    where another one did, or nothing is known of it."""
-    if RELAXATION not in facts:
-        return None
-    return _build(RELAXATION, facts[RELAXATION], f"the card's {CONFIG}").eval()
-
-
-def check_listed(vae: VAE) -> None:
-    """Refuses parts that no description may name: what is trained with them could not be loaded.
-
-    Raises:
-        ValueError: one line that says where to name the class.
-    """
-    for kind, module in KINDS.items():
-        cls = type(getattr(vae, kind))
-        if CLASSES[kind].get(cls.__name__) is not cls:
-            raise ValueError(
-                f"the {kind} {cls.__name__} could not be loaded from a release: name it in __all__ "
-                f"of {module.__name__}"
-            )
-
-
-def blueprint(vae: VAE) -> dict[str, Any]:
-    """All that is needed to build the like of a VAE, in plain types."""
-    parts = {kind: describe(getattr(vae, kind)) for kind in KINDS}
-    return {"shape": list(vae.shape), **parts}
-
-
-def assemble(plan: dict[str, Any], origin: str) -> VAE:
-    """The VAE that :func:`blueprint` described, untrained.
-
-    Raises:
-        ValueError: the description names a class that is not in vae_lab's lists, or arguments that
-            the class does not take.
-    """
-    if missing := {"shape", *KINDS} - plan.keys():
-        raise ValueError(f"{origin} lacks {', '.join(sorted(missing))}")
-    parts = {kind: _build(kind, plan[kind], origin) for kind in KINDS}
-    try:
-        return VAE(tuple(plan["shape"]), **parts)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{origin} describes no VAE: {first_line(error)}") from None
-
-
-def _build(kind: str, description: Any, origin: str) -> Any:
-    if not isinstance(description, dict):
-        raise ValueError(f"the {kind} in {origin} must name its class, got {description!r}")
-    arguments = dict(description)
-    name = arguments.pop("class", None)
-    known = CLASSES[kind]
-    if name not in [*known]:  # it may be of any type
-        raise ValueError(f"unknown {kind} {name!r} in {origin}; known: {', '.join(known)}")
-    try:
-        return known[name](**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"the {kind} in {origin} does not fit this vae_lab: {first_line(error)}"
-        ) from None
+        return "; ".join(f"{name}: {shortened(items)}" for name, items in lists if items)
 
 
 def save(vae: VAE, folder: Path, facts: dict[str, Any], dtype: torch.dtype | None = None) -> Path:
-    """Writes a release; nothing is changed where it cannot be written whole."""
+    """Writes a release; nothing is changed where it cannot be written whole, and loaded again."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a type of floats, e.g. torch.float16, got {dtype!r}")
+    plan = check_described(vae)
     weights = _weights(vae, dtype)
     if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         where = "" if dtype is None else f" in {dtype}"
-        raise ValueError(f"weights must be finite numbers, {_shortened(bad)} are not{where}")
+        raise ValueError(f"weights must be finite numbers, {shortened(bad)} are not{where}")
     data = safetensors.torch.save(weights)
-    config = {"format": FORMAT, **blueprint(vae), "sha256": hashlib.sha256(data).hexdigest()}
+    config = {"format": FORMAT, **plan, "sha256": hashlib.sha256(data).hexdigest()}
     if taken := config.keys() & facts.keys():
         raise ValueError(f"facts must not be named {', '.join(config)}, got {', '.join(taken)}")
     text = json.dumps(config | facts, indent=2) + "\n"  # fails, if it does, before a file changes
@@ -177,25 +98,35 @@ def digest(vae: VAE) -> str:
 
 
 def _weights(vae: VAE, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    return {name: t.to(dtype or t.dtype).contiguous() for name, t in vae.state_dict().items()}
+    found: dict[str, Tensor] = {}
+    shared: set[int] = set()
+    for name, tensor in vae.state_dict().items():
+        kept = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        kept = kept.contiguous()
+        place = kept.untyped_storage().data_ptr()
+        found[name] = kept.clone() if place in shared else kept  # safetensors takes no shared one
+        shared.add(place)
+    return found
 
 
 def load(source: str | Path, strict: bool = True) -> VAE:
     """The model that `source` names, in evaluation mode; see :func:`vae_lab.sources.resolve`."""
-    model = _read(sources.resolve(source))
-    with torch.device("meta"):  # sizes that do not match cost no memory
-        planned = assemble(model.blueprint, model.origin)
-    report = compare(model.weights, planned.state_dict())
-    if strict and not report.complete:
-        raise ValueError(
-            f"{model.origin} does not describe its weights: {report._replace(taken=[])}; "
-            "strict=False takes what fits"
-        )
-    if not report.complete:
-        warnings.warn(f"{model.origin}, in part: {report}", stacklevel=3)
-    vae = assemble(model.blueprint, model.origin)
-    vae.load_state_dict({name: model.weights[name] for name in report.taken}, strict=False)
-    return vae.eval()
+    device = torch.get_default_device()
+    with undisturbed():
+        model = _read(sources.resolve(source))
+        with torch.device("meta"):  # sizes that do not match cost no memory
+            planned = assemble(model.blueprint, model.origin)
+        report = compare(model.weights, planned.state_dict())
+        if strict and not report.complete:
+            raise ValueError(
+                f"{model.origin} does not describe its weights: {report._replace(taken=[])}; "
+                "strict=False takes what fits"
+            )
+        if not report.complete:
+            warnings.warn(f"{model.origin}, in part: {report}", stacklevel=3)
+        vae = assemble(model.blueprint, model.origin)
+        vae.load_state_dict({name: model.weights[name] for name in report.taken}, strict=False)
+        return vae.eval() if device.type in ("cpu", "meta") else vae.eval().to(device)
 
 
 def take(vae: VAE, source: str | Path, part: Part | None = None, strict: bool = True) -> Report:
@@ -213,6 +144,8 @@ def take(vae: VAE, source: str | Path, part: Part | None = None, strict: bool = 
     Raises:
         ValueError: the two do not fit; nothing was changed.
     """
+    if part not in (None, *PARTS):
+        raise ValueError(f"part must be encoder, decoder or None, got {part!r}")
     other = load(source)
     prefixes = PARTS[part] if part else ("",)
     theirs, ours = (
@@ -335,8 +268,3 @@ def _read_checkpoint(path: Path) -> Model:
         if isinstance(tensor, Tensor) and name.startswith("vae.")
     }
     return Model(str(path), plan, weights)
-
-
-def _shortened(items: list[str], shown: int = 5) -> str:
-    more = f" and {len(items) - shown} more" if len(items) > shown else ""
-    return ", ".join(items[:shown]) + more

@@ -33,6 +33,8 @@ def resolve(source: str | Path) -> Path:
         ValueError: the name is not one of that kind.
         ImportError: the package that downloads it is not installed.
     """
+    if not isinstance(source, str | Path):
+        raise ValueError(f"a model's source is a path or a name, got {source!r}")
     kind, _, name = str(source).partition(":")
     if kind == "wandb":
         return _from_wandb(*_wandb_name(name))

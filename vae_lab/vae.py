@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .estimators.base import full_precision
+from .inputs import Array, as_floats, as_images, as_tensor, check_count
 from .latents import Latent
+from .networks.base import check_shape
 
 if TYPE_CHECKING:
+    from .estimators import Estimator
     from .likelihoods import Likelihood
     from .networks import Network
+    from .objectives import Objective, Terms
     from .pretrained import Report
 
 
@@ -33,6 +37,9 @@ class VAE(nn.Module):
 
         x -> encoder -> features -> head -> q(z|x)      z -> decoder -> parameters of p(x|z)
 
+    Images are floats in the likelihood's range, tensors [B, C, H, W] or numpy arrays, which take
+    the model's type and device.
+
     Args:
         shape: of one datum, (C, H, W).
         network: makes the encoder and the decoder; see :mod:`vae_lab.networks`.
@@ -48,45 +55,113 @@ class VAE(nn.Module):
         likelihood: "Likelihood",
     ) -> None:
         super().__init__()
+        check_shape(shape)
         channels, height, width = shape
         self.shape = (channels, height, width)
         output = (likelihood.out_channels(channels), height, width)
         self.network = network
         self.encoder = network.encoder(self.shape)
-        self.head = nn.Linear(self.encoder.features, latent.parameter_size)
+        self.width = self.encoder.features
+        self.head = nn.Linear(self.width, latent.parameter_size)
         self.latent = latent
         self.decoder = network.decoder(latent.size, output)
         self.output_bias = nn.Parameter(torch.zeros(output))
         self.likelihood = likelihood
 
+    def forward(
+        self,
+        x: Array,
+        estimator: "Estimator | None" = None,
+        objective: "Objective | None" = None,
+    ) -> "Terms":
+        """The ELBO of x, each term [B] and in nats, to be maximised; or another objective of it.
+
+        The same as `objective(vae, estimator, x)`, through the door at which torch's wrappers wait
+        (`DistributedDataParallel(vae)(x)`, `torch.compile(vae)(x)`).
+
+        Args:
+            estimator: of its gradient. None: one without bias, which is reparameterised where q can
+                be, and else the score function with four samples.
+            objective: None: :class:`vae_lab.objectives.ELBO`.
+        """
+        from .objectives import ELBO
+
+        return (objective or ELBO())(self, estimator or self._estimator(), x)
+
+    def _estimator(self) -> "Estimator":
+        from .estimators import Reparameterization, ScoreFunction
+
+        return Reparameterization() if self.latent.prior().has_rsample else ScoreFunction(4)
+
+    def images(self, x: Array, first_only: bool = False) -> Tensor:
+        """x as the model takes it: a tensor of this shape, of floats in the likelihood's range.
+
+        Args:
+            first_only: look at the values of the first batch only. A look at them waits for the
+                device, and none is taken inside a compiled function.
+
+        Raises:
+            ValueError: x is something else; one line that says what to type.
+        """
+        x = as_images(x, self.shape, self.output_bias)
+        look = self.likelihood.meet if first_only else self.likelihood.inspect
+        look(x)
+        return x
+
+    def features(self, x: Tensor) -> Tensor:
+        """The encoder's of x [B, C, H, W], [B, F]."""
+        return self.encoder(x.to(self.output_bias.dtype))
+
     def posterior(self, features: Tensor) -> Distribution:
         """The encoder's features [B, F] -> q(z|x), batch shape [B]."""
+        if features.shape[-1:] != (self.width,):
+            raise ValueError(
+                f"features must have the shape [B, {self.width}], got {list(features.shape)}"
+            )
         return self.latent.distribution(full_precision(self.head(features)))
 
-    def encode(self, x: Tensor) -> Distribution:
+    def encode(self, x: Array) -> Distribution:
         """x [B, C, H, W] -> q(z|x), batch shape [B]."""
-        return self.posterior(self.encoder(x))
+        return self.posterior(self.features(as_images(x, self.shape, self.output_bias)))
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Array) -> Tensor:
         """z [*, *E] -> the likelihood's parameters [*, C', H, W]."""
-        leading = z.shape[: z.ndim - len(self.latent.event_shape)]
+        z = as_tensor("z", z, self.output_bias)
+        event = self.latent.event_shape
+        leading = z.shape[: z.ndim - len(event)]
+        if z.shape != (*leading, *event):
+            raise ValueError(f"z must have a shape that ends in {list(event)}, got {list(z.shape)}")
         z = z.to(self.output_bias.dtype)  # sampled in float32 also where the weights are not
         decoded = self.decoder(z.reshape(-1, self.latent.size)) + self.output_bias
         return full_precision(decoded.reshape(*leading, *self.output_bias.shape))
 
-    def log_px_z(self, x: Tensor, z: Tensor) -> Tensor:
+    def log_px_z(self, x: Array, z: Array) -> Tensor:
         """log p(x|z), x [B, C, H, W] and z [*, B, *E] -> [*, B]."""
+        x = as_floats("x", x, self.output_bias)
+        if x.shape[-3:] != self.shape:
+            raise ValueError(
+                f"x must have a shape that ends in {list(self.shape)}, got {list(x.shape)}"
+            )
+        self.likelihood.meet(x)
         return self.likelihood.log_prob(self.decode(z), x)
 
-    def elbo(self, x: Tensor, num_samples: int = 1) -> Bound:
-        """The true ELBO of x [B, C, H, W]: exact samples of q, closed-form KL, beta = 1."""
+    def elbo(self, x: Array, num_samples: int = 1, check: bool = True) -> Bound:
+        """The true ELBO of x [B, C, H, W]: exact samples of q, closed-form KL, beta = 1.
+
+        To measure: its gradient is not that of its expectation. :meth:`forward` is to train.
+
+        Args:
+            check: look at the range of x, which waits for the device.
+        """
+        check_count("num_samples", num_samples)
+        x = self.images(x, first_only=not check)
         q = self.encode(x)
         reconstruction = self.log_px_z(x, q.sample((num_samples,))).mean(0)
         kl = self.latent.kl(q)
         return Bound(reconstruction - kl.sum(-1), reconstruction, kl, q)
 
     @torch.no_grad()
-    def log_likelihood(self, x: Tensor, num_samples: int = 100, chunk: int | None = None) -> Tensor:
+    def log_likelihood(self, x: Array, num_samples: int = 100, chunk: int | None = None) -> Tensor:
         """The importance-weighted lower bound on log p(x) with `num_samples` samples, [B].
 
         How far its weights can be trusted, and other estimates: :mod:`vae_lab.evaluation.evidence`.
@@ -102,25 +177,38 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample(self, num_images: int) -> Tensor:
         """Mean images of draws from the prior, [num_images, C, H, W]."""
-        z = self.latent.prior().sample((num_images,))
+        check_count("num_images", num_images)
+        z = self.latent.prior().sample((int(num_images),))
         return self.likelihood.mean(self.decode(z))
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Array) -> Tensor:
         """Mean images at the most probable z, [B, C, H, W]."""
-        self.likelihood.check(x)
-        return self.likelihood.mean(self.decode(self.latent.mode(self.encode(x))))
+        return self.likelihood.mean(self.decode(self._mode(x)))
 
     @torch.no_grad()
-    def interpolate(self, x0: Tensor, x1: Tensor, steps: int = 8) -> Tensor:
+    def interpolate(self, x0: Array, x1: Array, steps: int = 8) -> Tensor:
         """Mean images on a path through the latent from x0 to x1, [steps, B, C, H, W]."""
-        z0, z1 = (self.latent.mode(self.encode(x)) for x in (x0, x1))
+        check_count("steps", steps)
+        z0, z1 = self._mode(x0), self._mode(x1)
+        if len(z0) != len(z1) and 1 not in (len(z0), len(z1)):
+            raise ValueError(f"x0 and x1 must be equally many, got {len(z0)} and {len(z1)} images")
         return self.likelihood.mean(self.decode(self.latent.interpolate(z0, z1, steps)))
 
+    def _mode(self, x: Array) -> Tensor:
+        return self.latent.mode(self.encode(self.images(x)))
+
     @torch.no_grad()
-    def initialize_bias(self, mean: Tensor) -> None:
+    def initialize_bias(self, mean: Array) -> None:
         """Starts the decoder at the data's mean image [C, H, W], where the likelihood allows."""
-        self.output_bias.copy_(self.likelihood.bias(mean.to(self.output_bias)))
+        mean = as_floats("mean", mean, self.output_bias)
+        if mean.shape != self.shape:
+            raise ValueError(f"mean must have the shape {list(self.shape)}, got {list(mean.shape)}")
+        bias = self.likelihood.bias(mean.to(self.output_bias))
+        if not bias.isfinite().all():
+            low, high = mean.min().item(), mean.max().item()
+            raise ValueError(f"mean must be that of images in [0, 1], got {low:g} to {high:g}")
+        self.output_bias.copy_(bias)
 
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, **facts: object
@@ -130,6 +218,11 @@ class VAE(nn.Module):
         Args:
             dtype: of the stored weights, e.g. torch.float16; None: their own. The model that is
                 loaded has weights of torch's default type in any case.
+
+        Raises:
+            ValueError: the release would not come back as this model: a class that is not
+                registered (:func:`vae_lab.register`), or a layer that was changed after it was
+                built. Nothing is written.
         """
         from .pretrained import save
 
@@ -151,7 +244,8 @@ class VAE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, strict: bool = True) -> "VAE":
-        """A trained model, in evaluation mode. Nothing that is loaded is run.
+        """A trained model, in evaluation mode, on torch's default device. Nothing that is loaded is
+        run, and nothing of the caller's changes: no random state, no mode.
 
         Args:
             source: a run's or a release's folder, a `.ckpt` or `.safetensors` file, a model of the

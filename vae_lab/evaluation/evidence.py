@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from ..estimators.base import base
 from ..estimators.exact import power, support
+from ..inputs import Array, check_count
 from ..latents import Gaussian, Latent
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Annealed(NamedTuple):
 @torch.no_grad()
 def importance_weighted(
     vae: "VAE",
-    x: Tensor,
+    x: Array,
     num_samples: int = 5000,
     chunk: int | None = None,
     memory: float = MEMORY,
@@ -83,8 +84,10 @@ def importance_weighted(
     Source: Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016,
     arXiv:1509.00519
     """
-    _check_positive(num_samples=num_samples)
-    vae.likelihood.check(x)
+    check_count("num_samples", num_samples)
+    if chunk is not None:
+        check_count("chunk", chunk)
+    x = vae.images(x)
     chunk = chunk or max(images_at_once(vae, memory) // max(len(x), 1), 1)
     q, prior = vae.encode(x), vae.latent.prior()
     weights, reconstruction = _Sum(x), torch.zeros((), device=x.device)
@@ -99,7 +102,7 @@ def importance_weighted(
 
 def annealed(
     vae: "VAE",
-    x: Tensor,
+    x: Array,
     num_chains: int = 16,
     steps: int = 200,
     start: Literal["posterior", "prior"] = "posterior",
@@ -125,7 +128,8 @@ def annealed(
     arXiv:physics/9803008; for VAEs: Wu et al., *On the Quantitative Analysis of Decoder-Based
     Generative Models*, ICLR 2017, arXiv:1611.04273
     """
-    _check_positive(num_chains=num_chains, steps=steps)
+    check_count("num_chains", num_chains)
+    check_count("steps", steps)
     if start not in ("posterior", "prior"):
         raise ValueError(f"start must be posterior or prior, got {start!r}")
     if not isinstance(vae.latent, Gaussian):
@@ -133,7 +137,7 @@ def annealed(
             "annealed importance sampling needs Gaussian latents, got "
             f"{type(vae.latent).__name__}: use importance_weighted"
         )
-    vae.likelihood.check(x)
+    x = vae.images(x)
     path = _Path(vae, x, start)
     betas = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
     sizes = _adapted(path, betas)
@@ -151,7 +155,7 @@ def annealed(
 
 @torch.no_grad()
 def enumerated(
-    vae: "VAE", x: Tensor, max_states: int = MAX_STATES, memory: float = MEMORY
+    vae: "VAE", x: Array, max_states: int = MAX_STATES, memory: float = MEMORY
 ) -> Tensor:
     r""":math:`\log p(x) = \log \sum_z p(z) \, p(x|z)` over all K^L states of discrete latents, [B].
 
@@ -167,7 +171,7 @@ def enumerated(
             f"{type(vae.latent).__name__} has {power(states)} states, more than max_states="
             f"{max_states}: use importance_weighted"
         )
-    vae.likelihood.check(x)
+    x = vae.images(x)
     prior, total = vae.latent.prior(), _Sum(x)
     chunk = max(images_at_once(vae, memory) // max(len(x), 1), 1)
     for z in support(prior).split(chunk):
@@ -181,12 +185,6 @@ def num_states(latent: Latent) -> float:
     """K^L, the number of values of z; infinite for continuous latents and counts."""
     codes = latent.codes(latent.prior())
     return math.inf if codes is None else codes.shape[-1] ** codes.shape[-2]
-
-
-def _check_positive(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:

@@ -1,0 +1,87 @@
+"""What is handed to a VAE, as it needs it: arrays become tensors, a mistake becomes one line."""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = Tensor | np.ndarray
+Shape = tuple[int, int, int]  # C, H, W
+
+
+def as_images(x: Array, shape: Shape, like: Tensor) -> Tensor:
+    """Images [B, C, H, W] of `shape` (C, H, W); reads no values.
+
+    Args:
+        like: a weight of the model: an array takes its type and device, a tensor must be there.
+
+    Raises:
+        ValueError: x has another shape, is elsewhere, or holds no floats. Bytes would have to be
+            divided by 255 and bits must not be, so neither is done in silence.
+    """
+    x = as_floats("x", x, like)
+    if x.shape[1:] != shape:
+        raise ValueError(_wrong_shape(tuple(x.shape), shape))
+    return x
+
+
+def as_floats(name: str, x: Array, like: Tensor) -> Tensor:
+    """A tensor of floats, where the model is."""
+    tensor = as_tensor(name, x, like)
+    if x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f":
+        return tensor
+    advice = f"type {name} / 255 for bytes, {name} * 1.0 for bits"
+    raise ValueError(f"{name} must hold floats, got {x.dtype}: {advice}")
+
+
+def as_tensor(name: str, x: Array, like: Tensor) -> Tensor:
+    """The tensor itself; or an array's numbers, of the model's type and where the model is."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":  # no objects, no text, no dates
+        # A copy in the machine's order, which torch can take: neither backwards nor read-only.
+        return torch.from_numpy(np.array(x, np.float64, order="C")).to(like.device, like.dtype)
+    if not isinstance(x, Tensor):
+        kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise ValueError(f"{name} must be a tensor or a numpy array of floats, got {kind}")
+    if x.device != like.device:
+        where = str(like.device)
+        raise ValueError(
+            f"{name} is on {x.device}, the model on {where}: type {name}.to({where!r})"
+        )
+    return x
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuses what is not a positive integer."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def readable(x: Tensor) -> Tensor | None:
+    """x, of which Python can ask values; where vmap maps over it, all of it.
+
+    None where it has none to ask for: without data, and in a graph that is being recorded.
+    """
+    if torch.compiler.is_compiling() or x.is_meta or _is_captured(x):
+        return None
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
+def _is_captured(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _wrong_shape(got: tuple[int, ...], shape: Shape) -> str:
+    channels, height, width = shape
+    hint = ""
+    if got == shape:
+        hint = ": type x[None] for one image"
+    elif got[1:] == (height, width) and channels == 1:
+        hint = ": type x[:, None]"
+    elif got[1:] == (height, width, channels):
+        hint = ": type x.permute(0, 3, 1, 2), or of an array x.transpose(0, 3, 1, 2)"
+    elif got[1:] == (channels * height * width,):
+        hint = f": type x.reshape(-1, {channels}, {height}, {width})"
+    return f"x must have the shape [B, {channels}, {height}, {width}], got {list(got)}{hint}"

@@ -1,4 +1,4 @@
-"""What a run says of itself, a line each: before its first step, what is allowed but seldom meant."""
+"""What a run says of itself, a line each: what is allowed, but seldom meant."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch import Tensor
 from models.base import VAEModule
 from vae_lab import VAE
 from vae_lab.evaluation.decomposition import prior_gap
-from vae_lab.evaluation.diagnosis import diagnose, has_grey_pixels
+from vae_lab.evaluation.diagnosis import diagnose, has_grey_pixels, sizes
 from vae_lab.evaluation.measurement import BATCH, collect
 
 WARMUP = 10  # a tenth of the run, or less
@@ -54,7 +54,7 @@ def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
         device = vae.output_bias.device
         parameters = [vae.head(vae.encoder(part.to(device))) for part in x.split(BATCH)]
     gap = prior_gap(vae.latent, vae.latent.distribution(torch.cat(parameters)))
-    for found in diagnose({"prior_gap": gap}):
+    for found in diagnose({"prior_gap": gap} | sizes(vae.latent)):
         if found.level != "fine":
             yield f"{found.name}: {found.because}; {found.advice}"
 
@@ -67,7 +67,7 @@ def run_steps(trainer: pl.Trainer, batches: int) -> float:
 
 
 def _few_steps(loader: Any, accumulated: int) -> Iterator[str]:
-    """With the largest power of two that is small enough; of other loaders the size is not known."""
+    """And the largest power of two that is small enough; of our own loaders, which know it."""
     steps, images = math.ceil(len(loader) / accumulated), getattr(loader, "num_images", 0)
     enough = 2 ** int(math.log2(max(images // (STEPS * accumulated), 1)))
     if steps < STEPS and enough < getattr(loader, "batch_size", 0):

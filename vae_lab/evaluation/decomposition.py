@@ -154,7 +154,7 @@ def code_use(codes: Tensor) -> CodeUse:
 
 @torch.no_grad()
 def prior_gap(latent: Latent, q: Distribution) -> float:
-    r"""A lower bound on :math:`\mathrm{KL}(q(z) \,\|\, p(z))`, in nats, that few images suffice for.
+    r"""A lower bound on :math:`\mathrm{KL}(q(z) \,\|\, p(z))`, in nats, from few images.
 
     Of all distributions with the moments of q(z) the one in the prior's exponential family (a
     normal with any covariance, independent codes or counts) is the nearest to the prior. The KL

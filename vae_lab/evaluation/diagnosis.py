@@ -208,14 +208,15 @@ def _relaxed_gap(
     return "warning", because, f"type {lower}estimator=rebar, which has no bias"
 
 
-def _poor_samples(prior_gap: float) -> Finding:
+def _poor_samples(prior_gap: float, latents: float) -> Finding:
     because = f"the images' q(z) and the prior are at least {prior_gap:.3g} nats apart"
     if prior_gap < MAX_PRIOR_GAP:
         return "fine", because, ""
+    fewer = max(round(latents / 2), 1)
     return (
         "warning",
         f"{because}: samples from the prior will look unlike them",
-        ("train on more images or for longer, or type model.learn_prior=true, objective.beta=2"),
+        (f"type model.latents={fewer}, objective.beta=4, or train on more images"),
     )
 
 

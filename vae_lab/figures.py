@@ -184,7 +184,7 @@ def logarithmic(axis: Axes) -> None:
     """Across, with so many numbers on the axis that two of them are seen."""
     axis.set_xscale("log")
     low, high = axis.get_xlim()
-    steps = (1,) if high / low > 300 else (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 4, 6, 8)
+    steps = (1,) if high / low > 300 else (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5)
     axis.xaxis.set_major_locator(LogLocator(subs=steps))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())

@@ -79,9 +79,10 @@ def _check_precision(config: DictConfig) -> None:
 
 
 def _check_counts(config: DictConfig) -> None:
-    for name in ("compare.repeats", "compare.reference_repeats"):
-        if OmegaConf.select(config, name) < 2:
-            raise ValueError(f"{name} must be at least 2, got {OmegaConf.select(config, name)}")
+    for name in ("compare.repeats", "compare.reference_repeats", "compare.evaluations"):
+        count = OmegaConf.select(config, name)
+        if count is not None and count < 2:
+            raise ValueError(f"{name} must be at least 2, got {count}")
     for name in ("compare.estimators", "evaluate.parts"):
         chosen = OmegaConf.select(config, name)
         if chosen is not None and not chosen:

@@ -4,9 +4,9 @@ import csv
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy
@@ -26,6 +26,7 @@ from vae_lab.runs import writable
 from . import build
 
 ESTIMATORS = Path(__file__).parent / "estimator"
+FORMATS = {"test_elbo": ".2f", "lowest": ".2f", "highest": ".2f"}  # nats
 Row = dict[str, Any]
 
 
@@ -43,7 +44,8 @@ def run(config: DictConfig, fit: Callable[[DictConfig], float], model: VAEModule
     datamodule.prepare_data()
     datamodule.setup("fit")
     x = next(iter(datamodule.train_dataloader()))[0][: asked.images]
-    estimators = dict(_estimators(asked.estimators, model, x))
+    chosen = dict(_estimators(asked.estimators, model, x, asked.evaluations))
+    estimators = {name: estimator for name, (_, estimator) in chosen.items()}
     writable(folder)
     torch.manual_seed(config.seed)
     counts = {name: bound_samples(model.objective, e) for name, e in estimators.items()}
@@ -55,33 +57,75 @@ def run(config: DictConfig, fit: Callable[[DictConfig], float], model: VAEModule
         _measure(name, estimator, model, x, truths[counts[name]], asked.repeats)
         for name, estimator in estimators.items()
     ]
-    curves = {name: [] for name in estimators}
-    if asked.train_epochs:
-        for name in estimators:
-            curves[name] = [_train(config, fit, folder, name, seed) for seed in asked.seeds]
+    _say_unequal(rows, asked.evaluations)
+    curves = {}
+    for row in rows if asked.train_epochs else ():
+        name = row["estimator"]
+        runs = [_train(config, fit, folder, name, chosen[name][0], seed) for seed in asked.seeds]
+        curves[name] = [curve for _, curve in runs]
+        row |= _elbos([elbo for elbo, _ in runs])
     _write(folder, rows, all(truth.exact for truth in truths.values()))
-    figures.comparison(rows, {k: v for k, v in curves.items() if v}, folder / "compare.png")
+    figures.comparison(rows, curves, folder / "compare.png")
     print(f"files    {folder}: compare.csv, compare.png")
 
 
 def _estimators(
-    names: list[str] | None, model: VAEModule, x: Tensor
-) -> Iterator[tuple[str, Estimator]]:
-    """The estimators asked for, or all that accept the model's latent and objective."""
+    names: list[str] | None, model: VAEModule, x: Tensor, evaluations: int | None = None
+) -> Iterator[tuple[str, tuple[DictConfig, Estimator]]]:
+    """The estimators asked for, or all that accept the model's latent and objective, with their
+    settings: as in their files, or with as many samples as so many evaluations of f are."""
     known = sorted(path.stem for path in ESTIMATORS.glob("*.yaml"))
     for name in known if names is None else names:
         if name not in known:
             raise ValueError(f"unknown estimator {name!r}; known: {', '.join(known)}")
-        estimator = build.make(OmegaConf.load(ESTIMATORS / f"{name}.yaml"))
+        settings = OmegaConf.load(ESTIMATORS / f"{name}.yaml")
         try:
-            # In training mode: lazy layers become concrete, and a moving average gets its first
-            # value, without which a control variate would be measured far from f.
-            model.objective(model.vae, estimator, x)
+            found = _contender(settings, model, x, evaluations)
         except ValueError:
             if names is None:
                 continue  # does not accept it
             raise
-        yield name, estimator
+        yield name, found
+
+
+def _contender(
+    settings: DictConfig, model: VAEModule, x: Tensor, evaluations: int | None
+) -> tuple[DictConfig, Estimator]:
+    """The settings, changed to the most samples that need no more evaluations, and the estimator.
+
+    As many evaluations as samples, or a multiple, or some more: counted, they give the number.
+    """
+    estimator, count = _made(settings, model, x)
+    if evaluations is None or "num_samples" not in estimator.evaluations:
+        return settings, estimator
+    given = settings.num_samples
+    _, more = _made(OmegaConf.merge(settings, {"num_samples": given + 1}), model, x)
+    samples = max(given + int((evaluations - count) // (more - count)), 1)
+    settings = OmegaConf.merge(settings, {"num_samples": samples})
+    return settings, _made(settings, model, x)[0]
+
+
+def _made(settings: DictConfig, model: VAEModule, x: Tensor) -> tuple[Estimator, float]:
+    """The estimator, and how often it evaluates f for one datum.
+
+    In training mode: lazy layers become concrete, and a moving average gets its first value,
+    without which a control variate would be measured far from f.
+    """
+    estimator = build.make(settings)
+    with _decoded(model) as counts:
+        model.objective(model.vae, estimator, x)
+    return estimator, sum(counts) / len(x)
+
+
+@contextmanager
+def _decoded(model: VAEModule) -> Iterator[list[int]]:
+    """How many z the decoder is given, call by call."""
+    counts: list[int] = []
+    hook = model.vae.decoder.register_forward_hook(lambda m, i, output: counts.append(len(output)))
+    try:
+        yield counts
+    finally:
+        hook.remove()
 
 
 def _measure(
@@ -94,27 +138,37 @@ def _measure(
 
 def _cost(estimator: Estimator, model: VAEModule, x: Tensor, steps: int = 10) -> Row:
     """Decoder evaluations for one datum, and the median time of a forward and backward pass."""
-    decoded: list[int] = []
-    count = model.vae.decoder.register_forward_hook(
-        lambda m, i, output: decoded.append(len(output))
-    )
     seconds = []
-    for _ in range(steps):
-        began = time.perf_counter()
-        model.objective(model.vae, estimator, x).objective.mean().neg().backward()
-        seconds.append(time.perf_counter() - began)
-    count.remove()
+    with _decoded(model) as counts:
+        for _ in range(steps):
+            began = time.perf_counter()
+            model.objective(model.vae, estimator, x).objective.mean().neg().backward()
+            seconds.append(time.perf_counter() - began)
     model.zero_grad()
-    return {"evaluations": sum(decoded) / steps / len(x), "seconds": median(seconds)}
+    return {"evaluations": sum(counts) / steps / len(x), "seconds": median(seconds)}
+
+
+def _say_unequal(rows: list[Row], evaluations: int | None) -> None:
+    """Which could not be given as many evaluations as were asked for."""
+    other = {r["estimator"]: r["evaluations"] for r in rows if r["evaluations"] != evaluations}
+    if evaluations is not None and other:
+        named = ", ".join(f"{name} {count:g}" for name, count in other.items())
+        print(f"no num_samples gives these {evaluations} evaluations of f: {named}")
 
 
 def _train(
-    config: DictConfig, fit: Callable[[DictConfig], float], folder: Path, name: str, seed: int
-) -> list[dict[str, float]]:
-    """The validation ELBO against steps and seconds of a run with this estimator."""
+    config: DictConfig,
+    fit: Callable[[DictConfig], float],
+    folder: Path,
+    name: str,
+    settings: DictConfig,
+    seed: int,
+) -> tuple[float, list[dict[str, float]]]:
+    """The test ELBO of a run with this estimator, and the validation ELBO against steps and
+    seconds."""
     config = config.copy()
     config.task, config.seed, config.checkpoint = "fit", seed, None
-    config.estimator = OmegaConf.load(ESTIMATORS / f"{name}.yaml")
+    config.estimator = settings
     config.run_dir = str(folder / "runs" / f"{name}-{seed}")
     config.trainer.max_epochs = config.compare.train_epochs
     config.trainer.enable_progress_bar = False
@@ -123,7 +177,12 @@ def _train(
         elbo = fit(config)
     print(f"{name}, seed {seed}: test/elbo {elbo:.2f}", flush=True)
     with (Path(config.run_dir) / "metrics.csv").open() as file:
-        return _curve([*csv.DictReader(file)])
+        return elbo, _curve([*csv.DictReader(file)])
+
+
+def _elbos(elbos: list[float]) -> Row:
+    """The mean over the seeds, and the range."""
+    return {"test_elbo": mean(elbos), "lowest": min(elbos), "highest": max(elbos)}
 
 
 def _curve(rows: list[dict[str, str]]) -> list[dict[str, float]]:
@@ -148,10 +207,10 @@ def _write(folder: Path, rows: list[Row], exact: bool) -> None:
         writer.writerows(rows)
     against = "the exact gradient" if exact else "a long average"
     print(f"The encoder's gradient against {against}")
-    numbers = [Column(name, justify="right", no_wrap=True) for name in list(rows[0])[1:]]
-    table = Table(Column("estimator", no_wrap=True), *numbers)
+    columns = [Column(name, justify="right", no_wrap=True) for name in list(rows[0])[1:]]
+    table = Table(Column("estimator", no_wrap=True), *columns)
     for row in rows:
-        name, *values = row.values()
-        table.add_row(name, *(f"{value:.3g}" for value in values))
+        (_, name), *numbers = row.items()
+        table.add_row(name, *(f"{value:{FORMATS.get(key, '.3g')}}" for key, value in numbers))
     # A number that is cut says nothing: rather let a narrow terminal break the lines.
-    Console(width=max(Console().width, 110)).print(table)
+    Console(width=max(Console().width, 140)).print(table)

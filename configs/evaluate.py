@@ -28,6 +28,7 @@ from vae_lab.sources import first_line
 
 from . import build
 from .report import refresh
+from .same_data import differences, measured_on
 from .trained import Trained, checkpoints_of, names_of, trained
 
 FILE = "evaluation.json"
@@ -54,6 +55,7 @@ def run(config: DictConfig) -> None:
 def _run(fabric: Fabric, config: DictConfig) -> None:
     chosen = checkpoints_of(config)
     found: dict[str, dict[str, Any]] = {}
+    measured = []
     for source, name in zip(chosen, names_of(chosen), strict=True):
         one = config.copy()
         one.checkpoint = source
@@ -63,10 +65,11 @@ def _run(fabric: Fabric, config: DictConfig) -> None:
         loaded.vae.to(fabric.device)
         _prepare(fabric, one, loaded)
         found[name] = _evaluated(one, loaded)
+        measured.append(measured_on(loaded))
     if fabric.global_rank:
         return
     if len(chosen) > 1:
-        _table_of_several(found)
+        _table_of_several(found, dict(differences(measured)))
         if config.run_dir is not None:
             _write(Path(config.run_dir) / "evaluations.json", found)
 
@@ -212,9 +215,12 @@ def _table(name: str, evaluation: Evaluation) -> None:
         say(f"fine: {', '.join(fine)}")
 
 
-def _table_of_several(found: dict[str, dict[str, Any]]) -> None:
-    """One column a model."""
+def _table_of_several(found: dict[str, dict[str, Any]], differing: dict[str, list[str]]) -> None:
+    """One column a model; first what keeps the columns from being compared."""
     table = Table("metric", *(Column(name, justify="right", no_wrap=True) for name in found))
+    for name, values in differing.items():
+        table.add_row(name, *map(escape, values))
+    table.add_section()
     names = dict.fromkeys(metric for one in found.values() for metric in one["metrics"])
     for metric in names:
         table.add_row(metric, *(_short(one["metrics"].get(metric)) for one in found.values()))
@@ -225,6 +231,8 @@ def _table_of_several(found: dict[str, dict[str, Any]]) -> None:
     table.add_section()
     table.add_row("diagnosis", *problems)
     _print(table)
+    if differing:
+        say(f"not the same data: nats cannot be compared ({', '.join(differing)})")
 
 
 def _short(metric: dict[str, Any] | None) -> str:

@@ -37,6 +37,7 @@ class Compare(TypedDict):
     images: int
     repeats: int
     reference_repeats: int
+    evaluations: int | None
     train_epochs: int
     seeds: list[int]
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from models.base import VAEModule
-from vae_lab import files, pictures, threads
+from vae_lab import VAE, files, pictures, threads
 from vae_lab.checkpoints import (
     FOLDER,
     find_checkpoint,
@@ -34,6 +34,7 @@ from vae_lab.runs import default_folder, lock, writable
 from . import build, resume
 from .checks import check_batches, check_ranges
 from .command_line import as_typed
+from .remarks import last_remarks, remarks
 from .report import write_report
 from .trained import as_saved, load_run, load_vae, restored
 
@@ -71,7 +72,7 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
     differences = [] if path is None else _differences(config, trainer, path)
     if trainer.world_size == 1:  # else Lightning shares the cores out
         _decide_threads(config, path, held)
-    _check_data(config, datamodule, model)
+    said = _check_data(config, trainer, datamodule, model)
     if config.compile:
         model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
     if _is_first():
@@ -88,6 +89,8 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
         trainer.loggers[0].rewind(step)
         if path is not None:
             say(f"resuming {config.run_dir} at step {step} from {path}")
+    for line in said if path is None else ():
+        say(line)
     trainer.callbacks.append(_SameFolder(config))
 
     began = time.perf_counter()
@@ -97,7 +100,7 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
     _release(config, trainer, metrics)
     if config.report:
         write_report(config, trainer, datamodule)
-    _summary(config, trainer, metrics, seconds)
+    _summary(config, trainer, datamodule, metrics, seconds)
     return metrics["test/elbo"]
 
 
@@ -309,13 +312,21 @@ def _check_free(config: DictConfig, folder: Path) -> None:
         raise ValueError(f"{folder} holds a run already: type {again} or another run_dir")
 
 
-def _check_data(config: DictConfig, datamodule: pl.LightningDataModule, model: VAEModule) -> None:
-    """Meets the data, and its range, before there is a run to leave behind."""
-    if _is_first():
-        datamodule.prepare_data()
-        datamodule.setup("fit")
-        check_batches(config, datamodule)
-        model.vae.likelihood.check(next(iter(datamodule.val_dataloader()))[0])
+def _check_data(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    datamodule: pl.LightningDataModule,
+    model: VAEModule,
+) -> list[str]:
+    """Meets the data, and its range, before there is a run to leave behind; what is to be said."""
+    if not _is_first():
+        return []
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    check_batches(config, datamodule)
+    x = next(iter(datamodule.val_dataloader()))[0]
+    model.vae.likelihood.check(x)
+    return [*remarks(config, trainer, datamodule, model, x)]
 
 
 def _is_first() -> bool:
@@ -382,11 +393,18 @@ def _release(config: DictConfig, trainer: pl.Trainer, metrics: dict[str, float])
 
 @rank_zero_only
 def _summary(
-    config: DictConfig, trainer: pl.Trainer, metrics: dict[str, float], seconds: float
+    config: DictConfig,
+    trainer: pl.Trainer,
+    datamodule: pl.LightningDataModule,
+    metrics: dict[str, float],
+    seconds: float,
 ) -> None:
     model, data = (node._target_.rpartition(".")[2] for node in (config.model, config.data))
     _table(f"{model} on {data}: {trainer.global_step} steps in {seconds:.0f} s", metrics)
     run_dir = config.run_dir
+    vae = VAE.from_pretrained(Path(run_dir) / "release").to(trainer.strategy.root_device)
+    for line in last_remarks(vae, datamodule):
+        say(line)
     names = ["report.html", "metrics.csv", "images/", "checkpoints/", "release/"]
     there = ", ".join(name for name in names if (Path(run_dir) / name).exists())
     say(f"files    {run_dir}: {there}")

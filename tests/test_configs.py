@@ -174,6 +174,7 @@ def test_lightning_is_not_told_what_it_does_anyway():
         ("trainer.max_epochs=0", "trainer.max_epochs must be positive, got 0"),
         ("max_skipped=0", "max_skipped must be positive, got 0"),
         ("compare.repeats=1", "compare.repeats must be at least 2, got 1"),
+        ("compare.evaluations=1", "compare.evaluations must be at least 2, got 1"),
         ("checkpoint=runs/x", "what the other tasks read, as task=evaluate; .* type resume=runs/x"),
         ("compare.estimators=[]", "compare.estimators must name at least one; null: all"),
         ("evaluate.parts=[]", "evaluate.parts must name at least one; null: all"),

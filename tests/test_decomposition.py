@@ -7,7 +7,7 @@ import torch
 from tiny import randomize
 
 from vae_lab.estimators.exact import support
-from vae_lab.evaluation.decomposition import activity, code_use, decompose
+from vae_lab.evaluation.decomposition import activity, code_use, decompose, prior_gap
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 
 FAMILIES = [
@@ -155,6 +155,43 @@ def test_of_many_images_some_are_taken():
     found = decompose(latent, q, points=5, mixture=10)
     assert (found.images, found.points) == (10, 10)
     assert found.kl == pytest.approx(latent.kl(q)[::4].sum(-1).mean().item())
+
+
+def test_the_prior_gap_is_a_bound_that_normals_and_independent_codes_reach():
+    """Of as many posteriors at draws of a normal it is that normal's KL, correlations included."""
+    covariance = torch.tensor([[2.0, 1.2], [1.2, 1.0]], dtype=torch.float64)
+    normal = torch.distributions.MultivariateNormal(torch.tensor([1.0, 0.0]).double(), covariance)
+    means = normal.sample((20_000,))
+    latent = Gaussian(2).double()
+    q = latent.distribution(torch.cat([means, torch.full_like(means, -9.0)], 1))
+    expected = 0.5 * (covariance.trace() + 1 - 2 - covariance.logdet()).item()
+    assert prior_gap(latent, q) == pytest.approx(expected, abs=0.03)
+    codes = Categorical(2, 3)
+    pi = torch.tensor([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]])
+    q = codes.distribution(pi.log().flatten().expand(5000, -1))
+    expected = math.log(3) + (pi[0] * pi[0].log()).sum().item()
+    assert prior_gap(codes, q) == pytest.approx(expected, abs=1e-3)
+    counts = Poisson(1)
+    rates = torch.tensor([[1.0], [5.0]]).log().repeat(1000, 1)
+    q = counts.distribution(rates)  # of rate 3 on average, the prior's is 1
+    assert prior_gap(counts, q) == pytest.approx(3 * math.log(3) - 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_the_prior_gap_is_no_more_than_the_divergence(make):
+    latent, q = posteriors(make, images=400, scale=2.0)
+    found = decompose(latent, q, points=4000)
+    whole = found.kl - found.mutual_information
+    assert 0 < prior_gap(latent, q) < whole + 3 * found.mutual_information_error
+
+
+@pytest.mark.parametrize("latents, images", [(20, 300), (64, 1000), (64, 40)])
+def test_narrow_posteriors_at_draws_of_the_prior_are_no_gap(latents, images):
+    """Also few of many variables, whose covariance is not known."""
+    latent = Gaussian(latents)
+    means = torch.randn(images, latents)
+    q = latent.distribution(torch.cat([means, torch.full_like(means, -6.0)], 1))
+    assert prior_gap(latent, q) < 1.5
 
 
 def test_activity_is_the_variance_of_the_mean():

@@ -16,7 +16,7 @@ FINE = {
     **{"kl": 12.0, "active_units": 15, "latents": 20, "categories": 10, "code_perplexity": 7.0},
     **{"reconstruction_gain": 300.0, "elbo": -240.0, "train_elbo": -239.0, "train_elbo_error": 1.0},
     **{"dominated": 0.01, "effective_samples": 800.0, "samples": 5000, "relaxed_gap": 1.5},
-    **{"temperature": 0.5, "grey": 0.0},
+    **{"temperature": 0.5, "grey": 0.0, "prior_gap": 0.4},
 }
 ILL = {
     "posterior collapse": [{"kl": 0.05}, {"active_units": 0}],
@@ -26,6 +26,7 @@ ILL = {
     "overfitting": [{"train_elbo": -200.0}],
     "importance weights": [{"dominated": 0.3}, {"dominated": 0.3, "ais_gain": 2.5}],
     "relaxed gap": [{"relaxed_gap": 5.0}],
+    "poor samples": [{"prior_gap": 8.0}],
     "temperature": [{"temperature": 0.01}],
     "grey pixels": [{"grey": 1.0}],
 }

@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +18,11 @@ from test_runs import HOLD
 from test_train import records
 from tiny import SHAPE, LinearGaussian, binary_images, discrete_vae, log_evidence, randomize
 
+from configs.same_data import differences, measured_on
 from configs.trained import name_of
 from datamodules.digits import Digits
+from datamodules.fashion_mnist import FashionMNIST
+from datamodules.image_folder import ImageFolder
 from vae_lab import VAE, pretrained, zoo
 from vae_lab.checkpoints import load_checkpoint, save_checkpoint
 from vae_lab.estimators import StraightThrough
@@ -25,6 +30,7 @@ from vae_lab.evaluation import PARTS, Metric, evaluate, features
 from vae_lab.evaluation.results import plain
 from vae_lab.evaluation.samples import sample_quality
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.likelihoods import ContinuousBernoulli
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP
 from vae_lab.runs import read
@@ -275,7 +281,14 @@ def test_a_run_is_evaluated_without_another_setting(runs):
     assert {
         *("elbo", "reconstruction", "kl", "log_likelihood", "bits_per_dimension", "train_elbo"),
         *("effective_samples", "dominated", "mutual_information", "total_correlation"),
-        *("marginal_kl", "active_units", "code_perplexity", "code_usage", "relaxed_gap"),
+        *(
+            "marginal_kl",
+            "prior_gap",
+            "active_units",
+            "code_perplexity",
+            "code_usage",
+            "relaxed_gap",
+        ),
         *("fid", "precision", "recall", "linear_probe", "nearest_neighbours"),
     } <= found["metrics"].keys()
     assert found["metrics"]["elbo"].keys() == {"value", "standard_error", "unit", "note"}
@@ -405,6 +418,42 @@ def test_runs_of_one_name_are_two(run, tmp_path):
         assert json.loads((tmp_path / "y" / name / "evaluation.json").read_text()) == found
         assert found["name"] == name
     assert both["a-x"]["sha256"] != both["b-x"]["sha256"]
+
+
+def test_runs_of_other_data_are_named(run, tmp_path, capsys):
+    zoo_model = zoo.FOLDER / "gumbel_vae-digits"
+    for name, binarize in (("a", "threshold"), ("b", "none")):
+        shutil.copytree(zoo_model, tmp_path / name)
+        card = json.loads((tmp_path / name / "config.json").read_text())
+        card["data"] |= {"binarize": binarize, "seed": len(name + binarize), "root": "/of/mine"}
+        (tmp_path / name / "config.json").write_text(json.dumps(card))
+    line = ["task=evaluate", "run_dir=y", *SMALL, "evaluate.parts=[bound]"]
+    run(*line, "checkpoint=a,b")
+    said = capsys.readouterr().out
+    assert "not the same data: nats cannot be compared (binarize)" in said
+    assert re.search(r"binarize +. +threshold +. +none", said)
+    run(*line, "checkpoint=a,b", "data=digits", "data.binarize=stochastic")
+    assert "not the same data" not in capsys.readouterr().out
+
+
+def test_only_what_decides_the_images_makes_data_another():
+    def measured(data, likelihood=None):
+        vae = SimpleNamespace(likelihood=likelihood or Normal(0.1))
+        return measured_on(SimpleNamespace(datamodule=data, vae=vae))
+
+    digits, folder = measured(Digits()), measured(ImageFolder(root="a"))
+    same = Digits(seed=1, split_seed=1, batch_size=10, val_size=100)
+    assert measured(same) == digits
+    assert measured(FashionMNIST(root="a")) == measured(FashionMNIST(download=False))
+    for other in (
+        measured(Digits(binarize="stochastic")),
+        measured(Digits(), ContinuousBernoulli()),
+        folder,
+    ):
+        assert dict(differences([digits, other]))
+    for changed in ({"root": "b"}, {"split_seed": 1}, {"image_size": 32}, {"test_size": 9}):
+        other = measured(ImageFolder(**{"root": "a"} | changed))
+        assert [name for name, _ in differences([folder, other])] == [*changed]
 
 
 def test_two_processes_as_they_are_typed(run, tmp_path, monkeypatch):

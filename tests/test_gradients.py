@@ -8,7 +8,7 @@ import torch
 from tiny import binary_images, discrete_vae, is_encoder
 from tiny import gradients as whole_gradient
 
-from configs.compare import _estimators
+from configs.compare import _estimators, _made, _say_unequal
 from vae_lab import figures
 from vae_lab.callbacks import GradientProbe
 from vae_lab.estimators import Exact, ScoreFunction, StraightThrough
@@ -65,10 +65,37 @@ def test_a_comparison_measures_control_variates_near_f(vae):
     """The moving average has seen f before the gradients are measured, which leaves it alone."""
     vae, x = vae.float(), binary_images().float()
     model = SimpleNamespace(vae=vae, objective=ELBO())
-    [(_, relax)] = _estimators(["relax"], model, x)
+    [(_, (_, relax))] = _estimators(["relax"], model, x)
     guess, _ = relax.eval().average(torch.zeros(1), None)
     f = ELBO()(vae, Exact(), x).reconstruction.mean().item()
     assert guess.item() == pytest.approx(f, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples"),
+    [
+        *[("straight_through", 6), ("score_function", 6), ("carms", 6), ("double_cv", 6)],
+        *[("rebar", 3), ("muprop", 5), ("sum_and_sample", 3), ("relax", 6), ("unordered_set", 6)],
+    ],
+)
+def test_estimators_are_compared_at_equal_evaluations(vae, name, samples):
+    model = SimpleNamespace(vae=vae.float(), objective=ELBO())
+    x = binary_images().float()
+    [(_, (settings, estimator))] = _estimators([name], model, x, 6)
+    assert (settings.num_samples, estimator.num_samples) == (samples, samples)
+    assert _made(settings, model, x)[1] == 6
+
+
+def test_what_cannot_have_equal_evaluations_is_named(vae, capsys):
+    """Too many for one sample, or not of samples at all."""
+    model = SimpleNamespace(vae=vae.float(), objective=ELBO())
+    found = dict(_estimators(["rebar", "exact", "arsm"], model, binary_images().float(), 5))
+    assert found["rebar"][0].num_samples == 2
+    rows = [{"estimator": n, "evaluations": c} for n, c in (("a", 5.0), ("rebar", 4.0))]
+    _say_unequal(rows, 5)
+    assert capsys.readouterr().out == "no num_samples gives these 5 evaluations of f: rebar 4\n"
+    _say_unequal(rows, None)
+    assert not capsys.readouterr().out
 
 
 def test_bias_stands_above_the_noise_only_where_there_is_one():
@@ -101,15 +128,31 @@ def test_a_probe_refuses_too_few_repeats(tmp_path):
         GradientProbe(tmp_path, repeats=1)
 
 
-def test_the_comparison_figure_is_drawn(tmp_path):
-    row = {"bias": 0.1, "bias_noise": 0.05, "variance": 2.0, "seconds": 0.01}
-    curve = [{"step": s, "seconds": s / 10, "elbo": -5.0 + s} for s in range(3)]
-    rows = [{"estimator": name, **row} for name in ("a", "b")]
-    figures.comparison(rows, {"a": [curve, curve], "b": [curve]}, tmp_path / "compare.png")
-    assert (tmp_path / "compare.png").stat().st_size > 10_000
+ROW = {"bias": 0.1, "bias_noise": 0.05, "variance": 2.0, "seconds": 0.01}
+CURVE = [{"step": s, "seconds": s / 10, "elbo": -5.0 + s} for s in range(3)]
 
 
-def test_the_comparison_figure_needs_no_training(tmp_path):
-    row = {"estimator": "a", "bias": 0.1, "bias_noise": 0.05, "variance": 2.0, "seconds": 0.01}
-    figures.comparison([row], {}, tmp_path / "compare.png")
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_comparison_figure_has_dots_at_the_values_and_an_axis_that_can_be_read(
+    tmp_path, monkeypatch, trained
+):
+    drawn = []
+    monkeypatch.setattr(figures, "write", lambda figure, path: drawn.extend(figure.axes))
+    values = {"test_elbo": -20.0, "lowest": -21.0, "highest": -19.0} if trained else {}
+    rows = [{"estimator": n, **ROW, "variance": v, **values} for n, v in (("a", 2.0), ("b", 0.3))]
+    curves = {"a": [CURVE, CURVE], "b": [CURVE]} if trained else {}
+    figures.comparison(rows, curves, tmp_path / "compare.png")
+    assert len(drawn) == (6 if trained else 3)
+    keys = ["bias", "variance", "seconds", *(["test_elbo"] if trained else [])]
+    for axis, key in zip(drawn, keys, strict=False):
+        assert not axis.patches  # a bar on a logarithmic axis begins where it likes
+        dots = [line.get_xydata()[0].tolist() for line in axis.lines if line.get_marker() == "o"]
+        assert dots == [[row[key], place] for place, row in enumerate(rows)]
+        low, high = axis.get_xlim()
+        assert sum(low <= tick <= high for tick in axis.get_xticks()) >= 2, key
+
+
+@pytest.mark.parametrize("curves", [{}, {"a": [CURVE, CURVE]}], ids=["measured", "trained"])
+def test_the_comparison_figure_is_drawn(tmp_path, curves):
+    figures.comparison([{"estimator": "a", **ROW}], curves, tmp_path / "compare.png")
     assert (tmp_path / "compare.png").stat().st_size > 5_000

@@ -398,16 +398,26 @@ def test_the_probe_sees_the_gradient_and_changes_nothing(run, tmp_path):
 
 def test_estimators_are_compared(run, tmp_path, capsys):
     asked = ["estimators=[straight_through,score_function]", "train_epochs=1", "repeats=5"]
+    asked += ["seeds=[0,1]", "evaluations=3"]
     between = ["trainer.val_check_interval=3", "trainer.log_every_n_steps=2"]
     size = ["model.latents=2", "model.categories=3", "run_dir=c"]
     run(*CSV, "task=compare", *size, *between, *(f"compare.{line}" for line in asked))
-    assert "against the exact gradient" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "against the exact gradient" in said
     with (tmp_path / "c" / "compare.csv").open(newline="") as file:
         table = {row["estimator"]: row for row in csv.DictReader(file)}
     assert {name: float(row["evaluations"]) for name, row in table.items()} == {
-        "straight_through": 1.0,
-        "score_function": 4.0,
+        "straight_through": 3.0,
+        "score_function": 3.0,
     }
+    for name, row in table.items():
+        elbos = [release(tmp_path / "c" / "runs" / f"{name}-{s}")["metrics"] for s in (0, 1)]
+        elbos = [metrics["test/elbo"] for metrics in elbos]
+        found = [float(row[key]) for key in ("lowest", "highest", "test_elbo")]
+        assert found == pytest.approx([min(elbos), max(elbos), sum(elbos) / 2])
+        assert f"{found[-1]:.2f}" in said
+        trained = OmegaConf.load(tmp_path / "c" / "runs" / f"{name}-1" / "config.yaml")
+        assert trained.estimator.num_samples == 3
     assert (tmp_path / "c" / "compare.png").exists()
     assert (tmp_path / "c" / "runs" / "score_function-0" / "release").is_dir()
 

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from . import files
 
@@ -136,36 +136,58 @@ def comparison(
     """Estimators beside each other: bias, variance and cost, and how the ELBO rose with each.
 
     Args:
-        rows: `estimator`, `bias`, `bias_noise`, `variance` and `seconds` of each.
+        rows: `estimator`, `bias`, `bias_noise`, `variance` and `seconds` of each; where they have
+            trained also `test_elbo`, `lowest` and `highest`, its mean and range over the seeds.
         curves: for each estimator, runs (seeds) of points with `step`, `seconds` and `elbo`.
     """
-    figure, axes = panels(5 if curves else 3, height=1.2 + 0.22 * max(len(rows), 12))
-    names = [row["estimator"] for row in rows]
-    for axis, key, title in zip(
-        axes[:3],
-        ("bias", "variance", "seconds"),
-        ("bias, relative", "variance", "seconds a step"),
-        strict=True,
-    ):
-        colours = [style(i)["color"] for i in range(len(rows))]
-        axis.barh(names, [row[key] for row in rows], color=colours)
-        positive = any(row[key] > 0 for row in rows)  # the bias of an exact one is not
-        axis.set(title=title, xscale="log" if positive else "linear")
-        axis.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
-        axis.invert_yaxis()
-        axis.grid(visible=False, axis="y")
-    noise = [row["bias_noise"] for row in rows]
-    axes[0].plot(noise, names, "k|", markersize=9, label="of an unbiased one")
-    axes[0].legend(frameon=False, fontsize="small")
+    titles = {"bias": "bias, relative", "variance": "variance", "seconds": "seconds a step"}
+    if trained := all("test_elbo" in row for row in rows):
+        titles["test_elbo"] = "test ELBO"
+    count, height = len(titles) + (2 if curves else 0), 1.4 + 0.22 * max(len(rows), 10)
+    figure, axes = panels(count, height, rows=2 if trained and curves else 1)
+    for axis, (key, title) in zip(axes, titles.items(), strict=False):
+        _dots(axis, rows, key)
+        axis.set_title(title)
     for axis in axes[1:3]:
         axis.set_yticklabels([])
-    for axis, key in zip(axes[3:], ("step", "seconds") if curves else (), strict=True):
+    for axis, key in zip(axes[len(titles) :], ("step", "seconds") if curves else (), strict=True):
         for index, (name, runs) in enumerate(curves.items()):
             _band(axis, runs, key, name, index)
         axis.set(title="validation ELBO", xlabel="training seconds" if key == "seconds" else key)
     if curves:
         axes[-1].legend(frameon=False, fontsize="small", loc="lower right")
     write(figure, path)
+
+
+def _dots(axis: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """A row's value as a dot with its number; on a logarithmic axis where all are positive."""
+    places, values = range(len(rows)), [float(row[key]) for row in rows]
+    for place, (row, value) in enumerate(zip(rows, values, strict=True)):
+        colour = style(place)["color"]
+        axis.plot(value, place, "o", color=colour)
+        if key == "test_elbo":
+            axis.hlines(place, row["lowest"], row["highest"], color=colour)
+        number = f"{value:.1f}" if key == "test_elbo" else f"{float(f'{value:.2g}'):g}"
+        axis.annotate(number, (value, place), (0, 5), textcoords="offset points", fontsize=7)
+    if key == "bias":
+        noise = [float(row["bias_noise"]) for row in rows]
+        axis.plot(noise, places, "k|", markersize=9, label="the noise: no bias can be seen below")
+        axis.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    axis.set_yticks(places, [row["estimator"] for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.7)  # the first on top
+    axis.margins(x=0.12)
+    if all(value > 0 for value in values):  # the bias of an exact one is not
+        logarithmic(axis)
+
+
+def logarithmic(axis: Axes) -> None:
+    """Across, with so many numbers on the axis that two of them are seen."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    steps = (1,) if high / low > 300 else (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5)
+    axis.xaxis.set_major_locator(LogLocator(subs=steps))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _band(

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..estimators.base import base
+from ..estimators.base import base, like
 from ..latents import Latent
 
 POINTS = 2500  # at which q(z) is evaluated, at least
@@ -150,6 +150,36 @@ def code_use(codes: Tensor) -> CodeUse:
     seen.scatter_(1, codes.argmax(-1).T, True)
     perplexity = torch.special.entr(codes.double().mean(0)).sum(-1).exp()
     return CodeUse(seen.double().mean().item(), perplexity)
+
+
+@torch.no_grad()
+def prior_gap(latent: Latent, q: Distribution) -> float:
+    r"""A lower bound on :math:`\mathrm{KL}(q(z) \,\|\, p(z))`, in nats, from few images.
+
+    Of all distributions with the moments of q(z) the one in the prior's exponential family (a
+    normal with any covariance, independent codes or counts) is the nearest to the prior. The KL
+    of that one it is, less what so many draws of the prior itself would show. Where there are not
+    twice as many images as Gaussian variables, correlations are left out.
+    """
+    inner, images = base(q), q.batch_shape[0]
+    if isinstance(inner, td.Normal):
+        gap, moments = _normal_gap(inner, base(latent.prior()))
+    else:
+        mean, name = inner.mean.mean(0), "rate" if isinstance(inner, td.Poisson) else "probs"
+        gap = latent.kl(like(q, type(inner), **{name: mean})).sum()
+        moments = mean.numel() - (len(mean) if mean.ndim > 1 else 0)  # categories sum to one
+    return max(gap.item() - moments / (2 * images), 0.0)
+
+
+def _normal_gap(q: td.Normal, p: td.Normal) -> tuple[Tensor, int]:
+    """The KL of a normal with the moments of the mixture of q [N, D], and how many moments."""
+    means, variances = (q.loc - p.loc).double() / p.scale, (q.scale.double() / p.scale).square()
+    images, size = means.shape
+    covariance = means.T.cov(correction=0).reshape(size, size) + variances.mean(0).diag()
+    if images < 2 * size:
+        covariance = covariance.diag().diag()
+    second = covariance.trace() + means.mean(0).square().sum() - size - covariance.logdet()
+    return second / 2, size + (size if images < 2 * size else size * (size + 1) // 2)
 
 
 def _evenly(total: int, most: int) -> Tensor:

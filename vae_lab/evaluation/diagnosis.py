@@ -4,10 +4,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..latents import Latent
 from ..latents.base import ACTIVE
+from ..likelihoods import Bernoulli, Likelihood
 from ..schedules import schedules
 
 Level = Literal["problem", "warning", "fine"]
@@ -17,6 +18,7 @@ LEVELS: tuple[Level, ...] = ("problem", "warning", "fine")
 MIN_KL = 0.1  # nats a datum
 MIN_CODES = 0.1  # of the way from one code in use to all alike
 MAX_DOMINATED = 0.1  # of the images, by one weight each
+MAX_PRIOR_GAP = 5.0  # nats: one z of the prior in 150
 LOW_TEMPERATURE = 0.05  # below it the library warns when an estimator is made
 
 
@@ -72,6 +74,11 @@ def own_temperature(module: nn.Module) -> dict[str, float]:
     found = schedules(module).get("temperature")
     chosen = getattr(module, "config", {}).get("estimator")
     return {} if found is None or chosen is not None else {"temperature": found.value.item()}
+
+
+def has_grey_pixels(likelihood: Likelihood, x: Tensor) -> bool:
+    """Are there pixels between 0 and 1 under a likelihood of bits."""
+    return isinstance(likelihood, Bernoulli) and bool(((x != 0) & (x != 1)).any())
 
 
 def sizes(latent: Latent) -> dict[str, float]:
@@ -201,6 +208,18 @@ def _relaxed_gap(
     return "warning", because, f"type {lower}estimator=rebar, which has no bias"
 
 
+def _poor_samples(prior_gap: float, latents: float) -> Finding:
+    because = f"the images' q(z) and the prior are at least {prior_gap:.3g} nats apart"
+    if prior_gap < MAX_PRIOR_GAP:
+        return "fine", because, ""
+    fewer = max(round(latents / 2), 1)
+    return (
+        "warning",
+        f"{because}: samples from the prior will look unlike them",
+        (f"type model.latents={fewer}, objective.beta=4, or train on more images"),
+    )
+
+
 def _temperature(temperature: float) -> Finding:
     because = f"the relaxation's temperature is {temperature:.3g}"
     if temperature >= LOW_TEMPERATURE:
@@ -230,6 +249,7 @@ CHECKS: dict[str, Callable[..., Finding]] = {
     "overfitting": _overfitting,
     "importance weights": _importance_weights,
     "relaxed gap": _relaxed_gap,
+    "poor samples": _poor_samples,
     "temperature": _temperature,
     "grey pixels": _grey_pixels,
 }

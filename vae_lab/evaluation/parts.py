@@ -10,7 +10,8 @@ from .. import likelihoods
 from ..estimators import Estimator
 from ..latents.base import ACTIVE
 from ..objectives import ELBO
-from .decomposition import Decomposition, activity, code_use, decompose
+from .decomposition import Decomposition, activity, code_use, decompose, prior_gap
+from .diagnosis import has_grey_pixels
 from .evidence import MAX_STATES, annealed, enumerated, importance_weighted, num_states
 from .features import Features
 from .measurement import BATCH, Measurement
@@ -42,7 +43,9 @@ def bound(m: Measurement, samples: int) -> None:
 
     names = ("log_likelihood", "elbo", "reconstruction", "kl", "reconstruction_gain")
     m.measure("bound", m.x, terms, (*names, "effective_samples", "largest_weight"))
-    grey = _note_grey(m)
+    grey = has_grey_pixels(vae.likelihood, m.x)
+    if isinstance(vae.likelihood, likelihoods.Bernoulli):
+        m.numbers["grey"] = float(grey)
     how = f"exact, {states:.0f} states" if exact else f"importance-weighted, {samples} samples"
     m.mean("log_likelihood", "nats", how + "; no likelihood of grey pixels" * grey)
     m.mean("elbo", "nats")
@@ -58,15 +61,6 @@ def bound(m: Measurement, samples: int) -> None:
         m.each["dominated"] = (m.each["largest_weight"] > 0.5).double()
         m.mean("effective_samples", "", f"of {samples} importance weights")
         m.mean("dominated", "", "share of the images where one weight is more than half")
-
-
-def _note_grey(m: Measurement) -> bool:
-    """Are there pixels between 0 and 1 under a likelihood of bits."""
-    if not isinstance(m.vae.likelihood, likelihoods.Bernoulli):
-        return False
-    grey = bool(((m.x != 0) & (m.x != 1)).any())
-    m.numbers["grey"] = float(grey)
-    return grey
 
 
 def train_gap(m: Measurement, x: Tensor) -> None:
@@ -113,6 +107,8 @@ def split(m: Measurement, estimator: Estimator | None) -> None:
     m.draw_anew("split")
     found = decompose(latent, q)
     _add_decomposition(m, found)
+    note = "KL(q(z) || p(z)) at least, by the moments of q(z)"
+    m.add("prior_gap", prior_gap(latent, q), None, "nats", note)
     m.add("active_units", (kl.mean(0) > ACTIVE).sum().item(), note=f"KL above {ACTIVE} nats")
     varying = (variance > VARYING).sum().item()
     m.add("varying_units", varying, note=f"variance of E_q[z] above {VARYING}")

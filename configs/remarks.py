@@ -1,0 +1,111 @@
+"""What a run says of itself, a line each: what is allowed, but seldom meant."""
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from models.base import VAEModule
+from vae_lab import VAE
+from vae_lab.evaluation.decomposition import prior_gap
+from vae_lab.evaluation.diagnosis import diagnose, has_grey_pixels, sizes
+from vae_lab.evaluation.measurement import BATCH, collect
+
+WARMUP = 10  # a tenth of the run, or less
+STEPS = 10  # an epoch, at least
+IMAGES = 1000  # of which q(z) is made
+
+
+def remarks(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    datamodule: pl.LightningDataModule,
+    model: VAEModule,
+    x: Tensor,
+) -> Iterator[str]:
+    """Of the run that these make, and of its first validation images x.
+
+    The rate and the schedules stay as they were typed: shortened to the run, they would be others
+    when it is resumed with a later end. A run on part of its data is a trial, whose length means
+    nothing.
+    """
+    if has_grey_pixels(model.vae.likelihood, x):
+        [grey] = diagnose({"grey": 1.0})
+        yield f"{grey.because}; {grey.advice}"
+    loader, share = datamodule.train_dataloader(), trainer.limit_train_batches
+    if isinstance(share, int) or share < 1:
+        return
+    yield from _few_steps(loader, trainer.accumulate_grad_batches)
+    steps = run_steps(trainer, len(loader))
+    if math.isfinite(steps):
+        yield from _long_warmup(model.lr_warmup_steps, steps)
+        yield from _long_schedules(config, model, steps)
+
+
+def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
+    """Of a trained model in evaluation mode, from the posteriors of some training images."""
+    with closing(datamodule.train_dataloader()) as loader, torch.no_grad():
+        x, _ = collect(loader, IMAGES)
+        device = vae.output_bias.device
+        parameters = [vae.head(vae.encoder(part.to(device))) for part in x.split(BATCH)]
+    gap = prior_gap(vae.latent, vae.latent.distribution(torch.cat(parameters)))
+    for found in diagnose({"prior_gap": gap} | sizes(vae.latent)):
+        if found.level != "fine":
+            yield f"{found.name}: {found.because}; {found.advice}"
+
+
+def run_steps(trainer: pl.Trainer, batches: int) -> float:
+    """Of the optimizer, in a run with so many batches an epoch; infinite where no end is set."""
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    most = math.inf if trainer.max_steps == -1 else trainer.max_steps
+    return min(math.ceil(batches / trainer.accumulate_grad_batches) * epochs, most)
+
+
+def _few_steps(loader: Any, accumulated: int) -> Iterator[str]:
+    """And the largest power of two that is small enough; of our own loaders, which know it."""
+    steps, images = math.ceil(len(loader) / accumulated), getattr(loader, "num_images", 0)
+    enough = 2 ** int(math.log2(max(images // (STEPS * accumulated), 1)))
+    if steps < STEPS and enough < getattr(loader, "batch_size", 0):
+        yield (
+            f"an epoch has {_count(steps)}, few for {images} images: type data.batch_size={enough}"
+        )
+
+
+def _long_warmup(warmup: int, steps: float) -> Iterator[str]:
+    if warmup * WARMUP <= steps:
+        return
+    long = "never reaches" if warmup > steps else f"takes {warmup / steps:.0%} of its time to reach"
+    yield (
+        f"this run has {_count(steps)} and {long} its learning rate (lr_warmup_steps={warmup}): "
+        f"type model.lr_warmup_steps={int(steps // WARMUP)}, or a larger trainer.max_epochs"
+    )
+
+
+def _long_schedules(config: DictConfig, model: VAEModule, steps: float) -> Iterator[str]:
+    tree = OmegaConf.to_container(config)
+    for name, schedule in model.schedules.items():
+        if schedule.steps > steps:
+            typed = next(_keys(tree, name, schedule.steps), name)
+            yield (
+                f"this run has {_count(steps)} and ends before the schedule of its {name}, of "
+                f"{schedule.steps}: type {typed}.steps={int(steps)}, or a larger trainer.max_epochs"
+            )
+
+
+def _keys(node: dict[str, Any], name: str, steps: int, prefix: str = "") -> Iterator[str]:
+    """What is typed before `.steps` for the schedule of that name and length."""
+    for key, child in node.items():
+        if not isinstance(child, dict):
+            continue
+        if key == name and child.get("steps") == steps:
+            yield f"{prefix}{key}"
+        yield from _keys(child, name, steps, f"{prefix}{key}.")
+
+
+def _count(steps: float) -> str:
+    return f"{steps:.0f} step{'s' * (steps != 1)}"

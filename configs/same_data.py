@@ -1,0 +1,33 @@
+"""Whether several models were measured on the same images, so that their nats can be compared."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from .trained import Trained
+
+# Settings that leave the test images as they are, but for the draw of their noise.
+WITHOUT = (
+    *("batch_size", "eval_batch_size", "val_size", "seed", "download", "cache_dir", "memory_gb"),
+    *("num_workers", "on_corrupt"),
+)
+
+
+def measured_on(loaded: Trained) -> dict[str, str]:
+    """The data, all that decides what its test images are, and the likelihood of their pixels."""
+    data = loaded.datamodule
+    known = dataclasses.fields(data) if dataclasses.is_dataclass(data) else ()
+    settings = {f.name: getattr(data, f.name) for f in known if f.name not in WITHOUT}
+    if "test_size" not in settings:  # the test split is what it is
+        settings.pop("split_seed", None)
+    if getattr(type(data), "root", "") is None:  # by default: wherever it lies, it is the same
+        settings.pop("root", None)
+    name, likelihood = type(data).__name__, type(loaded.vae.likelihood).__name__
+    return {"data": name, **{n: str(v) for n, v in settings.items()}, "likelihood": likelihood}
+
+
+def differences(measured: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """What is not the same for all models: its name, and the value of each."""
+    for name in dict.fromkeys(name for one in measured for name in one):
+        values = [one.get(name, "") for one in measured]
+        if len(set(values)) > 1:
+            yield name, values

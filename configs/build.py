@@ -31,12 +31,12 @@ from vae_lab.callbacks import (
     Progress,
     StepSeed,
 )
-from vae_lab.checkpoints import FOLDER
+from vae_lab.checkpoints import FOLDER, run_of
 from vae_lab.estimators import catalog
 from vae_lab.loggers import CSVLogger
 from vae_lab.optimization import shorten_steps
 from vae_lab.pretrained import PARTS, RELAXATION, check_listed, describe
-from vae_lab.runs import commands_of
+from vae_lab.runs import AGAIN, commands_of
 
 ASKS = re.compile(r"\$\{\s*[\w.]+\s*:")  # a resolver; without a colon it is another setting
 
@@ -184,13 +184,19 @@ def versions() -> dict[str, str]:
     }
 
 
-def command() -> str:
-    """What was typed, without the places of this machine; RUN is the folder of the run."""
-    typed = HydraConfig.get().overrides.task
-    kept = [line for line in typed if not line.startswith(("run_dir=", "data.root="))]
-    here = [line.startswith("resume=") and line != "resume=auto" for line in kept]
-    kept = ["resume=RUN" if of else line for line, of in zip(kept, here, strict=True)]
-    return shlex.join(["python", "train.py", *kept])
+def command(resume: str | None) -> str:
+    """What was typed, to be typed again: for a folder of its own, and with `~` for the home."""
+    typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("run_dir=")]
+    if resume not in (None, "auto"):
+        source = Path(resume)
+        own = source.is_dir() or run_of(source) is not None
+        begun = [f"resume={AGAIN}"] if own else [f"resume={source}", f"run_dir={AGAIN}"]
+        typed = [*begun, *(line for line in typed if not line.startswith("resume="))]
+    return shlex.join(["python", "train.py", *map(_from_home, typed)])
+
+
+def _from_home(typed: str) -> str:
+    return re.sub(rf"(?<==){re.escape(str(Path.home()))}(?=/)", "~", typed)
 
 
 def commit() -> str | None:

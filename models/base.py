@@ -63,6 +63,11 @@ class VAEModule(pl.LightningModule):
         lr_decay: Literal["none", "cosine"] = "none",
     ) -> None:
         super().__init__()
+        if estimator is None:  # `estimator: null` in the config: the model's own
+            raise ValueError(
+                f"estimator must be an Estimator, got None: {type(self).__name__}'s constructor "
+                "has to pass on its own choice, as in estimator=estimator or Reparameterization()"
+            )
         if lr_warmup_steps < 0:
             raise ValueError(f"lr_warmup_steps must not be negative, got {lr_warmup_steps}")
         if lr_decay not in ("none", "cosine"):

@@ -249,6 +249,7 @@ def test_progress_on_a_terminal_is_a_bar_and_lines(monkeypatch):
     assert re.search(r"epoch 1/3 .*1/4.* train/elbo -\d\.\d\d  [\d,]+ images/s  ETA", text)
     assert len(re.findall(LINE.format(r"\d/3", r"\d+"), text)) == 3
     assert text.count(HIDE) == text.count(SHOW) == 1
+    assert text.index("epoch 1/3") < text.index("0/4") and "0/100" not in text
 
 
 def test_progress_gives_the_terminal_back_after_an_error(monkeypatch):

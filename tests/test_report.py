@@ -123,7 +123,13 @@ def test_a_report_says_what_the_run_was(folder):
     found = page(report.write(folder))
     assert found.title == "GaussianVAE on Digits: a"
     for text in (
-        *("GaussianVAE on Digits\na\n", "GaussianVAE(latents=2)", "Digits()", "ELBO(beta=1.0)", "1 x 2 x 2 (C x H x W)"),
+        *(
+            "GaussianVAE on Digits\na\n",
+            "GaussianVAE(latents=2)",
+            "Digits()",
+            "ELBO(beta=1.0)",
+            "1 x 2 x 2 (C x H x W)",
+        ),
         *("log likelihood", "-17.31 \N{PLUS-MINUS SIGN} 0.25", "nats, IWAE", "297 images"),
         *("posterior collapse: problem", "KL is 0.01 nats", "type objective=elbo_warmup"),
         *("python train.py\n", "abc1234", "6 steps", "All settings"),

@@ -2,17 +2,21 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from . import files
+from .optional import needs
+
+with needs("train", __name__):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullFormatter
 
 # Okabe & Ito's palette, told apart with any colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
@@ -58,6 +62,23 @@ def write(figure: Figure, path: Path) -> None:
     with matplotlib.rc_context({"savefig.facecolor": "white"}):
         figure.savefig(content, format="png", metadata={"Software": None})
     files.write(path, content.getbuffer())
+
+
+def png(name: str) -> Callable[[str], Path]:
+    """For argparse: what is typed is a folder for a picture of this name, or a file.png."""
+
+    def typed(text: str) -> Path:
+        path = Path(text).expanduser()
+        path = path if path.suffix == ".png" and not path.is_dir() else path / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArgumentTypeError(
+                f"must be a folder or a file.png, got {text} ({error.strerror})"
+            ) from None
+        return path
+
+    return typed
 
 
 def series(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:

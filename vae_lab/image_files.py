@@ -5,8 +5,12 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
+
+from .optional import needs
+
+with needs("train", __name__):
+    from PIL import Image, ImageOps
 
 MODES = {1: "L", 3: "RGB"}
 MAX_BYTES = 20 * 2**20

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
-
 from . import files
+from .optional import needs
 from .sources import UPLOAD_SECONDS, artifact, first_line
+
+with needs("train", __name__):
+    from pytorch_lightning.loggers import Logger, WandbLogger
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 INIT_SECONDS = 30  # that a W&B server has for its first answer
 
@@ -207,7 +209,8 @@ def wandb_logger(
         name: None: that of the folder.
         mode: None: WANDB_MODE if that is set, else online with credentials and offline without.
     """
-    import wandb  # here, as the import takes over a second
+    with needs("train", "logger=wandb"):
+        import wandb  # here, as the import takes over a second
 
     wandb.setup(wandb.Settings(silent=True))  # here, so that it is silent from the beginning
     chosen = mode or os.environ.get("WANDB_MODE")

@@ -1,7 +1,8 @@
 """A run as one HTML file: what was trained, how it went, and how good it is.
 
 The file needs no network and no other file: pictures and scripts are inside, plotly's 5 MB among
-them, packed to 2. Whatever comes from a run, names and commands above all, is text in the page and never markup.
+them, packed to 2. Whatever comes from a run, names and commands above all, is text in the page and
+never markup.
 """
 
 import base64
@@ -12,16 +13,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
-from plotly.offline import get_plotlyjs
-
 from . import charts, files
 from .charts import number
 from .figures import COLOURS, STYLES
 from .gallery import CAPTIONS
+from .optional import needs
 from .runs import Run, read
+
+with needs("train", __name__):
+    import yaml
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from PIL import Image
+    from plotly.offline import get_plotlyjs
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACES = ("run_dir", "root", "cache_dir", "download")

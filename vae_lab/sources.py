@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import zoo
+from .optional import needs
 
 if TYPE_CHECKING:
     from wandb import Artifact
@@ -73,7 +74,8 @@ def push(folder: Path, destination: str) -> str:
 
 def artifact(folder: Path, name: str) -> "Artifact":
     """A release's folder as a W&B artifact that has the card as its metadata."""
-    import wandb
+    with needs("train", "wandb:"):
+        import wandb
 
     from .pretrained import card
 
@@ -101,7 +103,8 @@ def _from_wandb(entity: str, project: str, name: str, alias: str | None) -> Path
     The cache has a folder for every version, and for every alias a file with the version that it
     last stood for.
     """
-    import wandb
+    with needs("train", "wandb:"):
+        import wandb
 
     cache = CACHE.expanduser() / "wandb" / entity / project / name
     alias = alias or "latest"
@@ -186,7 +189,8 @@ def _to_hub(folder: Path, repository: str, revision: str | None) -> str:
 
 
 def _to_wandb(folder: Path, entity: str, project: str, name: str, alias: str | None) -> str:
-    import wandb
+    with needs("train", "wandb:"):
+        import wandb
 
     try:
         if not wandb.login(prompt=False, verify=False):

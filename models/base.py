@@ -36,11 +36,12 @@ class VAEModule(pl.LightningModule):
         likelihood: p(x|z).
         objective: what is maximised.
         estimator: how it is differentiated.
-        optimizer: given parameter groups, makes the optimizer.
+        optimizer: makes the optimizer from groups of parameters.
         estimator_lr: the learning rate of the estimator's own parameters (baselines, control
             variates); None: the optimizer's.
         lr_warmup_steps: the learning rate rises linearly over so many steps.
-        lr_decay: after that it stays, or falls along a cosine to zero at the end of training.
+        lr_decay: after the warm-up the learning rate stays (none), or falls along a cosine to zero
+            at the end of training.
 
     Attributes:
         own_estimator_settings: arguments of a subclass that only its own choice of estimator uses.

@@ -25,7 +25,7 @@ CALLS = {
     "logger=wandb": ("wandb", lambda: loggers.wandb_logger("x")),
     "linear_probe": ("sklearn", lambda: representation.linear_probe(*probe(), *probe())),
     "dci": ("sklearn", lambda: disentanglement.dci(*DATA)),
-    "sap": ("sklearn", lambda: disentanglement.sap(*DATA)),
+    "sap": ("sklearn", lambda: disentanglement.sap(*DATA, categorical=[0])),
 }
 
 

@@ -88,14 +88,16 @@ def series(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], lis
 
 
 def training(rows: Sequence[Mapping[str, str]], path: Path) -> None:
-    """The ELBO and its terms against the step, and under them, on the same axis, the schedules.
+    """The ELBO and its terms against the step, and under them, on the same axis, the schedules that
+    change.
 
     Args:
         rows: of a metrics.csv.
         path: the PNG to write.
     """
     curves = {title: [n for n in names if series(rows, n)[0]] for title, names in CURVES.items()}
-    curves = {title: names for title, names in curves.items() if names}
+    constant = {t for t in SCHEDULES if len({v for n in curves[t] for v in series(rows, n)[1]}) < 2}
+    curves = {title: names for title, names in curves.items() if names and title not in constant}
     if not curves:
         return
     heights = [1.0 if title in SCHEDULES else 2.2 for title in curves]
@@ -144,7 +146,7 @@ def gradients(rows: Sequence[Mapping[str, str]], path: Path) -> None:
         axis.plot(steps, [float(row[f"gradient/{name}"]) for row in rows], **style(0), label=name)
         axis.set(xlabel="step", title=name, yscale="linear" if name == "cosine" else "log")
     noise = [float(row["gradient/bias_noise"]) for row in rows]
-    axes[0].plot(steps, noise, **style(8 + 7), label="of an unbiased one")
+    axes[0].plot(steps, noise, **style(8 + 7), label="what no bias would show")
     axes[0].legend(frameon=False)
     write(figure, path)
 

@@ -52,7 +52,7 @@ CAPTIONS = {
         "How often each value of each latent variable is used, and the image that it adds: red "
         "is brighter than the mean image, blue darker.",
     ),
-    "training": Drawn("Training", "The ELBO and its terms; below, the schedules."),
+    "training": Drawn("Training", "The ELBO and its terms; below, the schedules that change."),
     "gradients": Drawn(
         "Gradient of the encoder", "Bias, variance, signal-to-noise ratio and cosine over training."
     ),

@@ -205,9 +205,10 @@ def wandb_logger(
 
     Args:
         run_dir: the run's folder; a run that is resumed there goes on as the same W&B run.
-        project: of W&B, like the next four.
-        name: None: that of the folder.
-        mode: None: WANDB_MODE if that is set, else online with credentials and offline without.
+        project: the project in W&B; entity, group and tags are W&B's words, too.
+        name: of the run in W&B; None (null): that of the folder.
+        mode: None (null): WANDB_MODE if that is set, else online with credentials and offline
+            without.
     """
     with needs("train", "logger=wandb"):
         import wandb  # here, as the import takes over a second

@@ -195,9 +195,11 @@ def _label(name: str) -> str:
 def _measured(run: Run) -> str:
     """What the metrics were measured on."""
     if "metrics" not in run.evaluation:
-        return "The test split, at the end of training; more by task=evaluate."
+        return "On the test split, at the end of training. task=evaluate measures more."
     e = {key: run.evaluation.get(key, "unknown") for key in ("images", "split", "data", "seed")}
-    return f"{e['images']} images of the {e['split']} split of {e['data']}, seed {e['seed']}."
+    return (
+        f"On {e['images']} images of the {e['split']} split of {e['data']}, with seed {e['seed']}."
+    )
 
 
 def _note(metric: Mapping[str, Any]) -> str:

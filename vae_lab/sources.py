@@ -158,10 +158,9 @@ def is_release(folder: Path) -> bool:
 
 def _from_hub(repository: str, revision: str | None) -> Path:
     """From huggingface_hub's own cache, which it also serves where there is no network."""
-    try:
+    with needs("hub", "hf:"):
         from huggingface_hub import snapshot_download
-    except ImportError:
-        raise _hub_is_missing() from None
+
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=[*FILES]))
     except (OSError, ValueError) as error:  # of which all errors of the hub are
@@ -169,10 +168,9 @@ def _from_hub(repository: str, revision: str | None) -> Path:
 
 
 def _to_hub(folder: Path, repository: str, revision: str | None) -> str:
-    try:
+    with needs("hub", "hf:"):
         from huggingface_hub import HfApi
-    except ImportError:
-        raise _hub_is_missing() from None
+
     try:
         hub = HfApi()
         hub.create_repo(repository, exist_ok=True)
@@ -207,10 +205,6 @@ def _to_wandb(folder: Path, entity: str, project: str, name: str, alias: str | N
             f"cannot upload to wandb:{entity}/{project}/{name}: {first_line(error)}"
         ) from None
     return f"wandb:{entity}/{project}/{name}:{version}"
-
-
-def _hub_is_missing() -> ImportError:
-    return ImportError("hf: needs huggingface_hub: type pip install huggingface_hub")
 
 
 def first_line(error: Exception) -> str:

@@ -189,14 +189,16 @@ def command(resume: str | None) -> str:
     typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("run_dir=")]
     if resume not in (None, "auto"):
         source = Path(resume)
-        own = source.is_dir() or run_of(source) is not None
-        begun = [f"resume={AGAIN}"] if own else [f"resume={source}", f"run_dir={AGAIN}"]
-        typed = [*begun, *(line for line in typed if not line.startswith("resume="))]
+        if source.is_dir() or run_of(source) is not None:
+            typed = [f"resume={AGAIN}" if line.startswith("resume=") else line for line in typed]
+        else:  # a file from elsewhere: only the folder is new
+            typed.append(f"run_dir={AGAIN}")
     return shlex.join(["python", "train.py", *map(_from_home, typed)])
 
 
 def _from_home(typed: str) -> str:
-    return re.sub(rf"(?<==){re.escape(str(Path.home()))}(?=/)", "~", typed)
+    home = os.environ.get("HOME", "~")
+    return re.sub(rf"(?<==){re.escape(home)}(?=/)", "~", typed)
 
 
 def commit() -> str | None:

@@ -211,10 +211,9 @@ def test_a_run_that_began_as_anothers_checkpoint_says_so(monkeypatch):
     typed = ["resume=a.ckpt", "run_dir=b", "trainer.max_epochs=9"]
     made = SimpleNamespace(overrides=SimpleNamespace(task=typed))
     monkeypatch.setattr(HydraConfig, "get", lambda: made)
-    ends = "run_dir=runs/again trainer.max_epochs=9"
-    assert build.command("a.ckpt") == f"python train.py resume=a.ckpt {ends}"
-    ends = "trainer.max_epochs=9"
-    assert build.command("a/checkpoints/last.ckpt") == f"python train.py resume=runs/again {ends}"
+    line = "python train.py resume={} trainer.max_epochs=9"
+    assert build.command("a.ckpt") == f"{line.format('a.ckpt')} run_dir=runs/again"
+    assert build.command("a/checkpoints/last.ckpt") == line.format("runs/again")
 
 
 def test_commands_of_an_older_version_are_completed(tmp_path):

@@ -184,7 +184,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def command(resume: str | None) -> str:
+def command(resume: str | None = None) -> str:
     """What was typed, to be typed again: for a folder of its own, and with `~` for the home."""
     typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("run_dir=")]
     if resume not in (None, "auto"):

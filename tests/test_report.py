@@ -349,16 +349,18 @@ WATCH = """
 <iframe id="page" width="360" height="800" src="{}"></iframe>
 <script>
   const page = document.getElementById("page");
-  page.onload = () => {{
+  const look = (tries) => {{
     const inside = page.contentDocument;
-    const wide = [...inside.querySelectorAll("body *")].filter(
-      (e) => !e.closest(".wide") && e.getBoundingClientRect().right > 360
-    );
     const drawn = [...inside.querySelectorAll(".chart")].map((c) =>
       c.querySelectorAll("path.js-line").length > 0
     );
+    if (tries && !drawn.every(Boolean)) return setTimeout(look, 100, tries - 1);
+    const wide = [...inside.querySelectorAll("body *")].filter(
+      (e) => !e.closest(".wide") && e.getBoundingClientRect().right > 360
+    );
     document.title = JSON.stringify([drawn, wide.map((e) => e.outerHTML)]);
   }};
+  page.onload = () => look(100);
 </script>
 """
 
@@ -373,7 +375,7 @@ def test_in_a_browser_as_wide_as_a_phone(tmp_path):
     for path in (report.write(a), report.compare([a, b], tmp_path / "out")):
         (tmp_path / "watch.html").write_text(WATCH.format(path.as_uri()))
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-        flags += ["--allow-file-access-from-files", "--virtual-time-budget=3000", "--dump-dom"]
+        flags += ["--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom"]
         line = ["chromium", *flags, f"--user-data-dir={tmp_path}/chromium"]
         ended = subprocess.run(
             [*line, (tmp_path / "watch.html").as_uri()], capture_output=True, text=True, timeout=60

@@ -163,7 +163,9 @@ class Page:
 
     def _build_latents(self) -> None:
         with section("Latent variables"):
-            quiet(f"by their KL in nats, a mean over {len(self.explorer.images)} test images")
+            quiet(
+                f"sorted by their KL in nats, the mean over {len(self.explorer.images)} test images"
+            )
             kind = self.explorer.kind
             self.latents = ui.element("div").classes(kind)
             with ui.element("div").classes("row"):

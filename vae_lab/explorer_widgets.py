@@ -44,7 +44,7 @@ class Slider(ValueElement):
         unit: str = "",
     ) -> None:
         self.moved, self.shown = moved, low
-        self.format = f"{{:.{0 if step >= 1 else 2}f}}{unit}"
+        self.format = f"{{:z.{0 if step >= 1 else 2}f}}{unit}"  # z: no minus before a zero
         super().__init__(tag="q-slider", value=low, on_value_change=self._tell, throttle=0.015)
         self.props(f'min={low} max={high} step={step} aria-label="{name}"')
         self.number = ui.label(self.format.format(low)).classes("number")

@@ -227,6 +227,7 @@ def terminal(monkeypatch):
         patch.setenv("TERM", "xterm")
         patch.setenv("COLUMNS", "160")
         patch.setattr(sys, "stdout", stdout)
+        patch.setattr("rich._console", None)  # another test's, which was no terminal
         yield written
         assert sys.stdout is stdout  # rich puts something else there for a while
     reader.join()

@@ -77,7 +77,8 @@ def test_latents_by_their_kl(kind):
 def test_the_test_images_and_the_prior_lie_within_the_range(kind):
     explored = explorer(kind, scale=3.0)
     values = torch.tensor([explored.values(explored.encode(x)) for x in explored.images])
-    assert (values >= explored.low).all() and (values <= explored.high).all()
+    low, high = explored.low - 1e-4, explored.high + 1e-4  # one by one is rounded otherwise
+    assert (values >= low).all() and (values <= high).all()
     if kind == "numbers":
         prior = explored.latent.prior()
         assert (explored.high >= prior.mean + 3 * prior.stddev).all()

@@ -2,8 +2,7 @@
 
 runs/<name>/
     config.yaml         the resolved config
-    commands.txt        what to type to make the run again: a line to begin it, and one for each
-                        time that it went on with other settings
+    commands.txt        what to type to make the run again: to begin it, and to go on with it
     metrics.csv         a row a logged step
     checkpoints/        the last ones and the best one; see :mod:`vae_lab.checkpoints`
     images/             PNG pictures; see :mod:`vae_lab.gallery`

@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def blocks(steps: int, seconds: float) -> Done:
         if count % steps == 0:
             marks.append(time.perf_counter())
             if len(marks) > 4 and marks[-1] - marks[1] > seconds:
-                taken = [after - before for before, after in zip(marks[1:], marks[2:])]
+                taken = [after - before for before, after in pairwise(marks[1:])]
                 print("STEP", statistics.median(taken) / steps, flush=True)
                 os._exit(0)
 

@@ -31,13 +31,13 @@ from vae_lab.callbacks import (
     Progress,
     StepSeed,
 )
-from vae_lab.checkpoints import FOLDER
+from vae_lab.checkpoints import FOLDER, run_of
 from vae_lab.description import RELAXATION, check_described, describe
 from vae_lab.estimators import catalog
 from vae_lab.loggers import CSVLogger
 from vae_lab.optimization import shorten_steps
 from vae_lab.pretrained import PARTS
-from vae_lab.runs import commands_of
+from vae_lab.runs import AGAIN, commands_of
 
 ASKS = re.compile(r"\$\{\s*[\w.]+\s*:")  # a resolver; without a colon it is another setting
 
@@ -185,13 +185,21 @@ def versions() -> dict[str, str]:
     }
 
 
-def command() -> str:
-    """What was typed, without the places of this machine; RUN is the folder of the run."""
-    typed = HydraConfig.get().overrides.task
-    kept = [line for line in typed if not line.startswith(("run_dir=", "data.root="))]
-    here = [line.startswith("resume=") and line != "resume=auto" for line in kept]
-    kept = ["resume=RUN" if of else line for line, of in zip(kept, here, strict=True)]
-    return shlex.join(["python", "train.py", *kept])
+def command(resume: str | None = None) -> str:
+    """What was typed, to be typed again: for a folder of its own, and with `~` for the home."""
+    typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("run_dir=")]
+    if resume not in (None, "auto"):
+        source = Path(resume)
+        if source.is_dir() or run_of(source) is not None:
+            typed = [f"resume={AGAIN}" if line.startswith("resume=") else line for line in typed]
+        else:  # a file from elsewhere: only the folder is new
+            typed.append(f"run_dir={AGAIN}")
+    return shlex.join(["python", "train.py", *map(_from_home, typed)])
+
+
+def _from_home(typed: str) -> str:
+    home = os.environ.get("HOME", "~")
+    return re.sub(rf"(?<==){re.escape(home)}(?=/)", "~", typed)
 
 
 def commit() -> str | None:

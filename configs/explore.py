@@ -19,13 +19,8 @@ def run(config: DictConfig) -> None:
         ValueError: a setting below `explore` is out of range.
     """
     from vae_lab.explorer import Explorer
+    from vae_lab.explorer_page import serve
 
-    try:
-        from vae_lab.explorer_page import serve
-    except ImportError as error:
-        raise ImportError(
-            f"task=explore needs {error.name}: type pip install -e '.[explore]'"
-        ) from None
     check_ranges(config)
     port = config.explore.port
     if not 0 <= port < 2**16:

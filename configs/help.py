@@ -11,11 +11,11 @@ USAGE = """\
 python train.py [TASK] [GROUP=NAME ...] [SETTING=VALUE ...]
 
     python train.py model=gumbel_vae data=fashion_mnist      train, test, release and report a model
-    python train.py resume=auto                              go on with what was interrupted
-    python train.py task=evaluate checkpoint=runs/NAME       measure it; A,B,C: several side by side
-    python train.py task=explore checkpoint=runs/NAME        edit its latents in the browser
+    python train.py resume=auto                              go on with a run that was interrupted
+    python train.py task=evaluate checkpoint=runs/NAME       measure a model; A,B,C: several
+    python train.py task=explore checkpoint=runs/NAME        edit its latents in a browser
     python train.py -m seed=0,1,2 model.latents=10,20        a sweep over all combinations
-    python train.py model=poisson_vae --cfg job              all settings of a run, and nothing else
+    python train.py model=poisson_vae --cfg job              show all settings of that run
 """
 
 
@@ -31,7 +31,7 @@ def text() -> str:
             USAGE,
             "GROUP=NAME",
             *map(_indented, groups),
-            "\nSETTING=VALUE, with its default; those of the groups are GROUP.SETTING=VALUE",
+            "\nSETTING=VALUE, with its default; a setting of a group is typed GROUP.SETTING=VALUE",
             *(_indented(line, width) for line in lines),
             "\nEvery setting of every group is explained in docs/settings.md.",
         ]

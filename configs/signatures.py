@@ -179,6 +179,11 @@ def _instead(prefix: str, name: str, value: Any, hint: Any) -> str:
     """What to type for a value of a kind that has its own form."""
     if prefix == "model." and name in CHOSEN and isinstance(value, str):
         return f": type {name}={value}"
+    if (prefix, name, value) == ("model.", "estimator", None):
+        return (
+            ": type estimator=NAME, or let the model's constructor take estimator=None and pass on "
+            "its own choice"
+        )
     if typing.get_origin(hint) is abc.Callable:
         return f": type {prefix}{name}.NAME=VALUE"
     try:

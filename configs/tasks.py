@@ -29,7 +29,7 @@ from vae_lab.checkpoints import (
     versions,
 )
 from vae_lab.loggers import begin, upload_release
-from vae_lab.runs import default_folder, lock, writable
+from vae_lab.runs import default_folder, keep_command, lock, writable
 
 from . import build, resume
 from .checks import check_batches, check_ranges
@@ -338,8 +338,7 @@ def _is_first() -> bool:
 def _open(config: DictConfig, trainer: pl.Trainer) -> None:
     run_dir = Path(config.run_dir)
     files.write(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
-    with (run_dir / "commands.txt").open("a") as file:
-        file.write(f"{build.command()}\n")
+    keep_command(run_dir, build.command(config.resume))
     hyperparameters = OmegaConf.to_container(config, resolve=True) | {"commit": build.commit()}
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

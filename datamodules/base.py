@@ -41,8 +41,8 @@ class ImageDataModule(pl.LightningDataModule):
         binarize: "none", "threshold" (x > 0.5) or "stochastic" (Bernoulli(x); a new draw in every
             epoch of training, always the same one in evaluation).
         val_size: validation images, taken from the training split: a count, or a fraction below 1.
-        seed: of the order and of the binarisation.
-        split_seed: of the choice of the validation images, apart from `seed` so that runs with
+        seed: decides the order of the images and the binarisation.
+        split_seed: decides which images are for validation; it is not `seed`, so that runs with
             several seeds are compared on the same images.
     """
 

@@ -13,7 +13,7 @@ from datamodules.base import CACHE, ImageDataModule, Images, contents, one_line
 
 @dataclass(kw_only=True, eq=False)
 class CIFAR10(ImageDataModule):
-    """60000 photographs of ten kinds of things; 10000 are the test, and 5000 others the validation.
+    """60000 photographs of ten kinds of things; 10000 are for the test, 5000 others for validation.
 
     torchvision reads the files: they are pickles, which may run code, and it opens them only after
     their checksum agreed with the published one.

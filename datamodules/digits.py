@@ -12,7 +12,7 @@ NUM_TEST = 297
 
 @dataclass(kw_only=True, eq=False)
 class Digits(ImageDataModule):
-    """1797 handwritten digits; the last 297 of them are the test, and 200 others the validation.
+    """1797 handwritten digits; the last 297 are for the test, 200 others for validation.
 
     Source: Alpaydin & Kaynak, *Optical Recognition of Handwritten Digits*, UCI repository,
     1998 (its test part)

@@ -11,7 +11,7 @@ from datamodules.idx import IdxDataModule
 
 @dataclass(kw_only=True, eq=False)
 class FashionMNIST(IdxDataModule):
-    """70000 pieces of clothing of ten kinds; 10000 are the test, and 10000 others the validation.
+    """70000 pieces of clothing of ten kinds; 10000 are for the test, 10000 others for validation.
 
     Debian and Ubuntu package the files, so this set needs no download there.
 

@@ -39,7 +39,7 @@ class ImageFolder(StreamedDataModule):
 
     Args:
         root: the folder; searched with all its subfolders, also those that are links.
-        image_size: of the square to cut out, or [height, width].
+        image_size: what pictures are scaled and cut to: the side of a square, or [height, width].
         channels: 1 for grey, 3 for colour.
         test_size: a count, or a fraction below 1 of all pictures.
         memory_gb: up to this size, decoded, the pictures are kept in memory; this changes only the

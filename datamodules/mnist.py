@@ -10,7 +10,7 @@ from datamodules.idx import IdxDataModule
 
 @dataclass(kw_only=True, eq=False)
 class MNIST(IdxDataModule):
-    """70000 handwritten digits; 10000 are the test, and 10000 others the validation.
+    """70000 handwritten digits; 10000 are for the test, 10000 others for validation.
 
     Source: LeCun, Bottou, Bengio & Haffner, *Gradient-Based Learning Applied to Document
     Recognition*, Proceedings of the IEEE 86(11), 1998

@@ -34,7 +34,7 @@ class Sprites(ImageDataModule):
     equal. In small ones (`image_size=16`), and as bits with `rotations=40`, a few per cent are.
 
     Args:
-        image_size: side of the images, 16 or more; what is in them grows with them.
+        image_size: side of the images, 16 or more; the sprites grow with them.
         rotations: how many, evenly over [0, 90) degrees.
         positions: how many in each direction, a whole number of pixels apart, within the middle
             half of the image; at most half of `image_size`.

@@ -155,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[tuple[str, str], float]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400_000, help="paths in the table")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("examples/images/option_greeks.png"))
+    out = {"type": figures.png("option_greeks.png"), "default": "examples/images"}
+    parser.add_argument("--out", **out, help="a folder, or a file.png")
     args = parser.parse_args(arguments)
     torch.manual_seed(args.seed)
     scores = table(args.steps)

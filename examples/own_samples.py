@@ -151,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Tensor]:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
-    parser.add_argument("--out", type=Path, default=Path("examples/images/own_samples.png"))
+    out = {"type": figures.png("own_samples.png"), "default": "examples/images"}
+    parser.add_argument("--out", **out, help="a folder, or a file.png")
     args = parser.parse_args(arguments)
     x, y = images()
     scores, writers = {}, {}

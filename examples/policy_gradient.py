@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Tensor]:
     parser.add_argument("--episodes", type=int, default=16, help="episodes per update")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds")
-    parser.add_argument("--out", type=Path, default=Path("examples/images/policy_gradient.png"))
+    out = {"type": figures.png("policy_gradient.png"), "default": "examples/images"}
+    parser.add_argument("--out", **out, help="a folder, or a file.png")
     args = parser.parse_args(arguments)
     curves, final = {}, {}
     print(f"{'baseline':16}{'return':>8}{'s.e.':>7}{'solved':>8}")

@@ -145,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Tensor]:
     parser.add_argument("--steps", type=int, default=300, help="of descent on the first cloud")
     parser.add_argument("--repeats", type=int, default=4000, help="estimates of the gradient")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("examples/images/resampled_cloud.png"))
+    out = {"type": figures.png("resampled_cloud.png"), "default": "examples/images"}
+    parser.add_argument("--out", **out, help="a folder, or a file.png")
     args = parser.parse_args(arguments)
     torch.manual_seed(args.seed)
     push = Push()

@@ -36,11 +36,12 @@ class VAEModule(pl.LightningModule):
         likelihood: p(x|z).
         objective: what is maximised.
         estimator: how it is differentiated.
-        optimizer: given parameter groups, makes the optimizer.
+        optimizer: makes the optimizer from groups of parameters.
         estimator_lr: the learning rate of the estimator's own parameters (baselines, control
             variates); None: the optimizer's.
         lr_warmup_steps: the learning rate rises linearly over so many steps.
-        lr_decay: after that it stays, or falls along a cosine to zero at the end of training.
+        lr_decay: after the warm-up the learning rate stays (none), or falls along a cosine to zero
+            at the end of training.
 
     Attributes:
         own_estimator_settings: arguments of a subclass that only its own choice of estimator uses.
@@ -63,6 +64,11 @@ class VAEModule(pl.LightningModule):
         lr_decay: Literal["none", "cosine"] = "none",
     ) -> None:
         super().__init__()
+        if estimator is None:  # `estimator: null` in the config: the model's own
+            raise ValueError(
+                f"estimator must be an Estimator, got None: {type(self).__name__}'s constructor "
+                "has to pass on its own choice, as in estimator=estimator or Reparameterization()"
+            )
         if lr_warmup_steps < 0:
             raise ValueError(f"lr_warmup_steps must not be negative, got {lr_warmup_steps}")
         if lr_decay not in ("none", "cosine"):

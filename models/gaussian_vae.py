@@ -12,7 +12,7 @@ class GaussianVAE(VAEModule):
     """Gaussian latents, trained through reparameterised samples.
 
     Args:
-        latents: D.
+        latents: D, the width of z.
         learn_prior: train the prior's mean and scale.
         num_samples: samples of z for one datum.
         estimator: another one than :class:`Reparameterization`.

@@ -13,8 +13,8 @@ class GumbelVAE(VAEModule):
     """Discrete latents, trained through Gumbel-Softmax samples.
 
     Args:
-        latents: L variables.
-        categories: K classes each; None: bits.
+        latents: L, the number of variables.
+        categories: K, the classes of each variable; None (null): bits.
         learn_prior: train the prior's logits.
         temperature: of the relaxation, a number or a schedule.
         hard: straight-through: exact samples forward, the relaxation's gradient backward.

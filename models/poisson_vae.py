@@ -12,7 +12,7 @@ class PoissonVAE(VAEModule):
     """Counts as latents, trained with finite differences along f's derivative.
 
     Args:
-        latents: L.
+        latents: L, the number of variables.
         learn_prior: train the prior's log-rates.
         degree: see :class:`Fini`.
         num_samples: samples of z for one datum.

@@ -12,8 +12,8 @@ class ReinforceVAE(VAEModule):
     """Discrete latents, trained with the score function: no gradient of the decoder in z is needed.
 
     Args:
-        latents: L variables.
-        categories: K classes each; None: bits.
+        latents: L, the number of variables.
+        categories: K, the classes of each variable; None (null): bits.
         learn_prior: train the prior's logits.
         baseline: what an image's log-likelihood is compared with.
         num_samples: samples of z for one datum; leave_one_out needs two.

@@ -44,7 +44,7 @@ def commands():
         text = page.read_text().replace("\\\n", " ")
         own = re.findall(r"^(?: {4})?python train\.py(.*)$", text, re.M)
         within = re.findall(r"`python train\.py([^`]*)`", text)
-        made_up = re.compile("GROUP|squares|plain_reinforce")
+        made_up = re.compile("GROUP|squares|plain_reinforce|bit_vae")
         for line in own + [line for line in within if not made_up.search(line)]:
             arguments = shlex.split(line.partition("||")[0], comments=True)
             if arguments:
@@ -129,16 +129,17 @@ def resumes(arguments):
 
 
 @pytest.mark.slow
-def test_the_data_set_that_a_page_adds_trains(tmp_path):
+def test_the_data_set_and_the_model_that_a_page_adds_train(tmp_path):
     for name in ("configs", "datamodules", "models"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "train.py", tmp_path)
     page = (ROOT / "docs" / "extending.md").read_text()
-    code = re.search(r"`datamodules/squares.py`:\n\n```python\n(.*?)```", page, re.S).group(1)
-    (tmp_path / "datamodules" / "squares.py").write_text(code)
-    config = re.search(r"```yaml\n(_target_: datamodules.squares.*?)```", page, re.S).group(1)
-    (tmp_path / "configs" / "data" / "squares.yaml").write_text(config)
-    line = ["data=squares", "run_dir=run", "report=false", *SMALL]
+    block = r"`(\w+/[\w/]*\.(?:py|yaml))`.*:\n\n```(?:python|yaml)\n((?s:.*?))```"
+    added = re.findall(block, page)
+    assert len(added) == 4
+    for name, content in added:
+        (tmp_path / name).write_text(content)
+    line = ["data=squares", "model=bit_vae", "run_dir=run", "report=false", *SMALL]
     subprocess.run([sys.executable, "train.py", *line], cwd=tmp_path, check=True)
     assert (tmp_path / "run" / "release" / "model.safetensors").exists()
 

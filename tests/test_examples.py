@@ -1,9 +1,23 @@
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 from torch.distributions import Bernoulli
 
 from examples import option_greeks, own_samples, policy_gradient, resampled_cloud
 from vae_lab.estimators import DisARM, ScoreFunction
+
+SCRIPTS = [path.stem for path in Path(option_greeks.__file__).parent.glob("*.py")]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_picture_that_cannot_be_written_is_refused_at_the_start(name, tmp_path, capsys):
+    (tmp_path / "a").touch()
+    with pytest.raises(SystemExit) as left:
+        import_module(f"examples.{name}").main(["--out", str(tmp_path / "a")])
+    assert left.value.code == 2
+    assert "argument --out: must be a folder or a file.png, got" in capsys.readouterr().err
 
 
 def test_an_episode_is_scored_by_the_actions_taken_until_it_ends():
@@ -30,17 +44,18 @@ def test_the_policy_learns(tmp_path):
     _, returns = policy_gradient.train("leave_one_out", 16, 16)
     assert sum(returns[-3:]) > 1.5 * sum(returns[:3])
     small = ["--steps", "2", "--episodes", "4", "--seeds", "2"]
-    final = policy_gradient.main([*small, "--out", str(tmp_path / "a.png")])
-    assert set(final) == set(policy_gradient.BASELINES) and (tmp_path / "a.png").exists()
+    final = policy_gradient.main([*small, "--out", str(tmp_path)])
+    assert set(final) == set(policy_gradient.BASELINES)
+    assert (tmp_path / "policy_gradient.png").exists()
 
 
 def test_the_greeks_agree_with_black_and_scholes_unless_a_jump_is_missed(tmp_path, capsys):
-    scores = option_greeks.main(["--steps", "20000", "--out", str(tmp_path / "a.png")])
+    scores = option_greeks.main(["--steps", "20000", "--out", str(tmp_path / "new")])
     missed = {(row, method) for row, method in scores if abs(scores[row, method]) > 4.5}
     rows = ["call gamma, of pathwise delta", "digital delta", "digital vega"]
     assert missed == {(row, "pathwise") for row in [*rows, "digital gamma, of ratio delta"]}
     warned = [line for line in capsys.readouterr().out.splitlines() if "blind" in line]
-    assert len(warned) == len(missed) and (tmp_path / "a.png").exists()
+    assert len(warned) == len(missed) and (tmp_path / "new" / "option_greeks.png").exists()
 
 
 @pytest.mark.parametrize("detach", [False, True])
@@ -63,9 +78,9 @@ def test_a_written_image_is_scored_by_what_each_row_was_written_from():
 
 
 def test_own_samples_runs(tmp_path):
-    scores = own_samples.main(["--steps", "3", "--seeds", "2", "--out", str(tmp_path / "a.png")])
+    scores = own_samples.main(["--steps", "3", "--seeds", "2", "--out", str(tmp_path)])
     assert all(score.isfinite().all() for score in scores.values())
-    assert (tmp_path / "a.png").exists()
+    assert (tmp_path / "own_samples.png").exists()
 
 
 def test_the_gradient_reaches_the_first_cloud(tmp_path):

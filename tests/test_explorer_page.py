@@ -38,6 +38,7 @@ pytestmark = [
         reason=f"{' '.join(MISSING)}: apt-get install chromium-driver dataset-fashion-mnist",
     ),
 ]
+WAY = ".path .q-slider"
 SLIDER, CELL = ".latent .q-slider__track-container", ".cell[aria-pressed=false]"
 
 # Milliseconds from a key on the slider, or a click on a code, to the frame with its picture.
@@ -183,10 +184,13 @@ def test_a_slider_changes_the_picture_and_reset_restores_it(page):
     browser = page("numbers")
     slider = find(browser, SLIDER)
     began = find(browser, ".latent .q-slider").get_attribute("aria-valuenow")
+    number = find(browser, ".latent .number")
+    assert float(number.text) == pytest.approx(float(began), abs=0.005)
     changes(browser, "edited", lambda: slider.send_keys("\ue014" * 30))  # arrows to the right
     assert source(browser, "edited") != source(browser, "reconstruction")
     moved = find(browser, ".latent .q-slider").get_attribute("aria-valuenow")
     assert float(moved) == pytest.approx(float(began) + 0.3, abs=0.02)
+    until(browser, lambda: float(number.text) == pytest.approx(float(moved), abs=0.005))
     button(browser, "Reset").click()
     until(browser, lambda: source(browser, "edited") == source(browser, "reconstruction"))
     assert find(browser, ".latent .q-slider").get_attribute("aria-valuenow") == began
@@ -237,11 +241,16 @@ def test_samples_test_images_and_the_way_between_two(page, kind):
     until(browser, lambda: source(browser, "edited") == source(browser, "reconstruction"))
     way = find(browser, ".path .q-slider__track-container")
     changes(browser, "edited", lambda: way.send_keys("\ue00e" * 5))  # page up
+    number = find(browser, ".path .number")
+    until(browser, lambda: number.text == f"{find(browser, WAY).get_attribute('aria-valuenow')} %")
+    assert number.text != "0 %"
     if kind == "codes":
         assert "the prior is uniform" in find(browser, "main").text
     else:
         heat = find(browser, ".short .q-slider__track-container")
+        assert find(browser, ".short + .number").text == "1.00"
         changes(browser, "sample 1", lambda: heat.send_keys("\ue014" * 5))
+        until(browser, lambda: find(browser, ".short + .number").text == "1.25")
     changes(browser, "sample 1", button(browser, "New samples").click)
 
 
@@ -267,7 +276,7 @@ def test_the_way_to_the_picture_that_was_chosen_before(page):
     until(browser, lambda: source(browser, "edited") == reconstruction)
     again = button(browser, "To another test image")  # drawn, and so it may be the same one
     until(browser, lambda: again.click() or source(browser, "interpolation to") != end)
-    way = find(browser, ".path .q-slider")
+    way = find(browser, WAY)
     until(browser, lambda: way.get_attribute("aria-valuenow") == "0")
 
 

@@ -101,6 +101,7 @@ def test_a_missing_package_is_one_line(run, tmp_path, monkeypatch, capsys):
         run("task=export", "checkpoint=gaussian_vae-digits", "run_dir=x")
     error = capsys.readouterr().err
     assert error == (
-        "train.py: ONNX export needs onnxruntime: type pip install onnx onnxruntime onnxscript\n"
+        "train.py: ONNX export needs onnxruntime, which is not installed: type "
+        "pip install -e '.[export]'\n"
     )
     assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 ROWS = [
     {"step": "2", "train/elbo": "-90.5", "train/beta": "0.1", "val/elbo": "", "lr": "0.001"},
     {"step": "4", "train/elbo": "-80", "train/beta": "0.2", "val/elbo": "-70", "lr": "0.002"},
+    {"step": "6", "train/temperature": "0.5"},  # which never changes
 ]
 ALWAYS = {"reconstructions", "samples", "interpolation", "traversals", "aggregate_posterior"}
 

@@ -8,10 +8,13 @@ import pytorch_lightning as pl
 import torch
 from tiny import Images
 
+from configs.signatures import _of_node
 from models import GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
+from models.base import VAEModule
 from vae_lab import VAE
 from vae_lab.callbacks import StepSeed
 from vae_lab.estimators import Exact, ScoreFunction
+from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.networks import MLP, Linear
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
@@ -258,6 +261,26 @@ def test_a_checkpoint_is_plain_and_restores_the_model(tmp_path):
 def test_refusals_come_at_construction(setting, message):
     with pytest.raises(ValueError, match=message):
         make(ReinforceVAE, **setting)
+
+
+class Undecided(VAEModule):
+    """Hands on what a config says of the model's own estimator: nothing."""
+
+    def __init__(self, *, estimator=None, **shared):
+        super().__init__(latent=Gaussian(2), estimator=estimator, **shared)
+
+
+class Unaware(VAEModule):
+    def __init__(self, **shared):
+        super().__init__(latent=Gaussian(2), **shared)
+
+
+def test_a_model_without_an_estimator_of_its_own_hears_what_its_constructor_must_do():
+    with pytest.raises(ValueError, match="Undecided's constructor has to pass on its own choice"):
+        make(Undecided)
+    node = {"_target_": f"{__name__}.Unaware", "estimator": None}
+    [line] = _of_node(node, "model")
+    assert line.startswith("model.estimator must be Estimator, got None: type estimator=NAME, or")
 
 
 def test_construction_leaves_the_random_numbers_alone():

@@ -1,6 +1,7 @@
 """report.html: self-contained, escaped, with what the run's folder holds; one run, or several."""
 
 import base64
+import gzip
 import json
 import os
 import re
@@ -49,13 +50,14 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.text, self.scripts, self.inside = [], "", [], None
+        self.source = text
+        self.tags, self.text, self.title, self.scripts, self.inside = [], "", "", [], None
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
         self.text += " " if tag in ("td", "th", "b") else ""
-        self.inside = tag if tag in ("script", "style") else None
+        self.inside = tag if tag in ("script", "style", "title") else None
 
     def handle_endtag(self, tag):
         self.inside = None
@@ -65,9 +67,15 @@ class Page(HTMLParser):
             self.text += data
         elif self.inside == "script":
             self.scripts.append(data)
+        elif self.inside == "title":
+            self.title += data
 
     def of(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def headings(self):
+        return re.findall(r"<h2>(.*?)</h2>", self.source)
 
     @property
     def charts(self):
@@ -113,8 +121,15 @@ def page(path):
 def test_a_report_says_what_the_run_was(folder):
     (folder / "evaluation.json").write_text(json.dumps(EVALUATION))
     found = page(report.write(folder))
+    assert found.title == "GaussianVAE on Digits: a"
     for text in (
-        *("GaussianVAE(latents=2)", "Digits()", "ELBO(beta=1.0)", "1 x 2 x 2 (C x H x W)"),
+        *(
+            "GaussianVAE on Digits\na\n",
+            "GaussianVAE(latents=2)",
+            "Digits()",
+            "ELBO(beta=1.0)",
+            "1 x 2 x 2 (C x H x W)",
+        ),
         *("log likelihood", "-17.31 \N{PLUS-MINUS SIGN} 0.25", "nats, IWAE", "297 images"),
         *("posterior collapse: problem", "KL is 0.01 nats", "type objective=elbo_warmup"),
         *("python train.py\n", "abc1234", "6 steps", "All settings"),
@@ -147,6 +162,21 @@ def test_curves_are_those_of_the_table(folder):
     assert "train from -88 at step 2 to -86 at step 4" in elbo["text"]
 
 
+def test_what_never_changes_comes_after_the_pictures_in_a_line(folder):
+    rows = ["step,train/elbo,train/beta,val/active_units,lr"]
+    rows += [f"{step},{-90 + step},1.0,20,{0.1 / step}" for step in (2, 4, 6)]
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+    found = page(report.write(folder))
+    assert [chart["title"] for chart in found.charts] == ["ELBO", "learning rate"]
+    assert found.headings[1:4] == ["Curves", "Pictures", "Evaluation"]
+    assert found.text.index("Pictures") < found.text.index("Constant: beta 1; active units 20.")
+
+
+def test_constants_of_several_runs_are_told_apart():
+    curves = [{"name": name, "values": [None, beta, beta]} for name, beta in (("a", 1), ("b", 4))]
+    assert charts._constants(curves) == "1 (a), 4 (b)"
+
+
 def test_long_curves_are_thinned_to_their_end():
     steps, values = charts.thin(list(range(10_007)), [float(s) for s in range(10_007)])
     assert len(steps) <= charts.POINTS + 1 and steps[-1] == values[-1] == 10_006
@@ -155,8 +185,10 @@ def test_long_curves_are_thinned_to_their_end():
 
 def test_it_needs_nothing_from_elsewhere(folder):
     text = report.write(folder).read_text()
-    assert get_plotlyjs() in text
-    text = text.replace(get_plotlyjs(), "")
+    _, packed, _ = Page(text).scripts
+    assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+    assert len(text) < 3_000_000
+    text = text.replace(packed, "packed")
     found = Page(text)
     assert not found.of("link") and not found.of("iframe")
     assert all("src" not in script for script in found.of("script"))
@@ -164,7 +196,7 @@ def test_it_needs_nothing_from_elsewhere(folder):
     assert set(re.findall(r"url\(([^)]*)\)", text)) == set() and "@import" not in text
     policy = next(m["content"] for m in found.of("meta") if m.get("http-equiv"))
     assert policy.startswith("default-src 'none'; img-src data:; ")
-    assert len(found.scripts) == 2 and len(text) < 200_000
+    assert len(found.scripts) == 3 and len(text) < 200_000
 
 
 def test_pictures_are_inside_and_described(folder):
@@ -192,10 +224,10 @@ def test_nothing_of_a_run_is_markup(tmp_path):
     other = make_run(tmp_path / "b")
     for path in (report.write(folder), report.compare([folder, other], tmp_path / "out")):
         found = page(path)
-        assert len(found.of("script")) == 2 and not found.of("b")
+        assert len(found.of("script")) == 3 and not found.of("b")
         assert all(set(image) == {"alt", "src"} for image in found.of("img"))
         assert "alert(1)" in found.text and found.charts
-        assert "alert(" not in found.scripts[1]
+        assert not any("alert(" in script for script in found.scripts[1:])
 
 
 def test_a_comparison_has_both(tmp_path):
@@ -317,16 +349,18 @@ WATCH = """
 <iframe id="page" width="360" height="800" src="{}"></iframe>
 <script>
   const page = document.getElementById("page");
-  page.onload = () => {{
+  const look = (tries) => {{
     const inside = page.contentDocument;
-    const wide = [...inside.querySelectorAll("body *")].filter(
-      (e) => !e.closest(".wide") && e.getBoundingClientRect().right > 360
-    );
     const drawn = [...inside.querySelectorAll(".chart")].map((c) =>
       c.querySelectorAll("path.js-line").length > 0
     );
+    if (tries && !drawn.every(Boolean)) return setTimeout(look, 100, tries - 1);
+    const wide = [...inside.querySelectorAll("body *")].filter(
+      (e) => !e.closest(".wide") && e.getBoundingClientRect().right > 360
+    );
     document.title = JSON.stringify([drawn, wide.map((e) => e.outerHTML)]);
   }};
+  page.onload = () => look(100);
 </script>
 """
 
@@ -341,7 +375,7 @@ def test_in_a_browser_as_wide_as_a_phone(tmp_path):
     for path in (report.write(a), report.compare([a, b], tmp_path / "out")):
         (tmp_path / "watch.html").write_text(WATCH.format(path.as_uri()))
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-        flags += ["--allow-file-access-from-files", "--virtual-time-budget=3000", "--dump-dom"]
+        flags += ["--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom"]
         line = ["chromium", *flags, f"--user-data-dir={tmp_path}/chromium"]
         ended = subprocess.run(
             [*line, (tmp_path / "watch.html").as_uri()], capture_output=True, text=True, timeout=60

@@ -8,19 +8,23 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import load_file
 
 import train
-from configs import compare, tasks
+from configs import build, compare, tasks
 from configs.build import commit
 from configs.compare import _curve
 from configs.tasks import TASKS
 from datamodules import streaming
 from vae_lab import VAE, export, gallery, pictures
+from vae_lab.runs import commands_of
 
 ROOT = Path(train.__file__).parent
 CSV = ["experiment=smoke", "network=linear"]
@@ -119,8 +123,8 @@ def test_files_of_a_run(finished):
     release = json.loads((folder / "x" / "release" / "config.json").read_text())
     assert release["metrics"]["test/elbo"] < 0
     assert release["command"] == (
-        "python train.py experiment=smoke logger=wandb run_dir=RUN"
-        " && python train.py resume=RUN trainer.max_epochs=4"
+        "python train.py experiment=smoke logger=wandb run_dir=runs/again"
+        " && python train.py resume=runs/again trainer.max_epochs=4"
     )
     assert release["data"]["class"] == "Digits" and release["data"]["binarize"] == "threshold"
     assert first.stderr == ""
@@ -174,9 +178,51 @@ def test_a_resumed_run_is_made_again_by_the_command_on_its_card(run, tmp_path):
     run(*small, "seed=3", "+model.optimizer.amsgrad=true", "run_dir=x")
     run("resume=x", "trainer.max_epochs=3")
     run("resume=x", "exact=false", "trainer.max_epochs=4", "model.optimizer.lr=0.1")
-    for line in release(tmp_path / "x")["command"].split(" && "):
-        run(*line.removeprefix("python train.py ").split())
-    assert release(tmp_path / "RUN")["sha256"] == release(tmp_path / "x")["sha256"]
+    lines = release(tmp_path / "x")["command"].split(" && ")
+    assert (tmp_path / "x" / "commands.txt").read_text().splitlines() == lines
+    type_again(run, lines)
+    again = tmp_path / "runs" / "again"
+    assert release(again)["sha256"] == release(tmp_path / "x")["sha256"]
+
+
+def type_again(run, lines):
+    for line in lines:
+        run(*shlex.split(line.removeprefix("python train.py ")))
+
+
+def test_the_commands_of_a_run_can_be_typed_as_they_stand(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    pictures = tmp_path / "home" / "my pictures"
+    pictures.mkdir(parents=True)
+    for number in range(120):
+        Image.new("L", (8, 8), number).save(pictures / f"{number}.png")
+    small = ["experiment=smoke", "network=linear", "report=false", "data.binarize=threshold"]
+    folder = ["data=image_folder", f"data.root={pictures}", "data.image_size=8"]
+    folder.append("data.batch_size=10")
+    run(*small, *folder, "run_dir=x")
+    [line] = (tmp_path / "x" / "commands.txt").read_text().splitlines()
+    assert line == release(tmp_path / "x")["command"] and str(tmp_path) not in line
+    type_again(run, [line])
+    [made] = (tmp_path / "runs").iterdir()
+    assert release(made)["sha256"] == release(tmp_path / "x")["sha256"]
+
+
+def test_a_run_that_began_as_anothers_checkpoint_says_so(monkeypatch):
+    typed = ["resume=a.ckpt", "run_dir=b", "trainer.max_epochs=9"]
+    made = SimpleNamespace(overrides=SimpleNamespace(task=typed))
+    monkeypatch.setattr(HydraConfig, "get", lambda: made)
+    line = "python train.py resume={} trainer.max_epochs=9"
+    assert build.command("a.ckpt") == f"{line.format('a.ckpt')} run_dir=runs/again"
+    assert build.command("a/checkpoints/last.ckpt") == line.format("runs/again")
+
+
+def test_commands_of_an_older_version_are_completed(tmp_path):
+    old = "python train.py seed=1\npython train.py resume=RUN trainer.max_epochs=4\n"
+    (tmp_path / "commands.txt").write_text(old)
+    assert commands_of(tmp_path) == [
+        "python train.py seed=1 run_dir=runs/again",
+        "python train.py resume=runs/again trainer.max_epochs=4",
+    ]
 
 
 def release(folder):

@@ -1,13 +1,14 @@
 """The curves of runs, as the script of a report draws them."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from .figures import CURVES, SCHEDULES, series, window
 from .runs import Run
 
 POINTS = 1000  # of a curve
+TERMS = ("ELBO", "relaxed ELBO", "reconstruction", "KL")
 
 # What a page shows beside the curves of the figures.
 PANELS = {
@@ -29,21 +30,52 @@ COMPARED = {
 }
 
 
-def of_run(run: Run) -> list[dict[str, Any]]:
+class Charts(NamedTuple):
+    """The panels of a page."""
+
+    terms: list[dict[str, Any]]  # the objective and its terms
+    others: list[dict[str, Any]]
+    constant: dict[str, str]  # what never changed, which is no curve to look at
+
+
+def of_run(run: Run) -> Charts:
     """What was logged in a run, a panel a quantity."""
     charts = []
     for title, names in PANELS.items():
         curves = {name.partition("/")[0]: series(run.rows, name) for name in names}
         charts += _chart(title, curves if len(names) > 1 else {title: series(run.rows, names[0])})
-    return charts
+    return _sorted(charts)
 
 
-def of_several(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def of_several(runs: Sequence[Run]) -> Charts:
     """One curve of each run in every panel."""
     charts = []
     for title, name in COMPARED.items():
         charts += _chart(title, {run.name: series(run.rows, name) for run in runs})
-    return charts
+    return _sorted(charts)
+
+
+def _sorted(charts: Iterable[dict[str, Any]]) -> Charts:
+    found = Charts([], [], {})
+    for chart in charts:
+        if chart["title"].partition(",")[0] in TERMS:
+            found.terms.append(chart)
+        elif flat := _constants(chart["curves"]):
+            found.constant[chart["title"]] = flat
+        else:
+            found.others.append(chart)
+    return found
+
+
+def _constants(curves: Sequence[Mapping[str, Any]]) -> str:
+    """The value of every curve, where each has a single one; otherwise nothing."""
+    values = {c["name"]: {v for v in c["values"] if v is not None} for c in curves}
+    if any(len(own) > 1 for own in values.values()):
+        return ""
+    shown = {name: number(*own) for name, own in values.items()}
+    if len(set(shown.values())) == 1:
+        return next(iter(shown.values()))
+    return ", ".join(f"{value} ({name})" for name, value in shown.items())
 
 
 def _chart(title: str, curves: Mapping[str, tuple[list[int], list[float]]]) -> list[dict[str, Any]]:

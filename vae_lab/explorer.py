@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .data import TensorLoader
 from .estimators.base import base
 from .image_files import read_upload
+from .optional import needs
 from .vae import VAE
+
+with needs("train", __name__):
+    from PIL import Image
 
 CHUNK = 256  # pictures that are encoded at once
 WIDTH = 3  # standard deviations of the prior that a slider spans, on each side

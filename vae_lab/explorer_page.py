@@ -16,10 +16,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import uvicorn
-from fastapi import FastAPI
-from nicegui import background_tasks, events, ui
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
 from .explorer import STEPS, Explorer
@@ -37,6 +33,13 @@ from .explorer_widgets import (
     strip,
 )
 from .image_files import MAX_BYTES
+from .optional import needs
+
+with needs("explore", "the explorer's page"):
+    import uvicorn
+    from fastapi import FastAPI
+    from nicegui import background_tasks, events, ui
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 HOST = "127.0.0.1"
 STYLE = Path(__file__).with_name("explorer.css")
@@ -141,7 +144,7 @@ class Page:
     def _build_path(self) -> None:
         with section("Interpolation"):
             with ui.element("div").classes("path"):
-                self.way = Slider("interpolation", 0, STEPS, 1, self._walk)
+                self.way = Slider("interpolation", 0, STEPS, 1, self._walk, " %")
                 self.end = Picture("interpolation to")
             with ui.element("div").classes("row"):
                 button("To another test image", lambda: self._aim(self._random(1)[0]))
@@ -160,7 +163,9 @@ class Page:
 
     def _build_latents(self) -> None:
         with section("Latent variables"):
-            quiet(f"by their KL in nats, a mean over {len(self.explorer.images)} test images")
+            quiet(
+                f"sorted by their KL in nats, the mean over {len(self.explorer.images)} test images"
+            )
             kind = self.explorer.kind
             self.latents = ui.element("div").classes(kind)
             with ui.element("div").classes("row"):

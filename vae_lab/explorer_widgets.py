@@ -4,12 +4,15 @@ import base64
 from collections.abc import Callable
 from functools import partial
 
-from nicegui import events, ui
-from nicegui.elements.mixins.text_element import TextElement
-from nicegui.elements.mixins.value_element import ValueElement
 from torch import Tensor
 
 from .explorer import png
+from .optional import needs
+
+with needs("explore", "the explorer's page"):
+    from nicegui import events, ui
+    from nicegui.elements.mixins.text_element import TextElement
+    from nicegui.elements.mixins.value_element import ValueElement
 
 
 class Picture(ui.element):
@@ -27,25 +30,37 @@ class Picture(ui.element):
 
 
 class Slider(ValueElement):
-    """Quasar's slider; NiceGUI's own waits 50 ms between two updates."""
+    """Quasar's slider, and its value beside it; NiceGUI's own waits 50 ms between two updates."""
 
     LOOPBACK = False  # the browser moves it at once
 
     def __init__(
-        self, name: str, low: float, high: float, step: float, moved: Callable[[float], None]
+        self,
+        name: str,
+        low: float,
+        high: float,
+        step: float,
+        moved: Callable[[float], None],
+        unit: str = "",
     ) -> None:
         self.moved, self.shown = moved, low
+        self.format = f"{{:z.{0 if step >= 1 else 2}f}}{unit}"  # z: no minus before a zero
         super().__init__(tag="q-slider", value=low, on_value_change=self._tell, throttle=0.015)
-        self.props(f'min={low} max={high} step={step} aria-label="{name}" label')
+        self.props(f'min={low} max={high} step={step} aria-label="{name}"')
+        self.number = ui.label(self.format.format(low)).classes("number")
 
     def show(self, value: float) -> None:
         """Moves it without a word to `moved`."""
-        self.shown = value
+        self._note(value)
         self.set_value(value)
+
+    def _note(self, value: float) -> None:
+        self.shown = value
+        self.number.set_text(self.format.format(value))
 
     def _tell(self, event: events.ValueChangeEventArguments) -> None:
         if event.value != self.shown:
-            self.shown = event.value
+            self._note(event.value)
             self.moved(event.value)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .estimators.base import base
+from .optional import needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,13 +65,9 @@ def check_packages() -> None:
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
-    try:
+    with needs("export", "ONNX export"):
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"ONNX export needs {error.name}: type pip install onnx onnxruntime onnxscript"
-        ) from None
 
 
 @torch.no_grad()

@@ -2,17 +2,21 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from . import files
+from .optional import needs
+
+with needs("train", __name__):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe & Ito's palette, told apart with any colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
@@ -60,6 +64,23 @@ def write(figure: Figure, path: Path) -> None:
     files.write(path, content.getbuffer())
 
 
+def png(name: str) -> Callable[[str], Path]:
+    """For argparse: what is typed is a folder for a picture of this name, or a file.png."""
+
+    def typed(text: str) -> Path:
+        path = Path(text).expanduser()
+        path = path if path.suffix == ".png" and not path.is_dir() else path / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArgumentTypeError(
+                f"must be a folder or a file.png, got {text} ({error.strerror})"
+            ) from None
+        return path
+
+    return typed
+
+
 def series(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
     """The steps at which a metric was logged, and its values, from the rows of a metrics.csv."""
     kept = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
@@ -67,14 +88,16 @@ def series(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], lis
 
 
 def training(rows: Sequence[Mapping[str, str]], path: Path) -> None:
-    """The ELBO and its terms against the step, and under them, on the same axis, the schedules.
+    """The ELBO and its terms against the step, and under them, on the same axis, the schedules that
+    change.
 
     Args:
         rows: of a metrics.csv.
         path: the PNG to write.
     """
     curves = {title: [n for n in names if series(rows, n)[0]] for title, names in CURVES.items()}
-    curves = {title: names for title, names in curves.items() if names}
+    constant = {t for t in SCHEDULES if len({v for n in curves[t] for v in series(rows, n)[1]}) < 2}
+    curves = {title: names for title, names in curves.items() if names and title not in constant}
     if not curves:
         return
     heights = [1.0 if title in SCHEDULES else 2.2 for title in curves]
@@ -123,7 +146,7 @@ def gradients(rows: Sequence[Mapping[str, str]], path: Path) -> None:
         axis.plot(steps, [float(row[f"gradient/{name}"]) for row in rows], **style(0), label=name)
         axis.set(xlabel="step", title=name, yscale="linear" if name == "cosine" else "log")
     noise = [float(row["gradient/bias_noise"]) for row in rows]
-    axes[0].plot(steps, noise, **style(8 + 7), label="of an unbiased one")
+    axes[0].plot(steps, noise, **style(8 + 7), label="what no bias would show")
     axes[0].legend(frameon=False)
     write(figure, path)
 

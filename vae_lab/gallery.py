@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from . import figures, latent_figures, pictures
 from .estimators.base import base
+from .optional import needs
 from .seeding import seed_generators
 from .vae import VAE
 
@@ -51,7 +52,7 @@ CAPTIONS = {
         "How often each value of each latent variable is used, and the image that it adds: red "
         "is brighter than the mean image, blue darker.",
     ),
-    "training": Drawn("Training", "The ELBO and its terms; below, the schedules."),
+    "training": Drawn("Training", "The ELBO and its terms; below, the schedules that change."),
     "gradients": Drawn(
         "Gradient of the encoder", "Bias, variance, signal-to-noise ratio and cosine over training."
     ),
@@ -186,7 +187,8 @@ def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
         _plane(vae, features, y, path)
     elif len(features) > 10 and features.shape[1] > 1 and features.std(0).max() > 1e-6:
         points, labels = features[:MAP_POINTS].numpy(), y[:MAP_POINTS]
-        from sklearn.manifold import TSNE  # takes a second
+        with needs("train", __name__):
+            from sklearn.manifold import TSNE  # takes a second
 
         perplexity = min(30.0, (len(points) - 1) / 3)
         tsne = TSNE(init="pca", random_state=0, perplexity=perplexity, max_iter=500)

@@ -10,8 +10,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
+
+from .optional import needs
+
+with needs("train", __name__):
+    from PIL import Image, ImageColor, ImageOps
 
 MODES = {1: "L", 3: "RGB"}
 MAX_BYTES = 20 * 2**20

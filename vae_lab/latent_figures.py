@@ -7,17 +7,20 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from . import figures
 from .figures import COLOURS, DPI, plain
+from .optional import needs
+
+with needs("train", __name__):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+    from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import MaxNLocator
 
 MARKERS = ["o", "^", "s", "D"]
 TEXT = 0.55  # below axes: their numbers and their name

@@ -185,7 +185,8 @@ class Gaussian(Likelihood):
     .. math:: \log p(x) = -\frac{(x - \mu)^2}{2 \sigma^2} - \log \sigma - \frac{1}{2} \log 2 \pi
 
     Args:
-        sigma: the standard deviation, in units of the image's range [0, 1]; or where it starts.
+        sigma: the standard deviation, in units of the image's range [0, 1]; its first value
+            if it is learned.
         learned: train log sigma; at the optimum sigma**2 is the mean squared error.
 
     Source of the learned sigma: Rybkin, Daniilidis & Levine, *Simple and Effective VAE Training

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
-
 from . import files
+from .optional import needs
 from .sources import UPLOAD_SECONDS, artifact, first_line
+
+with needs("train", __name__):
+    from pytorch_lightning.loggers import Logger, WandbLogger
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 INIT_SECONDS = 30  # that a W&B server has for its first answer
 
@@ -203,11 +205,13 @@ def wandb_logger(
 
     Args:
         run_dir: the run's folder; a run that is resumed there goes on as the same W&B run.
-        project: of W&B, like the next four.
-        name: None: that of the folder.
-        mode: None: WANDB_MODE if that is set, else online with credentials and offline without.
+        project: the project in W&B; entity, group and tags are W&B's words, too.
+        name: of the run in W&B; None (null): that of the folder.
+        mode: None (null): WANDB_MODE if that is set, else online with credentials and offline
+            without.
     """
-    import wandb  # here, as the import takes over a second
+    with needs("train", "logger=wandb"):
+        import wandb  # here, as the import takes over a second
 
     wandb.setup(wandb.Settings(silent=True))  # here, so that it is silent from the beginning
     chosen = mode or os.environ.get("WANDB_MODE")

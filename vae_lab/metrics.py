@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from .distributed import all_sum, each, rank, world_size
 from .latents.base import ACTIVE
+from .optional import needs
 from .vae import Bound
+
+with needs("train", __name__):
+    from torchmetrics import Metric
 
 
 class BoundMetrics(Metric):

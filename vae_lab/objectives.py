@@ -36,7 +36,7 @@ class Objective(nn.Module):
 
 
 class ELBO(Objective):
-    r"""The evidence lower bound, with the weight of its KL as one likes it.
+    r"""The evidence lower bound, with a weight on its KL.
 
     .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z|x)}[\log p(x|z)]
               - \beta \sum_l \max(\mathrm{KL}_l, \lambda)

@@ -7,14 +7,18 @@ closures: of a small model's step on a CPU that is a tenth.
 from collections import OrderedDict
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.loops.fetchers import _DataLoaderIterDataFetcher
-from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
-from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
-from pytorch_lightning.plugins.precision import Precision
-from pytorch_lightning.profilers import PassThroughProfiler
-from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.optim import Optimizer
+
+from .optional import needs
+
+with needs("train", __name__):
+    import pytorch_lightning as pl
+    from pytorch_lightning.loops.fetchers import _DataLoaderIterDataFetcher
+    from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
+    from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
+    from pytorch_lightning.plugins.precision import Precision
+    from pytorch_lightning.profilers import PassThroughProfiler
+    from pytorch_lightning.strategies import SingleDeviceStrategy
 
 
 def shorten_steps(trainer: pl.Trainer) -> None:

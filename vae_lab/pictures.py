@@ -13,12 +13,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from . import files
 from .latents.base import ACTIVE
+from .optional import needs
 from .vae import VAE
+
+with needs("train", __name__):
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
 
 CELL = 64  # pixels that the shorter side of a cell has at least
 GAP = 4  # pixels between cells

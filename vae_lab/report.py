@@ -1,26 +1,30 @@
 """A run as one HTML file: what was trained, how it went, and how good it is.
 
 The file needs no network and no other file: pictures and scripts are inside, plotly's 5 MB among
-them. Whatever comes from a run, names and commands above all, is text in the page and never markup.
+them, packed to 2. Whatever comes from a run, names and commands above all, is text in the page and
+never markup.
 """
 
 import base64
+import gzip
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
-from plotly.offline import get_plotlyjs
-
 from . import charts, files
 from .charts import number
 from .figures import COLOURS, STYLES
 from .gallery import CAPTIONS
+from .optional import needs
 from .runs import Run, read
+
+with needs("train", __name__):
+    import yaml
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from PIL import Image
+    from plotly.offline import get_plotlyjs
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACES = ("run_dir", "root", "cache_dir", "download")
@@ -45,7 +49,7 @@ def write(
     Args:
         folder: of the run, or of what was made of a model: pictures and `evaluation.json`.
         source: of the model, its card and its curves, where that is another folder.
-        name: the title; None: the folder's name.
+        name: of the run; None: the folder's name.
         sha256: of the weights, as :func:`vae_lab.pretrained.digest` gives it; None: those of the
             release. What was measured of others is left out.
 
@@ -55,7 +59,9 @@ def write(
     run = read(folder, source, name, sha256)
     page = _render(
         "run.html",
-        title=run.name,
+        title=f"{_subject(run)}: {run.name}",
+        subject=_subject(run),
+        name=run.name,
         headline=_headline(run),
         facts=_facts(run),
         charts=charts.of_run(run),
@@ -88,6 +94,7 @@ def compare(folders: Sequence[str | Path | Run], out: str | Path) -> Path:
     page = _render(
         "comparison.html",
         title=" / ".join(run.name for run in runs),
+        subjects=[_subject(run) for run in runs],
         runs=runs,
         metrics={key: [table.get(key, "") for table in tables] for key in _keys(tables)},
         settings=_differing(runs),
@@ -121,6 +128,13 @@ def _describe(node: Mapping[str, Any] | None) -> str:
     kept = {k: v for k, v in node.items() if k not in ("_target_", "class", "_partial_", *PLACES)}
     settings = [f"{k}={_describe(v) if isinstance(v, Mapping) else v}" for k, v in kept.items()]
     return f"{_class(node)}({', '.join(settings)})"
+
+
+def _subject(run: Run) -> str:
+    """The model and its data."""
+    model = _class(run.config.get("model")) or f"{_class(run.card.get('latent'))} VAE"
+    data = _class(run.config.get("data") or run.card.get("data"))
+    return f"{model} on {data}" if data else model
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -181,9 +195,11 @@ def _label(name: str) -> str:
 def _measured(run: Run) -> str:
     """What the metrics were measured on."""
     if "metrics" not in run.evaluation:
-        return "The test split, at the end of training; more by task=evaluate."
+        return "On the test split, at the end of training. task=evaluate measures more."
     e = {key: run.evaluation.get(key, "unknown") for key in ("images", "split", "data", "seed")}
-    return f"{e['images']} images of the {e['split']} split of {e['data']}, seed {e['seed']}."
+    return (
+        f"On {e['images']} images of the {e['split']} split of {e['data']}, with seed {e['seed']}."
+    )
 
 
 def _note(metric: Mapping[str, Any]) -> str:
@@ -281,17 +297,33 @@ def _templates() -> Environment:
 
 
 def _render(template: str, **content: Any) -> str:
-    script = get_plotlyjs() + (TEMPLATES / "report.js").read_text()
-    style = (TEMPLATES / "report.css").read_text()
-    # The browser runs the script with this hash and no other, and fetches nothing.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script, packed, plotly_hash = (TEMPLATES / "report.js").read_text(), *_plotly()
+    # The browser runs the scripts with these hashes and no other, and fetches nothing.
     return (
         _templates()
         .get_template(template)
         .render(
-            **content, script=script, style=style, digest=digest, colours=COLOURS, dashes=STYLES
+            **content,
+            script=script,
+            plotly=packed,
+            hashes=[_hash(script), plotly_hash],
+            style=(TEMPLATES / "report.css").read_text(),
+            colours=COLOURS,
+            dashes=STYLES,
         )
     )
+
+
+@cache
+def _plotly() -> tuple[str, str]:
+    """The library as the page's script unpacks it, a third of its size, and its hash."""
+    script = get_plotlyjs()
+    packed = gzip.compress(script.encode(), mtime=0)
+    return base64.b64encode(packed).decode(), _hash(script)
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _save(page: str, folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 runs/<name>/
     config.yaml         the resolved config
-    commands.txt        what was typed: to begin the run, and to go on with it
+    commands.txt        what to type to make the run again: to begin it, and to go on with it
     metrics.csv         a row a logged step
     checkpoints/        the last ones and the best one; see :mod:`vae_lab.checkpoints`
     images/             PNG pictures; see :mod:`vae_lab.gallery`
@@ -23,10 +23,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from safetensors import safe_open
 
+from . import files
+from .optional import needs
 from .sources import FILES, is_release
+
+with needs("train", __name__):
+    import yaml
+
+AGAIN = "runs/again"  # where the commands of a run that was resumed make it again
 
 
 class Run(NamedTuple):
@@ -158,13 +164,23 @@ def read(
 
 
 def commands_of(folder: Path) -> list[str]:
-    """What was typed to begin a run, and to go on with it: one after the other they make it again,
-    in a folder RUN."""
+    """What to type, one line after the other, to make a run again."""
     file = folder / "commands.txt"
-    typed = list(dict.fromkeys(file.read_text().splitlines())) if file.is_file() else []
-    if any("resume=RUN" in line for line in typed[1:]):
-        typed[0] += " run_dir=RUN"
-    return typed
+    return _repeatable(file.read_text().splitlines()) if file.is_file() else []
+
+
+def keep_command(folder: Path, command: str) -> None:
+    """Adds to `commands.txt` what was typed to begin a run, or to go on with it."""
+    lines = _repeatable([*commands_of(folder), command])
+    files.write(folder / "commands.txt", "".join(f"{line}\n" for line in lines).encode())
+
+
+def _repeatable(typed: list[str]) -> list[str]:
+    """Several commands work in one folder, which they all have to name."""
+    lines = dict.fromkeys(line.replace("resume=RUN", f"resume={AGAIN}") for line in typed)
+    if len(lines) > 1:
+        return [line if AGAIN in line else f"{line} run_dir={AGAIN}" for line in lines]
+    return list(lines)
 
 
 def _json(path: Path) -> dict[str, Any]:

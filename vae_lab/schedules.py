@@ -54,7 +54,7 @@ class _Ramp(Schedule):
     Args:
         start: the value at step 0.
         end: the value from `steps` on.
-        steps: of the optimizer.
+        steps: how many steps of the optimizer it takes.
     """
 
     def __init__(self, start: float, end: float, steps: int) -> None:
@@ -103,7 +103,7 @@ class Cyclical(Schedule):
     Args:
         start: the value at the beginning of a cycle.
         end: the value at its end.
-        steps: of the optimizer, in all cycles.
+        steps: how many steps of the optimizer all cycles take together.
         cycles: how many.
         rise: the fraction of a cycle in which the value rises.
 

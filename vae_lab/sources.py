@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import zoo
+from .optional import needs
 
 if TYPE_CHECKING:
     from wandb import Artifact
@@ -75,7 +76,8 @@ def push(folder: Path, destination: str) -> str:
 
 def artifact(folder: Path, name: str) -> "Artifact":
     """A release's folder as a W&B artifact that has the card as its metadata."""
-    import wandb
+    with needs("train", "wandb:"):
+        import wandb
 
     from .pretrained import card
 
@@ -103,7 +105,8 @@ def _from_wandb(entity: str, project: str, name: str, alias: str | None) -> Path
     The cache has a folder for every version, and for every alias a file with the version that it
     last stood for.
     """
-    import wandb
+    with needs("train", "wandb:"):
+        import wandb
 
     cache = CACHE.expanduser() / "wandb" / entity / project / name
     alias = alias or "latest"
@@ -157,10 +160,9 @@ def is_release(folder: Path) -> bool:
 
 def _from_hub(repository: str, revision: str | None) -> Path:
     """From huggingface_hub's own cache, which it also serves where there is no network."""
-    try:
+    with needs("hub", "hf:"):
         from huggingface_hub import snapshot_download
-    except ImportError:
-        raise _hub_is_missing() from None
+
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=[*FILES]))
     except (OSError, ValueError) as error:  # of which all errors of the hub are
@@ -168,10 +170,9 @@ def _from_hub(repository: str, revision: str | None) -> Path:
 
 
 def _to_hub(folder: Path, repository: str, revision: str | None) -> str:
-    try:
+    with needs("hub", "hf:"):
         from huggingface_hub import HfApi
-    except ImportError:
-        raise _hub_is_missing() from None
+
     try:
         hub = HfApi()
         hub.create_repo(repository, exist_ok=True)
@@ -188,7 +189,8 @@ def _to_hub(folder: Path, repository: str, revision: str | None) -> str:
 
 
 def _to_wandb(folder: Path, entity: str, project: str, name: str, alias: str | None) -> str:
-    import wandb
+    with needs("train", "wandb:"):
+        import wandb
 
     try:
         if not wandb.login(prompt=False, verify=False):
@@ -205,10 +207,6 @@ def _to_wandb(folder: Path, entity: str, project: str, name: str, alias: str | N
             f"cannot upload to wandb:{entity}/{project}/{name}: {first_line(error)}"
         ) from None
     return f"wandb:{entity}/{project}/{name}:{version}"
-
-
-def _hub_is_missing() -> ImportError:
-    return ImportError("hf: needs huggingface_hub: type pip install huggingface_hub")
 
 
 def first_line(error: Exception) -> str:

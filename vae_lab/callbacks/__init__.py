@@ -1,13 +1,16 @@
 """Lightning callbacks. `import vae_lab` does not import them, nor Lightning."""
 
-from .checkpointing import Checkpointing, DurableIO, Interrupted
-from .early_stopping import EarlyStopping
-from .finite import FiniteUpdates
-from .gradient_probe import GradientProbe
-from .latent_use import DeadCodesWarning, LatentUse, PosteriorCollapseWarning
-from .pictures import Pictures
-from .progress import Progress
-from .step_seed import StepSeed
+from ..optional import needs
+
+with needs("train", __name__):
+    from .checkpointing import Checkpointing, DurableIO, Interrupted
+    from .early_stopping import EarlyStopping
+    from .finite import FiniteUpdates
+    from .gradient_probe import GradientProbe
+    from .latent_use import DeadCodesWarning, LatentUse, PosteriorCollapseWarning
+    from .pictures import Pictures
+    from .progress import Progress
+    from .step_seed import StepSeed
 
 __all__ = [
     "Checkpointing",

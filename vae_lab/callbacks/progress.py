@@ -60,17 +60,14 @@ class Progress(pl.callbacks.ProgressBar):
                 auto_refresh=False,  # no thread beside the training loop
                 transient=True,  # the lines remain, the bar does not
             )
-            self._bar.add_task("", numbers="")
+            self._bar.add_task(_epoch(trainer), total=_batches(trainer), numbers="")
             self._bar.start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._bar is not None:
-            batches = trainer.num_training_batches
-            total = int(batches) if math.isfinite(batches) else None
             # Not drawn before it is time: an epoch may have one batch.
-            self._bar.update(
-                self._bar.task_ids[0], total=total, completed=0, description=_epoch(trainer)
-            )
+            total, epoch = _batches(trainer), _epoch(trainer)
+            self._bar.update(self._bar.task_ids[0], total=total, completed=0, description=epoch)
 
     def on_train_batch_end(
         self,
@@ -164,6 +161,12 @@ class _Pace:
 def _epoch(trainer: pl.Trainer) -> str:
     known = trainer.max_epochs not in (None, -1)
     return f"epoch {trainer.current_epoch + 1}" + (f"/{trainer.max_epochs}" if known else "")
+
+
+def _batches(trainer: pl.Trainer) -> int | None:
+    """In an epoch, where that is known."""
+    batches = trainer.num_training_batches
+    return int(batches) if math.isfinite(batches) else None
 
 
 def _images(batch: Any, world_size: int) -> int:

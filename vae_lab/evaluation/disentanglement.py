@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..optional import needs
+
 BINS = 20  # of a continuous code, for MIG
 LEAF = 0.02  # of the rows, at least, in a leaf of DCI's trees
 
@@ -82,8 +84,9 @@ def dci(codes: Tensor, factors: Tensor, trees: int = 20, test_size: float = 0.2)
     Source: Eastwood & Williams, *A Framework for the Quantitative Evaluation of Disentangled
     Representations*, 2018
     """
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.model_selection import train_test_split
+    with needs("train", __name__):
+        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.model_selection import train_test_split
 
     codes, columns = _checked(codes, factors)
     train, test = train_test_split(range(len(codes)), test_size=test_size, random_state=0)
@@ -228,7 +231,8 @@ def _likeliest(code: Tensor, factor: Tensor) -> Tensor:
 
 def _thresholds(code: Tensor, factor: Tensor) -> Tensor:
     """The balanced accuracy of telling the categories by thresholds on the code."""
-    from sklearn.tree import DecisionTreeClassifier
+    with needs("train", __name__):
+        from sklearn.tree import DecisionTreeClassifier
 
     x, values = code[:, None].numpy(), factor.unique()
     tree = DecisionTreeClassifier(

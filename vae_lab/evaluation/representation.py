@@ -8,15 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..optional import needs
+
 ROWS = 1 << 20  # distances that are in memory at once: more leave the cache
 
 
 def linear_probe(train_z: Tensor, train_y: Tensor, test_z: Tensor, test_y: Tensor) -> float:
     """The test accuracy of a logistic regression on standardised codes, with scikit-learn's own
     L2 penalty (C = 1)."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    with needs("train", __name__):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
 
     _check(train_z, train_y, test_z, test_y)
     if (train_y == train_y[0]).all():

@@ -10,7 +10,7 @@ from .base import Encoder, Shape, check_shape, initialise
 
 @dataclass(frozen=True)
 class Linear:
-    """Features are the pixels themselves, the decoder is one affine map.
+    """The features are the pixels themselves, and the decoder is one affine map.
 
     With a Gaussian latent and a Gaussian likelihood of learned sigma this is probabilistic PCA,
     whose optimum is known in closed form (Tipping & Bishop, 1999).

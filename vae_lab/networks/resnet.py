@@ -22,7 +22,7 @@ from .base import (
 
 @dataclass(frozen=True)
 class ResNet:
-    """Per entry of `channels` a halving and `blocks` residual blocks, then a dense layer.
+    """For each entry of `channels` a halving and `blocks` residual blocks, then a dense layer.
 
     Halving rounds up and the decoder goes back through the same sizes, so odd ones come back too.
     Group normalisation sees one datum at a time: a datum's loss does not depend on its batch.

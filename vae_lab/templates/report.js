@@ -4,7 +4,7 @@
   const { charts, colours, styles } = JSON.parse(document.getElementById("data").textContent);
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const dashes = { "-": "solid", "--": "dash", "-.": "dashdot", ":": "dot" };
-  const boxes = charts.map((_, number) => document.getElementById(`chart-${number}`));
+  const boxes = [...document.querySelectorAll(".chart")];
 
   const short = (name) => (name.length > 30 ? `${name.slice(0, 14)}\u2026${name.slice(-14)}` : name);
 
@@ -39,11 +39,9 @@
     Plotly.react(boxes[number], traces(chart), layout(chart), {
       displayModeBar: false, responsive: true, doubleClick: "autosize",
     }));
-  draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
   let zooming = false;
-  boxes.forEach((box) => box.on("plotly_relayout", (change) => {
+  const zoomTogether = (box) => box.on("plotly_relayout", (change) => {
     const ends = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
     if (zooming || (ends[0] === undefined && !change["xaxis.autorange"])) return;
     zooming = true;
@@ -51,5 +49,22 @@
       ? { "xaxis.autorange": true, "yaxis.range": [chart.low, chart.high] }
       : { "xaxis.range": ends, "yaxis.autorange": true }));
     Promise.all(all).then(() => { zooming = false; });
-  }));
+  });
+
+  const unpacked = async (text) => {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).text();
+  };
+
+  // Until the curves are drawn, and where the browser is too old for it, their description is there.
+  unpacked(document.getElementById("plotly").textContent).then((library) => {
+    const script = document.createElement("script");
+    script.textContent = library;
+    document.head.append(script);
+    boxes.forEach((box) => box.replaceChildren());
+    draw();
+    boxes.forEach(zoomTogether);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  });
 }

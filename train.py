@@ -48,8 +48,10 @@ QUIET = (
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float | None:
+    from vae_lab.heap import keep_freed
     from vae_lab.threads import watched
 
+    keep_freed()
     with watched():
         return _run(config)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
@@ -340,6 +341,19 @@ def test_auto_is_right_at_any_time(run, tmp_path, capsys):
     assert "resuming x at step 8 from x/checkpoints/last.ckpt" in capsys.readouterr().out
     said = refused(run, capsys, *line, "seed=1")
     assert "cannot go on exactly with other settings: seed 0 -> 1" in said
+
+
+def test_the_number_of_threads_is_the_runs(run, capsys):
+    """As the last bits of a sum are."""
+    run(*SMOKE, "run_dir=x", "threads=2")
+    assert torch.get_num_threads() == 1  # the next run's
+    more = ["resume=x", "trainer.max_epochs=3"]
+    said = refused(run, capsys, *more, "threads=3")
+    assert "cannot go on exactly with other settings: threads 2 -> 3" in said
+    run(*more)
+    assert load_checkpoint(Path("x/checkpoints/last.ckpt"))["threads"] == 2
+    run(*more[:1], "trainer.max_epochs=4", "threads=3", "exact=false")
+    assert load_checkpoint(Path("x/checkpoints/last.ckpt"))["threads"] == 3
 
 
 def test_auto_without_a_folder_takes_the_newest_unfinished_run_like_it(

@@ -19,13 +19,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .arguments import attribute, settings
 from .help import text as help_text
 from .settings_table import choices
-from .signatures import DECIDED, GROUPS, complaints, settings
+from .signatures import DECIDED, GROUPS, complaints
 
 FOLDER = Path(__file__).parent
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
@@ -281,10 +281,8 @@ def _check_used(key: str, reference: dict[str, Any]) -> None:
     """Refuses a setting of the model's own estimator where another estimator was chosen."""
     if reference["estimator"] is not None:
         group, _, name = key.partition(".")
-        if (
-            group == "model"
-            and name in get_class(reference["model"]["_target_"]).own_estimator_settings
-        ):
+        own = attribute(reference["model"]["_target_"], "own_estimator_settings") or ()
+        if group == "model" and name in own:
             known = settings(reference["estimator"]["_target_"])
             instead = f"type estimator.{name}=..." if name in known else "leave it out"
             raise Mistake(

@@ -5,11 +5,12 @@ import math
 import types
 import typing
 from collections import abc
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, TypedDict
 
 import yaml
-from hydra.utils import get_object
+
+from .arguments import settings
 
 
 class Init(TypedDict):
@@ -104,35 +105,6 @@ PLACES += ("data.root", "data.cache_dir")
 CHOSEN = ("network", "likelihood", "objective", "estimator")  # by GROUP=NAME
 
 GROUPS = {"init": Init, "save": Save, "compare": Compare, "evaluate": Evaluate, "explore": Explore}
-
-
-def settings(target: str) -> dict[str, Any]:
-    """The annotated arguments of a target; with a ** argument, also those of its parents."""
-    thing = get_object(target)
-    if not inspect.isclass(thing):
-        return _arguments(thing)
-    found: dict[str, Any] = {}
-    for cls in inspect.getmro(thing):
-        if "__init__" in vars(cls):
-            found = _arguments(cls.__init__) | found
-            parameters = inspect.signature(cls.__init__).parameters.values()
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break
-    return found
-
-
-def _arguments(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        hints = typing.get_type_hints(function)
-    except (NameError, TypeError):  # another library's names that exist for type checkers only
-        hints = {}
-    named = {
-        name: hints.get(name, Any)
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-    named.pop("self", None)
-    return named
 
 
 def complaints(config: Mapping[str, Any]) -> Iterator[str]:

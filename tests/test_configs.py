@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from configs import build
 from configs.checks import check_ranges
-from configs.signatures import complaints, settings
+from configs.arguments import settings
+from configs.signatures import complaints
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.pretrained import CLASSES
 

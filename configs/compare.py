@@ -24,6 +24,7 @@ from vae_lab.gradients import Reference, bound_samples, encoder_gradients, refer
 from vae_lab.runs import writable
 
 from . import build
+from .settings_table import choices
 
 ESTIMATORS = Path(__file__).parent / "estimator"
 Row = dict[str, Any]
@@ -68,10 +69,7 @@ def _estimators(
     names: list[str] | None, model: VAEModule, x: Tensor
 ) -> Iterator[tuple[str, Estimator]]:
     """The estimators asked for, or all that accept the model's latent and objective."""
-    known = sorted(path.stem for path in ESTIMATORS.glob("*.yaml"))
-    for name in known if names is None else names:
-        if name not in known:
-            raise ValueError(f"unknown estimator {name!r}; known: {', '.join(known)}")
+    for name in choices("estimator") if names is None else names:
         estimator = build.make(OmegaConf.load(ESTIMATORS / f"{name}.yaml"))
         try:
             # In training mode: lazy layers become concrete, and a moving average gets its first

@@ -28,7 +28,8 @@ from vae_lab.sources import first_line
 
 from . import build
 from .report import refresh
-from .trained import Trained, checkpoints_of, names_of, trained
+from .checks import checkpoints_of
+from .trained import Trained, names_of, trained
 
 FILE = "evaluation.json"
 LONG = 30.0  # seconds of a part, from which on it is said beforehand

@@ -8,6 +8,7 @@ from torch import Tensor
 from vae_lab.evaluation.measurement import collect
 
 from .checks import check_ranges
+from .machine import check_devices
 from .trained import Trained, trained
 
 
@@ -27,14 +28,12 @@ def run(config: DictConfig) -> None:
             f"task=explore needs {error.name}: type pip install -e '.[explore]'"
         ) from None
     check_ranges(config)
-    port = config.explore.port
-    if not 0 <= port < 2**16:
-        raise ValueError(f"explore.port must be in 0 to {2**16 - 1}, got {port}")
+    check_devices(config)
     found = trained(config)
     explorer = Explorer(
         found.vae, _test_images(found, config.explore.images), found.datamodule.binarize
     )
-    serve(explorer, found.name, port)
+    serve(explorer, found.name, config.explore.port)
 
 
 def _test_images(found: Trained, count: int) -> Tensor:

@@ -22,6 +22,7 @@ from .source import Module, lookup, read
 PLAIN = {"abc", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum", "fractions"}
 PLAIN |= {"functools", "itertools", "math", "numbers", "operator", "pathlib", "re", "string"}
 PLAIN |= {"types", "typing"}
+FOLLOWED = "torch.optim."  # another library's of which constructors only compare numbers
 EFFECTS = ("breakpoint", "compile", "eval", "exec", "input", "open", "print")
 
 
@@ -52,17 +53,20 @@ def foresee(target: str, arguments: Mapping[str, Any], root: Path) -> str | None
     return None
 
 
-def refusal(node: Any, path: str, root: Path, then: str | None = None) -> str | None:
+def refusal(
+    node: Any, path: str, root: Path, given: tuple[str, ...] = (), then: str | None = None
+) -> str | None:
     """What would be refused while everything below a node of the config is made.
 
     Args:
         node: plain values.
         path: of the node in the config.
         root: the folder of one's own code.
+        given: arguments of the node that only the run can give.
         then: a method that is called of what has been made, if it has one.
     """
     try:
-        made = _made(node, path, root)
+        made = _made(node, path, root, given)
         if then is not None and hasattr(type(made), then):
             getattr(made, then)()
     except Refused as refused:
@@ -74,7 +78,7 @@ def refusal(node: Any, path: str, root: Path, then: str | None = None) -> str | 
     return None
 
 
-def _made(node: Any, path: str, root: Path) -> Any:
+def _made(node: Any, path: str, root: Path, given: tuple[str, ...] = ()) -> Any:
     """As Hydra makes it, the innermost first."""
     if isinstance(node, list):
         return [_made(child, f"{path}.{at}", root) for at, child in enumerate(node)]
@@ -85,7 +89,7 @@ def _made(node: Any, path: str, root: Path) -> Any:
         return children
     arguments = {name: child for name, child in children.items() if not name.startswith("_")}
     try:
-        made = _call(_get(node["_target_"], root), arguments)
+        made = _call(_get(node["_target_"], root), arguments, given)
     except (ValueError, OSError) as error:
         raise Refused(f"{' '.join(str(error).split())} (in {path})") from None
     except (Exception, Undecided):
@@ -93,30 +97,16 @@ def _made(node: Any, path: str, root: Path) -> Any:
     return Unknown() if node.get("_partial_") else made
 
 
-def _call(made: Any, arguments: Mapping[str, Any]) -> Any:
-    """With what the run's own code will give it, such as the shape of the data, unknown."""
+def _call(made: Any, arguments: Mapping[str, Any], given: tuple[str, ...] = ()) -> Any:
+    """With what the config does not say, as only the run knows it, unknown."""
+    function = made.__init__ if inspect.isclass(made) else made
     needed = [
         name
-        for name, p in _parameters(made).items()
+        for name, p in inspect.signature(function).parameters.items()
         if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
-    return made(**{name: Unknown() for name in needed} | dict(arguments))
-
-
-def _parameters(made: Any) -> dict[str, inspect.Parameter]:
-    """Those of a class with a ** argument are also its bases'."""
-    if not inspect.isclass(made):
-        return dict(inspect.signature(made).parameters)
-    found: dict[str, inspect.Parameter] = {}
-    for cls in inspect.getmro(made):
-        init = vars(cls).get("__init__")
-        if init is None or isinstance(cls, Outside) and cls.is_unknown:
-            continue
-        _, *parameters = inspect.signature(init).parameters.items()
-        found = dict(parameters) | found
-        if not any(p.kind is p.VAR_KEYWORD for _, p in parameters):
-            break
-    return found
+    unknown = {name: Unknown() for name in (*needed, *given) if name != "self"}
+    return made(**unknown | dict(arguments))
 
 
 def _get(target: str, root: Path) -> Any:
@@ -161,17 +151,18 @@ for _name in VALUES:
 
 
 class Outside(ABCMeta):
-    """What other libraries name: it may be a class, and then one can derive from it."""
-
-    is_unknown = False
+    """What other libraries name: it may be a class, and then one can derive from it. What one's own
+    code derives from it is a class like any other."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        return _outside(f"{cls.__module__}.{cls.__qualname__}.{name}") if cls.is_unknown else Unknown()
+        if not _is_unknown(cls):
+            raise AttributeError(name)
+        return _outside(f"{cls.__module__}.{cls.__qualname__}.{name}")
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
-        return Unknown() if cls.__dict__.get("is_unknown") else super().__call__(*arguments, **options)
+        return Unknown() if _is_unknown(cls) else super().__call__(*arguments, **options)
 
     def __getitem__(cls, _: Any) -> Any:
         return cls
@@ -181,6 +172,10 @@ for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv"
     setattr(Outside, f"__{_name}__", lambda *_: Unknown())
 for _name in ("bool", "int", "float", "len", "iter", "contains", "lt", "le", "gt", "ge"):
     setattr(Outside, f"__{_name}__", _undecided)
+
+
+def _is_unknown(cls: type) -> bool:
+    return "is_unknown" in vars(cls)
 
 
 @functools.cache
@@ -266,6 +261,6 @@ def _module(name: str, root: Path) -> Any:
     if name.partition(".")[0] in PLAIN:
         return importlib.import_module(name)
     module = read(name)
-    own = module is not None and module.path.is_relative_to(root)
+    own = module is not None and (f"{name}.".startswith(FOLLOWED) or module.path.is_relative_to(root))
     return _Package(module, root) if own else _outside(name)
 

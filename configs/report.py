@@ -14,8 +14,9 @@ from vae_lab.evaluation.measurement import collect
 from vae_lab.runs import metrics_of, read, writable
 from vae_lab.sources import first_line
 
-from .command_line import as_typed
-from .trained import Trained, checkpoints_of, trained
+from .checks import checkpoints_of
+from .quoting import as_typed
+from .trained import Trained, trained
 
 IMAGES = 1000  # of the test split
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 import yaml
 
 from .arguments import settings
+from .likeness import did_you_mean
 
 
 class Init(TypedDict):
@@ -98,7 +99,7 @@ DECIDED = {
     "trainer.enable_model_summary": "there is none",
     "trainer.use_distributed_sampler": "the data shards every batch itself",
     "model.shape": "it is that of the data",
-    "model.latent": "type model=NAME, which has its own",
+    "model.latent": "each model has its own",
 }
 PLACES = ("run_dir", "checkpoint", "resume", "init.encoder", "init.decoder")
 PLACES += ("data.root", "data.cache_dir")
@@ -151,6 +152,8 @@ def _instead(prefix: str, name: str, value: Any, hint: Any) -> str:
         return f": type {name}={value}"
     if typing.get_origin(hint) is abc.Callable:
         return f": type {prefix}{name}.NAME=VALUE"
+    if isinstance(value, str) and (choices := _choices(hint)):
+        return did_you_mean(value, choices, f"{prefix}{name}=")
     try:
         items = [yaml.safe_load(item) for item in str(value).split(",")]
     except yaml.YAMLError:
@@ -208,6 +211,12 @@ def _kinds(hint: Any) -> list[Any]:
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     return [typing.get_origin(option) or option for option in options]
+
+
+def _choices(hint: Any) -> list[str]:
+    """The names that a type has to choose from."""
+    options = (hint, *typing.get_args(hint))
+    return [name for o in options if typing.get_origin(o) is Literal for name in map(str, typing.get_args(o))]
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -68,13 +68,18 @@ class ImageFolder(StreamedDataModule):
         size = self.image_size
         return (self.channels, *((size, size) if isinstance(size, int) else size))
 
+    def check_root(self) -> None:
+        """Refuses a folder that is not there."""
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            raise _holds_none(root)
+
     def open(self) -> tuple[Reader, Reader]:
+        self.check_root()
         root = Path(self.root).expanduser()
         names = _pictures(root)
         if not names:
-            raise FileNotFoundError(
-                f"data.root must hold pictures ({' '.join(SUFFIXES)}): {contents(root)}"
-            )
+            raise _holds_none(root)
         self._total = len(names)
         spare = int(MAX_SKIPPED * len(names)) + 1 if self.on_corrupt == "skip" else 0
         encoded = np.array([os.fsencode(name) for name in names])
@@ -170,6 +175,11 @@ class Pictures:
         raise ValueError(
             f"{path} is not a readable picture ({reason}); remove it, or data.on_corrupt=skip"
         )
+
+
+def _holds_none(root: Path) -> FileNotFoundError:
+    kinds = " ".join(SUFFIXES)
+    return FileNotFoundError(f"data.root must hold pictures ({kinds}): {contents(root)}")
 
 
 def decode(path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -5,7 +5,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from configs import build
-from configs.command_line import FOLDER, Mistake, as_typed, check, exit_on_mistake, expand_home
+from configs.command_line import FOLDER, Mistake, check, exit_on_mistake
+from configs.quoting import as_typed, expand_home
 from configs.signatures import DECIDED
 
 GOOD = [

@@ -9,8 +9,9 @@ import torch
 from test_faults import SMOKE, start
 
 from configs import tasks
-from configs.command_line import as_meant
-from configs.trained import checkpoints_of, name_of, names_of, trained
+from configs.checks import checkpoints_of
+from configs.quoting import as_meant
+from configs.trained import name_of, names_of, trained
 from vae_lab import VAE, pretrained
 from vae_lab.estimators import GumbelSoftmax
 

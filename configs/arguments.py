@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hydra.utils import get_object
@@ -18,35 +18,57 @@ from hydra.utils import get_object
 from .source import Definition, Module, bases, find, lookup, read
 
 Function = ast.FunctionDef
+Written = dict[str, tuple[ast.expr | None, Module]]  # arguments, and where they are annotated
+CLASSES = ("torch.Tensor",)  # known to be one, which saves reading 130 kB
+
+
+class Types(Mapping[str, Any]):
+    """The types of a target's arguments by their names; each is looked up when it is asked for."""
+
+    def __init__(self, written: Written) -> None:
+        self._written = written
+        self._found: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._found:
+            annotation, module = self._written[name]
+            self._found[name] = _hint(annotation, _Names(module))
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._written)
+
+    def __len__(self) -> int:
+        return len(self._written)
 
 
 @functools.cache
-def settings(target: str) -> dict[str, Any]:
+def settings(target: str) -> Mapping[str, Any]:
     """The arguments of a target with their types; with a ** argument, also those of its bases."""
     found = find(target)
     if not isinstance(found, Definition):
         return imported(target)
     if isinstance(found.statement, Function):
-        return _arguments(found, found.statement)
+        return Types(_arguments(found, found.statement))
     if not isinstance(found.statement, ast.ClassDef):
         return imported(target)
-    return _of_class(target, bases(found))
+    return _of_class(target, found)
 
 
-def _of_class(target: str, classes: list[Definition | None]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for at, cls in enumerate(classes):
+def _of_class(target: str, definition: Definition) -> Mapping[str, Any]:
+    found: Written = {}
+    for cls in bases(definition):
         if cls is None:  # another language's, or made while the program runs
             return imported(target)
         if _is_dataclass(cls):
-            return _fields([one for one in classes[at:] if one is not None]) | found
+            return Types(_fields(cls) | found)
         if (init := _method(cls, "__init__")) is None:
             continue
         found = _arguments(cls, init) | found
         found.pop(_positional(init)[0].arg, None)
         if init.args.kwarg is None:
             break
-    return found
+    return Types(found)
 
 
 def attribute(target: str, name: str) -> Any:
@@ -92,10 +114,9 @@ def _inspected(function: Callable[..., Any]) -> dict[str, Any]:
     return named
 
 
-def _arguments(where: Definition, function: Function) -> dict[str, Any]:
-    names = _Names(where.module)
+def _arguments(where: Definition, function: Function) -> Written:
     every = [*_positional(function), *function.args.kwonlyargs]
-    return {argument.arg: _hint(argument.annotation, names) for argument in every}
+    return {argument.arg: (argument.annotation, where.module) for argument in every}
 
 
 def _positional(function: Function) -> list[ast.arg]:
@@ -112,12 +133,13 @@ def _is_dataclass(cls: Definition) -> bool:
     return any(d.partition("(")[0].endswith("dataclass") for d in decorators)
 
 
-def _fields(classes: list[Definition]) -> dict[str, Any]:
+def _fields(definition: Definition) -> Written:
     """Of a dataclass, those of its bases first."""
-    found = {}
-    for cls in filter(_is_dataclass, reversed(classes)):
+    found: Written = {}
+    classes = [cls for cls in bases(definition) if cls is not None and _is_dataclass(cls)]
+    for cls in reversed(classes):
         for name, annotation in _annotated(cls):
-            found[name] = _hint(annotation, _Names(cls.module))
+            found[name] = annotation, cls.module
     return found
 
 
@@ -173,6 +195,8 @@ def _type(module: Module, name: str) -> Any:
             return _module(source if asname else source.partition(".")[0])
         case ast.ImportFrom(source, [ast.alias(original)], level):
             origin = module.absolute(level, source)
+            if f"{origin}.{original}" in CLASSES:
+                return _class(None, original)
             if origin.partition(".")[0] in sys.stdlib_module_names:
                 return getattr(importlib.import_module(origin), original)
             if origin == "typing_extensions" and hasattr(typing, original):

@@ -6,6 +6,7 @@ class that it configures.
 """
 
 import functools
+import gc
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
@@ -294,6 +295,7 @@ def exit_on_mistake(arguments: list[str]) -> list[str]:
     if {"-h", "--help"}.intersection(arguments):
         print(help_text())
         raise SystemExit(0)
+    gc.disable()  # it would walk through every source file that is read, again and again
     try:
         configs = check(arguments)
         if not SHOWS.intersection(arguments):
@@ -301,6 +303,8 @@ def exit_on_mistake(arguments: list[str]) -> list[str]:
     except Mistake as mistake:
         print(f"train.py: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        gc.enable()
     return as_meant(arguments)
 
 

@@ -131,7 +131,7 @@ def _of_node(node: Any, path: str) -> Iterator[str]:
         yield from _of_node(child, f"{path}.{name}")
 
 
-def _of_fields(fields: Mapping[str, Any], hints: dict[str, Any], prefix: str) -> Iterator[str]:
+def _of_fields(fields: Mapping[str, Any], hints: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for name, value in fields.items():
         if name not in hints:
             yield f"unknown setting {prefix}{name}; known: {', '.join(sorted(hints))}"
@@ -152,13 +152,18 @@ def _instead(prefix: str, name: str, value: Any, hint: Any) -> str:
         return f": type {name}={value}"
     if typing.get_origin(hint) is abc.Callable:
         return f": type {prefix}{name}.NAME=VALUE"
-    if isinstance(value, str) and (choices := _choices(hint)):
-        return did_you_mean(value, choices, f"{prefix}{name}=")
+    if _is_list(value, hint):
+        return f": type {prefix}{name}=[{value}]"
+    choices = _choices(hint) if isinstance(value, str) else []
+    return did_you_mean(str(value), choices, f"{prefix}{name}=")
+
+
+def _is_list(value: Any, hint: Any) -> bool:
+    """Would it fit with brackets around it."""
     try:
-        items = [yaml.safe_load(item) for item in str(value).split(",")]
+        return fits([yaml.safe_load(item) for item in str(value).split(",")], hint)
     except yaml.YAMLError:
-        return ""
-    return f": type {prefix}{name}=[{value}]" if fits(items, hint) else ""
+        return False
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -215,8 +220,8 @@ def _kinds(hint: Any) -> list[Any]:
 
 def _choices(hint: Any) -> list[str]:
     """The names that a type has to choose from."""
-    options = (hint, *typing.get_args(hint))
-    return [name for o in options if typing.get_origin(o) is Literal for name in map(str, typing.get_args(o))]
+    literal = [o for o in (hint, *typing.get_args(hint)) if typing.get_origin(o) is Literal]
+    return [str(name) for option in literal for name in typing.get_args(option)]
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -127,18 +127,28 @@ def lookup(module: Module, name: str) -> Definition | Module | None:
             return Definition(module, statement)
 
 
-def bases(definition: Definition) -> list[Definition | None]:
+def bases(definition: Definition) -> Iterator[Definition | None]:
     """A class and all that it derives from, in the order in which Python looks; None for one of
-    which there is no source."""
-    found: list[Definition | None] = [definition]
-    for base in definition.statement.bases:
-        inner = base.value if isinstance(base, ast.Subscript) else base
-        if ast.unparse(inner).rpartition(".")[2] in PLAIN:
-            continue
-        origin = _named(definition.module, inner)
-        is_class = isinstance(origin, Definition) and isinstance(origin.statement, ast.ClassDef)
-        found += bases(origin) if is_class else [None]
-    return [one for at, one in enumerate(found) if one is None or one not in found[at + 1 :]]
+    which there is no source. Of a class with one base, that is read when it is asked for."""
+    yield definition
+    above = _direct(definition)
+    if len(above) == 1 and above[0] is not None:
+        yield from bases(above[0])
+        return
+    found = [one for base in above for one in ([None] if base is None else bases(base))]
+    yield from (one for at, one in enumerate(found) if one is None or one not in found[at + 1 :])
+
+
+def _direct(definition: Definition) -> list[Definition | None]:
+    """The bases that a class names."""
+    written = [b.value if isinstance(b, ast.Subscript) else b for b in definition.statement.bases]
+    named = [b for b in written if ast.unparse(b).rpartition(".")[2] not in PLAIN]
+    found = [_named(definition.module, base) for base in named]
+    return [one if isinstance(one, Definition) and _is_class(one) else None for one in found]
+
+
+def _is_class(definition: Definition) -> bool:
+    return isinstance(definition.statement, ast.ClassDef)
 
 
 def _named(module: Module, expression: ast.expr) -> Definition | Module | None:

@@ -5,6 +5,7 @@ Nothing is imported for it, so that a mistyped setting is answered before torch 
 
 import ast
 import builtins
+import copy
 import functools
 import importlib
 import inspect
@@ -156,7 +157,7 @@ def _hint(annotation: ast.expr | None, names: "_Names") -> Any:
     this name."""
     if annotation is None:
         return Any
-    written = ast.Expression(_Unquoted().visit(annotation))
+    written = ast.Expression(_Unquoted().visit(copy.deepcopy(annotation)))
     try:
         found = eval(compile(ast.fix_missing_locations(written), "annotation", "eval"), names)
     except Exception:  # what only a type checker can make sense of

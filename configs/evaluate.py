@@ -27,8 +27,8 @@ from vae_lab.runs import lock, writable
 from vae_lab.sources import first_line
 
 from . import build
-from .report import refresh
 from .checks import checkpoints_of
+from .report import refresh
 from .trained import Trained, names_of, trained
 
 FILE = "evaluation.json"

@@ -8,18 +8,19 @@ have come, word for word.
 
 import ast
 import builtins
+import copy
 import functools
 import importlib
 import inspect
 from abc import ABCMeta
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .source import Module, lookup, read
+from .source import Module, read
 
 # Of Python's own modules those that compute and have no effects; the others are unknown as well.
-PLAIN = {"abc", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum", "fractions"}
+PLAIN = {"abc", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum"}
 PLAIN |= {"functools", "itertools", "math", "numbers", "operator", "pathlib", "re", "string"}
 PLAIN |= {"types", "typing"}
 FOLLOWED = "torch.optim."  # another library's of which constructors only compare numbers
@@ -181,7 +182,12 @@ def _is_unknown(cls: type) -> bool:
 @functools.cache
 def _outside(name: str) -> Any:
     module, _, last = name.rpartition(".")
-    members = {"is_unknown": True, "__module__": module, "__init__": _accept, "__getattr__": _member}
+    members = {
+        "is_unknown": True,
+        "__module__": module,
+        "__init__": _accept,
+        "__getattr__": _member,
+    }
     return Outside(last, (), members)
 
 
@@ -216,7 +222,7 @@ class _Names(dict[str, Any]):
         statement = self.module.names.get(name)
         if statement is None:
             return super().__getitem__(name)
-        tree = ast.Module([_Bare().visit(statement)], [])
+        tree = ast.Module([_Bare().visit(copy.deepcopy(statement))], [])
         exec(compile(ast.fix_missing_locations(tree), self.module.path, "exec"), self.made)
         return self.made[name]
 
@@ -261,6 +267,7 @@ def _module(name: str, root: Path) -> Any:
     if name.partition(".")[0] in PLAIN:
         return importlib.import_module(name)
     module = read(name)
-    own = module is not None and (f"{name}.".startswith(FOLLOWED) or module.path.is_relative_to(root))
+    own = module is not None and (
+        f"{name}.".startswith(FOLLOWED) or module.path.is_relative_to(root)
+    )
     return _Package(module, root) if own else _outside(name)
-

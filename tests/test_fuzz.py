@@ -207,6 +207,7 @@ def outcome(config, changes):
 def built(config):
     """As train.py does it, up to where it would make a run's folder."""
     check_ranges(config)
+    check_devices(config)
     datamodule, model = build.datamodule_and_model(config)
     trainer = build.trainer(config, model)
     datamodule.setup("fit")

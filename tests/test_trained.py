@@ -56,7 +56,7 @@ def loaded(runs, run, tmp_path, monkeypatch):
         kept = []
         work = lambda config: kept.extend(one(config, s) for s in sources)  # noqa: E731
         monkeypatch.setitem(tasks.TASKS, "sample", work)
-        run("task=sample", *line.split())
+        run("task=sample", "checkpoint=x", *line.split())
         return kept
 
     return loaded

@@ -99,7 +99,11 @@ def test_failed_trials_are_counted_over_the_study(run, monkeypatch, capfd, rate,
         return 1.0
 
     monkeypatch.setitem(TASKS, "fit", fit)
-    lines = [*OPTUNA, f"hydra.sweeper.max_failure_rate={rate}", "seed=interval(1,9)"]
+    lines = [
+        *OPTUNA,
+        f"hydra.sweeper.max_failure_rate={rate}",
+        "model.optimizer.lr=interval(0.001,0.1)",
+    ]
     ends = pytest.raises(SystemExit) if len(fails) > 4 * rate or len(fails) == 4 else nullcontext()
     with ends as caught:
         run("-m", *lines)

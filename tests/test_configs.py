@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from configs import arguments, build
 from configs.arguments import settings
-from configs.checks import check_ranges
+from configs.checks import check_ranges, foreseen
+from configs.errors import explain
 from configs.rehearsal import refusal
 from configs.signatures import complaints, describe
 from vae_lab.likelihoods import Bernoulli
@@ -63,6 +64,7 @@ def nodes(node):
 def test_every_file(path):
     composed = of_file(path)
     assert list(complaints(composed)) == []
+    assert foreseen(OmegaConf.create(composed), here=False) is None
     for node in nodes(composed):
         target = node.pop("_target_")
         inspect.signature(get_object(target)).bind_partial(**node)
@@ -176,6 +178,17 @@ def test_estimator_trains_the_models_it_accepts(chosen_and_q, estimator):
     else:
         with pytest.raises(ValueError, match=f"{cls.__name__} .*use one of"):
             build.datamodule_and_model(chosen)
+
+
+def test_a_hint_names_what_one_types():
+    chosen = config("model=gumbel_vae", "estimator=dreg")
+    with pytest.raises(ValueError) as refused:
+        build.datamodule_and_model(chosen)
+    said = explain(refused.value, chosen)
+    assert said.startswith("dreg works with ")
+    assert set(said.partition("use one of ")[2].partition(" (in")[0].split(", ")) < set(
+        names("estimator")
+    )
 
 
 def test_exact_says_how_large_the_support_is():

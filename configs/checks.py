@@ -50,6 +50,10 @@ def foreseen(config: DictConfig, here: bool = True) -> str | None:
         config: of one run.
         here: it runs on this machine, so that what it reads has to be here.
     """
+    try:
+        check_task(config)
+    except ValueError as error:
+        return str(error)
     config = config.copy()
     if config.run_dir is None:
         config.run_dir = "runs/NAME"  # others refer to it
@@ -61,8 +65,6 @@ def foreseen(config: DictConfig, here: bool = True) -> str | None:
     try:
         if config.resume is None and config.task not in ("test", "sample", "export"):
             check_ranges(config)
-        if config.task in (*OF_A_MODEL, "test"):
-            checkpoint_of(config)
     except ValueError as error:
         return str(error)
     return next(filter(None, _refusals(config, plain, here)), None)
@@ -104,6 +106,16 @@ def _no_model(source: str) -> str | None:
 
 def _no_run(source: str) -> str | None:
     return foresee("vae_lab.checkpoints.saved_at", {"source": source}, ROOT)
+
+
+def check_task(config: DictConfig) -> None:
+    """Refuses a task without what it works on or writes to."""
+    if config.task in (*OF_A_MODEL, "test"):
+        checkpoint_of(config)
+    if config.run_dir is None and config.task == "shards":
+        raise ValueError("task=shards needs a folder to write to: type run_dir=FOLDER")
+    if config.run_dir is None and config.task == "report" and len(checkpoints_of(config)) > 1:
+        raise ValueError("a report of several needs a folder of its own: type run_dir=FOLDER")
 
 
 def checkpoint_of(config: DictConfig) -> str:

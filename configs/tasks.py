@@ -32,7 +32,7 @@ from vae_lab.loggers import begin, upload_release
 from vae_lab.runs import default_folder, lock, writable
 
 from . import build, resume
-from .checks import check_ranges
+from .checks import check_ranges, check_task
 from .machine import check_batches, check_devices
 from .quoting import as_typed
 from .report import write_report
@@ -159,8 +159,7 @@ def shards(config: DictConfig) -> None:
     """The images of `data` as shards in `run_dir`, for `data=streaming`."""
     from datamodules.streaming import write_shards
 
-    if config.run_dir is None:
-        raise ValueError("task=shards needs a folder to write to: type run_dir=FOLDER")
+    check_task(config)
     writable(Path(config.run_dir))
     datamodule = build.make(config.data)
     datamodule.prepare_data()

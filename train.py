@@ -30,7 +30,8 @@ from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.types import RunMode  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from configs.command_line import exit_on_mistake, expand_home  # noqa: E402
+from configs.command_line import exit_on_mistake  # noqa: E402
+from configs.quoting import expand_home  # noqa: E402
 from configs.sweeps import JobFailed  # noqa: E402
 
 QUIET = (

@@ -1,10 +1,25 @@
-"""The rules that no constructor checks, each before the run has begun."""
+"""What a run would be refused for, as far as it is known before torch is imported."""
 
-import pytorch_lightning as pl
-import torch
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from .command_line import as_typed
+from .likeness import did_you_mean
+from .quoting import OF_SEVERAL, as_typed, expand_home
+from .rehearsal import foresee, refusal
+from .settings_table import choices
+
+ROOT = Path(__file__).parents[1]
+OF_A_MODEL = ("evaluate", "report", "explore", "sample", "export")  # from wherever it may come
+OF_A_RUN = ("test", "compare")
+MADE = {  # by a task that begins with no checkpoint
+    "fit": ("data", "model", "callbacks", "logger", "trainer"),
+    "compare": ("data", "model"),
+    "shards": ("data",),
+}
 
 POSITIVE = (
     "early_stopping",
@@ -28,8 +43,98 @@ POSITIVE = (
 )
 
 
+def foreseen(config: DictConfig, here: bool = True) -> str | None:
+    """The first thing that a run would be refused for; None where there is none.
+
+    Args:
+        config: of one run.
+        here: it runs on this machine, so that what it reads has to be here.
+    """
+    try:
+        check_task(config)
+    except ValueError as error:
+        return str(error)
+    config = config.copy()
+    if config.run_dir is None:
+        config.run_dir = "runs/NAME"  # others refer to it
+    expand_home(config)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException:  # what asks for something that only the job knows
+        return None
+    try:
+        if config.resume is None and config.task not in ("test", "sample", "export"):
+            check_ranges(config)
+    except ValueError as error:
+        return str(error)
+    return next(filter(None, _refusals(config, plain, here)), None)
+
+
+def _refusals(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[str | None]:
+    """Of the places, and, where no checkpoint brings its own settings, of all constructors."""
+    if here:
+        yield from _missing(config)
+    if config.resume is not None or config.checkpoint is not None:
+        return
+    for name in MADE.get(config.task, ()):
+        given = ("shape",) if name == "model" else ()  # by the data
+        yield refusal(plain[name], name, ROOT, given, then="check_root" if here else None)
+    if config.task == "fit":
+        times = {name: plain["save"][name] for name in ("every_n_steps", "every_minutes")}
+        counts = {name: plain["save"][name] for name in ("keep", "failures")}
+        yield foresee("vae_lab.callbacks.Checkpointing", times, ROOT)
+        yield foresee("vae_lab.callbacks.DurableIO", counts, ROOT)
+
+
+def _missing(config: DictConfig) -> Iterator[str | None]:
+    """What is said of a model or a run that is not there."""
+    if config.task in OF_A_MODEL:
+        several = f"task={config.task}" in OF_SEVERAL
+        yield from map(_no_model, checkpoints_of(config) if several else [config.checkpoint])
+    if config.task in OF_A_RUN and config.checkpoint is not None:
+        yield _no_run(config.checkpoint)
+    if config.task == "fit" and config.resume not in (None, "auto"):
+        yield _no_run(config.resume)
+    if config.task == "fit" and config.resume is None:
+        starts = (config.init.encoder, config.init.decoder)
+        yield from (_no_model(start) for start in starts if start is not None)
+
+
+def _no_model(source: str) -> str | None:
+    return foresee("vae_lab.sources.resolve", {"source": source}, ROOT)
+
+
+def _no_run(source: str) -> str | None:
+    return foresee("vae_lab.checkpoints.saved_at", {"source": source}, ROOT)
+
+
+def check_task(config: DictConfig) -> None:
+    """Refuses a task without what it works on or writes to."""
+    if config.task in (*OF_A_MODEL, "test"):
+        checkpoint_of(config)
+    if config.run_dir is None and config.task == "shards":
+        raise ValueError("task=shards needs a folder to write to: type run_dir=FOLDER")
+    if config.run_dir is None and config.task == "report" and len(checkpoints_of(config)) > 1:
+        raise ValueError("a report of several needs a folder of its own: type run_dir=FOLDER")
+
+
+def checkpoint_of(config: DictConfig) -> str:
+    """What was typed as `checkpoint`."""
+    if config.checkpoint is None:
+        raise ValueError(f"task={config.task} needs a trained model: type checkpoint=runs/NAME")
+    return config.checkpoint
+
+
+def checkpoints_of(config: DictConfig) -> list[str]:
+    """The one or more sources, separated by commas, that were typed as `checkpoint`."""
+    typed = checkpoint_of(config)
+    if Path(typed).exists():  # a path may have commas
+        return [typed]
+    return list(dict.fromkeys(source.strip() for source in typed.split(",") if source.strip()))
+
+
 def check_ranges(config: DictConfig) -> None:
-    """Refuses settings that cannot be meant, before anything is made."""
+    """Refuses settings that cannot be meant, by the rules that no constructor checks."""
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must be in [0, 2^32), got {config.seed}")
     if config.ema is not None and not 0 <= config.ema < 1:
@@ -44,7 +149,6 @@ def check_ranges(config: DictConfig) -> None:
             "checkpoint is what the other tasks read, as task=evaluate; to go on training, type "
             f"{as_typed('resume', config.checkpoint)}"
         )
-    _check_devices(config)
     _check_precision(config)
     _check_counts(config)
 
@@ -83,6 +187,12 @@ def _check_counts(config: DictConfig) -> None:
         count = OmegaConf.select(config, name)
         if count is not None and count < 2:
             raise ValueError(f"{name} must be at least 2, got {count}")
+    for name in config.compare.estimators or ():
+        if name not in (known := choices("estimator")):
+            hint = did_you_mean(name, known)
+            raise ValueError(f"unknown estimator {name!r}{hint}; known: {', '.join(known)}")
+    if not 0 <= config.explore.port < 2**16:
+        raise ValueError(f"explore.port must be in 0 to {2**16 - 1}, got {config.explore.port}")
     for name in ("compare.estimators", "evaluate.parts"):
         chosen = OmegaConf.select(config, name)
         if chosen is not None and not chosen:
@@ -96,53 +206,3 @@ def _check_counts(config: DictConfig) -> None:
         endless = name.startswith("trainer.max_") and value == -1
         if isinstance(value, int | float) and value <= 0 and not endless:  # or a time, as text
             raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _check_devices(config: DictConfig) -> None:
-    """Whether the machine has the GPUs that are asked for; Lightning's answer is hard to read."""
-    accelerator, devices = config.trainer.accelerator, config.trainer.devices
-    present = torch.accelerator.device_count()
-    if accelerator in ("gpu", "cuda", "mps") and present == 0:
-        raise ValueError(
-            f"trainer.accelerator={accelerator}, but there is no GPU: type trainer=cpu"
-        )
-    if accelerator != "cpu" and isinstance(devices, int) and devices > present > 0:
-        raise ValueError(
-            f"trainer.devices={devices}, but the machine has {present}: type trainer.devices="
-            f"{present}, or trainer.accelerator=cpu for processes on the CPU"
-        )
-
-
-def check_batches(config: DictConfig, datamodule: pl.LightningDataModule) -> None:
-    """Whether there is a batch to train on and to validate with, as often as is asked.
-
-    Lightning finds out when the run has begun.
-    """
-    counts = {
-        "train": len(datamodule.train_dataloader()),
-        "val": len(datamodule.val_dataloader()),
-        "test": len(datamodule.test_dataloader()),
-    }
-    for split, count in counts.items():
-        limit = config.trainer[f"limit_{split}_batches"]
-        if isinstance(limit, float) and 0 < limit * count < 1:
-            raise ValueError(
-                f"trainer.limit_{split}_batches={limit:g} of {count} batches is none: type a count "
-                "or a larger fraction"
-            )
-    _check_interval(config, _limited(counts["train"], config.trainer.limit_train_batches))
-
-
-def _limited(count: int, limit: int | float | None) -> int:
-    if limit is None:
-        return count
-    return int(limit * count) if isinstance(limit, float) else min(limit, count)
-
-
-def _check_interval(config: DictConfig, batches: int) -> None:
-    every, epochs = config.trainer.val_check_interval, config.trainer.check_val_every_n_epoch
-    if isinstance(every, int) and every > batches and epochs is not None:
-        raise ValueError(
-            f"trainer.val_check_interval={every} is more than the {batches} training batches of an "
-            "epoch: type less, or trainer.check_val_every_n_epoch=null to count over epochs"
-        )

@@ -5,11 +5,9 @@ the setting does nothing. Here every key has to exist, in the config or in the s
 class that it configures.
 """
 
-import difflib
 import functools
+import gc
 import itertools
-import re
-import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,24 +17,22 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .arguments import attribute, settings
+from .checks import foreseen
 from .help import text as help_text
+from .likeness import did_you_mean
+from .quoting import as_meant, as_typed
 from .settings_table import choices
-from .signatures import DECIDED, GROUPS, complaints, settings
+from .signatures import DECIDED, GROUPS, complaints
 
 FOLDER = Path(__file__).parent
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
 VALUE_FLAGS = {"-c", "--cfg", "-p", "--package"}
-OF_SEVERAL = {"task=evaluate", "task=report"}  # models side by side
+SHOWS = {"-c", "--cfg", "--info", "--hydra-help", "--version"}  # and run nothing
 MERGED = ("logger", "callbacks", "experiment")  # the groups of which there may be several
-
-SEVERAL = re.compile(r"checkpoint=[^'\"()\[\]{}]+,[^'\"()\[\]{}]*")
-PLAIN = re.compile(r"[^'\"()\[\]{}\\]*")
-BELOW_HOME = re.compile(r"(?<=[=,])~[^,]*")
-HOME = re.compile(r"(?:^|(?<=,)|(?<=, ))~(?=[/,]|$)")
 
 
 class Mistake(Exception):
@@ -68,38 +64,6 @@ def check(arguments: list[str]) -> list[DictConfig]:
                     "trainer.strategy=auto trainer.devices=1, or run its jobs one by one"
                 )
     return configs
-
-
-def as_meant(arguments: list[str]) -> list[str]:
-    """The arguments, quoted where Hydra would not read them as meant: a path that begins with `~`,
-    and `checkpoint=A,B` where a task takes several models, which unquoted would be a sweep."""
-    one_run = not {"-m", "--multirun"}.intersection(arguments)
-    several = one_run and bool(OF_SEVERAL.intersection(arguments))
-    return [_quoted(text, several) for text in arguments]
-
-
-def _quoted(text: str, several: bool) -> str:
-    if several and SEVERAL.fullmatch(text):
-        return f"checkpoint='{text.partition('=')[2]}'"
-    return BELOW_HOME.sub(r"'\g<0>'", text) if PLAIN.fullmatch(text) else text
-
-
-def as_typed(key: str, value: str) -> str:
-    """KEY=VALUE to be copied into a shell, quoted where the shell or Hydra needs it."""
-    text = f"{key}={value}"
-    try:
-        plain = OverridesParser.create().parse_override(text).value() == value
-    except HydraException:
-        plain = False
-    escaped = value.replace('"', r"\"")
-    return shlex.quote(text if plain else f'{key}="{escaped}"')
-
-
-def expand_home(config: DictConfig) -> None:
-    """Puts the home folder in the place of `~` in the paths of the run, each of several too."""
-    for key in ("run_dir", "resume", "checkpoint"):
-        if config[key] is not None:
-            config[key] = HOME.sub(lambda _: str(Path.home()), config[key])
 
 
 def _split_flags(arguments: list[str]) -> tuple[list[str], bool]:
@@ -234,7 +198,7 @@ def _check_choice(override: Override) -> None:
         raise Mistake(f"{group} is one of {', '.join(known)}, got a list: type {group}=NAME")
     for name in chosen if isinstance(chosen, list) else [chosen]:
         if name not in known:
-            close = _did_you_mean(str(name), known)
+            close = did_you_mean(str(name), known)
             shown = "null" if name is None else repr(name)
             raise Mistake(f"unknown {group} {shown}{close}; known: {', '.join(known)}")
 
@@ -249,13 +213,15 @@ def _check_key(override: Override, reference: dict[str, Any]) -> None:
     if name.startswith("_"):
         raise Mistake(f"{key} is not for the command line: add a file to configs/ and choose it")
     if key in DECIDED:
-        raise Mistake(f"{key} is not a setting: {DECIDED[key]}")
+        many = _exists(f"{key}s", reference)
+        instead = f"; did you mean {key}s" if many else f": {DECIDED[key]}"
+        raise Mistake(f"{key} is not a setting{instead}")
     if not _exists(key, reference):
         siblings = _find(parent, reference)
         known = settings(siblings.get("_target_", "builtins.object"))
         if name not in known:
             names = [*_keys(reference), *(f"{parent}.{name}" for name in known)]
-            hint = _did_you_mean(key, [n for n in names if n not in DECIDED])
+            hint = did_you_mean(key, [n for n in names if n not in DECIDED])
             raise Mistake(f"unknown setting {key}{hint or _known(parent, siblings)}")
         if not (override.is_add() or override.is_force_add()):
             raise Mistake(f"{key} is not in the config; add it with +{override.input_line}")
@@ -281,10 +247,8 @@ def _check_used(key: str, reference: dict[str, Any]) -> None:
     """Refuses a setting of the model's own estimator where another estimator was chosen."""
     if reference["estimator"] is not None:
         group, _, name = key.partition(".")
-        if (
-            group == "model"
-            and name in get_class(reference["model"]["_target_"]).own_estimator_settings
-        ):
+        own = attribute(reference["model"]["_target_"], "own_estimator_settings") or ()
+        if group == "model" and name in own:
             known = settings(reference["estimator"]["_target_"])
             instead = f"type estimator.{name}=..." if name in known else "leave it out"
             raise Mistake(
@@ -322,27 +286,6 @@ def _known(parent: str, siblings: dict[str, Any]) -> str:
     return f"; known: {', '.join(names)}" if names else ""
 
 
-def _did_you_mean(typed: str, known: Iterable[str]) -> str:
-    """The known name closest to what was typed, the last parts of both being alike too; or else the
-    one with the closest last part. Of equally close ones the first."""
-    close, near = {}, {}
-    for name in known:
-        last = _alike(name.rpartition(".")[2], typed.rpartition(".")[2])
-        whole = _alike(name, typed)
-        if typed.startswith(f"{name}."):
-            continue
-        if last >= 0.6 and whole >= 0.75:
-            close[name] = whole
-        if last >= 0.7:
-            near[name] = last
-    close = close or near
-    return f"; did you mean {max(close, key=close.__getitem__)}" if close else ""
-
-
-def _alike(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
-
-
 def exit_on_mistake(arguments: list[str]) -> list[str]:
     """:func:`check`, as the process's end: one line on stderr and exit code 2; or the help.
 
@@ -352,9 +295,24 @@ def exit_on_mistake(arguments: list[str]) -> list[str]:
     if {"-h", "--help"}.intersection(arguments):
         print(help_text())
         raise SystemExit(0)
+    gc.disable()  # it would walk through every source file that is read, again and again
     try:
-        check(arguments)
+        configs = check(arguments)
+        if not SHOWS.intersection(arguments):
+            _foresee(configs, here=not any(a.startswith("hydra/launcher=") for a in arguments))
     except Mistake as mistake:
         print(f"train.py: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        gc.enable()
     return as_meant(arguments)
+
+
+def _foresee(configs: list[DictConfig], here: bool) -> None:
+    """Refuses what is no mistake in itself and yet cannot run; of a sweep, if no job of it can."""
+    refused = []
+    for config in configs:
+        if (line := foreseen(config, here)) is None:
+            return
+        refused.append(line)
+    raise Mistake(refused[0])

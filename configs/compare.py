@@ -24,6 +24,7 @@ from vae_lab.gradients import Reference, bound_samples, encoder_gradients, refer
 from vae_lab.runs import writable
 
 from . import build
+from .settings_table import choices
 
 ESTIMATORS = Path(__file__).parent / "estimator"
 FORMATS = {"test_elbo": ".2f", "lowest": ".2f", "highest": ".2f"}  # nats
@@ -74,10 +75,7 @@ def _estimators(
 ) -> Iterator[tuple[str, tuple[DictConfig, Estimator]]]:
     """The estimators asked for, or all that accept the model's latent and objective, with their
     settings: as in their files, or with as many samples as so many evaluations of f are."""
-    known = sorted(path.stem for path in ESTIMATORS.glob("*.yaml"))
-    for name in known if names is None else names:
-        if name not in known:
-            raise ValueError(f"unknown estimator {name!r}; known: {', '.join(known)}")
+    for name in choices("estimator") if names is None else names:
         settings = OmegaConf.load(ESTIMATORS / f"{name}.yaml")
         try:
             found = _contender(settings, model, x, evaluations)

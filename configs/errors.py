@@ -1,11 +1,15 @@
 """Which errors are the user's to mend, and the one line that says how."""
 
+import functools
+import re
+
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from .command_line import as_typed
+from .quoting import as_typed
+from .settings_table import FOLDER
 
 KNOWN = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -15,6 +19,8 @@ NOT_FINITE = (  # what torch says of NaN probabilities
     "Expected p_in >= 0",
     "invalid Poisson rate",
 )
+CLASSES = ("estimator", "objective", "likelihood")  # of which an error may name another one
+FAMILIES = ("Bernoulli", "Gaussian")  # also what a q is called
 LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 
 
@@ -24,7 +30,7 @@ def explain(error: Exception, config: DictConfig) -> str | None:
     Empty where another process of the run says it. None for anything else: that is a fault of the
     code, whose traceback somebody has to see.
     """
-    text = " ".join(str(error).split())
+    text = as_chosen(" ".join(str(error).split()))
     if isinstance(error, MemoryError) or _says(error, OUT_OF_MEMORY):
         return _less_memory(config, text)
     if isinstance(error, FloatingPointError) and rank_zero_only.rank:
@@ -47,6 +53,21 @@ def explain(error: Exception, config: DictConfig) -> str | None:
             f"({text.partition('. ')[0]})"
         )
     return None
+
+
+def as_chosen(text: str) -> str:
+    """What the library says of its classes, with the names that one types for them."""
+    names = _typed_names()
+    return re.sub(rf"\b({'|'.join(names)})\b", lambda found: names[found[0]], text)
+
+
+@functools.cache
+def _typed_names() -> dict[str, str]:
+    """Of every class that one file alone stands for."""
+    files = [file for group in CLASSES for file in (FOLDER / group).glob("*.yaml")]
+    classes = [OmegaConf.load(file)._target_.rpartition(".")[2] for file in files]
+    pairs = zip(classes, files, strict=True)
+    return {c: f.stem for c, f in pairs if classes.count(c) == 1 and c not in FAMILIES}
 
 
 def _fewer_workers(config: DictConfig, text: str) -> str:

@@ -27,9 +27,10 @@ from vae_lab.runs import lock, writable
 from vae_lab.sources import first_line
 
 from . import build
+from .checks import checkpoints_of
 from .report import refresh
 from .same_data import differences, measured_on
-from .trained import Trained, checkpoints_of, names_of, trained
+from .trained import Trained, names_of, trained
 
 FILE = "evaluation.json"
 LONG = 30.0  # seconds of a part, from which on it is said beforehand

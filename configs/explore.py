@@ -8,6 +8,7 @@ from torch import Tensor
 from vae_lab.evaluation.measurement import collect
 
 from .checks import check_ranges
+from .machine import check_devices
 from .trained import Trained, trained
 
 
@@ -22,13 +23,11 @@ def run(config: DictConfig) -> None:
     from vae_lab.explorer_page import serve
 
     check_ranges(config)
-    port = config.explore.port
-    if not 0 <= port < 2**16:
-        raise ValueError(f"explore.port must be in 0 to {2**16 - 1}, got {port}")
+    check_devices(config)
     found = trained(config)
     images, data = _test_images(found, config.explore.images), found.datamodule
     explorer = Explorer(found.vae, images, data.binarize, data.pixels)
-    serve(explorer, found.name, port)
+    serve(explorer, found.name, config.explore.port)
 
 
 def _test_images(found: Trained, count: int) -> Tensor:

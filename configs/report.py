@@ -14,8 +14,9 @@ from vae_lab.evaluation.measurement import collect
 from vae_lab.runs import metrics_of, read, writable
 from vae_lab.sources import first_line
 
-from .command_line import as_typed
-from .trained import Trained, checkpoints_of, trained
+from .checks import check_task, checkpoints_of
+from .quoting import as_typed
+from .trained import Trained, trained
 
 IMAGES = 1000  # of the test split
 
@@ -53,9 +54,8 @@ def _warn(folder: Path, error: Exception, source: str | Path) -> None:
 
 def run(config: DictConfig) -> Path:
     """The report of `checkpoint`, or of several that are separated by commas, side by side."""
+    check_task(config)
     chosen = checkpoints_of(config)
-    if len(chosen) > 1 and config.run_dir is None:
-        raise ValueError("a report of several needs a folder of its own: type run_dir=FOLDER")
     if len(chosen) > 1:
         writable(Path(config.run_dir))
     runs = []

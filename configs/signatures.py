@@ -5,11 +5,13 @@ import math
 import types
 import typing
 from collections import abc
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, TypedDict
 
 import yaml
-from hydra.utils import get_object
+
+from .arguments import settings
+from .likeness import did_you_mean
 
 
 class Init(TypedDict):
@@ -99,42 +101,13 @@ DECIDED = {
     "trainer.enable_model_summary": "there is none",
     "trainer.use_distributed_sampler": "the data shards every batch itself",
     "model.shape": "it is that of the data",
-    "model.latent": "type model=NAME, which has its own",
+    "model.latent": "each model has its own",
 }
 PLACES = ("run_dir", "checkpoint", "resume", "init.encoder", "init.decoder")
 PLACES += ("data.root", "data.cache_dir")
 CHOSEN = ("network", "likelihood", "objective", "estimator")  # by GROUP=NAME
 
 GROUPS = {"init": Init, "save": Save, "compare": Compare, "evaluate": Evaluate, "explore": Explore}
-
-
-def settings(target: str) -> dict[str, Any]:
-    """The annotated arguments of a target; with a ** argument, also those of its parents."""
-    thing = get_object(target)
-    if not inspect.isclass(thing):
-        return _arguments(thing)
-    found: dict[str, Any] = {}
-    for cls in inspect.getmro(thing):
-        if "__init__" in vars(cls):
-            found = _arguments(cls.__init__) | found
-            parameters = inspect.signature(cls.__init__).parameters.values()
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break
-    return found
-
-
-def _arguments(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        hints = typing.get_type_hints(function)
-    except (NameError, TypeError):  # another library's names that exist for type checkers only
-        hints = {}
-    named = {
-        name: hints.get(name, Any)
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-    named.pop("self", None)
-    return named
 
 
 def complaints(config: Mapping[str, Any]) -> Iterator[str]:
@@ -160,7 +133,7 @@ def _of_node(node: Any, path: str) -> Iterator[str]:
         yield from _of_node(child, f"{path}.{name}")
 
 
-def _of_fields(fields: Mapping[str, Any], hints: dict[str, Any], prefix: str) -> Iterator[str]:
+def _of_fields(fields: Mapping[str, Any], hints: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for name, value in fields.items():
         if name not in hints:
             yield f"unknown setting {prefix}{name}; known: {', '.join(sorted(hints))}"
@@ -186,11 +159,18 @@ def _instead(prefix: str, name: str, value: Any, hint: Any) -> str:
         )
     if typing.get_origin(hint) is abc.Callable:
         return f": type {prefix}{name}.NAME=VALUE"
+    if _is_list(value, hint):
+        return f": type {prefix}{name}=[{value}]"
+    choices = _choices(hint) if isinstance(value, str) else []
+    return did_you_mean(str(value), choices, f"{prefix}{name}=")
+
+
+def _is_list(value: Any, hint: Any) -> bool:
+    """Would it fit with brackets around it."""
     try:
-        items = [yaml.safe_load(item) for item in str(value).split(",")]
+        return fits([yaml.safe_load(item) for item in str(value).split(",")], hint)
     except yaml.YAMLError:
-        return ""
-    return f": type {prefix}{name}=[{value}]" if fits(items, hint) else ""
+        return False
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -243,6 +223,12 @@ def _kinds(hint: Any) -> list[Any]:
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     return [typing.get_origin(option) or option for option in options]
+
+
+def _choices(hint: Any) -> list[str]:
+    """The names that a type has to choose from."""
+    literal = [o for o in (hint, *typing.get_args(hint)) if typing.get_origin(o) is Literal]
+    return [str(name) for option in literal for name in typing.get_args(option)]
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

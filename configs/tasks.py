@@ -32,8 +32,9 @@ from vae_lab.loggers import begin, upload_release
 from vae_lab.runs import default_folder, keep_command, lock, writable
 
 from . import build, resume
-from .checks import check_batches, check_ranges
-from .command_line import as_typed
+from .checks import check_ranges, check_task
+from .machine import check_batches, check_devices
+from .quoting import as_typed
 from .remarks import last_remarks, remarks
 from .report import write_report
 from .trained import as_saved, load_run, load_vae, restored
@@ -61,6 +62,7 @@ def fit(config: DictConfig) -> float:
 def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
     """Trains anew, or from the checkpoint at `path`."""
     check_ranges(config)
+    check_devices(config)
     pl.seed_everything(config.seed, verbose=False)
     if path is not None:
         datamodule, model = restored(config, path)
@@ -118,6 +120,7 @@ def evaluate(config: DictConfig) -> None:
     from . import evaluate
 
     check_ranges(config)
+    check_devices(config)
     evaluate.run(config)
 
 
@@ -145,6 +148,7 @@ def compare(config: DictConfig) -> None:
     from . import compare
 
     check_ranges(config)
+    check_devices(config)
     with ExitStack() as held:
         if config.run_dir is None:
             choices = HydraConfig.get().runtime.choices
@@ -160,8 +164,7 @@ def shards(config: DictConfig) -> None:
     """The images of `data` as shards in `run_dir`, for `data=streaming`."""
     from datamodules.streaming import write_shards
 
-    if config.run_dir is None:
-        raise ValueError("task=shards needs a folder to write to: type run_dir=FOLDER")
+    check_task(config)
     writable(Path(config.run_dir))
     datamodule = build.make(config.data)
     datamodule.prepare_data()
@@ -175,6 +178,7 @@ def report(config: DictConfig) -> None:
     from . import report
 
     check_ranges(config)
+    check_devices(config)
     say(f"report   {report.run(config)}")
 
 

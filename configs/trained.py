@@ -17,6 +17,7 @@ from vae_lab.runs import writable
 from vae_lab.sources import is_release
 
 from . import build, resume
+from .checks import checkpoint_of
 
 DATA = Path(__file__).parent / "data"
 
@@ -95,21 +96,6 @@ def load_vae(config: DictConfig) -> tuple[VAE, Path]:
     folder = Path(config.run_dir or (source if source.is_dir() else source.parent))
     writable(folder)
     return vae, folder
-
-
-def checkpoint_of(config: DictConfig) -> str:
-    """What was typed as `checkpoint`."""
-    if config.checkpoint is None:
-        raise ValueError(f"task={config.task} needs a trained model: type checkpoint=runs/NAME")
-    return config.checkpoint
-
-
-def checkpoints_of(config: DictConfig) -> list[str]:
-    """The one or more sources, separated by commas, that were typed as `checkpoint`."""
-    typed = checkpoint_of(config)
-    if Path(typed).exists():  # a path may have commas
-        return [typed]
-    return list(dict.fromkeys(source.strip() for source in typed.split(",") if source.strip()))
 
 
 def names_of(chosen: list[str]) -> list[str]:

@@ -33,7 +33,8 @@ class ImageDataModule(pl.LightningDataModule):
     """Images, the same batches in every run with the same seeds.
 
     A subclass gives `shape` and `load()`. Its own settings are dataclass fields, so that every
-    datamodule lists all its settings in one signature.
+    datamodule lists all its settings in one signature. With a method `check_root()` it refuses a
+    place without the files; train.py calls that before torch is imported, so it looks at no data.
 
     Args:
         batch_size: training images in a step, over all ranks.

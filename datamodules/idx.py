@@ -74,8 +74,14 @@ class IdxDataModule(ImageDataModule):
     def _download_folder(self) -> Path:
         return Path(self.root or CACHE).expanduser()
 
+    def check_root(self) -> None:
+        """Refuses a folder without the files, where none are to be fetched."""
+        if not self.download and self._find() is None:
+            raise FileNotFoundError(self._missing())
+
     def prepare_data(self) -> None:
         """Downloads in one process, before `setup` reads in all."""
+        self.check_root()
         if self.download and self._find() is None:
             try:
                 self.source(self._download_folder, download=True)

@@ -91,7 +91,14 @@ class ImageFolder(StreamedDataModule):
         """How many pictures may be skipped."""
         return max(int(MAX_SKIPPED * self._total), 1) if self.on_corrupt == "skip" else 0
 
+    def check_root(self) -> None:
+        """Refuses a folder that is not there."""
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            raise _holds_none(root)
+
     def open(self) -> tuple[Reader, Reader]:
+        self.check_root()
         root = Path(self.root).expanduser()
         names = self._names(root)
         self._total = len(names)
@@ -110,10 +117,7 @@ class ImageFolder(StreamedDataModule):
         found = {*files} - {*hidden}
         names = [path.as_posix() for path in found if path.name.lower().endswith(SUFFIXES)]
         if not names:
-            raise FileNotFoundError(
-                f"data.root must hold pictures ({' '.join(SUFFIXES)}): {contents(root)}"
-                + (f"; {told}" if hidden else "")
-            )
+            raise _holds_none(root, told)
         if hidden:
             warnings.warn(f"{told}, such as {min(hidden)} in {root}", stacklevel=3)
         return sorted(names, key=lambda name: name.split("/"))
@@ -232,6 +236,12 @@ class Pictures:
 
     def _path(self, number: int) -> Path:
         return self.root / os.fsdecode(self.names[number])
+
+
+def _holds_none(root: Path, told: str = "") -> FileNotFoundError:
+    kinds = " ".join(SUFFIXES)
+    told = f"; {told}" if told else ""
+    return FileNotFoundError(f"data.root must hold pictures ({kinds}): {contents(root)}{told}")
 
 
 def _brightest(path: Path) -> tuple[float, float] | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from litdata import StreamingDataset
 
 FORMAT = ["tensor", "int"]  # litdata knows others, such as pickles, which may run code
+NO_SHARDS = "data.root must hold the shards that task=shards writes, in train/ and test/"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -44,8 +45,19 @@ class Streaming(StreamedDataModule):
     def open(self) -> tuple[Reader, Reader]:
         return self._shards("train"), self._shards("test")
 
+    def check_root(self) -> None:
+        """Refuses a folder of this machine that is not there."""
+        root = Path(self.root).expanduser()
+        if not self._is_remote and not root.is_dir():
+            raise FileNotFoundError(f"{NO_SHARDS}: {root} is not a folder")
+
+    @property
+    def _is_remote(self) -> bool:
+        return self.root.startswith("local:") or "://" in self.root
+
     def _shards(self, name: str) -> "Shards":
-        remote = self.root.startswith("local:") or "://" in self.root
+        self.check_root()
+        remote = self._is_remote
         root = self.root if remote else str(Path(self.root).expanduser().absolute())
         cache = Path(self.cache_dir or CACHE / "shards")
         return Shards(f"{root.rstrip('/')}/{name}", str(cache.expanduser()) if remote else None)
@@ -121,10 +133,7 @@ class Shards:
                 data[0]
                 data.on_demand_bytes = False  # or it would fetch image by image, and keep nothing
         except Exception as error:  # of the store's own library
-            raise FileNotFoundError(
-                "data.root must hold the shards that task=shards writes, in train/ and test/: "
-                f"{self.address} ({one_line(error)})"
-            ) from error
+            raise FileNotFoundError(f"{NO_SHARDS}: {self.address} ({one_line(error)})") from error
         if found != FORMAT:
             raise ValueError(
                 f"{self.address} must hold a {' and an '.join(FORMAT)} for each image, as "

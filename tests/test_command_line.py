@@ -1,11 +1,14 @@
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from configs import build
-from configs.command_line import FOLDER, Mistake, as_typed, check, exit_on_mistake, expand_home
+from configs.command_line import FOLDER, Mistake, check, exit_on_mistake
+from configs.quoting import as_typed, expand_home
 from configs.signatures import DECIDED
 
 GOOD = [
@@ -89,6 +92,9 @@ BAD = {
     "matmul_precision=tf32": "matmul_precision must be highest or high or medium, got 'tf32'",
     "compile=yes": "compile must be true or false, got 'yes'",
     "early_stopping=.5": "early_stopping must be an integer or null, got 0.5",
+    "model.lr_decay=cosin": (
+        "model.lr_decay must be none or cosine, got 'cosin'; did you mean model.lr_decay=cosine"
+    ),
     "init.freeze=encoder": (
         "init.freeze must be a list of encoder or decoder, got 'encoder': type "
         "init.freeze=[encoder]"
@@ -148,7 +154,14 @@ BAD |= {
     f"~{key}": f"a run needs {key}: leave out ~{key}"
     for key in (*NEEDED, "init.encoder", "trainer.max_epochs")
 }
-BAD |= {f"+{key}=1": f"{key} is not a setting: {instead}" for key, instead in DECIDED.items()}
+BAD |= {
+    f"+{key}=1": f"{key} is not a setting: {instead}"
+    for key, instead in DECIDED.items()
+    if key != "model.latent"
+}
+BAD["model.latent=10"] = "model.latent is not a setting; did you mean model.latents"
+TASKS = "fit or test or sample or export or compare or shards or evaluate or report or explore"
+BAD["task=evalute"] = f"task must be {TASKS}, got 'evalute'; did you mean task=evaluate"
 MEANT = {
     "model.lr": "model.optimizer.lr",
     "trainer.lr": "model.optimizer.lr",
@@ -253,6 +266,76 @@ def test_process_ends_with_one_line_and_code_2(capsys):
         exit_on_mistake(["sed=1"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == "train.py: unknown setting sed; did you mean seed\n"
+
+
+FORESEEN = {
+    "data=image_folder data.root=/nowhere": (
+        "data.root must hold pictures (.bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp): "
+        "/nowhere is not a folder"
+    ),
+    "data=streaming data.root=/nowhere": (
+        "data.root must hold the shards that task=shards writes, in train/ and test/: /nowhere is "
+        "not a folder"
+    ),
+    "model.latents=-1": "latents must be at least 1, got -1 (in model)",
+    "-m model.latents=-1,0": "latents must be at least 1, got -1 (in model)",
+    "model.temperature=0": "temperature must be positive, got 0 (in model)",
+    "model.optimizer.lr=-1": "Invalid learning rate: -1 (in model.optimizer)",
+    "objective=elbo_warmup objective.beta.steps=0": (
+        "steps must be at least 1, got 0 (in model.objective.beta)"
+    ),
+    "network.activation=rleu": (
+        "activation must be one of relu, leaky_relu, tanh, elu, gelu, silu, got 'rleu' (in "
+        "model.network)"
+    ),
+    "save.keep=0": "keep must be at least 1 and failures not negative, got 0 and 3",
+    "save.every_minutes=0": "every_minutes must be positive, got 0",
+    "trainer.max_epochs=0": "trainer.max_epochs must be positive, got 0",
+    "task=explore checkpoint=gumbel_vae-digits explore.port=-1": (
+        "explore.port must be in 0 to 65535, got -1"
+    ),
+    "task=compare compare.estimators=[drge]": "unknown estimator 'drge'; did you mean dreg; known:",
+    "task=evaluate": "task=evaluate needs a trained model: type checkpoint=runs/NAME",
+    "task=evaluate checkpoint=gumbel_vae-digits,nowhere": "no model at nowhere: there is no such ",
+    "task=sample checkpoint=gumbel_vae-digts": "no model at gumbel_vae-digts: there is no such ",
+    "task=test checkpoint=nowhere": "no checkpoint at nowhere: expected a .ckpt file, or a run ",
+    "resume=nowhere": "no checkpoint at nowhere: expected a .ckpt file, or a run with ",
+    "init.encoder=nowhere": "no model at nowhere: there is no such file or folder, and the zoo ",
+}
+
+
+@pytest.mark.parametrize(("line", "message"), FORESEEN.items())
+def test_what_would_be_refused_is_foreseen(line, message, capsys):
+    with pytest.raises(SystemExit):
+        exit_on_mistake(line.split())
+    assert capsys.readouterr().err.startswith(f"train.py: {message}")
+
+
+PASSED = [
+    *("", "-m model.latents=-1,3", "resume=auto", "logger=csv", "seed='${oc.decode:${oc.env:N}}'"),
+    "data=mnist data.root=/nowhere",  # where it will be downloaded
+    "-m hydra/launcher=submitit_slurm data=image_folder data.root=/there",  # on another machine
+    "data=image_folder data.root=/nowhere --cfg job",
+]
+
+
+def test_only_what_would_be_refused_is(monkeypatch):
+    monkeypatch.setenv("N", "3")
+    for line in PASSED:
+        exit_on_mistake(line.split())
+
+
+def test_nothing_heavy_is_imported_to_find_a_mistake():
+    code = (
+        "import sys; from configs.command_line import exit_on_mistake\n"
+        f"for line in {[*FORESEEN, *PASSED[5:], 'task=evalute', '--help']!r}:\n"
+        "    try: exit_on_mistake(line.split())\n"
+        "    except SystemExit: pass\n"
+        "print(*{'torch', 'pytorch_lightning', 'numpy', 'wandb'} & sys.modules.keys())"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == ""
 
 
 @pytest.mark.parametrize("line", ["--help", "model=poisson_vae -h"])

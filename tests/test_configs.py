@@ -11,9 +11,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
-from configs import build
-from configs.checks import check_ranges
-from configs.signatures import complaints, settings
+from configs import arguments, build
+from configs.arguments import settings
+from configs.checks import check_ranges, foreseen
+from configs.errors import explain
+from configs.rehearsal import refusal
+from configs.signatures import complaints, describe
 from vae_lab.description import CLASSES
 from vae_lab.likelihoods import Bernoulli
 
@@ -61,11 +64,45 @@ def nodes(node):
 def test_every_file(path):
     composed = of_file(path)
     assert list(complaints(composed)) == []
+    assert foreseen(OmegaConf.create(composed), here=False) is None
     for node in nodes(composed):
         target = node.pop("_target_")
         inspect.signature(get_object(target)).bind_partial(**node)
         if target.startswith(OWN):  # every argument is in the file: a typo cannot hide
             assert set(node) == set(settings(target)) - GIVEN, target
+
+
+TARGETS = sorted({n["_target_"] for path in FILES for n in nodes(of_file(path))})
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "models.base.VAEModule"])
+def test_what_the_source_says_is_what_an_import_says(target, monkeypatch):
+    monkeypatch.setattr(arguments, "imported", None)  # it is not asked
+    arguments.settings.cache_clear()
+    read = said(arguments.settings(target))
+    monkeypatch.undo()
+    assert read == said(arguments.imported(target))
+
+
+def said(kinds):
+    """The types of all arguments; a union's members have no order."""
+    return {name: sorted(describe(kind).split(" or ")) for name, kind in kinds.items()}
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS if t.startswith(OWN)])
+@pytest.mark.parametrize("value", [-1, 0, 1, 0.5, 1000, "x", []])
+def test_what_is_foreseen_is_what_a_constructor_says(target, value):
+    """Every plain argument of every class, one at a time."""
+    made = get_object(target)
+    parameters = inspect.signature(made).parameters.values()
+    needed = {p.name: 1 for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD}
+    for name in set(settings(target)) - GIVEN:
+        node = {"_target_": target, **needed, name: value}
+        foreseen = refusal(node, "it", FOLDER.parent)
+        if foreseen is not None:
+            with pytest.raises((ValueError, OSError)) as refused:
+                made(**needed | {name: value})
+            assert foreseen == f"{refused.value} (in it)"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "estimator"])
@@ -141,6 +178,17 @@ def test_estimator_trains_the_models_it_accepts(chosen_and_q, estimator):
     else:
         with pytest.raises(ValueError, match=f"{cls.__name__} .*use one of"):
             build.datamodule_and_model(chosen)
+
+
+def test_a_hint_names_what_one_types():
+    chosen = config("model=gumbel_vae", "estimator=dreg")
+    with pytest.raises(ValueError) as refused:
+        build.datamodule_and_model(chosen)
+    said = explain(refused.value, chosen)
+    assert said.startswith("dreg works with ")
+    assert set(said.partition("use one of ")[2].partition(" (in")[0].split(", ")) < set(
+        names("estimator")
+    )
 
 
 def test_exact_says_how_large_the_support_is():

@@ -188,7 +188,7 @@ FAULTS = {
     "wrong in an optimizer": (
         "model.optimizer.lr=-1",
         None,
-        "Invalid learning rate: -1 (in model)",
+        "Invalid learning rate: -1 (in model.optimizer)",
     ),
     "too many states": ("estimator=exact", None, "10^20 states, more than max_states=4096"),
     "unknown accelerator": (

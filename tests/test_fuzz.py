@@ -18,9 +18,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from configs import build
-from configs.checks import check_batches, check_ranges
+from configs.checks import check_ranges
 from configs.command_line import Mistake, check, check_config
 from configs.errors import explain
+from configs.machine import check_batches, check_devices
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CASES = int(os.environ.get("FUZZ_CASES", 80))
@@ -206,6 +207,7 @@ def outcome(config, changes):
 def built(config):
     """As train.py does it, up to where it would make a run's folder."""
     check_ranges(config)
+    check_devices(config)
     datamodule, model = build.datamodule_and_model(config)
     trainer = build.trainer(config, model)
     datamodule.setup("fit")

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from same_runs import metrics
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from configs.command_line import check
+from configs.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ["experiment=smoke", "network=linear", "callbacks.pictures=null"]
@@ -72,6 +74,42 @@ def test_an_optuna_sweep(run, tmp_path):
     best = yaml.safe_load((tmp_path / "runs" / "optimization_results.yaml").read_text())
     found = [float(metrics(tmp_path / "x" / n)[-1]["test/elbo"]) for n in "012"]
     assert best["best_value"] == pytest.approx(max(found))
+
+
+ENDS = "train.py: the sweep ends: {} of 4 trials failed"
+OPTUNA = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1"]
+
+
+@pytest.mark.filterwarnings("ignore")  # Optuna 2's own
+@pytest.mark.parametrize(
+    ("rate", "fails", "said"),
+    [
+        (0.0, [1], ["train.py: it fails"]),
+        (0.5, [0, 2], ["train.py: it fails"] * 2),
+        (0.5, [0, 1, 2], ["train.py: it fails"] * 3 + [ENDS.format(3)]),
+        (1.0, range(4), ["train.py: it fails"] * 4 + [ENDS.format(4)]),
+    ],
+)
+def test_failed_trials_are_counted_over_the_study(run, monkeypatch, capfd, rate, fails, said):
+    trials = iter(range(4))
+
+    def fit(config):
+        if next(trials) in fails:
+            raise ValueError("it fails")
+        return 1.0
+
+    monkeypatch.setitem(TASKS, "fit", fit)
+    lines = [
+        *OPTUNA,
+        f"hydra.sweeper.max_failure_rate={rate}",
+        "model.optimizer.lr=interval(0.001,0.1)",
+    ]
+    ends = pytest.raises(SystemExit) if len(fails) > 4 * rate or len(fails) == 4 else nullcontext()
+    with ends as caught:
+        run("-m", *lines)
+    assert caught is None or caught.value.code == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if "A new study created" not in line] == said
 
 
 @pytest.mark.slow

@@ -141,7 +141,10 @@ def pickled(folder):
 @pytest.mark.parametrize(
     ("breaks", "message"),
     [
-        (shutil.rmtree, "data.root must hold the shards that task=shards writes.*shards/train"),
+        (
+            shutil.rmtree,
+            "data.root must hold the shards that task=.*: shards is not a folder",
+        ),
         (lambda folder: (folder / "train/index.json").unlink(), "data.root must hold the shards"),
         (pickled, r"must hold a tensor and an int for each image.*got \['pickle', 'int'\]"),
     ],

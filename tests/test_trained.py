@@ -9,8 +9,9 @@ import torch
 from test_faults import SMOKE, start
 
 from configs import tasks
-from configs.command_line import as_meant
-from configs.trained import checkpoints_of, name_of, names_of, trained
+from configs.checks import checkpoints_of
+from configs.quoting import as_meant
+from configs.trained import name_of, names_of, trained
 from vae_lab import VAE, pretrained
 from vae_lab.estimators import GumbelSoftmax
 
@@ -55,7 +56,7 @@ def loaded(runs, run, tmp_path, monkeypatch):
         kept = []
         work = lambda config: kept.extend(one(config, s) for s in sources)  # noqa: E731
         monkeypatch.setitem(tasks.TASKS, "sample", work)
-        run("task=sample", *line.split())
+        run("task=sample", "checkpoint=x", *line.split())
         return kept
 
     return loaded

@@ -198,19 +198,29 @@ def find_checkpoint(source: str | Path, first: str = "best") -> Path:
         FileNotFoundError: there is none.
         ValueError: there are some, and none is whole.
     """
-    source = Path(source)
-    if source.is_file():
-        return source
-    candidates = _candidates(source / FOLDER, first)
-    if not candidates:
-        raise FileNotFoundError(
-            f"no checkpoint at {source}: expected a .ckpt file, or a run with "
-            "checkpoints/best.ckpt or checkpoints/last.ckpt"
-        )
+    candidates = saved_at(source, first)
+    if candidates == [Path(source)]:
+        return Path(source)
     if (path := next(_whole(candidates), None)) is None:
         names = ", ".join(path.name for path in candidates)
         raise ValueError(f"no checkpoint in {source}/checkpoints is whole: {names}")
     return path
+
+
+def saved_at(source: str | Path, first: str = "best") -> list[Path]:
+    """The file that `source` is, or those that a run's folder has, the first that is meant first.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    source = Path(source)
+    found = [source] if source.is_file() else _candidates(source / FOLDER, first)
+    if not found:
+        raise FileNotFoundError(
+            f"no checkpoint at {source}: expected a .ckpt file, or a run with "
+            "checkpoints/best.ckpt or checkpoints/last.ckpt"
+        )
+    return found
 
 
 def _candidates(folder: Path, first: str) -> list[Path]:

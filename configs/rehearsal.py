@@ -1,0 +1,273 @@
+"""Foresees what a constructor would refuse, from its source and before torch is imported.
+
+What a class refuses stands in its constructor and nowhere else. Here the constructors of one's own
+code run on the values of a config while everything that comes from other libraries is unknown. What
+depends on something unknown is left undecided, so a refusal that is foreseen is the one that would
+have come, word for word.
+"""
+
+import ast
+import builtins
+import copy
+import functools
+import importlib
+import inspect
+from abc import ABCMeta
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .source import Module, read
+
+# Of Python's own modules those that compute and have no effects; the others are unknown as well.
+PLAIN = {"abc", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum"}
+PLAIN |= {"functools", "itertools", "math", "numbers", "operator", "pathlib", "re", "string"}
+PLAIN |= {"types", "typing"}
+FOLLOWED = "torch.optim."  # another library's of which constructors only compare numbers
+EFFECTS = ("breakpoint", "compile", "eval", "exec", "input", "open", "print")
+
+
+class Undecided(BaseException):
+    """It depends on what is not known yet. No `except Exception` of the code at hand takes it."""
+
+
+class Refused(Exception):
+    """What a constructor says, and the place in the config where it says it."""
+
+
+def foresee(target: str, arguments: Mapping[str, Any], root: Path) -> str | None:
+    """What a function of one's own code would refuse; None where it does not, or cannot be said.
+
+    Args:
+        target: the dotted name of the function.
+        arguments: its arguments.
+        root: the folder of one's own code.
+    """
+    try:
+        _call(_get(target, root), arguments)
+    except Undecided:
+        return None
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split())
+    except Exception:  # of something unknown
+        return None
+    return None
+
+
+def refusal(
+    node: Any, path: str, root: Path, given: tuple[str, ...] = (), then: str | None = None
+) -> str | None:
+    """What would be refused while everything below a node of the config is made.
+
+    Args:
+        node: plain values.
+        path: of the node in the config.
+        root: the folder of one's own code.
+        given: arguments of the node that only the run can give.
+        then: a method that is called of what has been made, if it has one.
+    """
+    try:
+        made = _made(node, path, root, given)
+        if then is not None and hasattr(type(made), then):
+            getattr(made, then)()
+    except Refused as refused:
+        return str(refused)
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split())
+    except (Exception, Undecided):
+        return None
+    return None
+
+
+def _made(node: Any, path: str, root: Path, given: tuple[str, ...] = ()) -> Any:
+    """As Hydra makes it, the innermost first."""
+    if isinstance(node, list):
+        return [_made(child, f"{path}.{at}", root) for at, child in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    children = {name: _made(child, f"{path}.{name}", root) for name, child in node.items()}
+    if "_target_" not in node:
+        return children
+    arguments = {name: child for name, child in children.items() if not name.startswith("_")}
+    try:
+        made = _call(_get(node["_target_"], root), arguments, given)
+    except (ValueError, OSError) as error:
+        raise Refused(f"{' '.join(str(error).split())} (in {path})") from None
+    except (Exception, Undecided):
+        return Unknown()
+    return Unknown() if node.get("_partial_") else made
+
+
+def _call(made: Any, arguments: Mapping[str, Any], given: tuple[str, ...] = ()) -> Any:
+    """With what the config does not say, as only the run knows it, unknown."""
+    function = made.__init__ if inspect.isclass(made) else made
+    needed = [
+        name
+        for name, p in inspect.signature(function).parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    unknown = {name: Unknown() for name in (*needed, *given) if name != "self"}
+    return made(**unknown | dict(arguments))
+
+
+def _get(target: str, root: Path) -> Any:
+    package, _, name = target.rpartition(".")
+    return getattr(_module(package, root), name)
+
+
+class Unknown:
+    """A value that only the run itself will know."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        return Unknown()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return Unknown()
+
+    def __enter__(self) -> Any:
+        return Unknown()
+
+    def __exit__(self, *_: Any) -> None:
+        """Nothing to do."""
+
+    @property
+    def __class__(self) -> NoReturn:  # what isinstance asks for
+        raise Undecided
+
+
+def _undecided(*_: Any) -> NoReturn:
+    raise Undecided
+
+
+QUESTIONS = ("bool", "int", "float", "index", "complex", "len", "iter", "contains", "hash", "str")
+QUESTIONS += ("repr", "format", "eq", "ne", "lt", "le", "gt", "ge", "round", "trunc", "fspath")
+VALUES = ("getitem", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow")
+VALUES += ("rpow", "neg", "abs", "matmul", "rmatmul", "and", "rand", "or", "ror", "invert", "mod")
+for _name in QUESTIONS:
+    setattr(Unknown, f"__{_name}__", _undecided)
+for _name in VALUES:
+    setattr(Unknown, f"__{_name}__", lambda *_: Unknown())
+
+
+class Outside(ABCMeta):
+    """What other libraries name: it may be a class, and then one can derive from it. What one's own
+    code derives from it is a class like any other."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        if not _is_unknown(cls):
+            raise AttributeError(name)
+        return _outside(f"{cls.__module__}.{cls.__qualname__}.{name}")
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        return Unknown() if _is_unknown(cls) else super().__call__(*arguments, **options)
+
+    def __getitem__(cls, _: Any) -> Any:
+        return cls
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "neg", "pow"):
+    setattr(Outside, f"__{_name}__", lambda *_: Unknown())
+for _name in ("bool", "int", "float", "len", "iter", "contains", "lt", "le", "gt", "ge"):
+    setattr(Outside, f"__{_name}__", _undecided)
+
+
+def _is_unknown(cls: type) -> bool:
+    return "is_unknown" in vars(cls)
+
+
+@functools.cache
+def _outside(name: str) -> Any:
+    module, _, last = name.rpartition(".")
+    members = {
+        "is_unknown": True,
+        "__module__": module,
+        "__init__": _accept,
+        "__getattr__": _member,
+    }
+    return Outside(last, (), members)
+
+
+def _accept(self: Any, *_: Any, **__: Any) -> None:
+    """What another library's constructor does is unknown, and it refuses nothing of ours."""
+
+
+def _member(self: Any, name: str) -> Any:
+    if name.startswith("__") and name.endswith("__"):
+        raise AttributeError(name)
+    return Unknown()
+
+
+class _Names(dict[str, Any]):
+    """The names of a module: each is made, by its own statement, when it is asked for. They stand
+    where Python looks last, with its builtins, as it asks nobody about a dictionary of globals."""
+
+    def __init__(self, module: Module, root: Path) -> None:
+        super().__init__(vars(builtins) | {name: Unknown() for name in EFFECTS})
+        self.module, self.root = module, root
+        self["__import__"] = self._import
+        self.made = {
+            "__name__": module.name,
+            "__file__": str(module.path),
+            "__package__": module.package,
+            "__builtins__": self,
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.made:
+            return self.made[name]
+        statement = self.module.names.get(name)
+        if statement is None:
+            return super().__getitem__(name)
+        tree = ast.Module([_Bare().visit(copy.deepcopy(statement))], [])
+        exec(compile(ast.fix_missing_locations(tree), self.module.path, "exec"), self.made)
+        return self.made[name]
+
+    def _import(
+        self, name: str, names: Any = None, local: Any = None, wanted: Any = (), level: int = 0
+    ) -> Any:
+        absolute = self.module.absolute(level, name)
+        return _module(absolute if wanted else absolute.partition(".")[0], self.root)
+
+
+class _Bare(ast.NodeTransformer):
+    """Functions without the types of their arguments, which decide nothing."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.returns = None
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+
+class _Package:
+    """A module of one's own code, as an import gives it."""
+
+    def __init__(self, module: Module, root: Path) -> None:
+        self._names, self._root = _Names(module, root), root
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._names[name]
+        except KeyError:
+            inner = f"{self._names.module.name}.{name}"
+            if read(inner) is None:
+                raise AttributeError(name) from None
+            return _module(inner, self._root)
+
+
+@functools.cache
+def _module(name: str, root: Path) -> Any:
+    if name.partition(".")[0] in PLAIN:
+        return importlib.import_module(name)
+    module = read(name)
+    own = module is not None and (
+        f"{name}.".startswith(FOLLOWED) or module.path.is_relative_to(root)
+    )
+    return _Package(module, root) if own else _outside(name)

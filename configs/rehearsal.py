@@ -12,6 +12,7 @@ import copy
 import functools
 import importlib
 import inspect
+import sysconfig
 from abc import ABCMeta
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ from .source import Module, read
 PLAIN = {"abc", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum"}
 PLAIN |= {"functools", "itertools", "math", "numbers", "operator", "pathlib", "re", "string"}
 PLAIN |= {"types", "typing"}
-FOLLOWED = "torch.optim."  # another library's of which constructors only compare numbers
+FOLLOWED = ("torch.optim.", "PIL.ImageColor.")  # of other libraries; they only compare and look up
+INSTALLED = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
 EFFECTS = ("breakpoint", "compile", "eval", "exec", "input", "open", "print")
 
 
@@ -262,12 +264,15 @@ class _Package:
             return _module(inner, self._root)
 
 
+def _is_below(path: Path, root: Path) -> bool:
+    """Is it one's own code, and not installed in an environment in the same folder."""
+    return path.is_relative_to(root) and not any(map(path.is_relative_to, INSTALLED))
+
+
 @functools.cache
 def _module(name: str, root: Path) -> Any:
     if name.partition(".")[0] in PLAIN:
         return importlib.import_module(name)
     module = read(name)
-    own = module is not None and (
-        f"{name}.".startswith(FOLLOWED) or module.path.is_relative_to(root)
-    )
+    own = module is not None and (f"{name}.".startswith(FOLLOWED) or _is_below(module.path, root))
     return _Package(module, root) if own else _outside(name)

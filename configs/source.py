@@ -72,13 +72,16 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a module; the branches of a choice are all looked at, the later ones first."""
+    """Those of a module, also within a `with`; the branches of a choice are all looked at, the later
+    ones first."""
     for statement in body:
         if isinstance(statement, ast.If):
             yield from _statements(statement.orelse + statement.body)
         elif isinstance(statement, ast.Try):
             handlers = [inner for handler in statement.handlers for inner in handler.body]
             yield from _statements(handlers + statement.body + statement.orelse)
+        elif isinstance(statement, ast.With):
+            yield from _statements(statement.body)
         else:
             yield statement
 

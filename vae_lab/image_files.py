@@ -15,7 +15,8 @@ from torch import Tensor
 from .optional import needs
 
 with needs("train", __name__):
-    from PIL import Image, ImageColor, ImageOps
+    from PIL import Image, ImageOps
+    from PIL.ImageColor import colormap, getrgb
 
 MODES = {1: "L", 3: "RGB"}
 MAX_BYTES = 20 * 2**20
@@ -60,12 +61,12 @@ def rgb(background: str | Sequence[int]) -> tuple[int, ...]:
         ValueError: it is none.
     """
     try:
-        found = ImageColor.getrgb(background) if isinstance(background, str) else background
+        found = getrgb(background) if isinstance(background, str) else background
     except ValueError:
         found = ()
     if len(found) == 3 and all(type(value) is int and 0 <= value <= 255 for value in found):
         return tuple(found)
-    close = difflib.get_close_matches(str(background), ImageColor.colormap, 1)
+    close = difflib.get_close_matches(str(background), colormap, 1)
     hint = f"; did you mean {close[0]}" if close else ""
     raise ValueError(
         "background must be a colour's name or [RED,GREEN,BLUE], each from 0 to 255, got "

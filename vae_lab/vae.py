@@ -61,8 +61,7 @@ class VAE(nn.Module):
         output = (likelihood.out_channels(channels), height, width)
         self.network = network
         self.encoder = network.encoder(self.shape)
-        self.width = self.encoder.features
-        self.head = nn.Linear(self.width, latent.parameter_size)
+        self.head = nn.Linear(self.encoder.features, latent.parameter_size)
         self.latent = latent
         self.decoder = network.decoder(latent.size, output)
         self.output_bias = nn.Parameter(torch.zeros(output))
@@ -114,9 +113,10 @@ class VAE(nn.Module):
 
     def posterior(self, features: Tensor) -> Distribution:
         """The encoder's features [B, F] -> q(z|x), batch shape [B]."""
-        if features.shape[-1:] != (self.width,):
+        width = self.head.in_features
+        if features.shape[-1:] != (width,):
             raise ValueError(
-                f"features must have the shape [B, {self.width}], got {list(features.shape)}"
+                f"features must have the shape [B, {width}], got {list(features.shape)}"
             )
         return self.latent.distribution(full_precision(self.head(features)))
 

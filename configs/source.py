@@ -72,8 +72,8 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a module, also within a `with`; the branches of a choice are all looked at, the later
-    ones first."""
+    """Those of a module, within a `with` too; all branches of a choice count, the later ones
+    first."""
     for statement in body:
         if isinstance(statement, ast.If):
             yield from _statements(statement.orelse + statement.body)

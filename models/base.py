@@ -144,10 +144,13 @@ class VAEModule(pl.LightningModule):
         return groups
 
     def _lr_factor(self, step: int) -> float:
-        warmup, steps = self.lr_warmup_steps, self.trainer.estimated_stepping_batches
+        warmup = self.lr_warmup_steps
         if step < warmup:
             return (step + 1) / warmup
-        if self.lr_decay == "none" or not math.isfinite(steps):
+        if self.lr_decay == "none":
+            return 1.0
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
             return 1.0
         fraction = (step - warmup) / max(steps - warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))

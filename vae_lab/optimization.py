@@ -42,6 +42,7 @@ class _EpochLoop(_TrainingEpochLoop):
     def __init__(self, trainer: pl.Trainer, min_steps: int | None, max_steps: int) -> None:
         super().__init__(trainer, min_steps, max_steps)
         self.automatic_optimization = _Optimization(trainer)
+        self._only_moves: bool | None = None  # not known before there is a datamodule
 
     def advance(self, data_fetcher: Any) -> None:
         optimization = self.automatic_optimization
@@ -69,6 +70,11 @@ class _EpochLoop(_TrainingEpochLoop):
         trainer: Any = self.trainer
         batch, _, _ = next(data_fetcher)
         self.batch_progress.is_last_batch = data_fetcher.done
+        if self._only_moves is None:
+            self._only_moves = _only_moves(trainer)
+        if self._only_moves:
+            device = trainer.strategy.root_device
+            return trainer.datamodule.transfer_batch_to_device(batch, device, 0)
         batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
         return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
@@ -139,6 +145,21 @@ class _Optimization(_AutomaticOptimization):
             and not self._skip_backward
             and type(trainer.lightning_module).optimizer_step is pl.LightningModule.optimizer_step
         )
+
+
+def _only_moves(trainer: Any) -> bool:
+    """Is nothing done with a batch on its way to the device, but by the datamodule that moves it;
+    Lightning looks for all three hooks at every step."""
+    around = ("on_before_batch_transfer", "on_after_batch_transfer")
+    module, data = type(trainer.lightning_module), type(trainer.datamodule)
+    return isinstance(trainer.datamodule, pl.LightningDataModule) and all(
+        getattr(owner, name) is getattr(base, name)
+        for owner, base, names in (
+            (module, pl.LightningModule, (*around, "transfer_batch_to_device")),
+            (data, pl.LightningDataModule, around),
+        )
+        for name in names
+    )
 
 
 def call(trainer: Any, hook: str, *arguments: Any) -> Any:

@@ -65,12 +65,16 @@ class FiniteUpdates(pl.Callback):
         self._terms: list[Tensor] = []  # of the batches since the last optimizer step
         self._updates: list[_Update] = []  # since the host last looked
         self._stopped: Tensor | None = None
-        self._buffers: list[Tensor] = []  # the estimator's, as the last good step left them
+        self._state: list[Tensor] = []  # the estimator's buffers
+        self._buffers: list[Tensor] = []  # their values, as the last good step left them
+        self._sharded = False
         self._batch = 0
         self._checked: Mapping[str, float] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._buffers = [b.clone() for b in _state(pl_module)]
+        self._state = _state(pl_module)
+        self._buffers = [buffer.clone() for buffer in self._state]
+        self._sharded = any(isinstance(p, DTensor) for p in pl_module.parameters())
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -87,7 +91,7 @@ class FiniteUpdates(pl.Callback):
     ) -> None:
         """Decide, on the device, whether this step is taken."""
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        norm = _norm(optimizer)
+        norm = _norm(optimizer, self._sharded)
         terms = cast(Tensor, sum(self._terms))
         # Of several processes each knows its own objective only, and all have to decide alike.
         size = norm + terms[0].abs() if world_size() == 1 else norm
@@ -99,10 +103,10 @@ class FiniteUpdates(pl.Callback):
         place = trainer.global_step + 1, trainer.current_epoch, self._batch
         self._updates.append(_Update(*place, lr, bad, norm, terms))
         if not scaled:
-            _leave_out(optimizer, bad)
+            _leave_out(optimizer, bad, self._sharded)
         for term in self._terms:
             term.masked_fill_(bad, 0.0)  # out of the logged means, too
-        for buffer, good in zip(_state(pl_module), self._buffers, strict=True):
+        for buffer, good in zip(self._state, self._buffers, strict=True):
             good.copy_(torch.where(bad, good, buffer))
             buffer.copy_(good)
         self._stopped, self._terms = bad, []
@@ -207,20 +211,17 @@ def _rows(updates: list[_Update]) -> Tensor:
     return torch.cat([bad.to(terms).unsqueeze(1), norm.to(terms).unsqueeze(1), terms], 1)
 
 
-def _norm(optimizer: Optimizer) -> Tensor:
+def _norm(optimizer: Optimizer, sharded: bool) -> Tensor:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if any(isinstance(gradient, DTensor) for gradient in gradients):
+    if sharded:
         return cast(DTensor, get_total_norm(gradients)).full_tensor()
     # As get_total_norm does; sorting by device and type takes it as long as the norms.
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
-def _leave_out(optimizer: Optimizer, bad: Tensor) -> None:
+def _leave_out(optimizer: Optimizer, bad: Tensor, sharded: bool) -> None:
     """Makes the coming step do nothing where `bad` is true."""
-    sharded = any(
-        isinstance(p, DTensor) for group in optimizer.param_groups for p in group["params"]
-    )
     if getattr(optimizer, "_step_supports_amp_scaling", False) and not sharded:
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
     elif bad.item():

@@ -12,6 +12,7 @@ import warnings
 
 if sys.platform != "linux":  # where vae_lab/threads.py does not know the load
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")  # of another OpenMP than GNU's, which it does not adapt
 
 INTERRUPTED = "train.py: interrupted"
 
@@ -50,10 +51,11 @@ QUIET = (
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float | None:
     from vae_lab.heap import keep_freed
-    from vae_lab.threads import watched
+    from vae_lab.threads import use, watched
 
     keep_freed()
     with watched():
+        use(config.threads)
         return _run(config)
 
 

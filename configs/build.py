@@ -177,8 +177,9 @@ def card(config: DictConfig, model: VAEModule) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Those that decide whether a run can be repeated to the bit."""
+    """Those that decide whether a run can be repeated to the bit, and the number of threads."""
     return {
+        "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "pytorch_lightning": pl.__version__,

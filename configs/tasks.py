@@ -1,5 +1,6 @@
 """What train.py can be asked to do, by the names of `TASKS`."""
 
+import os
 import time
 import warnings
 from contextlib import ExitStack
@@ -72,8 +73,8 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
             say(line)
     trainer = build.trainer(config, model)
     differences = [] if path is None else _differences(config, trainer, path)
-    if trainer.world_size == 1:  # else Lightning shares the cores out
-        _decide_threads(config, path, held)
+    saved = {} if path is None else load_checkpoint(path)
+    _decide_threads(config, saved, trainer.world_size > 1, held)
     said = _check_data(config, trainer, datamodule, model)
     if config.compile:
         model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
@@ -157,6 +158,7 @@ def compare(config: DictConfig) -> None:
         model = None
         if config.checkpoint is not None:
             config, _, model = load_run(config)
+        _decide_threads(config, {}, False, held)  # for all of them alike
         compare.run(config, fit, model)
 
 
@@ -248,20 +250,26 @@ def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[st
     return found
 
 
-def _decide_threads(config: DictConfig, path: Path | None, held: ExitStack) -> None:
-    """Sets the number of threads, once for the whole run: a sum's last bits depend on it."""
-    usual = torch.get_num_threads()
-    if config.threads is not None:
-        number = config.threads
-    elif path is not None:
-        number = load_checkpoint(path).get("threads", usual)
-    else:
+def _decide_threads(
+    config: DictConfig, saved: dict[str, Any], several: bool, held: ExitStack
+) -> None:
+    """Sets the number of threads, once for the whole run: a sum's last bits depend on it.
+
+    Several processes have what was typed, what the run began with, or else what Lightning gives
+    each; it leaves alone what the environment says.
+    """
+    usual, number = torch.get_num_threads(), config.threads or saved.get("threads")
+    if number is None and not saved and not several:
         others = threads.others()
         number = threads.suited(others)
         if number < usual:
             say(f"threads  {number}: others use {others:.1f} cores; threads={usual} takes all")
-    held.callback(torch.set_num_threads, usual)
-    torch.set_num_threads(number)
+    if number is not None:
+        held.callback(threads.use, usual)
+        threads.use(number)
+        config.threads = number
+        if several:
+            os.environ["OMP_NUM_THREADS"] = str(number)
 
 
 def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:

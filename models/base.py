@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from vae_lab import VAE
+from vae_lab import VAE, threads
 from vae_lab.data import Batch
 from vae_lab.description import blueprint
 from vae_lab.distributed import aside
@@ -178,6 +178,9 @@ class VAEModule(pl.LightningModule):
         for group, new in zip(self.trainer.optimizers[0].param_groups, fresh, strict=True):
             settings = {name: value for name, value in new.items() if name != "params"}
             group |= settings | {"initial_lr": new["lr"], "lr": new["lr"] * factor}
+
+    def on_fit_start(self) -> None:
+        threads.use()  # Lightning has set it, where there are several processes
 
     def on_train_epoch_start(self) -> None:
         self._window.resume()

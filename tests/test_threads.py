@@ -1,5 +1,6 @@
 """How many threads compute, and how they wait for each other."""
 
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from vae_lab import threads
-from vae_lab.threads import CALM, Load, _busy, _Watch, suited, watched
+from vae_lab.threads import CALM, Load, _busy, _Watch, quota, suited, watched
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the load is known on Linux only")
 
@@ -28,8 +29,8 @@ def watch(monkeypatch):
     """Looks at a machine with two cores only when it is told to."""
     for name in threads.TYPED:
         monkeypatch.delenv(name, raising=False)
-    found = _Watch(Load())
-    found.load.cores = {0, 1}
+    found = _Watch(Load(), 2)
+    found.load.cores, found.load.quota = {0, 1}, math.inf
     yield found
     found._spin()
     assert eventually(lambda: not idle())
@@ -84,9 +85,44 @@ def test_what_is_typed_decides(watch, monkeypatch, name):
 
 
 def test_a_single_thread_waits_for_nobody(watch):
-    torch.set_num_threads(1)
+    watch.threads = 1
     look(watch, 2.0)
     assert not idle()
+
+
+def test_a_quota_is_a_crowd(watch):
+    watch.load.cores, watch.load.quota = set(range(8)), 1.5
+    look(watch, 0.0)
+    assert idle()
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, "0::/", 1.5),
+        ({"cpu.max": "max 100000", "a/cpu.max": "50000 100000", "a/b/x": ""}, "0::/a/b", 0.5),
+        ({"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "1"}, "4:cpu,x:/a", math.inf),
+        ({"cpu/cpu.cfs_quota_us": "300", "cpu/cpu.cfs_period_us": "100"}, "4:x,cpu:/a", 3),
+        ({}, "0::/", math.inf),
+    ],
+)
+def test_the_quota_of_a_container(tmp_path, files, own, cores):
+    for name, text in files.items():
+        file = tmp_path / "groups" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "own").write_text(f"1:memory:/elsewhere\n{own}\n")
+    assert quota(tmp_path / "groups", tmp_path / "own") == cores
+
+
+def test_the_watch_knows_the_number_of_the_thread_that_computes():
+    """Another one is told torch's default."""
+    with watched():
+        threads.use(1)
+        time.sleep(0.3)
+        assert threads._watch.threads == 1
+        threads.use(2)
+        assert threads._watch.threads == 2
 
 
 def test_the_load_is_that_of_other_processes():

@@ -141,6 +141,7 @@ class _Optimization(_AutomaticOptimization):
             type(trainer.strategy) is SingleDeviceStrategy
             and type(trainer.precision_plugin) is Precision
             and isinstance(trainer.profiler, PassThroughProfiler)
+            and trainer.lightning_module.automatic_optimization
             and trainer.accumulate_grad_batches == 1
             and not self._skip_backward
             and type(trainer.lightning_module).optimizer_step is pl.LightningModule.optimizer_step

@@ -10,24 +10,27 @@ are no more than the cores, and hardly at all while they are more (its manual, G
 :func:`watched` looks at the load, and keeps idle threads beside torch's while others need cores.
 """
 
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 PERIOD = 0.2  # seconds from one look at the load to the next
 CALM = 5  # looks in a row without a crowd, before threads spin again
-SPARE = 0.25  # of a core: so much of what the threads need may be missing
+SPARE = 0.25, 0.02  # so much of a core, or of all cores, may be missing
 GRAIN = 1 << 15  # numbers for each thread, below which torch takes fewer threads
 TYPED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # with one of them in the environment, it decides
+GROUPS = Path("/sys/fs/cgroup")
 
 
 class Load:
-    """How many cores other processes use, of those that this one may use.
+    """How many cores are free for this process.
 
     Raises:
         OSError: this is not Linux, or it does not tell.
@@ -37,15 +40,20 @@ class Load:
         if not hasattr(os, "sched_getaffinity"):
             raise OSError("the load is known on Linux only")
         self.cores = os.sched_getaffinity(0)
+        self.quota = quota()
         self._hertz = os.sysconf("SC_CLK_TCK")
         self._before = self._now()
 
     def others(self) -> float:
-        """Cores in use by others, on average since the last call."""
+        """Cores in use by other processes, on average since the last call."""
         now = self._now()
         seconds, used, own = (new - old for new, old in zip(now, self._before, strict=True))
         self._before = now
         return max(0.0, used - own) / max(seconds, 1e-9)
+
+    def free(self, others: float) -> float:
+        """Cores that such a load, and a container's quota, leave to this process."""
+        return min(len(self.cores) - others, self.quota)
 
     def _now(self) -> tuple[float, float, float]:
         """The time, and the seconds that all processes and this one have computed."""
@@ -61,12 +69,44 @@ def _busy(row: list[str]) -> int:
     return user + nice + system + interrupts + soft_interrupts + stolen
 
 
-class _Watch(threading.Thread):
-    """Has torch's threads spin while there is a core for each, and sleep while there is none."""
+def quota(groups: Path = GROUPS, own: Path = Path("/proc/self/cgroup")) -> float:
+    """Cores that a container may use on average, infinite without a limit.
 
-    def __init__(self, load: Load) -> None:
+    Threads that spin would use up such a quota, and all of them would then be stopped.
+    """
+    least = math.inf
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, kind, path = line.split(":", 2)
+        root = groups if not kind else groups / "cpu"
+        if not kind or "cpu" in kind.split(","):
+            place = root / path.lstrip("/")
+            for folder in (place, *place.parents):
+                if folder.is_relative_to(root):
+                    least = min(least, _quota_of(folder))
+    return least
+
+
+def _quota_of(folder: Path) -> float:
+    """Of one control group: its file of version 2, or the two of version 1."""
+    names = ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    for files in ([folder / name for name in pair] for pair in names):
+        if all(file.is_file() for file in files):
+            most, period = " ".join(file.read_text() for file in files).split()
+            return math.inf if most in ("max", "-1") else int(most) / int(period)
+    return math.inf
+
+
+class _Watch(threading.Thread):
+    """Has torch's threads spin while there is a core for each, and sleep while there is none.
+
+    Args:
+        load: what is looked at.
+        threads: that torch has; it tells the thread that computes only, so not this one.
+    """
+
+    def __init__(self, load: Load, threads: int) -> None:
         super().__init__(name="vae_lab.threads", daemon=True)
-        self.load = load
+        self.load, self.threads = load, threads
         self.since = Load()  # the last run began
         self._crowded = deque([False], maxlen=CALM)  # the last looks
         self._ended = threading.Event()
@@ -82,20 +122,22 @@ class _Watch(threading.Thread):
         self.join()
 
     def _adapt(self) -> None:
-        room = len(self.load.cores) - torch.get_num_threads() + SPARE
-        self._crowded.append(self.load.others() > room)
+        one, share = SPARE
+        spare = max(one, share * len(self.load.cores))
+        self._crowded.append(self.load.free(self.load.others()) + spare < self.threads)
         if self._crowded[-1]:
             self._sleep()
         elif not any(self._crowded):
             self._spin()
 
     def _sleep(self) -> None:
-        threads = torch.get_num_threads()
+        threads, cores = self.threads, len(self.load.cores)
         if self._calm is None and threads > 1 and not any(name in os.environ for name in TYPED):
             self._calm = threading.Event()
             # Each brings as many as torch has but itself: together, more than there are cores.
-            for _ in range((len(self.load.cores) - threads) // (threads - 1) + 1):
-                threading.Thread(target=_idle, args=(self._calm,), daemon=True).start()
+            for _ in range((cores - threads) // (threads - 1) + 1):
+                arguments = self._calm, threads
+                threading.Thread(target=_idle, args=arguments, daemon=True).start()
 
     def _spin(self) -> None:
         if self._calm is not None:
@@ -103,9 +145,9 @@ class _Watch(threading.Thread):
             self._calm = None
 
 
-def _idle(ended: threading.Event) -> None:
+def _idle(ended: threading.Event, threads: int) -> None:
     """Takes threads of OpenMP, by one piece of work, and keeps them until it ends."""
-    torch.zeros(GRAIN * torch.get_num_threads()).add_(1)
+    torch.zeros(GRAIN * threads).add_(1)
     ended.wait()
 
 
@@ -117,8 +159,11 @@ def watched() -> Iterator[None]:
     """Adapts how torch's threads wait to the load of the machine, where that is known."""
     global _watch
     try:
-        _watch = _Watch(Load())
+        gnu = "libgomp" in Path("/proc/self/maps").read_text()
+        _watch = _Watch(Load(), torch.get_num_threads()) if gnu else None
     except OSError:
+        pass
+    if _watch is None:
         yield
         return
     _watch.start()
@@ -127,6 +172,15 @@ def watched() -> Iterator[None]:
     finally:
         _watch.end()
         _watch = None
+
+
+def use(threads: int | None = None) -> None:
+    """Sets the number of threads; None: it was set elsewhere. Called by the thread that computes,
+    of which alone torch tells the number."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if _watch is not None:
+        _watch.threads = torch.get_num_threads()
 
 
 def others() -> float:
@@ -143,4 +197,4 @@ def suited(others: float) -> int:
     threads = torch.get_num_threads()
     if _watch is None or "OMP_NUM_THREADS" in os.environ:
         return threads
-    return max(1, min(threads, round(len(_watch.load.cores) - others)))
+    return max(1, min(threads, round(_watch.load.free(others))))

@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 import torch.distributions as D
+import torch.nn.functional as F
 from mpmath import mp  # torch brings it
 
+from vae_lab.cross_entropy import bernoulli_log_prob
 from vae_lab.likelihoods import (
     Bernoulli,
     ContinuousBernoulli,
@@ -336,3 +338,41 @@ def test_mixture_refuses_values_between_the_levels():
     likelihood.check(images(4, 3, 8, 8))
     with pytest.raises(ValueError, match="needs 8-bit values k / 255, the batch has 0.5: round"):
         likelihood.check(torch.full((1, 1, 2, 2), 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_cross_entropy_is_torchs(dtype):
+    """Its value to rounding and its gradient, also where one of the two is all but certain."""
+    size = {torch.float32: 200, torch.float64: 900}[dtype]
+    edges = torch.tensor([0.0, -0.0, 1e-30, 20.0, -20.0, size, -size], dtype=dtype)
+    logits = torch.cat([edges, 8 * torch.randn(500, dtype=dtype)]).repeat(3, 1)
+    x = torch.tensor([0.0, 1.0, 0.3], dtype=dtype)[:, None].expand_as(logits)
+    for tensor in (logits, x := x.clone()):
+        tensor.requires_grad_()
+    ours = bernoulli_log_prob(logits, x)
+    torchs = -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(ours, torchs, rtol=8 * eps, atol=16 * eps)
+    weight = torch.randn_like(ours)
+    for found, wanted in zip(
+        torch.autograd.grad((weight * ours).sum(), (logits, x)),
+        torch.autograd.grad((weight * torchs).sum(), (logits, x)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted, rtol=8 * eps, atol=16 * eps)
+
+
+def test_the_cross_entropy_has_derivatives_of_derivatives_and_of_each_datum():
+    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(bernoulli_log_prob, (logits, x))
+    gradient = torch.func.grad(lambda logits, x: bernoulli_log_prob(logits, x).sum())
+    each = torch.func.vmap(gradient, in_dims=(0, None))(logits, x[0])
+    torch.testing.assert_close(each, x[0] - logits.sigmoid())
+
+
+def test_the_cross_entropy_compiles():
+    compiled = torch.compile(bernoulli_log_prob, backend="aot_eager", fullgraph=True)
+    logits, x = torch.randn(5, requires_grad=True), torch.rand(5)
+    (found,) = torch.autograd.grad(compiled(logits, x).sum(), logits)
+    torch.testing.assert_close(found, x - logits.sigmoid().detach())

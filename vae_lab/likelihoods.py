@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cross_entropy import bernoulli_log_prob
 from .inputs import readable
 
 # The likelihoods, which a released model may name.
@@ -125,10 +126,7 @@ class Bernoulli(Likelihood):
     discrete = True
 
     def image_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits, x = torch.broadcast_tensors(params, x)
-        # Negated last: of a large batch each pass over the pixels counts.
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
-        return -cross_entropy.flatten(-3).sum(-1)
+        return bernoulli_log_prob(*torch.broadcast_tensors(params, x)).flatten(-3).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
         """Probability of a white pixel."""
@@ -153,8 +151,7 @@ class ContinuousBernoulli(Likelihood):
 
     def pixel_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         logits, x = torch.broadcast_tensors(params, x)
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
-        return _log_normaliser(logits) - cross_entropy
+        return bernoulli_log_prob(logits, x) + _log_normaliser(logits)
 
     def mean(self, params: Tensor) -> Tensor:
         r"""Expected pixel, :math:`\frac{1}{2} + \frac{1}{2} (\coth a - 1/a)` with a = l / 2."""

@@ -2,12 +2,14 @@
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from same_runs import differences, run_differences, state
 from test_resume import composed
 
 import train as train_py
 from configs import build
+from vae_lab.optimization import shorten_steps
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in train_py.QUIET]
 
@@ -86,3 +88,34 @@ def test_one_step_goes_on_where_the_other_stopped(tmp_path):
         rest = fit(folder, own=second, start=folder / "checkpoints" / "last.ckpt")
         assert start + rest == whole
         assert not list(differences(state(tmp_path / "whole"), state(folder)))
+
+
+class ByHand(pl.LightningModule):
+    """Takes its steps itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.layer(batch[0]).sum())
+        optimizer.step()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*logging interval")
+def test_a_module_that_steps_by_hand_has_lightnings_loop(tmp_path):
+    trainer = pl.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    shorten_steps(trainer)
+    data = torch.utils.data.TensorDataset(torch.ones(4, 1))
+    module = ByHand()
+    before = module.layer.bias.item()
+    trainer.fit(module, torch.utils.data.DataLoader(data))
+    assert trainer.global_step == 4 and module.layer.bias.item() == pytest.approx(before - 0.4)

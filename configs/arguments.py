@@ -82,7 +82,10 @@ def attribute(target: str, name: str) -> Any:
                 ast.Assign(targets=[ast.Name(id)], value=value)
                 | ast.AnnAssign(target=ast.Name(id), value=ast.expr() as value)
             ) if id == name:
-                return ast.literal_eval(value)
+                try:
+                    return ast.literal_eval(value)
+                except ValueError:  # it is computed
+                    return getattr(get_object(target), name)
     return None
 
 

@@ -1,11 +1,11 @@
 """What a run would be refused for, as far as it is known before torch is imported."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from .likeness import did_you_mean
 from .quoting import OF_SEVERAL, as_typed, expand_home
@@ -51,31 +51,44 @@ def foreseen(config: DictConfig, here: bool = True) -> str | None:
         here: it runs on this machine, so that what it reads has to be here.
     """
     try:
+        return _foreseen(config, here)
+    except Exception:  # what the run itself will meet, and say
+        return None
+
+
+def _foreseen(config: DictConfig, here: bool) -> str | None:
+    try:
         check_task(config)
     except ValueError as error:
         return str(error)
     config = config.copy()
+    expand_home(config)
+    new = config.resume is None or _begins(config, here)
+    found = config.resume == "auto" and config.run_dir is None  # maybe, among the runs
     if config.run_dir is None:
         config.run_dir = "runs/NAME"  # others refer to it
-    expand_home(config)
+    plain = OmegaConf.to_container(config, resolve=True)
     try:
-        plain = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException:  # what asks for something that only the job knows
-        return None
-    try:
-        if config.resume is None and config.task not in ("test", "sample", "export"):
+        if new and config.task not in ("test", "sample", "export"):
             check_ranges(config)
     except ValueError as error:
         return str(error)
-    return next(filter(None, _refusals(config, plain, here)), None)
+    missing = _missing(config, starts=new and not found) if here else ()
+    made = _refused(config, plain, here) if new and config.checkpoint is None else ()
+    return next(filter(None, itertools.chain(missing, made)), None)
 
 
-def _refusals(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[str | None]:
-    """Of the places, and, where no checkpoint brings its own settings, of all constructors."""
-    if here:
-        yield from _missing(config)
-    if config.resume is not None or config.checkpoint is not None:
-        return
+def _begins(config: DictConfig, here: bool) -> bool:
+    """Does resume=auto begin a run, in a sweep every one: there is none to go on with, or only one
+    with the same settings."""
+    if config.resume != "auto" or config.run_dir is None:
+        return config.resume == "auto"
+    saved = (Path(config.run_dir).glob(f"{jobs}checkpoints/*.ckpt") for jobs in ("", "*/"))
+    return here and not any(map(any, saved))
+
+
+def _refused(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[str | None]:
+    """Of all constructors, where no checkpoint brings its own settings."""
     for name in MADE.get(config.task, ()):
         given = ("shape",) if name == "model" else ()  # by the data
         yield refusal(plain[name], name, ROOT, given, then="check_root" if here else None)
@@ -86,8 +99,8 @@ def _refusals(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator
         yield foresee("vae_lab.callbacks.DurableIO", counts, ROOT)
 
 
-def _missing(config: DictConfig) -> Iterator[str | None]:
-    """What is said of a model or a run that is not there."""
+def _missing(config: DictConfig, starts: bool) -> Iterator[str | None]:
+    """What is said of a model or a run that is not there; with `starts`, of what `init` names."""
     if config.task in OF_A_MODEL:
         several = f"task={config.task}" in OF_SEVERAL
         yield from map(_no_model, checkpoints_of(config) if several else [config.checkpoint])
@@ -95,9 +108,9 @@ def _missing(config: DictConfig) -> Iterator[str | None]:
         yield _no_run(config.checkpoint)
     if config.task == "fit" and config.resume not in (None, "auto"):
         yield _no_run(config.resume)
-    if config.task == "fit" and config.resume is None:
-        starts = (config.init.encoder, config.init.decoder)
-        yield from (_no_model(start) for start in starts if start is not None)
+    if config.task == "fit" and starts:
+        parts = (config.init.encoder, config.init.decoder)
+        yield from (_no_model(part) for part in parts if part is not None)
 
 
 def _no_model(source: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from models.base import VAEModule
 from vae_lab import figures
+from vae_lab.checkpoints import FOLDER as CHECKPOINTS
 from vae_lab.estimators import Estimator
 from vae_lab.gradients import Reference, bound_samples, encoder_gradients, reference, statistics
 from vae_lab.runs import writable
@@ -48,6 +50,7 @@ def run(config: DictConfig, fit: Callable[[DictConfig], float], model: VAEModule
     chosen = dict(_estimators(asked.estimators, model, x, asked.evaluations))
     estimators = {name: estimator for name, (_, estimator) in chosen.items()}
     writable(folder)
+    _check_free(folder, [*chosen], asked)
     torch.manual_seed(config.seed)
     counts = {name: bound_samples(model.objective, e) for name, e in estimators.items()}
     truths = {  # a bound of other samples is another expectation
@@ -60,12 +63,14 @@ def run(config: DictConfig, fit: Callable[[DictConfig], float], model: VAEModule
     ]
     _say_unequal(rows, asked.evaluations)
     curves = {}
+    _save(folder, rows)  # what was measured is kept, whatever happens to the training
     for row in rows if asked.train_epochs else ():
         name = row["estimator"]
         runs = [_train(config, fit, folder, name, chosen[name][0], seed) for seed in asked.seeds]
         curves[name] = [curve for _, curve in runs]
         row |= _elbos([elbo for elbo, _ in runs])
-    _write(folder, rows, all(truth.exact for truth in truths.values()))
+    _save(folder, rows)
+    _show(rows, all(truth.exact for truth in truths.values()))
     figures.comparison(rows, curves, folder / "compare.png")
     print(f"files    {folder}: compare.csv, compare.png")
 
@@ -154,6 +159,18 @@ def _say_unequal(rows: list[Row], evaluations: int | None) -> None:
         print(f"no num_samples gives these {evaluations} evaluations of f: {named}")
 
 
+def _check_free(folder: Path, names: list[str], asked: DictConfig) -> None:
+    """Refuses, before anything is measured, to train where a run is already."""
+    for name, seed in itertools.product(names, asked.seeds if asked.train_epochs else ()):
+        run = _run_dir(folder, name, seed)
+        if any((run / kept).exists() for kept in ("metrics.csv", CHECKPOINTS)):
+            raise ValueError(f"{run} holds a run already: type another run_dir")
+
+
+def _run_dir(folder: Path, name: str, seed: int) -> Path:
+    return folder / "runs" / f"{name}-{seed}"
+
+
 def _train(
     config: DictConfig,
     fit: Callable[[DictConfig], float],
@@ -167,7 +184,7 @@ def _train(
     config = config.copy()
     config.task, config.seed, config.checkpoint = "fit", seed, None
     config.estimator = settings
-    config.run_dir = str(folder / "runs" / f"{name}-{seed}")
+    config.run_dir = str(_run_dir(folder, name, seed))
     config.trainer.max_epochs = config.compare.train_epochs
     config.trainer.enable_progress_bar = False
     config.logger, config.report = {}, False
@@ -198,11 +215,14 @@ def _curve(rows: list[dict[str, str]]) -> list[dict[str, float]]:
     ]
 
 
-def _write(folder: Path, rows: list[Row], exact: bool) -> None:
+def _save(folder: Path, rows: list[Row]) -> None:
     with (folder / "compare.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _show(rows: list[Row], exact: bool) -> None:
     against = "the exact gradient" if exact else "a long average"
     print(f"The encoder's gradient against {against}")
     columns = [Column(name, justify="right", no_wrap=True) for name in list(rows[0])[1:]]

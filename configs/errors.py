@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Iterable
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ NOT_FINITE = (  # what torch says of NaN probabilities
     "invalid Poisson rate",
 )
 CLASSES = ("estimator", "objective", "likelihood")  # of which an error may name another one
+PLACES = ("run_dir", "checkpoint", "resume", "init.encoder", "init.decoder", "data.root")
 FAMILIES = ("Bernoulli", "Gaussian")  # also what a q is called
 LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 
@@ -30,7 +32,7 @@ def explain(error: Exception, config: DictConfig) -> str | None:
     Empty where another process of the run says it. None for anything else: that is a fault of the
     code, whose traceback somebody has to see.
     """
-    text = as_chosen(" ".join(str(error).split()))
+    text = as_chosen(" ".join(str(error).split()), _places(config))
     if isinstance(error, MemoryError) or _says(error, OUT_OF_MEMORY):
         return _less_memory(config, text)
     if isinstance(error, FloatingPointError) and rank_zero_only.rank:
@@ -55,10 +57,20 @@ def explain(error: Exception, config: DictConfig) -> str | None:
     return None
 
 
-def as_chosen(text: str) -> str:
-    """What the library says of its classes, with the names that one types for them."""
+def as_chosen(text: str, places: Iterable[str] = ()) -> str:
+    """What the library says of its classes, with the names that one types for them.
+
+    Paths and values stay what they are, and so do the places that were typed.
+    """
     names = _typed_names()
-    return re.sub(rf"\b({'|'.join(names)})\b", lambda found: names[found[0]], text)
+    cls = rf"(?<![\w/=.'\"~-])({'|'.join(names)})(?![\w/=-]|\.\w)"
+    left = [re.escape(place) for place in places if any(name in place for name in names)]
+    return re.sub("|".join([*left, cls]), lambda found: names.get(found[1], found[0]), text)
+
+
+def _places(config: DictConfig) -> list[str]:
+    found = [OmegaConf.select(config, key, throw_on_resolution_failure=False) for key in PLACES]
+    return [str(place) for place in found if place]
 
 
 @functools.cache

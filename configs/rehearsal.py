@@ -13,24 +13,19 @@ import functools
 import importlib
 import inspect
 import sysconfig
-from abc import ABCMeta
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .source import Module, read
+from .unknown import BUILTINS, MODULES, Undecided, Unknown, outside
 
 # Of Python's own modules those that compute and have no effects; the others are unknown as well.
 PLAIN = {"abc", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum"}
-PLAIN |= {"functools", "itertools", "math", "numbers", "operator", "pathlib", "re", "string"}
+PLAIN |= {"functools", "itertools", "math", "numbers", "operator", "re", "string"}
 PLAIN |= {"types", "typing"}
 FOLLOWED = ("torch.optim.", "PIL.ImageColor.")  # of other libraries; they only compare and look up
 INSTALLED = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
-EFFECTS = ("breakpoint", "compile", "eval", "exec", "input", "open", "print")
-
-
-class Undecided(BaseException):
-    """It depends on what is not known yet. No `except Exception` of the code at hand takes it."""
 
 
 class Refused(Exception):
@@ -117,98 +112,12 @@ def _get(target: str, root: Path) -> Any:
     return getattr(_module(package, root), name)
 
 
-class Unknown:
-    """A value that only the run itself will know."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
-        return Unknown()
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return Unknown()
-
-    def __enter__(self) -> Any:
-        return Unknown()
-
-    def __exit__(self, *_: Any) -> None:
-        """Nothing to do."""
-
-    @property
-    def __class__(self) -> NoReturn:  # what isinstance asks for
-        raise Undecided
-
-
-def _undecided(*_: Any) -> NoReturn:
-    raise Undecided
-
-
-QUESTIONS = ("bool", "int", "float", "index", "complex", "len", "iter", "contains", "hash", "str")
-QUESTIONS += ("repr", "format", "eq", "ne", "lt", "le", "gt", "ge", "round", "trunc", "fspath")
-VALUES = ("getitem", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow")
-VALUES += ("rpow", "neg", "abs", "matmul", "rmatmul", "and", "rand", "or", "ror", "invert", "mod")
-for _name in QUESTIONS:
-    setattr(Unknown, f"__{_name}__", _undecided)
-for _name in VALUES:
-    setattr(Unknown, f"__{_name}__", lambda *_: Unknown())
-
-
-class Outside(ABCMeta):
-    """What other libraries name: it may be a class, and then one can derive from it. What one's own
-    code derives from it is a class like any other."""
-
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
-        if not _is_unknown(cls):
-            raise AttributeError(name)
-        return _outside(f"{cls.__module__}.{cls.__qualname__}.{name}")
-
-    def __call__(cls, *arguments: Any, **options: Any) -> Any:
-        return Unknown() if _is_unknown(cls) else super().__call__(*arguments, **options)
-
-    def __getitem__(cls, _: Any) -> Any:
-        return cls
-
-
-for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "neg", "pow"):
-    setattr(Outside, f"__{_name}__", lambda *_: Unknown())
-for _name in ("bool", "int", "float", "len", "iter", "contains", "lt", "le", "gt", "ge"):
-    setattr(Outside, f"__{_name}__", _undecided)
-
-
-def _is_unknown(cls: type) -> bool:
-    return "is_unknown" in vars(cls)
-
-
-@functools.cache
-def _outside(name: str) -> Any:
-    module, _, last = name.rpartition(".")
-    members = {
-        "is_unknown": True,
-        "__module__": module,
-        "__init__": _accept,
-        "__getattr__": _member,
-    }
-    return Outside(last, (), members)
-
-
-def _accept(self: Any, *_: Any, **__: Any) -> None:
-    """What another library's constructor does is unknown, and it refuses nothing of ours."""
-
-
-def _member(self: Any, name: str) -> Any:
-    if name.startswith("__") and name.endswith("__"):
-        raise AttributeError(name)
-    return Unknown()
-
-
 class _Names(dict[str, Any]):
     """The names of a module: each is made, by its own statement, when it is asked for. They stand
     where Python looks last, with its builtins, as it asks nobody about a dictionary of globals."""
 
     def __init__(self, module: Module, root: Path) -> None:
-        super().__init__(vars(builtins) | {name: Unknown() for name in EFFECTS})
+        super().__init__(vars(builtins) | BUILTINS)
         self.module, self.root = module, root
         self["__import__"] = self._import
         self.made = {
@@ -236,7 +145,16 @@ class _Names(dict[str, Any]):
 
 
 class _Bare(ast.NodeTransformer):
-    """Functions without the types of their arguments, which decide nothing."""
+    """Functions without the types of their arguments, which decide nothing; and `is` as a function,
+    as it asks nobody either."""
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        match node:
+            case ast.Compare(left, [ast.Is() | ast.IsNot() as operator], [right]):
+                same = ast.Call(ast.Name("__is__", ast.Load()), [left, right], [])
+                return same if isinstance(operator, ast.Is) else ast.UnaryOp(ast.Not(), same)
+        return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self.generic_visit(node)
@@ -271,8 +189,10 @@ def _is_below(path: Path, root: Path) -> bool:
 
 @functools.cache
 def _module(name: str, root: Path) -> Any:
+    if name in MODULES:
+        return MODULES[name]
     if name.partition(".")[0] in PLAIN:
         return importlib.import_module(name)
     module = read(name)
     own = module is not None and (f"{name}.".startswith(FOLLOWED) or _is_below(module.path, root))
-    return _Package(module, root) if own else _outside(name)
+    return _Package(module, root) if own else outside(name)

@@ -61,9 +61,13 @@ def finished(folder: Path, checkpoint: dict[str, Any], config: DictConfig) -> fl
 def changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """The settings, among those that are not `FREE`, that differ: "seed 0 -> 1".
 
-    Groups that the saved config does not know at all are newer than it, and make no difference.
+    Groups that the saved config does not know at all are newer than it, and make no difference;
+    nor do new settings of `init`, which no class has a default of.
     """
-    new = dict(_flat({k: config[k] for k in config if k in saved}))
+    known = {k: config[k] for k in config if k in saved}
+    if "init" in known:
+        known["init"] = {k: v for k, v in known["init"].items() if k in saved["init"]}
+    new = dict(_flat(known))
     old = {key: NEWER[key] for key in NEWER if key in new} | dict(_flat(saved))
     return [
         f"{key} {_show(old, key)} -> {_show(new, key)}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from .trained import Trained
 
@@ -21,6 +22,8 @@ def measured_on(loaded: Trained) -> dict[str, str]:
         settings.pop("split_seed", None)
     if getattr(type(data), "root", "") is None:  # by default: wherever it lies, it is the same
         settings.pop("root", None)
+    if isinstance(root := settings.get("root"), str) and Path(root).expanduser().exists():
+        settings["root"] = Path(root).expanduser().resolve()  # however it was typed
     name, likelihood = type(data).__name__, type(loaded.vae.likelihood).__name__
     return {"data": name, **{n: str(v) for n, v in settings.items()}, "likelihood": likelihood}
 

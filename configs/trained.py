@@ -18,8 +18,10 @@ from vae_lab.sources import is_release
 
 from . import build, resume
 from .checks import checkpoint_of
+from .settings_table import choices
 
 DATA = Path(__file__).parent / "data"
+NOW = ("task", "checkpoint", "resume", "exact", "evaluate", "compare", "explore")  # not as it was
 
 
 class Trained(NamedTuple):
@@ -146,18 +148,28 @@ def restored(config: DictConfig, path: Path) -> tuple[pl.LightningDataModule, VA
 def as_saved(config: DictConfig, checkpoint: Path) -> DictConfig:
     """The config that a checkpoint was trained with, under what is typed now."""
     saved = OmegaConf.create(load_checkpoint(checkpoint)["config"])
-    for name in config.keys() - saved.keys():  # settings that are newer than the checkpoint
-        saved[name] = config[name]
+    _add_newer(saved, config)
     typed = _typed()
     if config.task != "fit" and "data" in typed and config.data._target_ == saved.data._target_:
         typed.remove("data")  # named so that data.root can be typed
     # An experiment sets what it likes: with one, all is as it is typed now.
     for key in config if "experiment" in typed else typed:
         OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
-    for name in ("task", "checkpoint", "resume", "exact", "evaluate"):
+    for name in NOW:
         saved[name] = config[name]
     saved.run_dir = config.run_dir or str(run_of(checkpoint) or checkpoint.parent)
     return saved
+
+
+def _add_newer(saved: DictConfig, config: DictConfig) -> None:
+    """Adds the settings that are newer than the checkpoint. What has files to choose from is whole
+    as it is: a class has its defaults."""
+    for name in config.keys() - saved.keys():
+        saved[name] = config[name]
+    for name, group in config.items():
+        if isinstance(group, DictConfig) and not choices(name):
+            for key in group.keys() - saved[name].keys():
+                saved[name][key] = group[key]
 
 
 def _typed() -> list[str]:

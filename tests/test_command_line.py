@@ -300,6 +300,9 @@ FORESEEN = {
     "task=sample checkpoint=gumbel_vae-digts": "no model at gumbel_vae-digts: there is no such ",
     "task=test checkpoint=nowhere": "no checkpoint at nowhere: expected a .ckpt file, or a run ",
     "resume=nowhere": "no checkpoint at nowhere: expected a .ckpt file, or a run with ",
+    "run_dir=runs/a resume=auto model.latents=-1": "latents must be at least 1, got -1 (in model)",
+    "resume=auto cuda_graphs=true": "cuda_graphs are made of a compiled step: type compile=true",
+    "run_dir=runs/a resume=auto init.encoder=nowhere": "no model at nowhere: there is no such file",
     "init.encoder=nowhere": "no model at nowhere: there is no such file or folder, and the zoo ",
 }
 
@@ -323,6 +326,24 @@ def test_only_what_would_be_refused_is(monkeypatch):
     monkeypatch.setenv("N", "3")
     for line in PASSED:
         exit_on_mistake(line.split())
+
+
+def test_a_run_to_go_on_with_may_have_what_is_not_typed(tmp_path):
+    for folder in ("a", "b/0"):  # b is a sweep's
+        file = tmp_path / folder / "checkpoints" / "last.ckpt"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    for name in ("a", "b"):
+        exit_on_mistake([f"run_dir={tmp_path / name}", "resume=auto", "cuda_graphs=true"])
+    exit_on_mistake(["resume=auto", "init.encoder=nowhere"])  # it may have begun before
+
+
+def test_what_cannot_be_foreseen_is_left_to_the_run(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    exit_on_mistake(["run_dir=~/x"])
 
 
 def test_nothing_heavy_is_imported_to_find_a_mistake():

@@ -232,3 +232,96 @@ def test_lightning_is_not_told_what_it_does_anyway():
 def test_ranges(line, message):
     with pytest.raises(ValueError, match=message):
         check_ranges(config(*line.split()))
+
+
+OWN_CODE = """
+import pathlib
+from pathlib import Path
+
+import elsewhere
+from elsewhere import Base, Other, make
+
+
+class Parent:
+    own_estimator_settings = ("a",)
+
+
+class Computed(Parent):
+    own_estimator_settings = (*Parent.own_estimator_settings, "b")
+
+
+class Own(Base):
+    known = 1
+
+    def __init__(self):
+        super().__init__()
+        self.given = 2
+
+
+class Plain:
+    pass
+
+
+def check(condition):
+    if condition:
+        raise ValueError("refused")
+"""
+DECIDED_ONES = [
+    "isinstance(Own(), Own)",
+    "isinstance(Own(), (int, Base))",
+    "isinstance(Own(), Base | None)",
+    "issubclass(Own, Base)",
+    "not isinstance(3, Other)",
+    "not isinstance(None, int | Own)",
+    "isinstance(True, int)",
+    "hasattr(Own(), 'known') and getattr(Own(), 'given', 1) == 2",
+    "not hasattr(Plain(), 'known')",
+    "Path('/nowhere').parent.is_dir() and not pathlib.Path('/nowhere').exists()",
+    "isinstance(Path('a') / 'b', Path)",
+]
+OPEN_ONES = [
+    "not isinstance(Own(), Other)",
+    "not isinstance(Own(), dict)",
+    "not isinstance(Plain(), Other)",
+    "not isinstance(make(), int)",
+    "not isinstance(3, make())",
+    "not issubclass(Own, Other)",
+    "not issubclass(Own, (int, str))",
+    "hasattr(make(), 'known')",
+    "hasattr(elsewhere, 'known')",
+    "not hasattr(Own(), 'other')",
+    "not hasattr(Own, 'other')",
+    "getattr(Own(), 'other', None) is None",
+    "getattr(make(), 'other', None) is not None",
+    "make() is not None",
+    "None is not make()",
+    "make() is not make()",
+    *(f"[Path('made/x').{call}]" for call in ("mkdir(parents=True)", "touch()", "write_text('')")),
+    *(f"[Path('kept').{call}]" for call in ("unlink()", "rename('x')", "chmod(0)", "open('w')")),
+    "[(pathlib.PosixPath('kept').parent / 'x').symlink_to('kept')]",
+]
+
+
+@pytest.mark.parametrize("condition", [*DECIDED_ONES, *OPEN_ONES])
+def test_what_depends_on_other_libraries_is_left_undecided(condition, tmp_path, monkeypatch):
+    name = f"own_code_{abs(hash(condition))}"
+    lines = [OWN_CODE, "class Made:", "    def __init__(self):", f"        check({condition})"]
+    (tmp_path / f"{name}.py").write_text("\n".join(lines))
+    (tmp_path / "kept").touch(0o644)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = {p.name: (p.stat().st_mode, p.stat().st_mtime) for p in tmp_path.iterdir()}
+    said = refusal({"_target_": f"{name}.Made"}, "it", tmp_path)
+    assert said == ("refused (in it)" if condition in DECIDED_ONES else None)
+    after = {p.name: (p.stat().st_mode, p.stat().st_mtime) for p in tmp_path.iterdir()}
+    assert after == before
+
+
+def test_a_constant_that_is_computed_is_asked_of_the_class(tmp_path, monkeypatch):
+    code = OWN_CODE.replace("from elsewhere", "from types").replace("elsewhere", "types")
+    code = code.replace("Base, Other, make", "SimpleNamespace as Base")
+    (tmp_path / "own_constants.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, expected in (("Parent", ("a",)), ("Computed", ("a", "b")), ("Plain", None)):
+        found = arguments.attribute(f"own_constants.{name}", "own_estimator_settings")
+        assert found == expected

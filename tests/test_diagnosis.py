@@ -76,6 +76,18 @@ def test_what_an_evaluation_without_memory_advises_can_be_typed():
     check(["task=evaluate", "checkpoint=gumbel_vae-digits", "evaluate.memory_gb=0.25"])
 
 
+@pytest.mark.parametrize("place", ["runs/ARM", "ARM", "my ARM", "ARM-2/x", "/ARM.old"])
+def test_a_folder_that_is_called_as_a_class_keeps_its_name(place):
+    config = OmegaConf.create({"task": "fit", "run_dir": place})
+    said = f"{place} holds a run already: type run_dir={place}, as {place}.ckpt"
+    assert explain(ValueError(said), config) == said
+    said = "no folder a/ARM, ARM/b or x=ARM; DisARM, not 'ARM'"
+    assert explain(ValueError(said), config) == said.replace("DisARM", "disarm")
+    config.run_dir = "x"
+    assert explain(ValueError("ARM: use DisARM (in a)."), config) == "arm: use disarm (in a)."
+    assert explain(ValueError("use ARM."), config) == "use arm."
+
+
 def test_what_is_not_known_is_not_looked_at():
     assert found({}) == {}
     assert list(found({"kl": 0.0, "active_units": 0.0, "latents": 5})) == [

@@ -456,6 +456,16 @@ def test_only_what_decides_the_images_makes_data_another():
         assert [name for name, _ in differences([folder, other])] == [*changed]
 
 
+def test_a_folder_is_the_same_however_it_is_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pics").mkdir()
+    vae = SimpleNamespace(likelihood=None)
+    roots = ["pics", "./pics", str(tmp_path / "pics"), "not here"]
+    data = [SimpleNamespace(datamodule=ImageFolder(root=root), vae=vae) for root in roots]
+    first, *same, other = map(measured_on, data)
+    assert same == [first, first] and other["root"] == "not here"
+
+
 def test_two_processes_as_they_are_typed(run, tmp_path, monkeypatch):
     line = ["task=evaluate", "checkpoint=gaussian_vae-digits", *SMALL, "evaluate.parts=[bound]"]
     run(*line, "run_dir=one", "evaluate.images=150")

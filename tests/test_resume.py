@@ -198,6 +198,8 @@ def test_settings_that_a_run_is_older_than_are_no_change():
     assert changes(old, new) == []
     black = new | {"data": new["data"] | {"background": "black"}}
     assert changes(old, black) == ['data.background "white" -> "black"']
+    old["init"] = {k: v for k, v in new["init"].items() if k != "strict"}
+    assert changes(old, new) == []
 
 
 def model_for(estimator):
@@ -464,3 +466,11 @@ def test_the_checkpoint_that_a_run_goes_on_from_is_its_newest(run, tmp_path, cap
         shutil.copy(tmp_path / "x/checkpoints/best.ckpt", tmp_path / f"elsewhere/{name}.ckpt")
     run("resume=elsewhere/mine.ckpt", "run_dir=y", "exact=false", "model.optimizer.lr=0.1")
     assert sorted(p.name for p in (tmp_path / "elsewhere").iterdir()) == ["last.ckpt", "mine.ckpt"]
+
+
+def test_a_task_has_the_settings_of_today(run, tmp_path):
+    """Version 0.1 knew no compare.evaluations."""
+    shutil.copytree(DATA / "0.1" / "checkpoint", tmp_path / "x")
+    few = ["estimators=[reparameterization]", "repeats=2", "reference_repeats=2", "images=5"]
+    run("task=compare", "checkpoint=x", "run_dir=c", *(f"compare.{line}" for line in few))
+    assert (tmp_path / "c" / "compare.csv").is_file()

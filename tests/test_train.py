@@ -442,7 +442,7 @@ def test_the_probe_sees_the_gradient_and_changes_nothing(run, tmp_path):
     assert (tmp_path / "probed" / "images" / "gradients.png").stat().st_size > 5_000
 
 
-def test_estimators_are_compared(run, tmp_path, capsys):
+def test_estimators_are_compared(run, tmp_path, capsys, monkeypatch):
     asked = ["estimators=[straight_through,score_function]", "train_epochs=1", "repeats=5"]
     asked += ["seeds=[0,1]", "evaluations=3"]
     between = ["trainer.val_check_interval=3", "trainer.log_every_n_steps=2"]
@@ -466,6 +466,20 @@ def test_estimators_are_compared(run, tmp_path, capsys):
         assert trained.estimator.num_samples == 3
     assert (tmp_path / "c" / "compare.png").exists()
     assert (tmp_path / "c" / "runs" / "score_function-0" / "release").is_dir()
+    monkeypatch.setattr(compare, "reference", None)  # it is refused before the work
+    again = ["compare.seeds=[2,1]", "compare.estimators=[score_function]", "compare.train_epochs=1"]
+    with pytest.raises(SystemExit):
+        run(*CSV, "task=compare", *size, *again)
+    said = capsys.readouterr().err
+    assert said == ("train.py: c/runs/score_function-1 holds a run already: type another run_dir\n")
+
+
+def test_what_was_measured_is_kept_if_the_training_fails(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "_train", None)
+    few = ["estimators=[straight_through]", "train_epochs=1", "repeats=2", "reference_repeats=2"]
+    with pytest.raises((TypeError, SystemExit)):
+        run(*CSV, "task=compare", "run_dir=c", *(f"compare.{line}" for line in few))
+    assert (tmp_path / "c" / "compare.csv").is_file()
 
 
 UNWRITABLE = {

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train as train_py
 from models import GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
-from vae_lab.callbacks import StepSeed
+from vae_lab.callbacks import FiniteUpdates, StepSeed
 from vae_lab.data import Batch
 from vae_lab.distributed import all_sum, each, rank, world_size
 from vae_lab.likelihoods import Bernoulli
@@ -255,6 +255,24 @@ def test_gradients_with_noise_of_their_own(tmp_path):
         z = (mean - other_mean) / (variance + other_variance).sqrt().clamp_min(1e-12)
         assert z.abs().max() < 5, case
         assert 0.6 < other_variance.sum() / variance.sum() < 1.6, case  # 4 if the noise is the same
+
+
+def left_out(objective, scaler):
+    """Is a step whose gradient is finite; the objective is the last process's own."""
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.ones(2)
+    callback = FiniteUpdates("unused", "skip")
+    callback._terms = [torch.tensor([objective if rank() else -1.0, 1.0, 1.0, 1.0, 8.0])]
+    plugin = SimpleNamespace(scaler=scaler)
+    trainer = SimpleNamespace(precision_plugin=plugin, global_step=0, current_epoch=0)
+    callback.on_before_optimizer_step(trainer, None, torch.optim.SGD([weight], fused=True))
+    return callback._stopped.item()
+
+
+@pytest.mark.parametrize("scaler", [None, "of float16"])
+@pytest.mark.parametrize("objective, expected", [(-1.0, False), (-torch.inf, True)])
+def test_all_processes_leave_out_the_same_steps(tmp_path, objective, expected, scaler):
+    assert in_processes(2, tmp_path, left_out, objective, scaler) == [expected, expected]
 
 
 class Equal(pl.Callback):

@@ -28,6 +28,7 @@ from vae_lab.checkpoints import (
     verify,
     versions,
 )
+from vae_lab.description import check_described
 from vae_lab.loggers import begin, upload_release
 from vae_lab.runs import default_folder, keep_command, lock, writable
 
@@ -68,6 +69,7 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
         datamodule, model = restored(config, path)
     else:
         datamodule, model = build.datamodule_and_model(config)
+        check_described(model.vae)  # one that is trained already needs it for its release only
         for line in build.take_parts(config, model):
             say(line)
     trainer = build.trainer(config, model)

@@ -25,7 +25,7 @@ class Estimator(nn.Module):
     One number for each point, and nothing else: a sum over the event's axes is f's own business.
     What f returns as bool or integers is taken as floating-point numbers. Where the estimate for a
     datum is minus infinity, as f is at a point that the data rule out, that datum has no gradient.
-    A fault of f, NaN or plus infinity, makes that datum's gradient NaN or infinite: it is not hidden.
+    NaN or plus infinity of f makes that datum's gradient NaN or infinite.
 
     The value is the Monte-Carlo estimate. Its gradient is this estimator's gradient for the
     parameters of q and for all that f closes over. Whatever else has to be trained (a baseline, a

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -237,6 +237,8 @@ def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[st
     has passed is always refused."""
     saved = load_checkpoint(path)
     found = resume.changes(saved["config"], build.kept(config))
+    if line := resume.transparency(saved["config"]["data"]):
+        rank_zero_warn(line)
     if (processes := saved.get("processes", 1)) != trainer.world_size:
         found.append(f"processes {processes} -> {trainer.world_size}")
     if config.threads not in (None, before := saved.get("threads", config.threads)):

@@ -32,7 +32,7 @@ from vae_lab.callbacks import (
     StepSeed,
 )
 from vae_lab.checkpoints import FOLDER, run_of
-from vae_lab.description import RELAXATION, check_described, describe
+from vae_lab.description import RELAXATION, describe
 from vae_lab.estimators import catalog
 from vae_lab.loggers import CSVLogger
 from vae_lab.optimization import shorten_steps
@@ -64,7 +64,6 @@ def _place(message: str) -> str:
 def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
     datamodule = make(config.data)
     model = make(config.model, shape=datamodule.shape)
-    check_described(model.vae)
     if config.channels_last:
         model.vae.to(memory_format=torch.channels_last)
     model.config = kept(config)

@@ -77,6 +77,16 @@ def changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def transparency(data: Mapping[str, Any]) -> str | None:
+    """What has changed since for a run whose saved settings do not know `data.background`."""
+    if "background" in data or not str(data.get("_target_")).endswith(".ImageFolder"):
+        return None
+    return (
+        "this run is from before data.background: where its pictures are transparent, their pixels "
+        "are now laid over white and not as they were"
+    )
+
+
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Any:
     for name, value in node.items():
         if isinstance(value, Mapping) and value:

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -29,6 +29,7 @@ from vae_lab.checkpoints import (
     verify,
     versions,
 )
+from vae_lab.description import check_described
 from vae_lab.loggers import begin, upload_release
 from vae_lab.runs import default_folder, keep_command, lock, writable
 
@@ -69,6 +70,7 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
         datamodule, model = restored(config, path)
     else:
         datamodule, model = build.datamodule_and_model(config)
+        check_described(model.vae)  # one that is trained already needs it for its release only
         for line in build.take_parts(config, model):
             say(line)
     trainer = build.trainer(config, model)
@@ -237,6 +239,8 @@ def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[st
     has passed is always refused."""
     saved = load_checkpoint(path)
     found = resume.changes(saved["config"], build.kept(config))
+    if line := resume.transparency(saved["config"]["data"]):
+        rank_zero_warn(line)
     if (processes := saved.get("processes", 1)) != trainer.world_size:
         found.append(f"processes {processes} -> {trainer.world_size}")
     if config.threads not in (None, before := saved.get("threads", config.threads)):

@@ -42,6 +42,10 @@ class Streaming(StreamedDataModule):
     def shape(self) -> tuple[int, ...]:
         return self._shards("train").shape
 
+    @property
+    def pixels(self) -> dict[str, Any]:
+        return self._shards("train").pixels
+
     def open(self) -> tuple[Reader, Reader]:
         return self._shards("train"), self._shards("test")
 
@@ -81,6 +85,12 @@ class Shards:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         return tuple(self._item(0)["image"].shape)
+
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """How the pictures were read; older shards do not say it."""
+        index = Path(self._data.input_dir.path, "index.json")
+        return json.loads(index.read_text()).get("pixels", {})
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -169,5 +179,12 @@ def write_shards(datamodule: ImageDataModule, folder: Path, shard_mb: float = 64
                 count += 1
         shards.done()
         shards.merge()  # writes index.json, without which the folder is not taken for whole
+        _add_to_index(target, datamodule.pixels)
         counts[name] = count
     return counts
+
+
+def _add_to_index(folder: Path, pixels: dict[str, Any]) -> None:
+    """It is the one file that is fetched from a store anyhow, and litdata ignores what is new."""
+    index = folder / "index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"pixels": pixels}))

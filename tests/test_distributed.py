@@ -25,9 +25,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train as train_py
 from models import GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
-from vae_lab.callbacks import StepSeed
+from vae_lab.callbacks import FiniteUpdates, StepSeed
 from vae_lab.data import Batch
 from vae_lab.distributed import all_sum, each, rank, world_size
+from vae_lab.estimators import LAX, ScoreFunction
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO, IWAE
@@ -255,6 +256,41 @@ def test_gradients_with_noise_of_their_own(tmp_path):
         z = (mean - other_mean) / (variance + other_variance).sqrt().clamp_min(1e-12)
         assert z.abs().max() < 5, case
         assert 0.6 < other_variance.sum() / variance.sum() < 1.6, case  # 4 if the noise is the same
+
+
+def left_out(objective, scaler):
+    """Is a step whose gradient is finite; the objective is the last process's own."""
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.ones(2)
+    callback = FiniteUpdates("unused", "skip")
+    callback._terms = [torch.tensor([objective if rank() else -1.0, 1.0, 1.0, 1.0, 8.0])]
+    plugin = SimpleNamespace(scaler=scaler)
+    trainer = SimpleNamespace(precision_plugin=plugin, global_step=0, current_epoch=0)
+    callback.on_before_optimizer_step(trainer, None, torch.optim.SGD([weight], fused=True))
+    return callback._stopped.item()
+
+
+@pytest.mark.parametrize("scaler", [None, "of float16"])
+@pytest.mark.parametrize("objective, expected", [(-1.0, False), (-torch.inf, True)])
+def test_all_processes_leave_out_the_same_steps(tmp_path, objective, expected, scaler):
+    assert in_processes(2, tmp_path, left_out, objective, scaler) == [expected, expected]
+
+
+def with_no_data():
+    """The buffers of each stateful estimator; only the first process has data."""
+    found = []
+    for estimator in (ScoreFunction(2, "moving_average"), ScoreFunction(2, "learned"), LAX((4,))):
+        torch.manual_seed(1)
+        loc = torch.zeros(0 if rank() else 3, 2, requires_grad=True)
+        q = torch.distributions.Independent(torch.distributions.Normal(loc, 1.0), 1)
+        estimator(q, lambda z: z.square().sum(-1), context=torch.zeros(len(loc), 1))
+        found.append(vector(estimator.buffers()))
+    return torch.cat(found)
+
+
+def test_a_process_without_data_has_the_same_averages(tmp_path):
+    first, second = in_processes(2, tmp_path, with_no_data)
+    assert torch.equal(first, second) and torch.equal(first, with_no_data()) and first.any()
 
 
 class Equal(pl.Callback):

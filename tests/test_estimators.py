@@ -266,11 +266,14 @@ BOTH = [(*p.values, mean) for p in pairs()]
 BOTH += [(*p.values, log_mean_exp) for p in pairs(trait="multi_sample")]
 
 
-@pytest.mark.parametrize("everywhere", [False, True])
-@pytest.mark.parametrize(
+of_both = pytest.mark.parametrize(
     "estimator, case, aggregate",
     [pytest.param(*x, id=f"{type(x[0]).__name__}-{x[1].name}-{x[2].__name__}") for x in BOTH],
 )
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@of_both
 def test_f_of_minus_infinity(estimator, case, aggregate, everywhere):
     """What the data rule out: the value says so, and no gradient or average is lost to it."""
     estimator = ready(estimator)
@@ -286,6 +289,26 @@ def test_f_of_minus_infinity(estimator, case, aggregate, everywhere):
         for p in (*leaves.values(), scale, *estimator.parameters()):
             assert p.grad is None or p.grad.isfinite().all()
     assert (value == -math.inf).all() if everywhere else not value.isnan().any()
+    assert all(buffer.isfinite().all() for buffer in estimator.buffers())
+
+
+@pytest.mark.parametrize("point", [0, -1])
+@pytest.mark.parametrize("fault, beside", [("nan", 1), ("inf", 1), ("nan", "-inf")])
+@of_both
+def test_a_fault_of_f_reaches_the_gradient(estimator, case, aggregate, fault, beside, point):
+    """Of its datum alone; also where another point of the datum is ruled out."""
+    q, leaves = case.q(3)
+
+    def f(z):
+        factor = torch.ones(len(z), 3, dtype=torch.float64)
+        factor[-1 - point if len(z) > 1 else 0, 1] = float(beside)
+        factor[point, 1] = float(fault)
+        return factor * (1 + case.flat(bumpy)(z).square())
+
+    estimator = ready(estimator)
+    estimator(q, f, aggregate=aggregate, context=features(3)).sum().backward()
+    gradient = torch.cat([p.grad.flatten(1) for p in leaves.values()], 1)
+    assert gradient.isfinite().all(1).tolist() == [True, False, True]
     assert all(buffer.isfinite().all() for buffer in estimator.buffers())
 
 

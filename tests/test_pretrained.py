@@ -462,8 +462,25 @@ def test_a_class_called_like_another_is_not_taken_for_it(registered, tmp_path):
 def test_a_class_that_is_defined_anew_takes_the_place_of_the_old(registered):
     first, second = (type("Cell", (Thin,), {}) for _ in range(2))
     registered(first)
+    vae = small_vae(network=first(4))
     registered(second)
     assert CLASSES["network"]["Cell"] is second
+    check_described(vae)
+
+
+class Spaced(Thin):
+    """Its constructor reads a value, which a tensor on `meta` does not have."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.rates = [rate.item() for rate in torch.linspace(0, 1, width)]
+
+
+def test_a_constructor_may_read_a_tensor(registered, tmp_path):
+    vae = small_vae(network=registered(Spaced)(4))
+    before = torch.get_rng_state()
+    assert VAE.from_pretrained(vae.save_pretrained(tmp_path)).network.rates == vae.network.rates
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 import train as train_py
 from configs import build, tasks
-from configs.resume import changes
+from configs.resume import changes, transparency
 from datamodules.base import ImageDataModule
 from vae_lab.callbacks import Checkpointing
 from vae_lab.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
@@ -196,6 +196,7 @@ def test_settings_that_a_run_is_older_than_are_no_change():
     known = {k: v for k, v in new["data"].items() if k not in ("background", "value_range")}
     old = new | {"data": known}
     assert changes(old, new) == []
+    assert "now laid over white" in transparency(known) and not transparency(new["data"])
     black = new | {"data": new["data"] | {"background": "black"}}
     assert changes(old, black) == ['data.background "white" -> "black"']
     old["init"] = {k: v for k, v in new["init"].items() if k != "strict"}

@@ -88,12 +88,13 @@ def test_a_folder_of_pictures_and_its_shards(tmp_path):
         folder = tmp_path / "pictures" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((20 + number, 30), 50).save(folder / f"{number}.png")
-    settings = {"batch_size": 8, "image_size": 16, "num_workers": 2}
+    settings = {"batch_size": 8, "image_size": 16, "num_workers": 2, "background": [9, 9, 9]}
     folder = ImageFolder(root=str(tmp_path / "pictures"), memory_gb=0, **SETTINGS | settings)
     write_shards(folder, tmp_path / "shards", SMALL)
     folder.teardown("fit")
     shards = streaming(tmp_path / "shards", val_size=0.1, batch_size=8)
     assert_same(shards, folder)
+    assert shards.pixels == folder.pixels == {"background": [9, 9, 9], "value_range": None}
 
 
 def _rank(rank, root, folder):

@@ -27,12 +27,17 @@ def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     """The sum over the first axis; what has weight 0 has no part in it, minus infinity neither."""
     lost = values == -torch.inf
     total = (weights * values.masked_fill(lost, 0.0)).sum(0)
-    return total.masked_fill((lost & (weights > 0)).any(0), -torch.inf)
+    return torch.where((lost & (weights > 0)).any(0), total - torch.inf, total)  # NaN stays NaN
 
 
-def finite(x: Tensor) -> Tensor:
-    """x, and 0 where it is infinite or a difference of infinities."""
-    return torch.nan_to_num(x, 0.0, 0.0, 0.0)
+def possible(values: Tensor) -> Tensor:
+    """The values, and 0 where one is minus infinity; a fault of f, NaN or infinity, stays."""
+    return values.masked_fill(values == -torch.inf, 0.0)
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """a - b, and 0 where either is minus infinity; a fault of f, NaN or infinity, stays."""
+    return (a - b).masked_fill(torch.minimum(a, b) == -torch.inf, 0.0)  # minimum hands on NaN
 
 
 def substitute(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> Tensor:
@@ -55,11 +60,11 @@ def substitute(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> 
 def credit(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> Tensor:
     r"""What the aggregate would lose, :math:`A(f_1, .., f_S) - A(f_1, .., c_s, .., f_S)`.
 
-    Arguments and returns as of :func:`substitute`; 0 where the loss is not a finite number.
+    Arguments and returns as of :func:`substitute`; 0 where either is minus infinity.
     """
     if aggregate is mean:  # of which S values are enough, and nothing is lost to rounding
-        return finite((values - counterfactual) / values.shape[0])
-    return finite(aggregate(values) - substitute(values, counterfactual, aggregate))
+        return difference(values, counterfactual) / values.shape[0]
+    return difference(aggregate(values), substitute(values, counterfactual, aggregate))
 
 
 def mean_of_others(values: Tensor) -> Tensor:
@@ -67,7 +72,7 @@ def mean_of_others(values: Tensor) -> Tensor:
     lost = values == -torch.inf
     kept = values.masked_fill(lost, 0.0)
     mean = (kept.sum(0) - kept) / (values.shape[0] - 1)
-    return mean.masked_fill(lost.sum(0) > lost, -torch.inf)  # where another one is lost
+    return torch.where(lost.sum(0) > lost, mean - torch.inf, mean)  # where another one is lost
 
 
 def log_mean_exp_of_others(values: Tensor) -> Tensor:

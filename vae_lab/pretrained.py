@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import sources
 from .checkpoints import find_checkpoint, load_checkpoint
-from .description import KINDS, assemble, check_described, describe, shortened, undisturbed
+from .description import KINDS, assemble, check_described, describe, outline, shortened, undisturbed
 from .description import blueprint as blueprint  # version 0.1.0 had them here
 from .description import relaxation as relaxation
 from .files import write_durably
@@ -114,9 +114,7 @@ def load(source: str | Path, strict: bool = True) -> VAE:
     device = torch.get_default_device()
     with undisturbed():
         model = _read(sources.resolve(source))
-        with torch.device("meta"):  # sizes that do not match cost no memory
-            planned = assemble(model.blueprint, model.origin)
-        report = compare(model.weights, planned.state_dict())
+        report = compare(model.weights, outline(model.blueprint, model.origin).state_dict())
         if strict and not report.complete:
             raise ValueError(
                 f"{model.origin} does not describe its weights: {report._replace(taken=[])}; "

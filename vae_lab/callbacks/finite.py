@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from ..distributed import all_sum, world_size
+from ..distributed import all_sum
 from ..objectives import Terms
 
 
@@ -32,12 +32,12 @@ class _Update(NamedTuple):
 class FiniteUpdates(pl.Callback):
     """Leaves out every optimizer step whose gradient is NaN or infinite; stops the run, or goes on.
 
-    The gradient's norm decides on the device (and a single process's objective, which may be minus
-    infinity without it): no step waits for it, except with an optimizer that knows no `found_inf`
-    (fused ones do; it is how a GradScaler skips a step) or with sharded parameters. Weights, the
-    optimizer's state and the estimator's moving averages stay as they were. The norm is that after
-    DDP's reduction, so that all processes decide alike. Under float16 the GradScaler leaves out
-    what overflows, which is no fault; there the terms are judged.
+    The gradient's norm and the objective, which may be minus infinity without it, decide on the
+    device: no step waits for them, except with an optimizer that knows no `found_inf` (fused ones
+    do; it is how a GradScaler skips a step) or with sharded parameters. Weights, the optimizer's
+    state and the estimator's moving averages stay as they were. The norm is that after DDP's
+    reduction, and the objective that of all processes, so that all decide alike. Under float16 the
+    GradScaler leaves out what overflows, which is no fault; there the terms are judged.
 
     The host looks at it whenever `pl_module.latest` is a new dictionary, so after numbers were read
     off the device anyhow, and before every checkpoint; no later step was taken in the meantime
@@ -93,9 +93,9 @@ class FiniteUpdates(pl.Callback):
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         norm = _norm(optimizer, self._sharded)
         terms = cast(Tensor, sum(self._terms))
-        # Of several processes each knows its own objective only, and all have to decide alike.
-        size = norm + terms[0].abs() if world_size() == 1 else norm
-        good = (terms.abs().sum() if scaled else size) < torch.inf
+        # Each process knows its own data's terms only, and all have to decide alike.
+        own = all_sum(terms.abs().sum() if scaled else terms[0].abs())
+        good = (own if scaled else norm + own) < torch.inf
         bad = good.logical_not()
         if self.action == "stop" and self._stopped is not None:
             bad = bad | self._stopped

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
-from ..aggregates import Aggregate, credit, finite
+from ..aggregates import Aggregate, credit, difference
 from .base import Estimator, Integrand, base, full_precision, positive_samples, surrogate
 from .control import each_event, event_sum
 
@@ -161,4 +161,4 @@ def correction(log_p: Tensor, num_samples: int) -> Tensor:
 
 def _centred(values: Tensor) -> Tensor:
     values = values.detach()
-    return finite(values - values.mean(0))
+    return difference(values, values.mean(0))

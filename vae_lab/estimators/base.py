@@ -25,6 +25,7 @@ class Estimator(nn.Module):
     One number for each point, and nothing else: a sum over the event's axes is f's own business.
     What f returns as bool or integers is taken as floating-point numbers. Where the estimate for a
     datum is minus infinity, as f is at a point that the data rule out, that datum has no gradient.
+    NaN or plus infinity of f makes that datum's gradient NaN or infinite.
 
     The value is the Monte-Carlo estimate. Its gradient is this estimator's gradient for the
     parameters of q and for all that f closes over. Whatever else has to be trained (a baseline, a
@@ -91,12 +92,23 @@ class Estimator(nn.Module):
             )
         f = checked(f, q)
         if 0 in getattr(q, "batch_shape", ()):
-            return of_no_data(q, f, self.num_samples)
+            return self.of_no_data(q, f)
         if torch.compiler.is_compiling() and not self.compiles:
             from .compiled import as_it_is
 
             return as_it_is(self, q, f, aggregate, context)
         return self.settled(q, f, aggregate, context)
+
+    def of_no_data(self, q: Distribution, f: Integrand) -> Tensor:
+        """The estimate for a batch of size 0, [*B], whose gradients are zero."""
+        values = f(q.sample(torch.Size((self.num_samples,))))
+        for average in self.averages():
+            average(values.detach(), None)
+        return values.mean(0) + sum(surrogate(p.sum()) for p in parameters(q).values())
+
+    def averages(self) -> Iterable[nn.Module]:
+        """The moving averages that each estimate moves on, together with all other processes'."""
+        return ()
 
     def settled(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
@@ -170,12 +182,6 @@ def _wrong_shape(got: torch.Size, wanted: torch.Size, z: torch.Size) -> str:
         f"f must return one number for each point, [S, *B] = {list(wanted)} for z of shape "
         f"{list(z)}, got {list(got)}: {cure}"
     )
-
-
-def of_no_data(q: Distribution, f: Integrand, num_samples: int) -> Tensor:
-    """The estimate for a batch of size 0, [*B], whose gradients are zero."""
-    value = f(q.sample(torch.Size((num_samples,)))).mean(0)
-    return value + sum(surrogate(p.sum()) for p in parameters(q).values())
 
 
 def base(q: Distribution) -> Any:

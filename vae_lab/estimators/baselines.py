@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..aggregates import finite, log_mean_exp_of_others, mean_of_others
+from ..aggregates import difference, log_mean_exp_of_others, mean_of_others
 from ..distributed import all_sum
 from .control import inputs_of
 
@@ -118,7 +118,7 @@ class Learned(Baseline):
         average, _ = self.average(values, None)
         features = inputs_of(self.network, context.detach(), "a context")
         guess = average + self.network(features).squeeze(-1).to(values.dtype)  # [S, *B]
-        return guess.detach(), finite(values - guess).square().mean(0)
+        return guess.detach(), difference(values, guess).square().mean(0)
 
 
 BASELINES: dict[str, type[Baseline]] = {

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, OneHotCategorical
 
-from ..aggregates import Aggregate, finite
+from ..aggregates import Aggregate, difference
 from .antithetic import coincidence, correction, exclusive_bits
 from .base import (
     Estimator,
@@ -57,7 +57,7 @@ class ARSM(Estimator):
         z = one_hot(winner.movedim(-1, 0), parameter)
         values = f(z)  # [swaps, *B]
         table = values.detach()[which]  # [K, K, *B]
-        table = finite(table - table.mean(0)).movedim((0, 1), (-1, -2))  # [*B, j, c]
+        table = difference(table, table.mean(0)).movedim((0, 1), (-1, -2))  # [*B, j, c]
         shares = (1 / categories - softmax(-noise)).reshape(*q.batch_shape, -1, categories)
         gradient = (shares @ table.to(shares)).reshape(logits.shape)
         return aggregate(values) + surrogate(event_sum(gradient * parameter, q))
@@ -106,10 +106,10 @@ class CARMS(Estimator):
         z = one_hot(category.squeeze(-1), parameter)
         values = f(z)  # [S, *B]
         constant = values.detach()
-        difference = finite(constant.unsqueeze(1) - constant)  # [S, S, *B]
+        gap = difference(constant.unsqueeze(1), constant)  # [S, S, *B]
         ratio = self._ratio(log_stop, rank)
-        difference = difference.reshape(*difference.shape, *[1] * (ratio.ndim - difference.ndim))
-        credit = (difference * ratio).mean(1)  # [S, *B, L]
+        gap = gap.reshape(*gap.shape, *[1] * (ratio.ndim - gap.ndim))
+        credit = (gap * ratio).mean(1)  # [S, *B, L]
         gradient = (credit.unsqueeze(-1) * z).sum(0) / (self.num_samples - 1)
         return aggregate(values) + surrogate(event_sum(gradient * parameter, q))
 

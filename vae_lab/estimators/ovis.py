@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..aggregates import Aggregate, finite, log_mean_exp, substitute
+from ..aggregates import Aggregate, difference, log_mean_exp, substitute
 from .base import Estimator, Integrand, positive_samples, surrogate
 
 
@@ -55,7 +55,7 @@ class OVIS(Estimator):
         values = f(z)
         z, (log_w, auxiliary) = z[: self.num_samples], values.tensor_split([self.num_samples])
         constant = log_w.detach()
-        credit = finite(log_mean_exp(constant) - self._control(constant, auxiliary.detach()))
+        credit = difference(log_mean_exp(constant), self._control(constant, auxiliary.detach()))
         return log_mean_exp(log_w) + surrogate((credit * q.log_prob(z)).sum(0))
 
     def _control(self, log_w: Tensor, auxiliary: Tensor) -> Tensor:
@@ -64,5 +64,5 @@ class OVIS(Estimator):
             return substitute(log_w, torch.full_like(log_w, -torch.inf), log_mean_exp)
         others = log_w.unsqueeze(1).expand(-1, self.num_auxiliary, *log_w.shape[1:])
         log_z = substitute(others, auxiliary.expand_as(others), log_mean_exp)  # [S, auxiliary, *B]
-        v = (auxiliary - log_z).exp() / len(log_w)
+        v = (auxiliary - log_z).exp().masked_fill(log_z == -torch.inf, 0.0) / len(log_w)
         return (log_z - v).mean(1)

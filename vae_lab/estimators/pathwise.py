@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, VonMises
 
-from ..aggregates import Aggregate, finite, log_mean_exp
+from ..aggregates import Aggregate, log_mean_exp
 from .base import Estimator, Integrand, base, detach, per_dimension, positive_samples, surrogate
 from .control import slope
 
@@ -172,6 +172,7 @@ class DReG(StickingTheLanding):
             return aggregate(f(z))
         points = z.detach().requires_grad_()
         log_w = f(points)  # [S, *B]
-        weights = finite(log_w.detach().softmax(0))
+        lost = (log_w == -torch.inf).all(0)
+        weights = log_w.detach().softmax(0).masked_fill(lost, 0.0)
         df_dz = slope(weights.square() * log_w, points, f, create_graph=False)
         return aggregate(log_w) + surrogate(per_dimension(df_dz * z, q).sum((0, -1)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
-from ..aggregates import Aggregate, finite
+from ..aggregates import Aggregate, possible
 from .base import (
     Estimator,
     Integrand,
@@ -108,7 +108,7 @@ def hard_and_relaxed(
     inner = base(q)
     tau = each_event(log_tau.exp(), q)
     hard, relaxed = f(torch.cat([harden(inner, z.detach()), squash(inner, z / tau)])).chunk(2)
-    return hard, finite(relaxed)
+    return hard, possible(relaxed)
 
 
 def at_relaxed(q: Distribution, f: Integrand) -> Integrand:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
     Beta,
@@ -89,6 +89,9 @@ class RELAX(Estimator):
     def temperature(self) -> Tensor:
         return self.log_temperature.squeeze(0).exp()
 
+    def averages(self) -> list[nn.Module]:
+        return [self.average] if torch.is_grad_enabled() and not self.with_f else []
+
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None
     ) -> Tensor:
@@ -145,6 +148,9 @@ class LAX(Estimator):
         self.num_samples = positive_samples("num_samples", num_samples)
         self.network = ControlNetwork(hidden)
         self.average = MovingAverage()
+
+    def averages(self) -> list[nn.Module]:
+        return [self.average] if torch.is_grad_enabled() else []
 
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None

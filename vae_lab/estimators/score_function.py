@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, credit
 from .base import Estimator, Integrand, descent, positive_samples, surrogate
-from .baselines import BASELINES, Baseline
+from .baselines import BASELINES, Baseline, MovingAverage
 
 
 class ScoreFunction(Estimator):
@@ -57,6 +57,9 @@ class ScoreFunction(Estimator):
             baseline = BASELINES[baseline]()
         self.num_samples = positive_samples("num_samples", num_samples, baseline.least_samples)
         self.baseline = baseline
+
+    def averages(self) -> list[nn.Module]:
+        return [m for m in self.baseline.modules() if isinstance(m, MovingAverage)]
 
     def estimate(
         self, q: Distribution, f: Integrand, aggregate: Aggregate, context: Tensor | None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
-from ..aggregates import Aggregate, finite, mean_of_others
+from ..aggregates import Aggregate, difference, mean_of_others, possible
 from .base import (
     Estimator,
     Integrand,
@@ -71,7 +71,7 @@ class DoubleCV(Estimator):
 
     @staticmethod
     def _leave_one_out(values: Tensor, score: Tensor, q: Distribution) -> Tensor:
-        return (each_event(finite(values - mean_of_others(values)), q) * score).mean(0)
+        return (each_event(difference(values, mean_of_others(values)), q) * score).mean(0)
 
 
 class RODEO(Estimator):
@@ -124,8 +124,8 @@ class RODEO(Estimator):
         z, values, df_dz = values_and_slopes(q, f, self.num_samples)
         hard, p = values.detach(), probabilities(q)
         bits, slopes, rates = (event_flat(x, q) for x in (z, df_dz, p))
-        vector, scalar = self._stein(bits, finite(hard), slopes, rates)
-        credit = finite(hard - mean_of_others(hard + scalar))
+        vector, scalar = self._stein(bits, possible(hard), slopes, rates)
+        credit = difference(hard, mean_of_others(hard + scalar))
         g = (each_event(credit, q) * (z - p) + vector.reshape(z.shape)).mean(0)
         value = values.mean(0) + surrogate(event_sum(g.detach() * base(q).logits, q))
         return value + descent(event_sum(g.square(), q))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal, OneHotCategorical
 
-from ..aggregates import Aggregate, finite
+from ..aggregates import Aggregate, difference
 from .base import Estimator, Integrand, positive_samples, surrogate
 from .control import event_sum, leaf, slope
 
@@ -51,6 +51,6 @@ class MuProp(Estimator):
         again = lambda z: f(z.unsqueeze(0))  # noqa: E731
         df_dz = slope(at_mean, mean, again, create_graph=False)  # [*B, *E]
         expansion = at_mean.detach() + event_sum(df_dz * (z - mean.detach()), q)  # [S, *B]
-        credit = finite(at_samples.detach() - expansion) / self.num_samples
+        credit = difference(at_samples.detach(), expansion) / self.num_samples
         score = surrogate((credit * q.log_prob(z)).sum(0))
         return aggregate(at_samples) + score + surrogate(event_sum(df_dz * q.mean, q))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
-from ..aggregates import Aggregate, finite, weighted_sum
+from ..aggregates import Aggregate, difference, weighted_sum
 from .base import (
     Estimator,
     Integrand,
@@ -61,8 +61,9 @@ class UnorderedSet(Estimator):
         z = _points(q, states)
         values = f(z)  # [S, *B]
         constant = values.detach()
+        lost = constant.amin(0) == -torch.inf
         weight, baseline = set_weights(log_p, constant)
-        credit = finite(weight * (constant - baseline))
+        credit = (weight * (constant - baseline)).masked_fill(lost, 0.0)
         return weighted_sum(weight, values) + surrogate((credit * q.log_prob(z)).sum(0))
 
 
@@ -106,8 +107,8 @@ class SumAndSample(Estimator):
         z = _points(q, torch.cat([top, draw_outside(top, log_pi, self.num_samples)]))
         values = f(z)  # [k + S, *B]
         weight = self._weights(log_p).to(values)
-        b = (log_p.softmax(0) * values[:summed].detach()).sum(0)
-        credit = finite(weight * (values.detach() - b))
+        b = weighted_sum(log_p.softmax(0), values[:summed].detach())
+        credit = weight * difference(values.detach(), b)
         score = surrogate((credit * q.log_prob(z)).sum(0))
         return weighted_sum(weight, values) + score
 

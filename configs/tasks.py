@@ -76,7 +76,7 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
     trainer = build.trainer(config, model)
     differences = [] if path is None else _differences(config, trainer, path)
     saved = {} if path is None else load_checkpoint(path)
-    _decide_threads(config, saved, trainer.world_size > 1, held)
+    _decide_threads(config, saved, trainer.world_size > 1)
     said = _check_data(config, trainer, datamodule, model)
     if config.compile:
         model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
@@ -160,7 +160,7 @@ def compare(config: DictConfig) -> None:
         model = None
         if config.checkpoint is not None:
             config, _, model = load_run(config)
-        _decide_threads(config, {}, False, held)  # for all of them alike
+        _decide_threads(config, {}, False)  # for all of them alike
         compare.run(config, fit, model)
 
 
@@ -254,9 +254,7 @@ def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[st
     return found
 
 
-def _decide_threads(
-    config: DictConfig, saved: dict[str, Any], several: bool, held: ExitStack
-) -> None:
+def _decide_threads(config: DictConfig, saved: dict[str, Any], several: bool) -> None:
     """Sets the number of threads, once for the whole run: a sum's last bits depend on it.
 
     Several processes have what was typed, what the run began with, or else what Lightning gives
@@ -269,7 +267,6 @@ def _decide_threads(
         if number < usual:
             say(f"threads  {number}: others use {others:.1f} cores; threads={usual} takes all")
     if number is not None:
-        held.callback(threads.use, usual)
         threads.use(number)
         config.threads = number
         if several:

@@ -27,6 +27,7 @@ SPARE = 0.25, 0.02  # so much of a core, or of all cores, may be missing
 GRAIN = 1 << 15  # numbers for each thread, below which torch takes fewer threads
 TYPED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # with one of them in the environment, it decides
 GROUPS = Path("/sys/fs/cgroup")
+MAPS = Path("/proc/self/maps")  # names the libraries that were loaded
 
 
 class Load:
@@ -156,22 +157,31 @@ _watch: _Watch | None = None
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Adapts how torch's threads wait to the load of the machine, where that is known."""
+    """Adapts how torch's threads wait to the load of the machine, where that is known.
+
+    Afterwards there are as many threads as before.
+    """
     global _watch
-    try:
-        gnu = "libgomp" in Path("/proc/self/maps").read_text()
-        _watch = _Watch(Load(), torch.get_num_threads()) if gnu else None
-    except OSError:
-        pass
-    if _watch is None:
-        yield
-        return
-    _watch.start()
+    before = torch.get_num_threads()
+    _watch = _begun(before)
     try:
         yield
     finally:
-        _watch.end()
-        _watch = None
+        if _watch is not None:
+            _watch.end()
+            _watch = None
+        torch.set_num_threads(before)
+
+
+def _begun(threads: int) -> _Watch | None:
+    """None where the load is not known, or where it is not GNU's OpenMP that runs the threads."""
+    try:
+        watch = _Watch(Load(), threads) if "libgomp" in MAPS.read_text() else None
+    except OSError:
+        return None
+    if watch is not None:
+        watch.start()
+    return watch
 
 
 def use(threads: int | None = None) -> None:

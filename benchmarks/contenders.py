@@ -243,10 +243,10 @@ def pythae(network: str, size: int, done: Done) -> None:
         BaseTrainer(model, data, training_config=settings, callbacks=callbacks).train()
 
 
-def cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def train_py_on_every_core(*case: Any) -> None:
+    from vae_lab.threads import cores
+
+    train_py(*case, f"threads={cores()}")
 
 
 CONTENDERS: dict[str, Callable[[str, int, Done], None]] = {
@@ -258,7 +258,7 @@ CONTENDERS: dict[str, Callable[[str, int, Done], None]] = {
     "Lightning and a DataLoader": plain_lightning,
     "pythae": pythae,
     "train.py, one thread": lambda *case: train_py(*case, "threads=1"),
-    "train.py, every core": lambda *case: train_py(*case, f"threads={cores()}"),
+    "train.py, every core": train_py_on_every_core,
     "train.py, everything on": lambda *case: train_py(*case, "callbacks.pictures.every_n_epochs=1"),
     "train.py, all off": lambda *case: train_py(*case, bare=True),
 }

@@ -74,8 +74,8 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
         for line in build.take_parts(config, model):
             say(line)
     trainer = build.trainer(config, model)
-    differences = [] if path is None else _differences(config, trainer, path)
     saved = {} if path is None else load_checkpoint(path)
+    differences = [] if path is None else _differences(config, trainer, path, saved)
     _decide_threads(config, saved, trainer.world_size > 1)
     said = _check_data(config, trainer, datamodule, model)
     if config.compile:
@@ -234,10 +234,11 @@ def _folder(config: DictConfig, source: Path) -> Path:
     return folder
 
 
-def _differences(config: DictConfig, trainer: pl.Trainer, path: Path) -> list[str]:
+def _differences(
+    config: DictConfig, trainer: pl.Trainer, path: Path, saved: dict[str, Any]
+) -> list[str]:
     """What keeps the run from going on exactly; refused unless that was asked for. An end that it
     has passed is always refused."""
-    saved = load_checkpoint(path)
     found = resume.changes(saved["config"], build.kept(config))
     if line := resume.transparency(saved["config"]["data"]):
         rank_zero_warn(line)

@@ -45,7 +45,7 @@ class _EpochLoop(_TrainingEpochLoop):
         self._only_moves: bool | None = None  # not known before there is a datamodule
 
     def advance(self, data_fetcher: Any) -> None:
-        optimization = self.automatic_optimization
+        optimization: Any = self.automatic_optimization
         plain = isinstance(optimization, _Optimization) and optimization.is_plain()
         if self.restarting or not plain or isinstance(data_fetcher, _DataLoaderIterDataFetcher):
             return super().advance(data_fetcher)
@@ -58,8 +58,7 @@ class _EpochLoop(_TrainingEpochLoop):
         if call(trainer, "on_train_batch_start", batch, batch_idx) == -1:
             self._skip_the_rest()
         self.batch_progress.increment_started()
-        kwargs = self._build_kwargs(OrderedDict(), batch, batch_idx)
-        outputs = optimization.run(trainer.optimizers[0], batch_idx, kwargs)
+        outputs = optimization.step(trainer.optimizers[0], batch, batch_idx)
         self.batch_progress.increment_processed()
         self._step_schedulers()
         call(trainer, "on_train_batch_end", outputs, batch, batch_idx)
@@ -114,12 +113,16 @@ class _Optimization(_AutomaticOptimization):
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict) -> dict[str, Any]:
         if not self.is_plain():
             return super().run(optimizer, batch_idx, kwargs)
+        return self.step(optimizer, *kwargs.values())
+
+    def step(self, optimizer: Optimizer, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Where :meth:`is_plain` holds."""
         trainer: Any = self.trainer
         module = trainer.lightning_module
         progress = self.optim_progress.optimizer
         progress.step.increment_ready()
         module._current_fx_name = "training_step"  # for self.log
-        loss = module.training_step(*kwargs.values())
+        loss = module.training_step(batch, batch_idx)
         progress.zero_grad.increment_ready()
         call(trainer, "on_before_zero_grad", optimizer)
         progress.zero_grad.increment_started()

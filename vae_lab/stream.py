@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .data import Loader
+from .threads import cores
 
 
 class Rows(NamedTuple):
@@ -89,7 +90,7 @@ class StreamLoader(Loader):
         super().__init__(reader.shape, len(reader), batch_size, **settings)
         self.report = report
         self._parts: list[Tensor] = []
-        num_workers = min(num_workers, _cores())
+        num_workers = min(num_workers, cores())
         self._workers: DataLoader[Rows | Exception] = DataLoader(
             _Guarded(reader),
             batch_sampler=_Parts(self),
@@ -155,13 +156,6 @@ class _Guarded(Dataset[Any]):
 
 def _as_it_is(found: Any) -> Any:
     return found
-
-
-def _cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _leave_the_group(_: int) -> None:

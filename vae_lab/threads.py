@@ -30,6 +30,13 @@ GROUPS = Path("/sys/fs/cgroup")
 MAPS = Path("/proc/self/maps")  # names the libraries that were loaded
 
 
+def cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Load:
     """How many cores are free for this process.
 

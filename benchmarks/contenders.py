@@ -62,11 +62,17 @@ def recipe(network: str) -> Any:
     return MLP([512]) if network == "mlp" else Conv()
 
 
-def net(network: str) -> Any:
-    """The VAE that one writes by hand: what train.py trains, and nothing else."""
+def net(network: str, ours: bool = False) -> Any:
+    """The VAE that one writes by hand: what train.py trains, and nothing else.
+
+    Args:
+        ours: with vae_lab's dense layers, and not torch's.
+    """
     import torch
     import torch.nn.functional as F
     from torch import Tensor, nn
+
+    from vae_lab.dense import Dense
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -74,6 +80,9 @@ def net(network: str) -> Any:
             self.encoder = recipe(network).encoder(SHAPE)
             self.head = nn.Linear(self.encoder.features, 2 * LATENTS)
             self.decoder = recipe(network).decoder(LATENTS, SHAPE)
+            for layer in self.modules():
+                if isinstance(layer, Dense) and not ours:
+                    layer.__class__ = nn.Linear
 
         def forward(self, x: Tensor) -> Tensor:
             mean, log_var = self.head(self.encoder(x)).chunk(2, -1)
@@ -102,11 +111,16 @@ def train_images() -> Any:
 
 
 def by_hand(
-    network: str, size: int, done: Done, compiled: bool = False, fused: bool = True
+    network: str,
+    size: int,
+    done: Done,
+    compiled: bool = False,
+    fused: bool = True,
+    ours: bool = False,
 ) -> None:
     import torch
 
-    model, images = net(network), train_images()
+    model, images = net(network, ours), train_images()
     optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
     loss = torch.compile(model) if compiled else model
 
@@ -255,6 +269,7 @@ CONTENDERS: dict[str, Callable[[str, int, Done], None]] = {
     "train.py, compiled": lambda *case: train_py(*case, "compile=true"),
     "by hand, compiled": lambda *case: by_hand(*case, compiled=True),
     "by hand, Adam not fused": lambda *case: by_hand(*case, fused=False),
+    "by hand, our layers": lambda *case: by_hand(*case, ours=True),
     "Lightning and a DataLoader": plain_lightning,
     "pythae": pythae,
     "train.py, one thread": lambda *case: train_py(*case, "threads=1"),

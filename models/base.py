@@ -244,7 +244,10 @@ class VAEModule(pl.LightningModule):
 
     def _write_split(self, split: str) -> None:
         metrics = {f"{split}/{name}": value for name, value in self._metrics.compute().items()}
-        self.log_dict(metrics, logger=False)  # for the callbacks that monitor them
+        if split == "val":  # for the callbacks that monitor them; log_dict takes 8 ms for each
+            self.trainer.callback_metrics.update(metrics)
+        else:
+            self.log_dict(metrics, logger=False)
         self.write({name: value.item() for name, value in metrics.items()})
 
     def on_validation_start(self) -> None:

@@ -43,7 +43,7 @@ def look(watch, *loads):
 
 
 def idle():
-    return [t for t in threading.enumerate() if t._target is threads._idle]
+    return [t for t in threading.enumerate() if getattr(t, "_target", None) is threads._idle]
 
 
 def system_threads():

@@ -13,29 +13,29 @@ def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
     .. math:: \log p(x) = x l - \max(l, 0) - \log(1 + e^{-|l|})
 
     torch's takes log1p, which costs ten times a logarithm on a CPU, and there half of the forward
-    pass of a small model. The sum 1 + exp(-|l|) is as good as what is added to it: either is right
-    to 1e-7 in float32. The gradient is x - sigmoid(l) either way.
+    pass of a small model. Here the last term is log sigmoid(|l|): either is right to 1e-7 in
+    float32. The gradient is x - sigmoid(l) either way.
 
     Args:
         logits: any shape.
         x: of the same shape.
     """
-    if logits.device.type == "cpu":
+    if logits.device.type == "cpu" and not _is_transformed():
         return _BernoulliLogProb.apply(logits, x)
     return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
 
 
+def _is_transformed() -> bool:
+    """By torch.func: what it could take, a Function with `setup_context`, is slow to call."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 class _BernoulliLogProb(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(logits: Tensor, x: Tensor) -> Tensor:
-        rest = logits.abs().neg_().exp_().add_(1).log_()
-        return (logits * x).sub_(logits.clamp_min(0)).sub_(rest)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, x)
+        rest = logits.abs().sigmoid_().log_()  # -log(1 + exp(-|l|))
+        return (logits * x).sub_(logits.clamp_min(0)).add_(rest)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -85,7 +85,18 @@ class _EpochLoop(_TrainingEpochLoop):
         raise StopIteration
 
     def _step_schedulers(self) -> None:
-        self.update_lr_schedulers("step", update_plateau_schedulers=False)
+        """After a step, and after the last one of an epoch also those that go by epochs."""
+        trainer: Any = self.trainer
+        module, configs = trainer.lightning_module, trainer.lr_scheduler_configs
+        own = type(module).lr_scheduler_step is not pl.LightningModule.lr_scheduler_step
+        if own or any(config.reduce_on_plateau for config in configs):
+            self.update_lr_schedulers("step", update_plateau_schedulers=False)
+        else:
+            for config in configs:
+                if config.interval == "step" and (self.batch_idx + 1) % config.frequency == 0:
+                    self.scheduler_progress.increment_ready()
+                    config.scheduler.step()
+                    self.scheduler_progress.increment_completed()
         if self._num_ready_batches_reached():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from .dense import Dense
 from .estimators.base import full_precision
 from .inputs import Array, as_floats, as_images, as_tensor, check_count
 from .latents import Latent
@@ -61,7 +62,7 @@ class VAE(nn.Module):
         output = (likelihood.out_channels(channels), height, width)
         self.network = network
         self.encoder = network.encoder(self.shape)
-        self.head = nn.Linear(self.encoder.features, latent.parameter_size)
+        self.head = Dense(self.encoder.features, latent.parameter_size)
         self.latent = latent
         self.decoder = network.decoder(latent.size, output)
         self.output_bias = nn.Parameter(torch.zeros(output))

@@ -133,10 +133,7 @@ class Checkpointing(pl.callbacks.Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        loop = trainer.fit_loop.epoch_loop
-        fetcher = cast(Any, trainer.fit_loop._data_fetcher)
-        if not (_ends(loop) or loop._should_accumulate() or loop._should_check_val_fx(fetcher)):
-            self._within(trainer, batch_idx)
+        self._within(trainer, batch_idx, validated=False)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.global_step:
@@ -147,9 +144,7 @@ class Checkpointing(pl.callbacks.Checkpoint):
             trainer.save_checkpoint(self.folder / "best.ckpt")
             if _failed(trainer):  # a later one is the best that there is
                 self.best = before
-        loop = trainer.fit_loop.epoch_loop
-        if not (_ends(loop) or loop._should_accumulate()):
-            self._within(trainer, loop.batch_idx)
+        self._within(trainer, trainer.fit_loop.epoch_loop.batch_idx, validated=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
@@ -177,14 +172,16 @@ class Checkpointing(pl.callbacks.Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
-    def _within(self, trainer: pl.Trainer, batch_idx: int) -> None:
-        """Saves in the middle of an epoch, if it is time to."""
+    def _within(self, trainer: pl.Trainer, batch_idx: int, validated: bool) -> None:
+        """Saves in the middle of an epoch, if it is time to and a moment to go on from."""
         late, asked = self._agreed(trainer, batch_idx)
         every = self.every_n_steps
         # What ends training within an epoch may be lifted: the rest of the epoch is then to follow.
         over = trainer.should_stop or trainer.fit_loop.epoch_loop._is_training_done
-        if late or asked or over or (every and trainer.global_step % every == 0):
-            self._save(trainer)
+        due = late or asked or over or (every and trainer.global_step % every == 0)
+        if not due or not _is_whole(trainer, validated):
+            return
+        self._save(trainer)
         if asked:
             self._stop(trainer, asked)
 
@@ -230,9 +227,13 @@ class Checkpointing(pl.callbacks.Checkpoint):
         raise Interrupted(number)
 
 
-def _ends(loop: Any) -> bool:
-    """Was that the last batch of the epoch: its end is where to save."""
-    return loop.batch_progress.is_last_batch
+def _is_whole(trainer: pl.Trainer, validated: bool) -> bool:
+    """Has the step been taken, with all that is to follow it within the epoch; the epoch's end is
+    another moment to save."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, cast(Any, trainer.fit_loop._data_fetcher)
+    if loop.batch_progress.is_last_batch or loop._should_accumulate():
+        return False
+    return validated or not loop._should_check_val_fx(fetcher)
 
 
 def _failed(trainer: pl.Trainer) -> bool:

@@ -33,7 +33,7 @@ class FiniteUpdates(pl.Callback):
     """Leaves out every optimizer step whose gradient is NaN or infinite; stops the run, or goes on.
 
     The gradient's norm and the objective, which may be minus infinity without it, decide on the
-    device: no step waits for them, except with an optimizer that knows no `found_inf` (fused ones
+    device: no step waits for a GPU, except with an optimizer that knows no `found_inf` (fused ones
     do; it is how a GradScaler skips a step) or with sharded parameters. Weights, the optimizer's
     state and the estimator's moving averages stay as they were. The norm is that after DDP's
     reduction, and the objective that of all processes, so that all decide alike. Under float16 the
@@ -222,7 +222,8 @@ def _norm(optimizer: Optimizer, sharded: bool) -> Tensor:
 
 def _leave_out(optimizer: Optimizer, bad: Tensor, sharded: bool) -> None:
     """Makes the coming step do nothing where `bad` is true."""
-    if getattr(optimizer, "_step_supports_amp_scaling", False) and not sharded:
+    able = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if able and not sharded and bad.device.type != "cpu":  # there, the host has it already
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
     elif bad.item():
         optimizer.zero_grad()  # to None, and a parameter without a gradient is left alone

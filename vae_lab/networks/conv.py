@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from ..dense import Dense
 from .base import (
     Encoder,
     Shape,
@@ -49,7 +50,7 @@ class Conv:
         layers: list[nn.Module] = []
         for a, b in pairwise((shape[0], *self.channels)):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nonlinearity(self.activation)]
-        dense = nn.Linear(math.prod(self._grid(shape)), self.features)
+        dense = Dense(math.prod(self._grid(shape)), self.features)
         layers += [nn.Flatten(), dense, nonlinearity(self.activation)]
         trunk = Encoder(*layers, features=self.features)
         initialise(trunk, gain(self.activation))
@@ -61,7 +62,7 @@ class Conv:
         grid = self._grid(shape)
         layers: list[nn.Module] = []
         for a, b in pairwise((latent_size, self.features, math.prod(grid))):
-            layers += [nn.Linear(a, b), nonlinearity(self.activation)]
+            layers += [Dense(a, b), nonlinearity(self.activation)]
         layers.append(nn.Unflatten(1, grid))
         finer = (shape[0], *self.channels[:-1])
         sizes = halvings(*shape[1:], len(self.channels))[:-1]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..dense import Dense
 from .base import Encoder, Shape, check_shape, initialise
 
 
@@ -24,6 +25,6 @@ class Linear:
     def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
         """Affine map from [N, latent_size] to [N, *shape]."""
         check_shape(shape, latent_size)
-        output = nn.Linear(latent_size, math.prod(shape))
+        output = Dense(latent_size, math.prod(shape))
         initialise(output, factor=1.0)
         return nn.Sequential(output, nn.Unflatten(1, shape))

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from ..dense import Dense
 from .base import (
     Encoder,
     Shape,
@@ -47,11 +48,11 @@ class MLP:
         """Module from [N, latent_size] to [N, *shape]."""
         check_shape(shape, latent_size)
         sizes = (latent_size, *reversed(self.hidden))
-        output = nn.Linear(sizes[-1], math.prod(shape))
+        output = Dense(sizes[-1], math.prod(shape))
         trunk = nn.Sequential(*self._layers(sizes), output, nn.Unflatten(1, shape))
         initialise(trunk, gain(self.activation), output)
         return trunk
 
     def _layers(self, sizes: Sequence[int]) -> list[nn.Module]:
         pairs = pairwise(sizes)
-        return [part for a, b in pairs for part in (nn.Linear(a, b), nonlinearity(self.activation))]
+        return [part for a, b in pairs for part in (Dense(a, b), nonlinearity(self.activation))]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..dense import Dense
 from .base import (
     Encoder,
     Shape,
@@ -54,7 +55,7 @@ class ResNet:
         layers: list[nn.Module] = []
         for a, b in zip((shape[0], *self.channels), self.channels, strict=False):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), *self._blocks(b)]
-        dense = nn.Linear(math.prod(self._grid(shape)), self.features)
+        dense = Dense(math.prod(self._grid(shape)), self.features)
         layers += [*self._normed(self.channels[-1]), nn.Flatten(), dense, self._act()]
         trunk = Encoder(*layers, features=self.features)
         initialise(trunk, gain(self.activation))
@@ -64,8 +65,8 @@ class ResNet:
         """Module from [N, latent_size] to [N, *shape]."""
         check_shape(shape, latent_size)
         grid = self._grid(shape)
-        layers = [nn.Linear(latent_size, self.features), self._act()]
-        layers += [nn.Linear(self.features, math.prod(grid)), nn.Unflatten(1, grid)]
+        layers = [Dense(latent_size, self.features), self._act()]
+        layers += [Dense(self.features, math.prod(grid)), nn.Unflatten(1, grid)]
         finer = (self.channels[0], *self.channels[:-1])
         sizes = halvings(*shape[1:], len(self.channels))[:-1]
         for a, b, size in reversed(list(zip(self.channels, finer, sizes, strict=True))):

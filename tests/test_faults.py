@@ -21,7 +21,7 @@ from PIL import Image
 from stand_ins import no_space
 
 import train
-from configs.command_line import exit_on_mistake
+from commandline.check import exit_on_mistake
 from datamodules.digits import Digits
 from models.base import VAEModule
 from vae_lab import checkpoints, files, loggers

@@ -283,7 +283,7 @@ def finished(tmp_path_factory):
     folder, sent = tmp_path_factory.mktemp("runs"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("configs.report.send", lambda _, key, path, step: sent.update({key: step}))
+        patch.setattr("tasks.report.send", lambda _, key, path, step: sent.update({key: step}))
         for name, wanted in (("a", "true"), ("b", "false")):
             patch.setattr(sys, "argv", ["train.py", *SMOKE, f"report={wanted}", f"run_dir={name}"])
             train.main()

@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_faults import SMOKE, start
 
-from configs import tasks
-from configs.checks import checkpoints_of
-from configs.quoting import as_meant
-from configs.trained import name_of, names_of, trained
+from commandline.quoting import as_meant
+from commandline.refusals import checkpoints_of
+from tasks import table
+from tasks.trained import name_of, names_of, trained
 from vae_lab import VAE, pretrained
 from vae_lab.estimators import GumbelSoftmax
 
@@ -55,7 +55,7 @@ def loaded(runs, run, tmp_path, monkeypatch):
     def loaded(*sources, line=""):
         kept = []
         work = lambda config: kept.extend(one(config, s) for s in sources)  # noqa: E731
-        monkeypatch.setitem(tasks.TASKS, "sample", work)
+        monkeypatch.setitem(table.TASKS, "sample", work)
         run("task=sample", "checkpoint=x", *line.split())
         return kept
 

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from .places import CONFIGS
 from .quoting import as_typed
-from .settings_table import FOLDER
 
 KNOWN = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -76,7 +76,7 @@ def _places(config: DictConfig) -> list[str]:
 @functools.cache
 def _typed_names() -> dict[str, str]:
     """Of every class that one file alone stands for."""
-    files = [file for group in CLASSES for file in (FOLDER / group).glob("*.yaml")]
+    files = [file for group in CLASSES for file in (CONFIGS / group).glob("*.yaml")]
     classes = [OmegaConf.load(file)._target_.rpartition(".")[2] for file in files]
     pairs = zip(classes, files, strict=True)
     return {c: f.stem for c, f in pairs if classes.count(c) == 1 and c not in FAMILIES}

@@ -8,11 +8,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from .likeness import did_you_mean
+from .places import ROOT
 from .quoting import OF_SEVERAL, as_typed, expand_home
 from .rehearsal import foresee, refusal
 from .settings_table import choices
 
-ROOT = Path(__file__).parents[1]
 OF_A_MODEL = ("evaluate", "report", "explore", "sample", "export")  # from wherever it may come
 OF_A_RUN = ("test", "compare")
 MADE = {  # by a task that begins with no checkpoint

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
+from commandline.refusals import checkpoints_of
 from vae_lab import files, sources
 from vae_lab.evaluation import PARTS, Evaluation, Metric, Progress, evaluate
 from vae_lab.evaluation.diagnosis import own_temperature
@@ -27,15 +28,13 @@ from vae_lab.runs import lock, writable
 from vae_lab.sources import first_line
 
 from . import build
-from .checks import checkpoints_of
 from .report import refresh
 from .same_data import differences, measured_on
+from .show import say
 from .trained import Trained, names_of, trained
 
 FILE = "evaluation.json"
 LONG = 30.0  # seconds of a part, from which on it is said beforehand
-
-say = rank_zero_only(print)
 
 
 def run(config: DictConfig) -> None:

@@ -1,9 +1,9 @@
-"""`python -m configs.estimator_table`: the README's table, from what the estimators declare."""
-
-from pathlib import Path
+"""`python -m commandline.estimator_table`: the README's table, from what the estimators declare."""
 
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+
+from .places import CONFIGS
 
 HEADER = ("`estimator=`", "for", "unbiased", "needs df/dz", "evaluations of f", "source")
 FAMILIES = {"Distribution": "any", "OneHotCategorical": "categorical"}
@@ -11,7 +11,7 @@ FAMILIES = {"Distribution": "any", "OneHotCategorical": "categorical"}
 
 def table() -> str:
     """One row an estimator, in Markdown."""
-    files = sorted((Path(__file__).parent / "estimator").glob("*.yaml"))
+    files = sorted((CONFIGS / "estimator").glob("*.yaml"))
     rows = [_row(file.stem, OmegaConf.load(file)._target_) for file in files]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * 6, *rows))
 

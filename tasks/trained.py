@@ -9,6 +9,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from commandline.places import CONFIGS
+from commandline.refusals import checkpoint_of
+from commandline.settings_table import choices
 from models.base import VAEModule
 from vae_lab import VAE, pretrained, sources
 from vae_lab.checkpoints import find_checkpoint, load_checkpoint, run_of
@@ -17,10 +20,8 @@ from vae_lab.runs import writable
 from vae_lab.sources import is_release
 
 from . import build, resume
-from .checks import checkpoint_of
-from .settings_table import choices
 
-DATA = Path(__file__).parent / "data"
+DATA = CONFIGS / "data"
 NOW = ("task", "checkpoint", "resume", "exact", "evaluate", "compare", "explore")  # not as it was
 
 

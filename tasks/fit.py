@@ -1,6 +1,5 @@
-"""What train.py can be asked to do, by the names of `TASKS`."""
+"""task=fit: trains a new run, or goes on with one; then tests, releases and reports it."""
 
-import os
 import time
 import warnings
 from contextlib import ExitStack
@@ -8,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
-from rich.console import Console
-from rich.table import Column, Table
 
+from commandline.quoting import as_typed
+from commandline.refusals import check_ranges
 from models.base import VAEModule
-from vae_lab import VAE, files, pictures, threads
+from vae_lab import VAE, files
 from vae_lab.checkpoints import (
     FOLDER,
     find_checkpoint,
@@ -31,17 +29,14 @@ from vae_lab.checkpoints import (
 )
 from vae_lab.description import check_described
 from vae_lab.loggers import begin, upload_release
-from vae_lab.runs import default_folder, keep_command, lock, writable
+from vae_lab.runs import default_folder, keep_command, lock
 
 from . import build, resume
-from .checks import check_ranges, check_task
-from .machine import check_batches, check_devices
-from .quoting import as_typed
+from .machine import check_batches, check_devices, decide_threads
 from .remarks import last_remarks, remarks
 from .report import write_report
-from .trained import as_saved, load_run, load_vae, restored
-
-say = rank_zero_only(print)
+from .show import say, table, tested
+from .trained import as_saved, restored
 
 
 def fit(config: DictConfig) -> float:
@@ -76,7 +71,7 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
     trainer = build.trainer(config, model)
     saved = {} if path is None else load_checkpoint(path)
     differences = [] if path is None else _differences(config, trainer, path, saved)
-    _decide_threads(config, saved, trainer.world_size > 1)
+    decide_threads(config, saved, trainer.world_size > 1)
     said = _check_data(config, trainer, datamodule, model)
     if config.compile:
         model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
@@ -107,103 +102,6 @@ def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
         write_report(config, trainer, datamodule)
     _summary(config, trainer, datamodule, metrics, seconds)
     return metrics["test/elbo"]
-
-
-def test(config: DictConfig) -> float:
-    """The test metrics of a run's best checkpoint. Returns the test ELBO."""
-    config, datamodule, model = load_run(config)
-    trainer = build.trainer(config, model, fit=False)
-    metrics = _tested(trainer, model, datamodule)
-    _table(f"{config.checkpoint}, test split", metrics)
-    return metrics["test/elbo"]
-
-
-def evaluate(config: DictConfig) -> None:
-    """All that can be measured of one or several models; see :mod:`configs.evaluate`."""
-    from . import evaluate
-
-    check_ranges(config)
-    check_devices(config)
-    evaluate.run(config)
-
-
-def sample(config: DictConfig) -> None:
-    """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model."""
-    vae, folder = load_vae(config)
-    torch.manual_seed(config.seed)
-    pictures.save(pictures.samples(vae, 8, 8), folder / "samples.png")
-    say(f"samples: {folder / 'samples.png'}")
-
-
-def export(config: DictConfig) -> None:
-    """The encoder and the decoder as ONNX graphs, in `run_dir` or else beside the model."""
-    from vae_lab.export import check_packages, export_onnx
-
-    check_packages()
-    vae, folder = load_vae(config)
-    exported = export_onnx(vae, folder / "onnx")
-    files = ", ".join(map(str, exported.files))
-    say(f"exported: {files}; at most {exported.difference:.0e} from torch, relatively")
-
-
-def compare(config: DictConfig) -> None:
-    """Bias, variance and cost of several estimators' gradients; see :mod:`configs.compare`."""
-    from . import compare
-
-    check_ranges(config)
-    check_devices(config)
-    with ExitStack() as held:
-        if config.run_dir is None:
-            choices = HydraConfig.get().runtime.choices
-            folder = default_folder(f"compare-{choices.model}", choices.data)
-            config.run_dir = str(held.enter_context(folder))
-        model = None
-        if config.checkpoint is not None:
-            config, _, model = load_run(config)
-        _decide_threads(config, {}, False)  # for all of them alike
-        compare.run(config, fit, model)
-
-
-def shards(config: DictConfig) -> None:
-    """The images of `data` as shards in `run_dir`, for `data=streaming`."""
-    from datamodules.streaming import write_shards
-
-    check_task(config)
-    writable(Path(config.run_dir))
-    datamodule = build.make(config.data)
-    datamodule.prepare_data()
-    counts = write_shards(datamodule, Path(config.run_dir))
-    say(f"shards   {config.run_dir}: {counts['train']} images in train/, {counts['test']} in test/")
-    say(f"next     python train.py data=streaming {as_typed('data.root', config.run_dir)}")
-
-
-def report(config: DictConfig) -> None:
-    """The pictures and `report.html` made anew; of several models, beside each other."""
-    from . import report
-
-    check_ranges(config)
-    check_devices(config)
-    say(f"report   {report.run(config)}")
-
-
-def explore(config: DictConfig) -> None:
-    """A page in the browser to edit the model's z on; see :mod:`configs.explore`."""
-    from . import explore
-
-    explore.run(config)
-
-
-TASKS = {
-    "fit": fit,
-    "test": test,
-    "evaluate": evaluate,
-    "sample": sample,
-    "export": export,
-    "compare": compare,
-    "shards": shards,
-    "report": report,
-    "explore": explore,
-}
 
 
 def _source(config: DictConfig) -> Path | None:
@@ -253,25 +151,6 @@ def _differences(
         )
     _check_end(config, saved)
     return found
-
-
-def _decide_threads(config: DictConfig, saved: dict[str, Any], several: bool) -> None:
-    """Sets the number of threads, once for the whole run: a sum's last bits depend on it.
-
-    Several processes have what was typed, what the run began with, or else what Lightning gives
-    each; it leaves alone what the environment says.
-    """
-    usual, number = torch.get_num_threads(), config.threads or saved.get("threads")
-    if number is None and not saved and not several:
-        others = threads.others()
-        number = threads.suited(others)
-        if number < usual:
-            say(f"threads  {number}: others use {others:.1f} cores; threads={usual} takes all")
-    if number is not None:
-        threads.use(number)
-        config.threads = number
-        if several:
-            os.environ["OMP_NUM_THREADS"] = str(number)
 
 
 def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:
@@ -382,13 +261,7 @@ def _test_best(
     best = find_checkpoint(config.run_dir)
     if best.stem != "best":
         say(f"there is no best.ckpt: {best} is tested and released")
-    return _tested(trainer, model, datamodule, ckpt_path=best, weights_only=True)
-
-
-def _tested(trainer: pl.Trainer, *arguments: Any, **options: Any) -> dict[str, float]:
-    trainer.test(*arguments, verbose=False, **options)
-    metrics = trainer.callback_metrics.items()
-    return {name: value.item() for name, value in metrics if name.startswith("test/")}
+    return tested(trainer, model, datamodule, ckpt_path=best, weights_only=True)
 
 
 @rank_zero_only
@@ -413,7 +286,7 @@ def _summary(
     seconds: float,
 ) -> None:
     model, data = (node._target_.rpartition(".")[2] for node in (config.model, config.data))
-    _table(f"{model} on {data}: {trainer.global_step} steps in {seconds:.0f} s", metrics)
+    table(f"{model} on {data}: {trainer.global_step} steps in {seconds:.0f} s", metrics)
     run_dir = config.run_dir
     vae = VAE.from_pretrained(Path(run_dir) / "release").to(trainer.strategy.root_device)
     for line in last_remarks(vae, datamodule):
@@ -425,12 +298,3 @@ def _summary(
     say(f"         python train.py task=explore {as_typed('checkpoint', run_dir)}")
     say(f"         python train.py {as_typed('resume', run_dir)} trainer.max_epochs=N")
     say(f'         vae_lab.VAE.from_pretrained("{run_dir}")')
-
-
-@rank_zero_only
-def _table(title: str, metrics: dict[str, float]) -> None:
-    say(title)
-    table = Table("metric", Column("value", justify="right"))
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.2f}")
-    Console().print(table)

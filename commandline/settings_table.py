@@ -1,6 +1,6 @@
-"""`python -m configs.settings_table`: every setting with its default and meaning, in Markdown.
+"""`python -m commandline.settings_table`: every setting with its default and meaning, in Markdown.
 
-Made from the files in this folder, their comments, and the docstrings of the classes that they
+Made from the files in configs/, their comments, and the docstrings of the classes that they
 name.
 """
 
@@ -14,7 +14,8 @@ from typing import NamedTuple
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-FOLDER = Path(__file__).parent
+from .places import CONFIGS
+
 GROUPS = {  # and what their settings begin with
     "model": "model.",
     "data": "data.",
@@ -40,11 +41,11 @@ class Setting(NamedTuple):
 def tables() -> str:
     """All of them, a section a group and a table a file."""
     parts = ["What is typed after `python train.py`, as `NAME=VALUE`.\n"]
-    top = [s for s in settings(FOLDER / "train.yaml", "") if not s.name.startswith("hydra")]
+    top = [s for s in settings(CONFIGS / "train.yaml", "") if not s.name.startswith("hydra")]
     parts.append(f"## The run\n\n{_table(top)}")
     for group, prefix in GROUPS.items():
         parts.append(f"## `{group}=`\n")
-        for file in sorted((FOLDER / group).glob("*.yaml")):
+        for file in sorted((CONFIGS / group).glob("*.yaml")):
             parts.append(_section(file, group, prefix))
     return "\n".join(parts)
 
@@ -75,7 +76,7 @@ def _cell(text: str) -> str:
 
 def choices(group: str) -> list[str]:
     """The names that a group offers; none where there is no such group."""
-    found = sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
+    found = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
     return [name for name in found if not name.startswith("_")]
 
 

@@ -1,8 +1,15 @@
-"""What only the machine and the data can tell, each before the run has begun."""
+"""What only the machine and the data can tell or decide, each before the run has begun."""
+
+import os
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+
+from vae_lab import threads
+
+from .show import say
 
 
 def check_devices(config: DictConfig) -> None:
@@ -53,3 +60,22 @@ def _check_interval(config: DictConfig, batches: int) -> None:
             f"trainer.val_check_interval={every} is more than the {batches} training batches of an "
             "epoch: type less, or trainer.check_val_every_n_epoch=null to count over epochs"
         )
+
+
+def decide_threads(config: DictConfig, saved: dict[str, Any], several: bool) -> None:
+    """Sets the number of threads, once for the whole run: a sum's last bits depend on it.
+
+    Several processes have what was typed, what the run began with, or else what Lightning gives
+    each; it leaves alone what the environment says.
+    """
+    usual, number = torch.get_num_threads(), config.threads or saved.get("threads")
+    if number is None and not saved and not several:
+        others = threads.others()
+        number = threads.suited(others)
+        if number < usual:
+            say(f"threads  {number}: others use {others:.1f} cores; threads={usual} takes all")
+    if number is not None:
+        threads.use(number)
+        config.threads = number
+        if several:
+            os.environ["OMP_NUM_THREADS"] = str(number)

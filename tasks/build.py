@@ -20,6 +20,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from commandline.places import ROOT
 from models.base import VAEModule
 from vae_lab import __version__
 from vae_lab.callbacks import (
@@ -205,7 +206,7 @@ def _from_home(typed: str) -> str:
 def commit() -> str | None:
     """The code's commit, with a plus where the checkout differs from it; None where that is not
     known."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"]
     command.append("--exclude=*")
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False)

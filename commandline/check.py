@@ -10,7 +10,6 @@ import gc
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -21,14 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .arguments import attribute, settings
-from .checks import foreseen
 from .help import text as help_text
 from .likeness import did_you_mean
+from .places import CONFIGS
 from .quoting import as_meant, as_typed
+from .refusals import foreseen
 from .settings_table import choices
 from .signatures import DECIDED, GROUPS, complaints
 
-FOLDER = Path(__file__).parent
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
 VALUE_FLAGS = {"-c", "--cfg", "-p", "--package"}
 SHOWS = {"-c", "--cfg", "--info", "--hydra-help", "--version"}  # and run nothing
@@ -55,7 +54,7 @@ def check(arguments: list[str]) -> list[DictConfig]:
     if multirun and {"-c", "--cfg"}.intersection(arguments):
         raise Mistake("--cfg shows one run: leave out -m, and type one value of each setting")
     overrides = _parse(typed)
-    with initialize_config_dir(str(FOLDER.resolve()), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
         configs = [_compose_checked(job) for job in _jobs(overrides, multirun)]
         for config in configs:
             if multirun and (config.trainer.strategy, config.trainer.devices) != ("auto", 1):

@@ -15,7 +15,7 @@ RUNS = Path("runs")
 FREE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "compare", "logger", "callbacks"),
     *("evaluate", "explore", "report", "early_stopping", "on_nonfinite", "max_skipped"),
-    "threads",  # as many as there were; tasks.py compares them
+    "threads",  # as many as there were; fit.py compares them
     *("data.root", "data.download", "data.eval_batch_size"),
     *("data.cache_dir", "data.memory_gb", "data.num_workers"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time"),

@@ -2,7 +2,8 @@
 
 import textwrap
 
-from .settings_table import FOLDER, GROUPS, choices, settings
+from .places import CONFIGS
+from .settings_table import GROUPS, choices, settings
 
 WIDTH = 100
 OTHER = (*GROUPS, "hydra")  # what train.yaml has beside the settings of the run
@@ -22,7 +23,8 @@ python train.py [TASK] [GROUP=NAME ...] [SETTING=VALUE ...]
 def text() -> str:
     """Usage, the groups with their names, and the settings of the run."""
     groups = [f"{group:<12}{', '.join(choices(group))}" for group in (*GROUPS, "experiment")]
-    rows = [s for s in settings(FOLDER / "train.yaml", "") if s.name.partition(".")[0] not in OTHER]
+    every = settings(CONFIGS / "train.yaml", "")
+    rows = [s for s in every if s.name.partition(".")[0] not in OTHER]
     typed = [f"{row.name}={row.default}" if row.default else row.name for row in rows]
     width = max(map(len, typed)) + 2
     lines = [f"{t:<{width}}{row.meaning}" for t, row in zip(typed, rows, strict=True)]

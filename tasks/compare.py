@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
+from commandline.places import CONFIGS
+from commandline.settings_table import choices
 from models.base import VAEModule
 from vae_lab import figures
 from vae_lab.checkpoints import FOLDER as CHECKPOINTS
@@ -26,9 +28,8 @@ from vae_lab.gradients import Reference, bound_samples, encoder_gradients, refer
 from vae_lab.runs import writable
 
 from . import build
-from .settings_table import choices
 
-ESTIMATORS = Path(__file__).parent / "estimator"
+ESTIMATORS = CONFIGS / "estimator"
 FORMATS = {"test_elbo": ".2f", "lowest": ".2f", "highest": ".2f"}  # nats
 Row = dict[str, Any]
 

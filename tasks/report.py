@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from commandline.quoting import as_typed
+from commandline.refusals import check_task, checkpoints_of
 from vae_lab import VAE, gallery, report
 from vae_lab.callbacks.pictures import send
 from vae_lab.evaluation.measurement import collect
 from vae_lab.runs import metrics_of, read, writable
 from vae_lab.sources import first_line
 
-from .checks import check_task, checkpoints_of
-from .quoting import as_typed
 from .trained import Trained, trained
 
 IMAGES = 1000  # of the test split

@@ -5,9 +5,9 @@ from contextlib import closing
 from omegaconf import DictConfig
 from torch import Tensor
 
+from commandline.refusals import check_ranges
 from vae_lab.evaluation.measurement import collect
 
-from .checks import check_ranges
 from .machine import check_devices
 from .trained import Trained, trained
 

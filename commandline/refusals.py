@@ -114,11 +114,11 @@ def _missing(config: DictConfig, starts: bool) -> Iterator[str | None]:
 
 
 def _no_model(source: str) -> str | None:
-    return foresee("vae_lab.sources.resolve", {"source": source}, ROOT)
+    return foresee("vae_lab.storage.sources.resolve", {"source": source}, ROOT)
 
 
 def _no_run(source: str) -> str | None:
-    return foresee("vae_lab.checkpoints.saved_at", {"source": source}, ROOT)
+    return foresee("vae_lab.storage.checkpoints.saved_at", {"source": source}, ROOT)
 
 
 def check_task(config: DictConfig) -> None:

@@ -32,13 +32,13 @@ from vae_lab.callbacks import (
     Progress,
     StepSeed,
 )
-from vae_lab.checkpoints import FOLDER, run_of
 from vae_lab.description import RELAXATION, describe
 from vae_lab.estimators import catalog
 from vae_lab.loggers import CSVLogger
 from vae_lab.optimization import shorten_steps
 from vae_lab.pretrained import PARTS
-from vae_lab.runs import AGAIN, commands_of
+from vae_lab.storage.checkpoints import FOLDER, run_of
+from vae_lab.storage.runs import AGAIN, commands_of
 
 ASKS = re.compile(r"\$\{\s*[\w.]+\s*:")  # a resolver; without a colon it is another setting
 

@@ -22,10 +22,10 @@ from commandline.places import CONFIGS
 from commandline.settings_table import choices
 from models.base import VAEModule
 from vae_lab import figures
-from vae_lab.checkpoints import FOLDER as CHECKPOINTS
 from vae_lab.estimators import Estimator
 from vae_lab.gradients import Reference, bound_samples, encoder_gradients, reference, statistics
-from vae_lab.runs import writable
+from vae_lab.storage.checkpoints import FOLDER as CHECKPOINTS
+from vae_lab.storage.runs import writable
 
 from . import build
 

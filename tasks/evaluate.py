@@ -19,13 +19,13 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from commandline.refusals import checkpoints_of
-from vae_lab import files, sources
 from vae_lab.evaluation import PARTS, Evaluation, Metric, Progress, evaluate
 from vae_lab.evaluation.diagnosis import own_temperature
 from vae_lab.evaluation.features import choose
 from vae_lab.loggers import begin, end
-from vae_lab.runs import lock, writable
-from vae_lab.sources import first_line
+from vae_lab.storage import files, sources
+from vae_lab.storage.runs import lock, writable
+from vae_lab.storage.sources import first_line
 
 from . import build
 from .report import refresh

@@ -19,8 +19,8 @@ def run(config: DictConfig) -> None:
         ImportError: the library of the page is not installed.
         ValueError: a setting below `explore` is out of range.
     """
-    from vae_lab.explorer import Explorer
-    from vae_lab.explorer_page import serve
+    from vae_lab.explorer.edits import Explorer
+    from vae_lab.explorer.page import serve
 
     check_ranges(config)
     check_devices(config)

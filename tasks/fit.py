@@ -17,8 +17,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from commandline.quoting import as_typed
 from commandline.refusals import check_ranges
 from models.base import VAEModule
-from vae_lab import VAE, files
-from vae_lab.checkpoints import (
+from vae_lab import VAE
+from vae_lab.description import check_described
+from vae_lab.loggers import begin, upload_release
+from vae_lab.storage import files
+from vae_lab.storage.checkpoints import (
     FOLDER,
     find_checkpoint,
     load_checkpoint,
@@ -27,9 +30,7 @@ from vae_lab.checkpoints import (
     verify,
     versions,
 )
-from vae_lab.description import check_described
-from vae_lab.loggers import begin, upload_release
-from vae_lab.runs import default_folder, keep_command, lock
+from vae_lab.storage.runs import default_folder, keep_command, lock
 
 from . import build, resume
 from .machine import check_batches, check_devices, decide_threads

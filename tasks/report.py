@@ -10,11 +10,12 @@ from torch import Tensor
 
 from commandline.quoting import as_typed
 from commandline.refusals import check_task, checkpoints_of
-from vae_lab import VAE, gallery, report
+from vae_lab import VAE
 from vae_lab.callbacks.pictures import send
+from vae_lab.drawing import gallery, report
 from vae_lab.evaluation.measurement import collect
-from vae_lab.runs import metrics_of, read, writable
-from vae_lab.sources import first_line
+from vae_lab.storage.runs import metrics_of, read, writable
+from vae_lab.storage.sources import first_line
 
 from .trained import Trained, trained
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.checkpoints import FOLDER, find_checkpoint, load_checkpoint, versions
+from vae_lab.storage.checkpoints import FOLDER, find_checkpoint, load_checkpoint, versions
 
 RUNS = Path("runs")
 

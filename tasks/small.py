@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from commandline.quoting import as_typed
 from commandline.refusals import check_task
 from vae_lab import pictures
-from vae_lab.runs import writable
+from vae_lab.storage.runs import writable
 
 from . import build
 from .show import say, table, tested

@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from commandline.refusals import check_ranges
-from vae_lab.runs import default_folder
+from vae_lab.storage.runs import default_folder
 
 from .fit import fit
 from .machine import check_devices, decide_threads

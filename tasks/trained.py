@@ -13,11 +13,12 @@ from commandline.places import CONFIGS
 from commandline.refusals import checkpoint_of
 from commandline.settings_table import choices
 from models.base import VAEModule
-from vae_lab import VAE, pretrained, sources
-from vae_lab.checkpoints import find_checkpoint, load_checkpoint, run_of
+from vae_lab import VAE, pretrained
 from vae_lab.estimators import Estimator
-from vae_lab.runs import writable
-from vae_lab.sources import is_release
+from vae_lab.storage import sources
+from vae_lab.storage.checkpoints import find_checkpoint, load_checkpoint, run_of
+from vae_lab.storage.runs import writable
+from vae_lab.storage.sources import is_release
 
 from . import build, resume
 

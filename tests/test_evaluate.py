@@ -24,7 +24,6 @@ from datamodules.image_folder import ImageFolder
 from tasks.same_data import differences, measured_on
 from tasks.trained import name_of
 from vae_lab import VAE, pretrained, zoo
-from vae_lab.checkpoints import load_checkpoint, save_checkpoint
 from vae_lab.estimators import StraightThrough
 from vae_lab.evaluation import PARTS, Metric, evaluate, features
 from vae_lab.evaluation.results import plain
@@ -33,8 +32,9 @@ from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.likelihoods import ContinuousBernoulli
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP
-from vae_lab.runs import read
 from vae_lab.seeding import derive_seed, seed_generators
+from vae_lab.storage.checkpoints import load_checkpoint, save_checkpoint
+from vae_lab.storage.runs import read
 
 SMALL = ["evaluate.samples=20", "evaluate.images=60", "evaluate.ais_images=3"]
 SMALL += ["evaluate.ais_steps=3"]

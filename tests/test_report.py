@@ -18,7 +18,8 @@ from plotly.offline import get_plotlyjs
 from same_runs import run_differences
 
 import train
-from vae_lab import VAE, charts, gallery, report, zoo
+from vae_lab import VAE, zoo
+from vae_lab.drawing import charts, gallery, report
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.networks import MLP

@@ -24,7 +24,7 @@ from datamodules.base import ImageDataModule
 from tasks import build, fit
 from tasks.resume import changes, transparency
 from vae_lab.callbacks import Checkpointing
-from vae_lab.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from vae_lab.storage.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in train_py.QUIET]
 

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from commandline.errors import explain
 from vae_lab.data import TensorLoader
-from vae_lab.stream import Rows, StreamLoader, Tensors
+from vae_lab.data.stream import Rows, StreamLoader, Tensors
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,8 +23,9 @@ from tasks import build, compare, fit
 from tasks.build import commit
 from tasks.compare import _curve
 from tasks.table import TASKS
-from vae_lab import VAE, export, gallery, pictures
-from vae_lab.runs import commands_of
+from vae_lab import VAE, export, pictures
+from vae_lab.drawing import gallery
+from vae_lab.storage.runs import commands_of
 
 ROOT = Path(train.__file__).parent
 CSV = ["experiment=smoke", "network=linear"]

@@ -87,7 +87,7 @@ def test_every_source_knows_its_data(loaded, tmp_path):
 
 def test_what_was_fetched_has_a_folder_by_its_whole_name(loaded, monkeypatch):
     fetch = lambda name, revision: (Path.cwd() / "release", revision)[0]  # noqa: E731
-    monkeypatch.setattr("vae_lab.sources._from_hub", fetch)
+    monkeypatch.setattr("vae_lab.storage.sources._from_hub", fetch)
     found = loaded("hf:a/model", "hf:b/model@v1")
     assert [f.name for f in found] == ["model", "model@v1"]
     assert [str(f.folder) for f in found] == [

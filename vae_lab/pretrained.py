@@ -16,13 +16,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import sources
-from .checkpoints import find_checkpoint, load_checkpoint
 from .description import KINDS, assemble, check_described, describe, outline, shortened, undisturbed
 from .description import blueprint as blueprint  # version 0.1.0 had them here
 from .description import relaxation as relaxation
-from .files import write_durably
-from .sources import first_line, is_release
+from .storage import sources
+from .storage.checkpoints import find_checkpoint, load_checkpoint
+from .storage.files import write_durably
+from .storage.sources import first_line, is_release
 from .vae import VAE
 
 FORMAT = 1
@@ -110,7 +110,10 @@ def _weights(vae: VAE, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
 
 
 def load(source: str | Path, strict: bool = True) -> VAE:
-    """The model that `source` names, in evaluation mode; see :func:`vae_lab.sources.resolve`."""
+    """The model that `source` names, in evaluation mode.
+
+    See :func:`vae_lab.storage.sources.resolve`.
+    """
     device = torch.get_default_device()
     with undisturbed():
         model = _read(sources.resolve(source))
@@ -192,7 +195,7 @@ def push(source: str | Path, destination: str) -> str:
     """Uploads a release as it is, with its card.
 
     Args:
-        source: of the release; see :func:`vae_lab.sources.resolve`.
+        source: of the release; see :func:`vae_lab.storage.sources.resolve`.
         destination: `hf:owner/name` or `wandb:entity/project/artifact`; made where it is new.
 
     Returns:

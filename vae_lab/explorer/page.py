@@ -18,8 +18,10 @@ from types import FrameType
 
 from torch import Tensor
 
-from .explorer import STEPS, Explorer
-from .explorer_widgets import (
+from ..data.image_files import MAX_BYTES
+from ..optional import needs
+from .edits import STEPS, Explorer
+from .widgets import (
     Bit,
     Code,
     Picture,
@@ -32,8 +34,6 @@ from .explorer_widgets import (
     section,
     strip,
 )
-from .image_files import MAX_BYTES
-from .optional import needs
 
 with needs("explore", "the explorer's page"):
     import uvicorn

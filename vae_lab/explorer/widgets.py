@@ -6,8 +6,8 @@ from functools import partial
 
 from torch import Tensor
 
-from .explorer import png
-from .optional import needs
+from ..optional import needs
+from .edits import png
 
 with needs("explore", "the explorer's page"):
     from nicegui import events, ui

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from . import figures
-from .figures import COLOURS, DPI, plain
-from .optional import needs
+from .. import figures
+from ..figures import COLOURS, DPI, plain
+from ..optional import needs
 
 with needs("train", __name__):
     import matplotlib

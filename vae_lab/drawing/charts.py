@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .figures import CURVES, SCHEDULES, series, window
-from .runs import Run
+from ..figures import CURVES, SCHEDULES, series, window
+from ..storage.runs import Run
 
 POINTS = 1000  # of a curve
 TERMS = ("ELBO", "relaxed ELBO", "reconstruction", "KL")

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from . import figures, latent_figures, pictures
-from .estimators.base import base
-from .optional import needs
-from .seeding import seed_generators
-from .vae import VAE
+from .. import figures, pictures
+from ..estimators.base import base
+from ..optional import needs
+from ..seeding import seed_generators
+from ..vae import VAE
+from . import latent_figures
 
 CODES = 16  # values of a variable in a picture
 ROWS = 12  # latent variables in a picture

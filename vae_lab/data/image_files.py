@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .optional import needs
+from ..optional import needs
 
 with needs("train", __name__):
     from PIL import Image, ImageOps

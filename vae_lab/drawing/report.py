@@ -13,12 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from . import charts, files
+from ..figures import COLOURS, STYLES
+from ..optional import needs
+from ..storage import files
+from ..storage.runs import Run, read
+from . import charts
 from .charts import number
-from .figures import COLOURS, STYLES
 from .gallery import CAPTIONS
-from .optional import needs
-from .runs import Run, read
 
 with needs("train", __name__):
     import yaml

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import zoo
-from .optional import needs
+from .. import zoo
+from ..optional import needs
 
 if TYPE_CHECKING:
     from wandb import Artifact
@@ -79,7 +79,7 @@ def artifact(folder: Path, name: str) -> "Artifact":
     with needs("train", "wandb:"):
         import wandb
 
-    from .pretrained import card
+    from ..pretrained import card
 
     made = wandb.Artifact(name, type="model", metadata=card(folder))
     for file in FILES:

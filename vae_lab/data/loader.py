@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .seeding import derive_seed
+from ..seeding import derive_seed
 
 BINARIZE = ("none", "threshold", "stochastic")
 

@@ -4,10 +4,10 @@ runs/<name>/
     config.yaml         the resolved config
     commands.txt        what to type to make the run again: to begin it, and to go on with it
     metrics.csv         a row a logged step
-    checkpoints/        the last ones and the best one; see :mod:`vae_lab.checkpoints`
-    images/             PNG pictures; see :mod:`vae_lab.gallery`
+    checkpoints/        the last ones and the best one; see :mod:`vae_lab.storage.checkpoints`
+    images/             PNG pictures; see :mod:`vae_lab.drawing.gallery`
     release/            model.safetensors, config.json
-    report.html         all of it on one page; see :mod:`vae_lab.report`
+    report.html         all of it on one page; see :mod:`vae_lab.drawing.report`
 """
 
 import csv
@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 from safetensors import safe_open
 
+from ..optional import needs
 from . import files
-from .optional import needs
 from .sources import FILES, is_release
 
 with needs("train", __name__):
@@ -136,7 +136,7 @@ def read(
     name: str | None = None,
     sha256: str | None = None,
 ) -> Run:
-    """What the folder of a run or of a release holds; see :func:`vae_lab.report.write`."""
+    """What the folder of a run or of a release holds; see :func:`vae_lab.drawing.report.write`."""
     folder = Path(folder)
     own = Path(source or folder)
     release = own if is_release(own) else own / "release"

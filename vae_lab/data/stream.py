@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .data import Loader
-from .threads import cores
+from ..threads import cores
+from .loader import Loader
 
 
 class Rows(NamedTuple):

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .data import TensorLoader
-from .estimators.base import base
-from .image_files import read_upload
-from .optional import needs
-from .vae import VAE
+from ..data import TensorLoader
+from ..data.image_files import read_upload
+from ..estimators.base import base
+from ..optional import needs
+from ..vae import VAE
 
 with needs("train", __name__):
     from PIL import Image
@@ -33,7 +33,7 @@ class Explorer:
         images: test images, [N, C, H, W], as the model's data has them.
         binarize: what the data does to its images, and so to an uploaded one; see
             :class:`vae_lab.data.Loader`.
-        pixels: the settings of :func:`vae_lab.image_files.read` that the data was read with.
+        pixels: the settings of :func:`vae_lab.data.image_files.read` that the data was read with.
 
     Attributes:
         kl: the mean over `images` of KL(q(z|x) || p(z)) of each latent variable, [L], in nats.

@@ -22,12 +22,11 @@ from .description import relaxation as relaxation
 from .storage import sources
 from .storage.checkpoints import find_checkpoint, load_checkpoint
 from .storage.files import write_durably
-from .storage.sources import first_line, is_release
+from .storage.sources import first_line, is_release, read_card
 from .vae import VAE
 
 FORMAT = 1
 CONFIG, WEIGHTS = sources.FILES
-MAX_CONFIG_BYTES = 2**20
 
 Part = Literal["encoder", "decoder"]
 
@@ -188,7 +187,7 @@ def compare(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Report:
 
 def card(source: str | Path) -> dict[str, Any]:
     """What a release says of itself: its `config.json`."""
-    return _read_config(_release(sources.resolve(source)) / CONFIG)
+    return read_card(_release(sources.resolve(source)))
 
 
 def push(source: str | Path, destination: str) -> str:
@@ -232,7 +231,7 @@ def _release(path: Path) -> Path:
 
 
 def _read_release(folder: Path, path: Path) -> Model:
-    config = _read_config(folder / CONFIG)
+    config = read_card(folder)
     if config.get("format") != FORMAT:
         raise ValueError(
             f"{folder}/{CONFIG} has format {config.get('format')!r}, this vae_lab reads {FORMAT}"
@@ -244,18 +243,6 @@ def _read_release(folder: Path, path: Path) -> Model:
         return Model(str(folder / CONFIG), config, safetensors.torch.load(data))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {first_line(error)}") from None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path} must be a short text, got {path.stat().st_size} bytes")
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file: {first_line(error)}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
-    return config
 
 
 def _read_checkpoint(path: Path) -> Model:

@@ -1,10 +1,11 @@
 """Where a model comes from and goes to: this machine, the zoo, Weights & Biases, Hugging Face."""
 
 import difflib
+import json
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import zoo
 from ..optional import needs
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 CACHE = Path("~/.cache/vae_lab")  # without a home only an error for those who need it
 FILES = ("config.json", "model.safetensors")  # of a release; nothing else is ever downloaded
+MAX_CARD_BYTES = 2**20
 UPLOAD_SECONDS = 300
 
 # Names become folders of the cache: no separators, and none of them begins with a dot.
@@ -79,9 +81,7 @@ def artifact(folder: Path, name: str) -> "Artifact":
     with needs("train", "wandb:"):
         import wandb
 
-    from ..pretrained import card
-
-    made = wandb.Artifact(name, type="model", metadata=card(folder))
+    made = wandb.Artifact(name, type="model", metadata=read_card(folder))
     for file in FILES:
         made.add_file(str(folder / file), name=file)
     return made
@@ -156,6 +156,20 @@ def _download(found: "Artifact", folder: Path) -> None:
 def is_release(folder: Path) -> bool:
     """Does the folder have both files of a release."""
     return all((folder / file).is_file() for file in FILES)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What the release in a folder says of itself: its `config.json`."""
+    path = folder / FILES[0]
+    if path.stat().st_size > MAX_CARD_BYTES:
+        raise ValueError(f"{path} must be a short text, got {path.stat().st_size} bytes")
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
+    return config
 
 
 def _from_hub(repository: str, revision: str | None) -> Path:

@@ -31,9 +31,10 @@ from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.types import RunMode  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from configs.command_line import exit_on_mistake  # noqa: E402
-from configs.quoting import expand_home  # noqa: E402
-from configs.sweeps import JobFailed  # noqa: E402
+from commandline.check import exit_on_mistake  # noqa: E402
+from commandline.places import CONFIGS  # noqa: E402
+from commandline.quoting import expand_home  # noqa: E402
+from commandline.sweeps import JobFailed  # noqa: E402
 
 QUIET = (
     ".*LeafSpec.*",
@@ -48,7 +49,7 @@ QUIET = (
 )
 
 
-@hydra.main(config_path="configs", config_name="train", version_base="1.3")
+@hydra.main(config_path=str(CONFIGS), config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float | None:
     from vae_lab.heap import keep_freed
     from vae_lab.threads import use, watched
@@ -60,8 +61,8 @@ def main(config: DictConfig) -> float | None:
 
 
 def _run(config: DictConfig) -> float | None:
-    from configs.errors import explain
-    from configs.tasks import TASKS
+    from commandline.errors import explain
+    from tasks.table import TASKS
     from vae_lab.loggers import end
 
     if signal.getsignal(signal.SIGINT) is _leave:

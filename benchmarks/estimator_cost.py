@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.turns import medians, write  # noqa: E402
-from configs import build  # noqa: E402
+from tasks import build  # noqa: E402
 from vae_lab import VAE  # noqa: E402
 from vae_lab.estimators import (  # noqa: E402
     REBAR,

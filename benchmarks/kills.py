@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 from same_runs import run_differences  # noqa: E402
 
-import configs.tasks  # noqa: E402, F401 - what train.py would import
+import tasks.table  # noqa: E402, F401 - what train.py would import
 import train  # noqa: E402
 
 ALL = [

@@ -183,7 +183,7 @@ PEAK = """
 import re, runpy, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-import configs.tasks, hydra, pytorch_lightning, wandb
+import tasks.table, hydra, pytorch_lightning, wandb
 from models.base import VAEModule
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -20,7 +20,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configs import build  # noqa: E402
+from tasks import build  # noqa: E402
 from vae_lab import VAE, zoo  # noqa: E402
 from vae_lab.description import RELAXATION  # noqa: E402
 from vae_lab.pretrained import card  # noqa: E402

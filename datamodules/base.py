@@ -13,8 +13,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from vae_lab.data import Batch, Loader, TensorLoader, check_batching
+from vae_lab.data.stream import Reader, Tensors
 from vae_lab.seeding import derive_seed
-from vae_lab.stream import Reader, Tensors
 
 CACHE = Path("~/.cache/vae_lab")  # without a home only an error for those who need it
 
@@ -70,7 +70,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def pixels(self) -> dict[str, Any]:
-        """What :func:`vae_lab.image_files.read` is told to read a picture like these."""
+        """What :func:`vae_lab.data.image_files.read` is told to read a picture like these."""
         return {}
 
     def load(self) -> Images:

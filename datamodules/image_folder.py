@@ -16,9 +16,9 @@ from torch import Tensor
 
 from datamodules.base import check_size, contents, files_below, one_line, split
 from datamodules.streamed import StreamedDataModule
-from vae_lab.image_files import MODES, brightest, check_range, read, rgb
+from vae_lab.data.image_files import MODES, brightest, check_range, read, rgb
+from vae_lab.data.stream import Reader, Rows, Tensors
 from vae_lab.seeding import derive_seed
-from vae_lab.stream import Reader, Rows, Tensors
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_SKIPPED = 0.01  # of all pictures, or one; above it the folder is at fault, not a file
@@ -180,7 +180,7 @@ class ImageFolder(StreamedDataModule):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Picture files as a :class:`vae_lab.stream.Reader`.
+    """Picture files as a :class:`vae_lab.data.stream.Reader`.
 
     Args:
         root: the folder that the names start from.
@@ -190,7 +190,7 @@ class Pictures:
         shape: (C, H, W) to fit them to.
         skip: how many may be skipped; so many after an unreadable one, and one more, are tried in
             its place.
-        pixels: what :func:`vae_lab.image_files.read` is told beside.
+        pixels: what :func:`vae_lab.data.image_files.read` is told beside.
     """
 
     root: Path

@@ -7,7 +7,7 @@ import torch
 
 from datamodules.base import ImageDataModule
 from vae_lab.data import Loader
-from vae_lab.stream import Reader, StreamLoader, Tensors
+from vae_lab.data.stream import Reader, StreamLoader, Tensors
 
 MEAN_OF = 4096  # images: to read all of a large set takes as long as an epoch
 

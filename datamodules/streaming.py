@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.base import CACHE, ImageDataModule, one_line
 from datamodules.streamed import StreamedDataModule
-from vae_lab.stream import Reader, Rows
+from vae_lab.data.stream import Reader, Rows
 
 if TYPE_CHECKING:
     from litdata import StreamingDataset
@@ -68,7 +68,7 @@ class Streaming(StreamedDataModule):
 
 
 class Shards:
-    """Shards as a :class:`vae_lab.stream.Reader`.
+    """Shards as a :class:`vae_lab.data.stream.Reader`.
 
     Args:
         address: of the folder with litdata's index.json.

@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configs.settings_table import tables  # noqa: E402
+from commandline.settings_table import tables  # noqa: E402
 
 project = "vae_lab"
 author = copyright = "the vae_lab authors"

@@ -38,7 +38,7 @@ def environment():
 def run(tmp_path, monkeypatch):
     """train.py in this process, in an empty folder."""
     import train
-    from configs.command_line import exit_on_mistake
+    from commandline.check import exit_on_mistake
 
     monkeypatch.chdir(tmp_path)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vae_lab.checkpoints import load_checkpoint
+from vae_lab.storage.checkpoints import load_checkpoint
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from stand_ins import Model, batches, no_space, trainer
 
-from vae_lab import files
 from vae_lab.callbacks import (
     DeadCodesWarning,
     EarlyStopping,
@@ -27,6 +26,7 @@ from vae_lab.callbacks import (
 )
 from vae_lab.estimators.baselines import MovingAverage
 from vae_lab.latents import Categorical, Gaussian
+from vae_lab.storage import files
 
 NAMES = ["interpolation.png", "reconstructions.png", "samples.png"]
 

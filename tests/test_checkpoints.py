@@ -9,9 +9,9 @@ import pytest
 import stand_ins
 import torch
 
-from vae_lab import checkpoints
 from vae_lab.callbacks import Checkpointing, DurableIO, checkpointing
-from vae_lab.checkpoints import (
+from vae_lab.storage import checkpoints
+from vae_lab.storage.checkpoints import (
     find_checkpoint,
     load_checkpoint,
     read_checkpoint,

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from configs import build
-from configs.command_line import FOLDER, Mistake, check, exit_on_mistake
-from configs.quoting import as_typed, expand_home
-from configs.signatures import DECIDED
+from commandline.check import Mistake, check, exit_on_mistake
+from commandline.places import CONFIGS, ROOT
+from commandline.quoting import as_typed, expand_home
+from commandline.signatures import DECIDED
+from tasks import build
 
 GOOD = [
     "",
@@ -348,14 +349,14 @@ def test_what_cannot_be_foreseen_is_left_to_the_run(monkeypatch):
 
 def test_nothing_heavy_is_imported_to_find_a_mistake():
     code = (
-        "import sys; from configs.command_line import exit_on_mistake\n"
+        "import sys; from commandline.check import exit_on_mistake\n"
         f"for line in {[*FORESEEN, *PASSED[5:], 'task=evalute', '--help']!r}:\n"
         "    try: exit_on_mistake(line.split())\n"
         "    except SystemExit: pass\n"
         "print(*{'torch', 'pytorch_lightning', 'numpy', 'wandb'} & sys.modules.keys())"
     )
     command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == ""
 
 
@@ -369,7 +370,7 @@ def test_help_names_every_choice_and_every_setting_of_the_run(line, capsys):
     said = " ".join(" ".join(lines).split())
     for key in check([])[0]:
         assert f" {key} " in said or f" {key}=" in said
-    for folder in filter(Path.is_dir, FOLDER.iterdir()):
+    for folder in filter(Path.is_dir, CONFIGS.iterdir()):
         chosen = [p.stem for p in sorted(folder.glob("*.yaml")) if not p.stem.startswith("_")]
         assert not chosen or f" {folder.name} {', '.join(chosen)} " in said
     assert "_shared" not in said and "hydra" not in said

@@ -11,12 +11,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
-from configs import arguments, build
-from configs.arguments import settings
-from configs.checks import check_ranges, foreseen
-from configs.errors import explain
-from configs.rehearsal import refusal
-from configs.signatures import complaints, describe
+from commandline import arguments
+from commandline.arguments import settings
+from commandline.errors import explain
+from commandline.refusals import check_ranges, foreseen
+from commandline.rehearsal import refusal
+from commandline.signatures import complaints, describe
+from tasks import build
 from vae_lab.description import CLASSES, check_described
 from vae_lab.likelihoods import Bernoulli
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from configs.command_line import check
-from configs.errors import explain
+from commandline.check import check
+from commandline.errors import explain
 from models import GumbelVAE
 from vae_lab.evaluation.diagnosis import CHECKS, diagnose, own_temperature, sizes
 from vae_lab.latents import Categorical, Gaussian

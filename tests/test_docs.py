@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from configs.command_line import check
-from configs.settings_table import tables
+from commandline.check import check
+from commandline.settings_table import tables
 
 ROOT = Path(__file__).parent.parent
+FOLDERS = ("commandline", "configs", "datamodules", "models", "tasks")  # of the checkout
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOKS = ("index", "tutorial")  # whose blocks are run as they stand
 SMALL = [  # of every run: what keeps it short
@@ -130,7 +131,7 @@ def resumes(arguments):
 
 @pytest.mark.slow
 def test_the_data_set_and_the_model_that_a_page_adds_train(tmp_path):
-    for name in ("configs", "datamodules", "models"):
+    for name in FOLDERS:
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "train.py", tmp_path)
     page = (ROOT / "docs" / "extending.md").read_text()
@@ -150,7 +151,7 @@ def test_a_notebook_runs(page, tmp_path):
     import nbformat
     from nbclient import NotebookClient
 
-    for name in ("train.py", "configs", "models", "datamodules", "vae_lab"):
+    for name in ("train.py", *FOLDERS, "vae_lab"):
         (tmp_path / name).symlink_to(ROOT / name)
     notebook = nbformat.read(ROOT / "docs" / "notebooks" / f"{page}.ipynb", as_version=4)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -18,13 +18,12 @@ from test_runs import HOLD
 from test_train import records
 from tiny import SHAPE, LinearGaussian, binary_images, discrete_vae, log_evidence, randomize
 
-from configs.same_data import differences, measured_on
-from configs.trained import name_of
 from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.image_folder import ImageFolder
+from tasks.same_data import differences, measured_on
+from tasks.trained import name_of
 from vae_lab import VAE, pretrained, zoo
-from vae_lab.checkpoints import load_checkpoint, save_checkpoint
 from vae_lab.estimators import StraightThrough
 from vae_lab.evaluation import PARTS, Metric, evaluate, features
 from vae_lab.evaluation.results import plain
@@ -33,8 +32,9 @@ from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.likelihoods import ContinuousBernoulli
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP
-from vae_lab.runs import read
 from vae_lab.seeding import derive_seed, seed_generators
+from vae_lab.storage.checkpoints import load_checkpoint, save_checkpoint
+from vae_lab.storage.runs import read
 
 SMALL = ["evaluate.samples=20", "evaluate.images=60", "evaluate.ais_images=3"]
 SMALL += ["evaluate.ais_steps=3"]
@@ -339,7 +339,7 @@ def test_a_run_in_use_is_evaluated(runs, run, tmp_path):
 
 def test_where_nothing_can_be_written_nothing_is_measured(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("configs.evaluate.evaluate", None)
+    monkeypatch.setattr("tasks.evaluate.evaluate", None)
     with pytest.raises(SystemExit):
         run("task=evaluate", "checkpoint=gaussian_vae-digits", "run_dir=file/x", *SMALL)
     assert "run_dir must be a folder to write in, got file/x" in capsys.readouterr().err
@@ -518,7 +518,7 @@ def test_an_evaluation_without_a_metric_is_not_written(run, tmp_path, capsys):
 
 
 def test_the_parts_are_those_of_the_config():
-    from configs.signatures import Evaluate
+    from commandline.signatures import Evaluate
 
     (hint,) = [a for a in Evaluate.__annotations__["parts"].__args__ if a is not type(None)]
     assert hint.__args__[0].__args__ == PARTS

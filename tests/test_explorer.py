@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from tiny import SHAPE, randomize
 
-from vae_lab import VAE, image_files
-from vae_lab.explorer import STEPS, Explorer, png
-from vae_lab.image_files import read_upload
+from vae_lab import VAE
+from vae_lab.data import image_files
+from vae_lab.data.image_files import read_upload
+from vae_lab.explorer.edits import STEPS, Explorer, png
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.likelihoods import Bernoulli as BernoulliLikelihood
 from vae_lab.networks import MLP
@@ -280,15 +281,15 @@ def test_the_settings_and_a_missing_library(run, monkeypatch, capsys):
     assert "explore.images must be positive, got 0" in line(zoo, "explore.images=0")
 
     monkeypatch.setitem(sys.modules, "nicegui", None)
-    for module in ("explorer_page", "explorer_widgets"):
-        monkeypatch.delitem(sys.modules, f"vae_lab.{module}", raising=False)
+    for module in ("page", "widgets"):
+        monkeypatch.delitem(sys.modules, f"vae_lab.explorer.{module}", raising=False)
     assert "the explorer's page needs nicegui, which is not installed: type pip" in line(zoo)
 
 
 def test_the_task_explores_the_models_own_test_images(run, monkeypatch):
     served = {}
     page = SimpleNamespace(serve=lambda *arguments: served.update(arguments=arguments))
-    monkeypatch.setitem(sys.modules, "vae_lab.explorer_page", page)
+    monkeypatch.setitem(sys.modules, "vae_lab.explorer.page", page)
     run("task=explore", "checkpoint=gumbel_vae-digits", "explore.images=30", "explore.port=8123")
     explored, title, port = served["arguments"]
     assert (title, port) == ("gumbel_vae-digits", 8123)
@@ -298,7 +299,7 @@ def test_the_task_explores_the_models_own_test_images(run, monkeypatch):
 def test_an_upload_is_read_as_the_data_is(run, monkeypatch):
     served = []
     page = SimpleNamespace(serve=lambda explored, *_: served.append(explored))
-    monkeypatch.setitem(__import__("sys").modules, "vae_lab.explorer_page", page)
+    monkeypatch.setitem(__import__("sys").modules, "vae_lab.explorer.page", page)
     for number in range(9):
         Path(f"pictures/{number}.png").parent.mkdir(exist_ok=True)
         Image.new("L", (8, 8)).save(f"pictures/{number}.png")

@@ -257,7 +257,7 @@ def test_samples_test_images_and_the_way_between_two(page, kind):
 def test_a_second_ctrl_c_does_not_break_off_the_ending():
     from uvicorn import Config
 
-    from vae_lab.explorer_page import Server
+    from vae_lab.explorer.page import Server
 
     server = Server(Config(None))
     for _ in range(2):

@@ -21,12 +21,13 @@ from PIL import Image
 from stand_ins import no_space
 
 import train
-from configs.command_line import exit_on_mistake
+from commandline.check import exit_on_mistake
 from datamodules.digits import Digits
 from models.base import VAEModule
-from vae_lab import checkpoints, files, loggers
+from vae_lab import loggers
 from vae_lab.data import TensorLoader
 from vae_lab.latents import Categorical
+from vae_lab.storage import checkpoints, files
 
 ROOT = Path(train.__file__).parent
 SMOKE = ["experiment=smoke", "network=linear", "~callbacks.pictures"]

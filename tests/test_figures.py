@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from tiny import discrete_vae
 
-from vae_lab import figures, gallery, latent_figures
+from vae_lab import figures
+from vae_lab.drawing import gallery, latent_figures
 from vae_lab.estimators.base import base
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 

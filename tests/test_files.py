@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vae_lab import files
+from vae_lab.storage import files
 
 
 def test_a_write_without_the_right_to_it_says_where_to_write(tmp_path):

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 
-from configs import build
-from configs.checks import check_ranges
-from configs.command_line import Mistake, check, check_config
-from configs.errors import explain
-from configs.machine import check_batches, check_devices
+from commandline.check import Mistake, check, check_config
+from commandline.errors import explain
+from commandline.refusals import check_ranges
+from tasks import build
+from tasks.machine import check_batches, check_devices
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CASES = int(os.environ.get("FUZZ_CASES", 80))

@@ -8,7 +8,7 @@ import torch
 from tiny import binary_images, discrete_vae, is_encoder
 from tiny import gradients as whole_gradient
 
-from configs.compare import _estimators, _made, _say_unequal
+from tasks.compare import _estimators, _made, _say_unequal
 from vae_lab import figures
 from vae_lab.callbacks import GradientProbe
 from vae_lab.estimators import Exact, ScoreFunction, StraightThrough

@@ -22,7 +22,7 @@ from datamodules.fashion_mnist import FashionMNIST
 from datamodules.idx import FILES, read_idx
 from datamodules.image_folder import ImageFolder
 from datamodules.mnist import MNIST
-from vae_lab.image_files import read, read_upload
+from vae_lab.data.image_files import read, read_upload
 
 DEBIAN = FashionMNIST.system[0]
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from tiny import Images
 
-from configs.signatures import _of_node
+from commandline.signatures import _of_node
 from models import GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
 from models.base import VAEModule
 from vae_lab import VAE

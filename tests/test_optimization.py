@@ -8,7 +8,7 @@ from same_runs import differences, run_differences, state
 from test_resume import composed
 
 import train as train_py
-from configs import build
+from tasks import build
 from vae_lab.optimization import shorten_steps
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in train_py.QUIET]

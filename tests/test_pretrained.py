@@ -21,13 +21,13 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import remove_parametrizations
 
 from vae_lab import VAE, likelihoods, networks, register
-from vae_lab.checkpoints import save_checkpoint
 from vae_lab.description import CLASSES, blueprint, check_described, describe, relaxation
 from vae_lab.estimators import DecoupledSTGumbelSoftmax, GumbelSoftmax
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import MLP, Conv, Linear, ResNet
 from vae_lab.pretrained import card, load
 from vae_lab.schedules import Linear as LinearSchedule
+from vae_lab.storage.checkpoints import save_checkpoint
 
 PARTS = [
     pytest.param({"latent": Bernoulli(3, True)}, id="Bernoulli"),

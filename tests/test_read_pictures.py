@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vae_lab.image_files import brightest, check_range, read, read_upload, rgb
+from vae_lab.data.image_files import brightest, check_range, read, read_upload, rgb
 
 SIDE = 4
 GREY, COLOUR = (1, SIDE, SIDE), (3, SIDE, SIDE)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from configs.estimator_table import table
+from commandline.estimator_table import table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

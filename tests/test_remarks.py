@@ -7,8 +7,8 @@ import torch
 from test_configs import config
 from test_train import CSV
 
-from configs import build
-from configs.remarks import last_remarks, remarks
+from tasks import build
+from tasks.remarks import last_remarks, remarks
 from vae_lab import VAE
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
@@ -100,6 +100,6 @@ def test_poor_samples_are_those_of_posteriors_that_are_far_from_the_prior(mean, 
 @pytest.mark.parametrize("gap", [None, 121.0])
 def test_a_run_ends_with_what_its_samples_will_be(run, monkeypatch, capsys, gap):
     if gap is not None:
-        monkeypatch.setattr("configs.remarks.prior_gap", lambda latent, q: gap)
+        monkeypatch.setattr("tasks.remarks.prior_gap", lambda latent, q: gap)
     run(*CSV, "run_dir=x")
     assert capsys.readouterr().out.count("poor samples: ") == (gap is not None)

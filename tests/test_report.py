@@ -18,7 +18,8 @@ from plotly.offline import get_plotlyjs
 from same_runs import run_differences
 
 import train
-from vae_lab import VAE, charts, gallery, report, zoo
+from vae_lab import VAE, zoo
+from vae_lab.drawing import charts, gallery, report
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.networks import MLP
@@ -283,7 +284,7 @@ def finished(tmp_path_factory):
     folder, sent = tmp_path_factory.mktemp("runs"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("configs.report.send", lambda _, key, path, step: sent.update({key: step}))
+        patch.setattr("tasks.report.send", lambda _, key, path, step: sent.update({key: step}))
         for name, wanted in (("a", "true"), ("b", "false")):
             patch.setattr(sys, "argv", ["train.py", *SMOKE, f"report={wanted}", f"run_dir={name}"])
             train.main()

@@ -20,11 +20,11 @@ from stand_ins import Model, batches, trainer
 from torch.multiprocessing.spawn import ProcessException
 
 import train as train_py
-from configs import build, tasks
-from configs.resume import changes, transparency
 from datamodules.base import ImageDataModule
+from tasks import build, fit
+from tasks.resume import changes, transparency
 from vae_lab.callbacks import Checkpointing
-from vae_lab.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from vae_lab.storage.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in train_py.QUIET]
 
@@ -366,7 +366,7 @@ def test_auto_without_a_folder_takes_the_newest_unfinished_run_like_it(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "_test_best", killed)  # trained, but not released
+        patch.setattr(fit, "_test_best", killed)  # trained, but not released
         for seed in (1, 2, 3):
             with pytest.raises(Killed):
                 run(*SMOKE, f"seed={seed}", "resume=auto")

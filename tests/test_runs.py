@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from vae_lab.runs import default_folder, lock
+from vae_lab.storage.runs import default_folder, lock
 
 HOLD = """
 import fcntl, sys

@@ -13,8 +13,8 @@ import yaml
 from same_runs import metrics
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from configs.command_line import check
-from configs.tasks import TASKS
+from commandline.check import check
+from tasks.table import TASKS
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ["experiment=smoke", "network=linear", "callbacks.pictures=null"]

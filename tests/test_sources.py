@@ -16,9 +16,10 @@ import wandb
 from huggingface_hub import constants
 from test_pretrained import same, small_vae
 
-from vae_lab import VAE, sources
+from vae_lab import VAE
 from vae_lab.loggers import upload_release
 from vae_lab.pretrained import card, push
+from vae_lab.storage import sources
 
 NAMES = "config.json", "model.safetensors"
 

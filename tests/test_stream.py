@@ -13,9 +13,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from configs.errors import explain
+from commandline.errors import explain
 from vae_lab.data import TensorLoader
-from vae_lab.stream import Rows, StreamLoader, Tensors
+from vae_lab.data.stream import Rows, StreamLoader, Tensors
 
 ROOT = Path(__file__).parents[1]
 

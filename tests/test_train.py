@@ -18,13 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train
-from configs import build, compare, tasks
-from configs.build import commit
-from configs.compare import _curve
-from configs.tasks import TASKS
 from datamodules import streaming
-from vae_lab import VAE, export, gallery, pictures
-from vae_lab.runs import commands_of
+from tasks import build, compare, fit
+from tasks.build import commit
+from tasks.compare import _curve
+from tasks.table import TASKS
+from vae_lab import VAE, export, pictures
+from vae_lab.drawing import gallery
+from vae_lab.storage.runs import commands_of
 
 ROOT = Path(train.__file__).parent
 CSV = ["experiment=smoke", "network=linear"]
@@ -322,14 +323,14 @@ def test_a_signal_stops_all_jobs(run, tmp_path, monkeypatch):
 
 def test_a_folder_is_looked_at_again_before_it_is_written_in(run, tmp_path, monkeypatch, capsys):
     """Another process has trained there while this one read its data."""
-    check = tasks._check_data
+    check = fit._check_data
 
     def slow(*arguments):
         check(*arguments)
         (tmp_path / "x").mkdir()
         (tmp_path / "x" / "metrics.csv").write_text("its own")
 
-    monkeypatch.setattr(tasks, "_check_data", slow)
+    monkeypatch.setattr(fit, "_check_data", slow)
     with pytest.raises(SystemExit):
         run(*CSV, "run_dir=x")
     assert "x holds a run already: type resume=x or another" in capsys.readouterr().err

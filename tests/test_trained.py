@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_faults import SMOKE, start
 
-from configs import tasks
-from configs.checks import checkpoints_of
-from configs.quoting import as_meant
-from configs.trained import name_of, names_of, trained
+from commandline.quoting import as_meant
+from commandline.refusals import checkpoints_of
+from tasks import table
+from tasks.trained import name_of, names_of, trained
 from vae_lab import VAE, pretrained
 from vae_lab.estimators import GumbelSoftmax
 
@@ -55,7 +55,7 @@ def loaded(runs, run, tmp_path, monkeypatch):
     def loaded(*sources, line=""):
         kept = []
         work = lambda config: kept.extend(one(config, s) for s in sources)  # noqa: E731
-        monkeypatch.setitem(tasks.TASKS, "sample", work)
+        monkeypatch.setitem(table.TASKS, "sample", work)
         run("task=sample", "checkpoint=x", *line.split())
         return kept
 
@@ -87,7 +87,7 @@ def test_every_source_knows_its_data(loaded, tmp_path):
 
 def test_what_was_fetched_has_a_folder_by_its_whole_name(loaded, monkeypatch):
     fetch = lambda name, revision: (Path.cwd() / "release", revision)[0]  # noqa: E731
-    monkeypatch.setattr("vae_lab.sources._from_hub", fetch)
+    monkeypatch.setattr("vae_lab.storage.sources._from_hub", fetch)
     found = loaded("hf:a/model", "hf:b/model@v1")
     assert [f.name for f in found] == ["model", "model@v1"]
     assert [str(f.folder) for f in found] == [

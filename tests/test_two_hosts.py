@@ -10,7 +10,7 @@ import pytest
 from same_runs import differences, metrics, state
 
 import train
-from vae_lab.checkpoints import load_checkpoint
+from vae_lab.storage.checkpoints import load_checkpoint
 
 pytestmark = [
     pytest.mark.slow,

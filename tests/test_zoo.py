@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import train_zoo
 from benchmarks.train_zoo import RECIPES, bounds, compose_recipe
-from configs.command_line import check
+from commandline.check import check
 from vae_lab import VAE, zoo
 from vae_lab.pretrained import card
 

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from . import latents, likelihoods, networks
 from .estimators import Estimator, catalog
 from .schedules import Schedule
-from .sources import first_line
+from .storage.sources import first_line
 from .vae import VAE
 
 KINDS = {"network": networks, "latent": latents, "likelihood": likelihoods}

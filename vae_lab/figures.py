@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from . import files
 from .optional import needs
+from .storage import files
 
 with needs("train", __name__):
     import matplotlib

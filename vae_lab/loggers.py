@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from . import files
 from .optional import needs
-from .sources import UPLOAD_SECONDS, artifact, first_line
+from .storage import files
+from .storage.sources import UPLOAD_SECONDS, artifact, first_line
 
 with needs("train", __name__):
     from pytorch_lightning.loggers import Logger, WandbLogger

@@ -1,6 +1,6 @@
 """What is maximised: bounds on log p(x), one per datum, in nats."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,9 @@ from .aggregates import Aggregate, log_mean_exp, mean
 from .estimators import Estimator
 from .inputs import Array
 from .schedules import Schedule, as_schedule, bounds
-from .vae import VAE
+
+if TYPE_CHECKING:
+    from .vae import VAE
 
 
 class Terms(NamedTuple):
@@ -27,11 +29,11 @@ class Objective(nn.Module):
     The first data are looked at: values outside the likelihood's range are refused.
     """
 
-    def __call__(self, vae: VAE, estimator: Estimator, x: Array) -> Terms:
+    def __call__(self, vae: "VAE", estimator: Estimator, x: Array) -> Terms:
         # Here and not in forward, which may be compiled: `objective.compile()`.
         return super().__call__(vae, estimator, vae.images(x, first_only=True))
 
-    def forward(self, vae: VAE, estimator: Estimator, x: Tensor) -> Terms:
+    def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
         raise NotImplementedError
 
 
@@ -59,7 +61,7 @@ class ELBO(Objective):
         self.beta = _not_negative(beta)
         self.free_bits = free_bits
 
-    def forward(self, vae: VAE, estimator: Estimator, x: Tensor) -> Terms:
+    def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
         features = vae.features(x)
         q = vae.posterior(features)
         reconstruction = estimator(q, lambda z: vae.log_px_z(x, z), context=features)
@@ -79,7 +81,7 @@ class _LogWeights(Objective):
         super().__init__()
         self.beta = _not_negative(beta)
 
-    def forward(self, vae: VAE, estimator: Estimator, x: Tensor) -> Terms:
+    def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
         features = vae.features(x)
         q = vae.posterior(features)
         density, prior = estimator.density(q), vae.latent.prior()

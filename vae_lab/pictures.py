@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import files
 from .latents.base import ACTIVE
 from .optional import needs
+from .storage import files
 from .vae import VAE
 
 with needs("train", __name__):

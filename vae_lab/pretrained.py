@@ -16,18 +16,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import sources
-from .checkpoints import find_checkpoint, load_checkpoint
 from .description import KINDS, assemble, check_described, describe, outline, shortened, undisturbed
 from .description import blueprint as blueprint  # version 0.1.0 had them here
 from .description import relaxation as relaxation
-from .files import write_durably
-from .sources import first_line, is_release
+from .storage import sources
+from .storage.checkpoints import find_checkpoint, load_checkpoint
+from .storage.files import write_durably
+from .storage.sources import first_line, is_release, read_card
 from .vae import VAE
 
 FORMAT = 1
 CONFIG, WEIGHTS = sources.FILES
-MAX_CONFIG_BYTES = 2**20
 
 Part = Literal["encoder", "decoder"]
 
@@ -110,7 +109,10 @@ def _weights(vae: VAE, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
 
 
 def load(source: str | Path, strict: bool = True) -> VAE:
-    """The model that `source` names, in evaluation mode; see :func:`vae_lab.sources.resolve`."""
+    """The model that `source` names, in evaluation mode.
+
+    See :func:`vae_lab.storage.sources.resolve`.
+    """
     device = torch.get_default_device()
     with undisturbed():
         model = _read(sources.resolve(source))
@@ -185,14 +187,14 @@ def compare(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Report:
 
 def card(source: str | Path) -> dict[str, Any]:
     """What a release says of itself: its `config.json`."""
-    return _read_config(_release(sources.resolve(source)) / CONFIG)
+    return read_card(_release(sources.resolve(source)))
 
 
 def push(source: str | Path, destination: str) -> str:
     """Uploads a release as it is, with its card.
 
     Args:
-        source: of the release; see :func:`vae_lab.sources.resolve`.
+        source: of the release; see :func:`vae_lab.storage.sources.resolve`.
         destination: `hf:owner/name` or `wandb:entity/project/artifact`; made where it is new.
 
     Returns:
@@ -229,7 +231,7 @@ def _release(path: Path) -> Path:
 
 
 def _read_release(folder: Path, path: Path) -> Model:
-    config = _read_config(folder / CONFIG)
+    config = read_card(folder)
     if config.get("format") != FORMAT:
         raise ValueError(
             f"{folder}/{CONFIG} has format {config.get('format')!r}, this vae_lab reads {FORMAT}"
@@ -241,18 +243,6 @@ def _read_release(folder: Path, path: Path) -> Model:
         return Model(str(folder / CONFIG), config, safetensors.torch.load(data))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {first_line(error)}") from None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path} must be a short text, got {path.stat().st_size} bytes")
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file: {first_line(error)}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
-    return config
 
 
 def _read_checkpoint(path: Path) -> Model:

@@ -238,7 +238,7 @@ class VAE(nn.Module):
         Returns:
             The source that :meth:`from_pretrained` loads it from.
         """
-        from .sources import push
+        from .storage.sources import push
 
         with TemporaryDirectory() as folder:
             return push(self.save_pretrained(folder, dtype, **facts), destination)

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from lightning_fabric.plugins.io import CheckpointIO
 
-from ..checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
+from ..storage.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -25,7 +25,7 @@ class Interrupted(SystemExit):
 
 
 class DurableIO(CheckpointIO):
-    """Lightning's saving and loading by :mod:`vae_lab.checkpoints`.
+    """Lightning's saving and loading by :mod:`vae_lab.storage.checkpoints`.
 
     Args:
         keep: so many of the newest `last.ckpt`; of other names one.

@@ -1,7 +1,7 @@
 """Estimators of the gradient of an expectation, one page a paper."""
 
 from .antithetic import ARM, ARMS, DisARM
-from .base import Estimator
+from .base import Estimator, catalog
 from .coupled import ARSM, CARMS
 from .exact import Exact
 from .fini import Fini
@@ -49,9 +49,3 @@ __all__ = [
     "UnorderedSet",
     "catalog",
 ]
-
-
-def catalog() -> list[type[Estimator]]:
-    """Every estimator of the library, in alphabetical order."""
-    members = (globals()[name] for name in __all__)
-    return [cls for cls in members if isinstance(cls, type) and cls is not Estimator]

@@ -1,6 +1,6 @@
 """The one contract of the library: an estimator of an expectation and of its gradient."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -88,7 +88,7 @@ class Estimator(nn.Module):
         if aggregate is not mean and not self.multi_sample:
             raise ValueError(
                 f"{type(self).__name__} estimates the mean of f only, not a multi-sample bound; "
-                f"use one of {_names(c for c in _catalog() if c.multi_sample and c.accepts(q))}"
+                f"use one of {_names(c for c in catalog() if c.multi_sample and c.accepts(q))}"
             )
         f = checked(f, q)
         if 0 in getattr(q, "batch_shape", ()):
@@ -96,7 +96,7 @@ class Estimator(nn.Module):
         if torch.compiler.is_compiling() and not self.compiles:
             from .compiled import as_it_is
 
-            return as_it_is(self, q, f, aggregate, context)
+            return as_it_is(self.settled, q, f, aggregate, context)
         return self.settled(q, f, aggregate, context)
 
     def of_no_data(self, q: Distribution, f: Integrand) -> Tensor:
@@ -138,7 +138,7 @@ class Estimator(nn.Module):
 
     @classmethod
     def refusal(cls, q: Distribution) -> str:
-        able = _names(other for other in _catalog() if other.accepts(q))
+        able = _names(other for other in catalog() if other.accepts(q))
         return (
             f"{cls.__name__} works with {_names(cls.families)}, got {type(base(q)).__name__}; "
             f"use one of {able}"
@@ -286,10 +286,18 @@ def descent(loss: Tensor) -> Tensor:
     return _Descent.apply(loss)
 
 
-def _catalog() -> list[type[Estimator]]:
-    from . import catalog  # the siblings are known only once they are all defined
+def catalog() -> list[type[Estimator]]:
+    """Every estimator of the library, in alphabetical order."""
+    package = __name__.rpartition(".")[0]
+    ours = {cls for cls in _subclasses(Estimator) if cls.__module__.startswith(f"{package}.")}
+    public = (cls for cls in ours if not cls.__name__.startswith("_"))
+    return sorted(public, key=lambda cls: cls.__name__)
 
-    return catalog()
+
+def _subclasses(cls: type[Estimator]) -> Iterator[type[Estimator]]:
+    for direct in cls.__subclasses__():
+        yield direct
+        yield from _subclasses(direct)
 
 
 def _names(classes: Iterable[type]) -> str:

@@ -3,18 +3,17 @@
 This imports the compiler: slowly, so only where something is being compiled.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-
-from .base import Estimator
 
 
 # torch.compile does not trace autograd.grad unless told to by a process-wide flag, and fails on a
 # graph that breaks there. So these estimators run as they are, f included.
 @torch.compiler.disable(reason="an estimator that takes derivatives of f or of a network")
-def as_it_is(estimator: Estimator, *arguments: Any) -> torch.Tensor:
-    return estimator.settled(*arguments)
+def as_it_is(function: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
+    return function(*arguments)
 
 
 # What only the backward pass needs torch.compile computes there, from buffers that the step has

@@ -1,0 +1,317 @@
+"""Reads what is typed after train.py and refuses a mistake in one line, before anything is built.
+
+Hydra's own answer to a mistyped setting is to suggest a plus sign, with which the run trains and
+the setting does nothing. Here every key has to exist, in the config or in the signature of the
+class that it configures.
+"""
+
+import functools
+import gc
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .arguments import attribute, settings
+from .help import text as help_text
+from .likeness import did_you_mean
+from .places import CONFIGS
+from .quoting import as_meant, as_typed
+from .refusals import foreseen
+from .settings_table import choices
+from .signatures import DECIDED, GROUPS, complaints
+
+FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
+VALUE_FLAGS = {"-c", "--cfg", "-p", "--package"}
+SHOWS = {"-c", "--cfg", "--info", "--hydra-help", "--version"}  # and run nothing
+MERGED = ("logger", "callbacks", "experiment")  # the groups of which there may be several
+
+
+class Mistake(Exception):
+    """Something that the user typed: what is wrong, what was expected, what to type."""
+
+
+def check(arguments: list[str]) -> list[DictConfig]:
+    """Refuses a command line that cannot be meant, whatever the number of its jobs.
+
+    Args:
+        arguments: what follows train.py.
+
+    Returns:
+        The config of every job.
+
+    Raises:
+        Mistake: one line that says what to type.
+    """
+    typed, multirun = _split_flags(as_meant(arguments))
+    if multirun and {"-c", "--cfg"}.intersection(arguments):
+        raise Mistake("--cfg shows one run: leave out -m, and type one value of each setting")
+    overrides = _parse(typed)
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        configs = [_compose_checked(job) for job in _jobs(overrides, multirun)]
+        for config in configs:
+            if multirun and (config.trainer.strategy, config.trainer.devices) != ("auto", 1):
+                raise Mistake(
+                    "a sweep (-m) cannot start several processes for a job: type "
+                    "trainer.strategy=auto trainer.devices=1, or run its jobs one by one"
+                )
+    return configs
+
+
+def _split_flags(arguments: list[str]) -> tuple[list[str], bool]:
+    typed: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in VALUE_FLAGS:
+            next(rest, None)
+        elif argument.startswith("-") and argument not in FLAGS:
+            plain = argument.lstrip("-")
+            hint = plain if "=" in plain else f"{plain}=VALUE"
+            raise Mistake(f"settings have no dashes: type {hint} instead of {argument}")
+        elif argument not in FLAGS:
+            typed.append(argument)
+    return typed, "-m" in arguments or "--multirun" in arguments
+
+
+def _parse(typed: list[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    overrides = []
+    for text in typed:
+        if text.startswith("="):
+            raise Mistake(f"a setting is KEY=VALUE, got {text!r}")
+        try:
+            overrides += parser.parse_overrides([text])
+        except HydraException:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise Mistake(f"a setting is KEY=VALUE, got {text!r}") from None
+            if value.startswith("[") and not value.endswith("]"):
+                raise Mistake(
+                    f"cannot read {text}: type a list without spaces, or quote it whole, as in "
+                    f"{key}=[A,B] or '{key}=[A, B]'"
+                ) from None
+            raise Mistake(
+                f"cannot read {text}: quote the value twice, {as_typed(key, value)}"
+            ) from None
+    return overrides
+
+
+def _jobs(overrides: list[Override], multirun: bool) -> Iterator[list[str]]:
+    """The lines of every job of a sweep; of the one job where there is no sweep."""
+    options = []
+    chooses = any(o.key_or_group == "hydra/sweeper" for o in overrides)
+    for override in overrides:
+        if not override.is_sweep_override():
+            options.append([override.input_line or ""])
+            continue
+        if not multirun:
+            raise Mistake(f"{override.input_line} is more than one run: add -m{_or_else(override)}")
+        if override.is_interval_sweep() and not chooses:
+            raise Mistake(
+                f"{override.input_line} needs a sweeper that chooses: add hydra/sweeper=optuna, or "
+                "list the values"
+            )
+        options.append([f"{override.get_key_element()}={v}" for v in _values(override)])
+    yield from ([*job] for job in itertools.product(*options))
+
+
+def _or_else(override: Override) -> str:
+    """What A,B may have been meant as, if not as several runs."""
+    key, value = override.get_key_element(), (override.input_line or "").partition("=")[2]
+    if not (override.is_choice_sweep() and override.value().simple_form):
+        return ""
+    if not choices(override.key_or_group):
+        return f", or type {key}=[{value}] for a list, {as_typed(key, value)} for a text"
+    return f", or type {key}=[{value}]" if key in MERGED else ", or choose one"
+
+
+def _values(override: Override) -> Iterable[str]:
+    """What a sweep takes a setting through; of an interval, its ends."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [str(value.start), str(value.end)]
+    if isinstance(value, Glob):
+        return value.filter(choices(override.key_or_group))
+    return override.sweep_string_iterator()
+
+
+def _compose_checked(lines: list[str]) -> DictConfig:
+    overrides = [o for o in _parse(lines) if not o.key_or_group.startswith("hydra")]
+    groups = [o for o in overrides if choices(o.key_or_group)]
+    for override in groups:
+        _check_choice(override)
+    reference = _reference(tuple(str(o.input_line) for o in groups))
+    for override in overrides:
+        if override not in groups:
+            _check_key(override, reference)
+    config = _compose([str(o.input_line) for o in overrides])
+    check_config(config)
+    return config
+
+
+def check_config(config: DictConfig) -> None:
+    """Refuses a config with a setting that no class knows, or whose value has the wrong type.
+
+    Raises:
+        Mistake: one line on the first of them.
+    """
+    config = config.copy()
+    if config.run_dir is None:
+        config.run_dir = "runs/NAME"  # others refer to it; the run chooses one
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        if "HydraConfig" not in str(error):  # ${hydra:...} has a value only when the job runs
+            raise Mistake(f"cannot resolve {error.full_key}: {error.msg.splitlines()[0]}") from None
+        plain = OmegaConf.to_container(config)
+    for message in complaints(plain):
+        raise Mistake(message)
+
+
+@functools.cache  # the jobs of a sweep mostly share it
+def _reference(lines: tuple[str, ...]) -> dict[str, Any]:
+    """The config with the chosen groups, before any single setting."""
+    return OmegaConf.to_container(_compose([*lines]))
+
+
+def _compose(lines: list[str]) -> DictConfig:
+    try:
+        return compose("train", lines)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise Mistake(" ".join(str(error).split())) from None
+
+
+def _check_choice(override: Override) -> None:
+    group, chosen = override.key_or_group, override.value()
+    known = choices(group)
+    if override.is_delete():
+        raise Mistake(_not_without(group))
+    if isinstance(chosen, list) and group not in MERGED:
+        raise Mistake(f"{group} is one of {', '.join(known)}, got a list: type {group}=NAME")
+    for name in chosen if isinstance(chosen, list) else [chosen]:
+        if name not in known:
+            close = did_you_mean(str(name), known)
+            shown = "null" if name is None else repr(name)
+            raise Mistake(f"unknown {group} {shown}{close}; known: {', '.join(known)}")
+
+
+def _not_without(key: str) -> str:
+    return f"a run needs {key}: leave out ~{key}"
+
+
+def _check_key(override: Override, reference: dict[str, Any]) -> None:
+    key = override.key_or_group
+    parent, _, name = key.rpartition(".")
+    if name.startswith("_"):
+        raise Mistake(f"{key} is not for the command line: add a file to configs/ and choose it")
+    if key in DECIDED:
+        many = _exists(f"{key}s", reference)
+        instead = f"; did you mean {key}s" if many else f": {DECIDED[key]}"
+        raise Mistake(f"{key} is not a setting{instead}")
+    if not _exists(key, reference):
+        siblings = _find(parent, reference)
+        known = settings(siblings.get("_target_", "builtins.object"))
+        if name not in known:
+            names = [*_keys(reference), *(f"{parent}.{name}" for name in known)]
+            hint = did_you_mean(key, [n for n in names if n not in DECIDED])
+            raise Mistake(f"unknown setting {key}{hint or _known(parent, siblings)}")
+        if not (override.is_add() or override.is_force_add()):
+            raise Mistake(f"{key} is not in the config; add it with +{override.input_line}")
+    elif override.is_delete() and (not parent or parent.partition(".")[0] in (*GROUPS, "trainer")):
+        raise Mistake(_not_without(key))
+    _check_kind(override, _find(parent, reference).get(name))
+    _check_used(key, reference)
+
+
+def _check_kind(override: Override, default: Any) -> None:
+    """Refuses a list for a group of settings, and the other way round, which Hydra cannot merge."""
+    key, value = override.key_or_group, None if override.is_delete() else override.value()
+    if isinstance(default, list) and isinstance(value, dict):
+        raise Mistake(f"{key} must be a list, got a group of settings: type {key}=[A,B]")
+    if isinstance(default, dict) and isinstance(value, list):
+        raise Mistake(
+            f"{key} must be one value or a group of settings, got a list: type {key}=VALUE"
+            f"{_known(key, default)}"
+        )
+
+
+def _check_used(key: str, reference: dict[str, Any]) -> None:
+    """Refuses a setting of the model's own estimator where another estimator was chosen."""
+    if reference["estimator"] is not None:
+        group, _, name = key.partition(".")
+        own = attribute(reference["model"]["_target_"], "own_estimator_settings") or ()
+        if group == "model" and name in own:
+            known = settings(reference["estimator"]["_target_"])
+            instead = f"type estimator.{name}=..." if name in known else "leave it out"
+            raise Mistake(
+                f"{key} belongs to the model's own estimator, which estimator=... replaces; "
+                f"{instead}"
+            )
+
+
+def _find(path: str, reference: dict[str, Any]) -> dict[str, Any]:
+    """The settings at a path; none where there is nothing or no group of settings."""
+    node: Any = reference
+    for part in path.split(".") if path else []:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}
+
+
+def _exists(key: str, reference: dict[str, Any]) -> bool:
+    parent, _, name = key.rpartition(".")
+    return name in _find(parent, reference)
+
+
+def _keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """All settings in a config, by their full names."""
+    for name, child in node.items():
+        if not name.startswith("_"):
+            yield f"{prefix}{name}"
+            if isinstance(child, dict):
+                yield from _keys(child, f"{prefix}{name}.")
+
+
+def _known(parent: str, siblings: dict[str, Any]) -> str:
+    """The names that could have been typed in the same place."""
+    prefix = f"{parent}." if parent else ""
+    names = [f"{prefix}{name}" for name in siblings if not name.startswith("_")]
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def exit_on_mistake(arguments: list[str]) -> list[str]:
+    """:func:`check`, as the process's end: one line on stderr and exit code 2; or the help.
+
+    Returns:
+        The arguments as Hydra is to read them.
+    """
+    if {"-h", "--help"}.intersection(arguments):
+        print(help_text())
+        raise SystemExit(0)
+    gc.disable()  # it would walk through every source file that is read, again and again
+    try:
+        configs = check(arguments)
+        if not SHOWS.intersection(arguments):
+            _foresee(configs, here=not any(a.startswith("hydra/launcher=") for a in arguments))
+    except Mistake as mistake:
+        print(f"train.py: {mistake}", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        gc.enable()
+    return as_meant(arguments)
+
+
+def _foresee(configs: list[DictConfig], here: bool) -> None:
+    """Refuses what is no mistake in itself and yet cannot run; of a sweep, if no job of it can."""
+    refused = []
+    for config in configs:
+        if (line := foreseen(config, here)) is None:
+            return
+        refused.append(line)
+    raise Mistake(refused[0])

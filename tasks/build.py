@@ -1,0 +1,215 @@
+"""Makes the pieces of a run from its config."""
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from commandline.places import ROOT
+from models.base import VAEModule
+from vae_lab import __version__
+from vae_lab.callbacks import (
+    Checkpointing,
+    DurableIO,
+    EarlyStopping,
+    FiniteUpdates,
+    LatentUse,
+    Progress,
+    StepSeed,
+)
+from vae_lab.description import RELAXATION, describe
+from vae_lab.estimators import catalog
+from vae_lab.loggers import CSVLogger
+from vae_lab.optimization import shorten_steps
+from vae_lab.pretrained import PARTS
+from vae_lab.storage.checkpoints import FOLDER, run_of
+from vae_lab.storage.runs import AGAIN, commands_of
+
+ASKS = re.compile(r"\$\{\s*[\w.]+\s*:")  # a resolver; without a colon it is another setting
+
+
+def make(config: DictConfig, **arguments: Any) -> Any:
+    """Instantiates a node of the config; a constructor's own complaint comes out unwrapped."""
+    try:
+        return instantiate(config, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        speaks = isinstance(cause, ValueError | OSError | ImportError | MisconfigurationException)
+        kind = "" if speaks else f"{type(cause).__name__}: "
+        raise ValueError(f"{kind}{cause}{_place(str(error))}") from cause
+
+
+def _place(message: str) -> str:
+    """Where Hydra says that it was in the config."""
+    key = message.rpartition("full_key: ")[2] if "full_key: " in message else ""
+    return f" (in {key.strip()})" if key.strip() else ""
+
+
+def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
+    datamodule = make(config.data)
+    model = make(config.model, shape=datamodule.shape)
+    if config.channels_last:
+        model.vae.to(memory_format=torch.channels_last)
+    model.config = kept(config)
+    for name, parameter in model.vae.named_parameters():
+        if name.startswith(tuple(p for part in config.init.freeze for p in PARTS[part])):
+            parameter.requires_grad_(False)
+    return datamodule, model
+
+
+def kept(config: DictConfig) -> dict[str, Any]:
+    """The config for a checkpoint.
+
+    What refers to other settings still does, so that what is typed later reaches all. What asks
+    for something of this process, such as `${oc.env:SEED}`, is answered: the next one has another.
+    """
+    return _answered(OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True))
+
+
+def _answered(written: Any, resolved: Any) -> Any:
+    if isinstance(written, dict):
+        return {name: _answered(node, resolved[name]) for name, node in written.items()}
+    if isinstance(written, list):
+        return [_answered(*pair) for pair in zip(written, resolved, strict=True)]
+    asks = isinstance(written, str) and ASKS.search(written)
+    return resolved if asks else written
+
+
+def take_parts(config: DictConfig, model: VAEModule) -> list[str]:
+    """Starts from parts of other runs; says what was taken."""
+    said = []
+    for part in ("encoder", "decoder"):
+        source = config.init[part]
+        if source is not None:
+            report = model.vae.load_pretrained(source, part, strict=config.init.strict)
+            said.append(f"{part} from {source}: {report}")
+    return said
+
+
+def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Trainer:
+    """The Trainer; without loggers and checkpoints where it is only to test."""
+    run_dir = Path(config.run_dir)
+    torch.set_float32_matmul_precision(config.matmul_precision)
+    if not torch.cuda.is_available():
+        # Lightning has torch ask the driver each time, and every optimizer step does: 100 us.
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    trainer = make(
+        config.trainer,
+        profiler=config.trainer.profiler or NoProfiler(),
+        logger=_loggers(config, run_dir) if fit else False,
+        callbacks=[StepSeed(config.seed), *(_callbacks(config, model, run_dir) if fit else [])],
+        plugins=[DurableIO(config.save.keep, config.save.failures)],
+        default_root_dir=str(run_dir),
+        enable_checkpointing=fit,
+        enable_progress_bar=fit and config.trainer.enable_progress_bar,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the datamodules shard every batch themselves
+    )
+    shorten_steps(trainer)
+    return trainer
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's enters a generator for each of some hundred actions of a step: 100 us or more."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:
+        return self._nothing
+
+
+def _loggers(config: DictConfig, run_dir: Path) -> list[pl.loggers.Logger]:
+    chosen = [make(c) for c in config.logger.values() if c is not None]
+    return [CSVLogger(run_dir / "metrics.csv"), *chosen]
+
+
+def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Callback]:
+    callbacks: list[Callback] = [
+        FiniteUpdates(run_dir / "debug.ckpt", config.on_nonfinite, config.max_skipped),
+        LatentUse(),
+    ]
+    if config.ema is not None:
+        average = get_ema_multi_avg_fn(config.ema)
+        callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=average))
+    if config.early_stopping is not None:
+        wait = max((s.steps for n, s in model.schedules.items() if n == "beta"), default=0)
+        callbacks.append(EarlyStopping(patience=config.early_stopping, wait_steps=wait))
+    if config.trainer.enable_progress_bar:
+        callbacks.append(Progress())
+    callbacks += [make(c) for c in config.callbacks.values() if c is not None]
+    # The best by the true ELBO: beta = 1 and exact samples, whatever training maximises.
+    times = config.save.every_n_steps, config.save.every_minutes
+    return [*callbacks, Checkpointing(run_dir / FOLDER, *times)]
+
+
+def card(config: DictConfig, model: VAEModule) -> dict[str, Any]:
+    """What a release says of where it comes from."""
+    estimator = model.estimator
+    known = estimator.relaxed and type(estimator) in catalog()
+    data = OmegaConf.to_container(config.data, resolve=True)
+    places = ("_target_", "root", "download", "cache_dir")
+    settings = {k: v for k, v in data.items() if k not in places}
+    return {
+        "vae_lab": __version__,
+        "commit": commit(),
+        "versions": versions(),
+        "command": " && ".join(commands_of(Path(config.run_dir))),
+        "data": {"class": data["_target_"].rpartition(".")[2], "range": [0, 1]} | settings,
+        **({RELAXATION: describe(estimator)} if known else {}),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Those that decide whether a run can be repeated to the bit, and the number of threads."""
+    return {
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pytorch_lightning": pl.__version__,
+    }
+
+
+def command(resume: str | None = None) -> str:
+    """What was typed, to be typed again: for a folder of its own, and with `~` for the home."""
+    typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("run_dir=")]
+    if resume not in (None, "auto"):
+        source = Path(resume)
+        if source.is_dir() or run_of(source) is not None:
+            typed = [f"resume={AGAIN}" if line.startswith("resume=") else line for line in typed]
+        else:  # a file from elsewhere: only the folder is new
+            typed.append(f"run_dir={AGAIN}")
+    return shlex.join(["python", "train.py", *map(_from_home, typed)])
+
+
+def _from_home(typed: str) -> str:
+    home = os.environ.get("HOME", "~")
+    return re.sub(rf"(?<==){re.escape(home)}(?=/)", "~", typed)
+
+
+def commit() -> str | None:
+    """The code's commit, with a plus where the checkout differs from it; None where that is not
+    known."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"]
+    command.append("--exclude=*")
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # there is no git
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,235 @@
+"""task=compare: the gradients of several estimators, on one model and the same images."""
+
+import csv
+import io
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Column, Table
+from torch import Tensor
+
+from commandline.places import CONFIGS
+from commandline.settings_table import choices
+from models.base import VAEModule
+from vae_lab import figures
+from vae_lab.estimators import Estimator
+from vae_lab.gradients import Reference, bound_samples, encoder_gradients, reference, statistics
+from vae_lab.storage.checkpoints import FOLDER as CHECKPOINTS
+from vae_lab.storage.runs import writable
+
+from . import build
+
+ESTIMATORS = CONFIGS / "estimator"
+FORMATS = {"test_elbo": ".2f", "lowest": ".2f", "highest": ".2f"}  # nats
+Row = dict[str, Any]
+
+
+def run(config: DictConfig, fit: Callable[[DictConfig], float], model: VAEModule | None) -> None:
+    """Measures, and where it is asked for trains, with every estimator; writes table and figure.
+
+    Args:
+        fit: trains a run.
+        model: one that is trained already; a fresh one otherwise.
+    """
+    folder, asked = Path(config.run_dir), config.compare
+    pl.seed_everything(config.seed, verbose=False)
+    datamodule, fresh = build.datamodule_and_model(config)
+    model = model or fresh
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    x = next(iter(datamodule.train_dataloader()))[0][: asked.images]
+    chosen = dict(_estimators(asked.estimators, model, x, asked.evaluations))
+    estimators = {name: estimator for name, (_, estimator) in chosen.items()}
+    writable(folder)
+    _check_free(folder, [*chosen], asked)
+    torch.manual_seed(config.seed)
+    counts = {name: bound_samples(model.objective, e) for name, e in estimators.items()}
+    truths = {  # a bound of other samples is another expectation
+        samples: reference(model.vae, model.objective, x, samples, asked.reference_repeats)
+        for samples in sorted(set(counts.values()))
+    }
+    rows = [
+        _measure(name, estimator, model, x, truths[counts[name]], asked.repeats)
+        for name, estimator in estimators.items()
+    ]
+    _say_unequal(rows, asked.evaluations)
+    curves = {}
+    _save(folder, rows)  # what was measured is kept, whatever happens to the training
+    for row in rows if asked.train_epochs else ():
+        name = row["estimator"]
+        runs = [_train(config, fit, folder, name, chosen[name][0], seed) for seed in asked.seeds]
+        curves[name] = [curve for _, curve in runs]
+        row |= _elbos([elbo for elbo, _ in runs])
+    _save(folder, rows)
+    _show(rows, all(truth.exact for truth in truths.values()))
+    figures.comparison(rows, curves, folder / "compare.png")
+    print(f"files    {folder}: compare.csv, compare.png")
+
+
+def _estimators(
+    names: list[str] | None, model: VAEModule, x: Tensor, evaluations: int | None = None
+) -> Iterator[tuple[str, tuple[DictConfig, Estimator]]]:
+    """The estimators asked for, or all that accept the model's latent and objective, with their
+    settings: as in their files, or with as many samples as so many evaluations of f are."""
+    for name in choices("estimator") if names is None else names:
+        settings = OmegaConf.load(ESTIMATORS / f"{name}.yaml")
+        try:
+            found = _contender(settings, model, x, evaluations)
+        except ValueError:
+            if names is None:
+                continue  # does not accept it
+            raise
+        yield name, found
+
+
+def _contender(
+    settings: DictConfig, model: VAEModule, x: Tensor, evaluations: int | None
+) -> tuple[DictConfig, Estimator]:
+    """The settings, changed to the most samples that need no more evaluations, and the estimator.
+
+    As many evaluations as samples, or a multiple, or some more: counted, they give the number.
+    """
+    estimator, count = _made(settings, model, x)
+    if evaluations is None or "num_samples" not in estimator.evaluations:
+        return settings, estimator
+    given = settings.num_samples
+    _, more = _made(OmegaConf.merge(settings, {"num_samples": given + 1}), model, x)
+    samples = max(given + int((evaluations - count) // (more - count)), 1)
+    settings = OmegaConf.merge(settings, {"num_samples": samples})
+    return settings, _made(settings, model, x)[0]
+
+
+def _made(settings: DictConfig, model: VAEModule, x: Tensor) -> tuple[Estimator, float]:
+    """The estimator, and how often it evaluates f for one datum.
+
+    In training mode: lazy layers become concrete, and a moving average gets its first value,
+    without which a control variate would be measured far from f.
+    """
+    estimator = build.make(settings)
+    with _decoded(model) as counts:
+        model.objective(model.vae, estimator, x)
+    return estimator, sum(counts) / len(x)
+
+
+@contextmanager
+def _decoded(model: VAEModule) -> Iterator[list[int]]:
+    """How many z the decoder is given, call by call."""
+    counts: list[int] = []
+    hook = model.vae.decoder.register_forward_hook(lambda m, i, output: counts.append(len(output)))
+    try:
+        yield counts
+    finally:
+        hook.remove()
+
+
+def _measure(
+    name: str, estimator: Estimator, model: VAEModule, x: Tensor, truth: Reference, repeats: int
+) -> Row:
+    samples = encoder_gradients(model.vae, model.objective, estimator, x, repeats)
+    cost = _cost(estimator, model, x)
+    return {"estimator": name, **vars(statistics(samples, truth)), **cost}
+
+
+def _cost(estimator: Estimator, model: VAEModule, x: Tensor, steps: int = 10) -> Row:
+    """Decoder evaluations for one datum, and the median time of a forward and backward pass."""
+    seconds = []
+    with _decoded(model) as counts:
+        for _ in range(steps):
+            began = time.perf_counter()
+            model.objective(model.vae, estimator, x).objective.mean().neg().backward()
+            seconds.append(time.perf_counter() - began)
+    model.zero_grad()
+    return {"evaluations": sum(counts) / steps / len(x), "seconds": median(seconds)}
+
+
+def _say_unequal(rows: list[Row], evaluations: int | None) -> None:
+    """Which could not be given as many evaluations as were asked for."""
+    other = {r["estimator"]: r["evaluations"] for r in rows if r["evaluations"] != evaluations}
+    if evaluations is not None and other:
+        named = ", ".join(f"{name} {count:g}" for name, count in other.items())
+        print(f"no num_samples gives these {evaluations} evaluations of f: {named}")
+
+
+def _check_free(folder: Path, names: list[str], asked: DictConfig) -> None:
+    """Refuses, before anything is measured, to train where a run is already."""
+    for name, seed in itertools.product(names, asked.seeds if asked.train_epochs else ()):
+        run = _run_dir(folder, name, seed)
+        if any((run / kept).exists() for kept in ("metrics.csv", CHECKPOINTS)):
+            raise ValueError(f"{run} holds a run already: type another run_dir")
+
+
+def _run_dir(folder: Path, name: str, seed: int) -> Path:
+    return folder / "runs" / f"{name}-{seed}"
+
+
+def _train(
+    config: DictConfig,
+    fit: Callable[[DictConfig], float],
+    folder: Path,
+    name: str,
+    settings: DictConfig,
+    seed: int,
+) -> tuple[float, list[dict[str, float]]]:
+    """The test ELBO of a run with this estimator, and the validation ELBO against steps and
+    seconds."""
+    config = config.copy()
+    config.task, config.seed, config.checkpoint = "fit", seed, None
+    config.estimator = settings
+    config.run_dir = str(_run_dir(folder, name, seed))
+    config.trainer.max_epochs = config.compare.train_epochs
+    config.trainer.enable_progress_bar = False
+    config.logger, config.report = {}, False
+    with redirect_stdout(io.StringIO()):
+        elbo = fit(config)
+    print(f"{name}, seed {seed}: test/elbo {elbo:.2f}", flush=True)
+    with (Path(config.run_dir) / "metrics.csv").open() as file:
+        return elbo, _curve([*csv.DictReader(file)])
+
+
+def _elbos(elbos: list[float]) -> Row:
+    """The mean over the seeds, and the range."""
+    return {"test_elbo": mean(elbos), "lowest": min(elbos), "highest": max(elbos)}
+
+
+def _curve(rows: list[dict[str, str]]) -> list[dict[str, float]]:
+    """The validations; the time of one that lies between two logged steps is interpolated."""
+    timed = [row for row in rows if row["perf/seconds"]]
+    steps, seconds = ([float(row[name]) for row in timed] for name in ("step", "perf/seconds"))
+    return [
+        {
+            "step": int(row["step"]),
+            "seconds": float(numpy.interp(int(row["step"]), steps, seconds)),
+            "elbo": float(row["val/elbo"]),
+        }
+        for row in rows
+        if row["val/elbo"]
+    ]
+
+
+def _save(folder: Path, rows: list[Row]) -> None:
+    with (folder / "compare.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _show(rows: list[Row], exact: bool) -> None:
+    against = "the exact gradient" if exact else "a long average"
+    print(f"The encoder's gradient against {against}")
+    columns = [Column(name, justify="right", no_wrap=True) for name in list(rows[0])[1:]]
+    table = Table(Column("estimator", no_wrap=True), *columns)
+    for row in rows:
+        (_, name), *numbers = row.items()
+        table.add_row(name, *(f"{value:{FORMATS.get(key, '.3g')}}" for key, value in numbers))
+    # A number that is cut says nothing: rather let a narrow terminal break the lines.
+    Console(width=max(Console().width, 140)).print(table)

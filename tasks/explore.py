@@ -1,0 +1,38 @@
+"""task=explore: a page in the browser on which a trained model's z is edited."""
+
+from contextlib import closing
+
+from omegaconf import DictConfig
+from torch import Tensor
+
+from commandline.refusals import check_ranges
+from vae_lab.evaluation.measurement import collect
+
+from .machine import check_devices
+from .trained import Trained, trained
+
+
+def run(config: DictConfig) -> None:
+    """Serves the page until Ctrl-C.
+
+    Raises:
+        ImportError: the library of the page is not installed.
+        ValueError: a setting below `explore` is out of range.
+    """
+    from vae_lab.explorer.edits import Explorer
+    from vae_lab.explorer.page import serve
+
+    check_ranges(config)
+    check_devices(config)
+    found = trained(config)
+    images, data = _test_images(found, config.explore.images), found.datamodule
+    explorer = Explorer(found.vae, images, data.binarize, data.pixels)
+    serve(explorer, found.name, config.explore.port)
+
+
+def _test_images(found: Trained, count: int) -> Tensor:
+    """The first of the test split, [count, C, H, W]."""
+    found.datamodule.prepare_data()
+    found.datamodule.setup()
+    with closing(found.datamodule.test_dataloader()) as loader:
+        return collect(loader, count)[0]

@@ -1,0 +1,25 @@
+"""What the tasks say: lines and a table of metrics, from the first process only."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Column, Table
+
+say = rank_zero_only(print)
+
+
+def tested(trainer: pl.Trainer, *arguments: Any, **options: Any) -> dict[str, float]:
+    trainer.test(*arguments, verbose=False, **options)
+    metrics = trainer.callback_metrics.items()
+    return {name: value.item() for name, value in metrics if name.startswith("test/")}
+
+
+@rank_zero_only
+def table(title: str, metrics: dict[str, float]) -> None:
+    say(title)
+    made = Table("metric", Column("value", justify="right"))
+    for name, value in metrics.items():
+        made.add_row(name, f"{value:.2f}")
+    Console().print(made)

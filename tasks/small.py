@@ -1,0 +1,56 @@
+"""The tasks that take a few lines: test, sample, export and shards."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from commandline.quoting import as_typed
+from commandline.refusals import check_task
+from vae_lab import pictures
+from vae_lab.storage.runs import writable
+
+from . import build
+from .show import say, table, tested
+from .trained import load_run, load_vae
+
+
+def test(config: DictConfig) -> float:
+    """The test metrics of a run's best checkpoint. Returns the test ELBO."""
+    config, datamodule, model = load_run(config)
+    trainer = build.trainer(config, model, fit=False)
+    metrics = tested(trainer, model, datamodule)
+    table(f"{config.checkpoint}, test split", metrics)
+    return metrics["test/elbo"]
+
+
+def sample(config: DictConfig) -> None:
+    """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model."""
+    vae, folder = load_vae(config)
+    torch.manual_seed(config.seed)
+    pictures.save(pictures.samples(vae, 8, 8), folder / "samples.png")
+    say(f"samples: {folder / 'samples.png'}")
+
+
+def export(config: DictConfig) -> None:
+    """The encoder and the decoder as ONNX graphs, in `run_dir` or else beside the model."""
+    from vae_lab.export import check_packages, export_onnx
+
+    check_packages()
+    vae, folder = load_vae(config)
+    exported = export_onnx(vae, folder / "onnx")
+    files = ", ".join(map(str, exported.files))
+    say(f"exported: {files}; at most {exported.difference:.0e} from torch, relatively")
+
+
+def shards(config: DictConfig) -> None:
+    """The images of `data` as shards in `run_dir`, for `data=streaming`."""
+    from datamodules.streaming import write_shards
+
+    check_task(config)
+    writable(Path(config.run_dir))
+    datamodule = build.make(config.data)
+    datamodule.prepare_data()
+    counts = write_shards(datamodule, Path(config.run_dir))
+    say(f"shards   {config.run_dir}: {counts['train']} images in train/, {counts['test']} in test/")
+    say(f"next     python train.py data=streaming {as_typed('data.root', config.run_dir)}")

@@ -1,0 +1,71 @@
+"""What train.py can be asked to do, by the names of `TASKS`."""
+
+from contextlib import ExitStack
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from commandline.refusals import check_ranges
+from vae_lab.storage.runs import default_folder
+
+from .fit import fit
+from .machine import check_devices, decide_threads
+from .show import say
+from .small import export, sample, shards, test
+from .trained import load_run
+
+
+def evaluate(config: DictConfig) -> None:
+    """All that can be measured of one or several models; see :mod:`tasks.evaluate`."""
+    from . import evaluate
+
+    check_ranges(config)
+    check_devices(config)
+    evaluate.run(config)
+
+
+def compare(config: DictConfig) -> None:
+    """Bias, variance and cost of several estimators' gradients; see :mod:`tasks.compare`."""
+    from . import compare
+
+    check_ranges(config)
+    check_devices(config)
+    with ExitStack() as held:
+        if config.run_dir is None:
+            choices = HydraConfig.get().runtime.choices
+            folder = default_folder(f"compare-{choices.model}", choices.data)
+            config.run_dir = str(held.enter_context(folder))
+        model = None
+        if config.checkpoint is not None:
+            config, _, model = load_run(config)
+        decide_threads(config, {}, False)  # for all of them alike
+        compare.run(config, fit, model)
+
+
+def report(config: DictConfig) -> None:
+    """The pictures and `report.html` made anew; of several models, beside each other."""
+    from . import report
+
+    check_ranges(config)
+    check_devices(config)
+    say(f"report   {report.run(config)}")
+
+
+def explore(config: DictConfig) -> None:
+    """A page in the browser to edit the model's z on; see :mod:`tasks.explore`."""
+    from . import explore
+
+    explore.run(config)
+
+
+TASKS = {
+    "fit": fit,
+    "test": test,
+    "evaluate": evaluate,
+    "sample": sample,
+    "export": export,
+    "compare": compare,
+    "shards": shards,
+    "report": report,
+    "explore": explore,
+}

@@ -1,0 +1,140 @@
+"""The arrows between the folders: who may import whom, and that nobody imports in a circle."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("commandline", "tasks", "models", "datamodules", "vae_lab")
+MAY = {  # import these folders, besides their own
+    "train": {"commandline", "tasks", "vae_lab"},
+    "commandline": set(),
+    "tasks": {"commandline", "models", "datamodules", "vae_lab"},
+    "models": {"vae_lab"},
+    "datamodules": {"vae_lab"},
+    "vae_lab": set(),
+}
+WITHOUT_HYDRA = ("models", "datamodules", "vae_lab")
+DOOR = ("vae_lab.vae", "vae_lab.pretrained")  # VAE.from_pretrained and its like
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """The files of the project by the names that an import gives them."""
+    paths = [root / "train.py", *(p for name in FOLDERS for p in (root / name).rglob("*.py"))]
+    names = (p.relative_to(root).with_suffix("").as_posix().replace("/", ".") for p in paths)
+    found = zip(names, paths, strict=True)
+    return {name.removesuffix(".__init__"): path for name, path in found if path.exists()}
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """What a file imports while it runs, also within functions: modules, and names in modules."""
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    for node in waiting:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: 1 - node.level or None] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def arrows(root: Path) -> Iterator[tuple[str, str]]:
+    """(file, what it imports): a file of the project, or a name of another library."""
+    files = modules(root)
+    for name, path in files.items():
+        for target in imports(name, path):
+            source = target.rpartition(".")[0]
+            yield name, source if target not in files and source in files else target
+
+
+def upward(root: Path) -> list[str]:
+    """The arrows that no folder may have."""
+    found = {(one, other) for one, other in arrows(root) if not _may(one, top(one), top(other))}
+    return sorted(f"{one} -> {other}" for one, other in found)
+
+
+def _may(name: str, folder: str, imported: str) -> bool:
+    if imported in ("hydra", "omegaconf"):
+        return folder not in WITHOUT_HYDRA
+    return imported not in MAY or imported == folder or imported in MAY[folder]
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def circle(root: Path) -> list[str]:
+    """Files that import each other in a circle, if there are any."""
+    graph: dict[str, set[str]] = {name: set() for name in modules(root)}
+    for one, other in set(arrows(root)) - {DOOR}:
+        if other in graph and other != one:
+            graph[one].add(other)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_arrow_points_up():
+    assert upward(ROOT) == []
+
+
+def test_there_is_no_circle():
+    assert circle(ROOT) == []
+    assert DOOR in arrows(ROOT)
+
+
+def test_configs_are_yaml_only():
+    files = [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files if "__pycache__" not in path.parts} == {".yaml"}
+
+
+MADE_UP = {
+    "train.py": "from commandline import check",
+    "commandline/__init__.py": "",
+    "commandline/check.py": "from .help import text",
+    "commandline/help.py": "text = ''",
+    "models/base.py": "from vae_lab.vae import VAE",
+    "vae_lab/__init__.py": "from .vae import VAE",
+    "vae_lab/vae.py": "from . import files\nVAE = files",
+    "vae_lab/files.py": "import torch",
+    "vae_lab/drawing/__init__.py": "from ..vae import VAE",
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "up", "round_about"),
+    [
+        ("vae_lab/files.py", "import torch", [], []),
+        ("vae_lab/files.py", "import models", ["vae_lab.files -> models"], []),
+        ("vae_lab/files.py", "def f():\n import hydra", ["vae_lab.files -> hydra"], []),
+        ("models/base.py", "from omegaconf import x", ["models.base -> omegaconf.x"], []),
+        ("commandline/help.py", "import vae_lab", ["commandline.help -> vae_lab"], []),
+        ("train.py", "import models.base", ["train -> models.base"], []),
+        (
+            "vae_lab/files.py",
+            "def f():\n from .vae import VAE",
+            [],
+            ["vae_lab.files", "vae_lab.vae"],
+        ),
+        ("vae_lab/files.py", "from .drawing import x", [], ["vae_lab.drawing"]),
+        ("commandline/help.py", "from . import check", [], ["commandline.check"]),
+        ("vae_lab/files.py", "if TYPE_CHECKING:\n from .vae import VAE", [], []),
+    ],
+)
+def test_what_points_up_or_round_is_found(tmp_path, path, text, up, round_about):
+    for name, content in (MADE_UP | {path: text}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert upward(tmp_path) == up
+    found = circle(tmp_path)
+    assert set(round_about) <= set(found) and bool(round_about) == bool(found)

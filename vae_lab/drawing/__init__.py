@@ -1,0 +1,1 @@
+"""What is drawn of a trained model, and the page with all of it."""

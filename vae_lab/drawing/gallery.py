@@ -1,0 +1,212 @@
+"""All pictures and figures of a trained VAE, in one folder."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .. import figures, pictures
+from ..estimators.base import base
+from ..optional import needs
+from ..seeding import seed_generators
+from ..vae import VAE
+from . import latent_figures
+
+CODES = 16  # values of a variable in a picture
+ROWS = 12  # latent variables in a picture
+PIXELS = 2**22  # that one picture decodes: some 5000 images of 28 x 28
+MAP_SIDE = 16  # images along a side of a plane
+MAP_POINTS = 500  # t-SNE of more takes many seconds
+DRAWS = 10_000  # in a histogram
+
+
+class Drawn(NamedTuple):
+    """A picture: what a reader is told that it shows."""
+
+    title: str
+    text: str
+
+
+# By the names of their files, in the order in which a report has them.
+CAPTIONS = {
+    "reconstructions": Drawn("Reconstructions", "Test images, and below each its reconstruction."),
+    "samples": Drawn("Samples", "Mean images of draws from the prior."),
+    "interpolation": Drawn(
+        "Interpolations", "From one test image to another, through the latent, a row each."
+    ),
+    "traversals": Drawn(
+        "Latent traversals",
+        "One test image with one latent variable at each of its values, the others as they are; "
+        "the variables in use, the one with the largest KL first.",
+    ),
+    "latent_map": Drawn("Map of the latent", "Where the test images lie in the latent, by label."),
+    "aggregate_posterior": Drawn(
+        "Aggregate posterior and prior",
+        "How the latent variables are distributed over the test images, and under the prior.",
+    ),
+    "codes": Drawn(
+        "Codes",
+        "How often each value of each latent variable is used, and the image that it adds: red "
+        "is brighter than the mean image, blue darker.",
+    ),
+    "training": Drawn("Training", "The ELBO and its terms; below, the schedules that change."),
+    "gradients": Drawn(
+        "Gradient of the encoder", "Bias, variance, signal-to-noise ratio and cosine over training."
+    ),
+}
+
+
+class Latents(NamedTuple):
+    """The test images in the latent; the variables that are shown are by descending KL."""
+
+    q: Distribution  # of every image, batch shape [N]
+    kl: Tensor  # mean over the images, [L]
+    units: list[int]  # those in use, R
+    names: list[str]  # of these
+
+
+@torch.no_grad()
+def draw(
+    vae: VAE,
+    x: Tensor,
+    y: Tensor,
+    folder: str | Path,
+    rows: Sequence[Mapping[str, str]] = (),
+    seed: int = 0,
+) -> dict[str, Path]:
+    """Writes every picture that there is of this kind of latent as `folder/NAME.png`.
+
+    Reconstructions, samples, interpolations, latent traversals, a map of the latent (itself if it
+    has two dimensions, otherwise t-SNE of the posteriors), the aggregate posterior against the
+    prior, of discrete latents the codes, and the curves of training. Takes seconds; the generators
+    are afterwards where they were.
+
+    Args:
+        vae: The model, in evaluation mode.
+        x: Images that it was not trained on, [N, C, H, W], some 1000.
+        y: Their labels, [N] int64, -1 where there is none.
+        folder: Where the PNGs go.
+        rows: of the run's metrics.csv, for the curves.
+        seed: of the noise in the pictures.
+
+    Returns:
+        The files, by the names of :data:`CAPTIONS`.
+    """
+    folder = Path(folder)
+    device = vae.output_bias.device
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        seed_generators(seed)
+        x = x.to(device)
+        grids = {
+            "samples": pictures.samples(vae),
+            "reconstructions": pictures.reconstructions(vae, x[:8]),
+        }
+        grids["interpolation"] = pictures.interpolations(vae, x[:8], x[:8].roll(-1, 0))
+        for name, image in grids.items():
+            pictures.save(image, folder / f"{name}.png")
+        _draw_latent(vae, x, y, folder)
+    figures.training(rows, folder / "training.png")
+    return {name: path for name in CAPTIONS if (path := folder / f"{name}.png").is_file()}
+
+
+def _draw_latent(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
+    q = vae.encode(x)
+    kl = vae.latent.kl(q).mean(0).cpu()
+    units = pictures.active_units(kl, ROWS)
+    latents = Latents(q, kl, units, [f"$z_{{{unit}}}$  {kl[unit]:.2f} nats" for unit in units])
+    _traversals(vae, latents, folder / "traversals.png")
+    if vae.latent.discrete:
+        _codes(vae, latents, folder / "codes.png")
+    _aggregate_posterior(vae, latents, folder / "aggregate_posterior.png")
+    _map(vae, latents, y.cpu(), folder / "latent_map.png")
+
+
+def _traversals(vae: VAE, latents: Latents, path: Path) -> None:
+    images = pictures.traversals(vae, vae.latent.mode(latents.q)[0], latents.units)
+    count = images.shape[1]
+    rows, columns = latents.names, [str(k) for k in range(count)]
+    across, title = "value", "variable, its mean KL"
+    if not vae.latent.discrete:
+        columns = [f"{deviations:g}" for deviations in torch.linspace(-3, 3, count).tolist()]
+        across = "standard deviations of the prior"
+    if count < 4:  # a narrow column of pictures, unless lying down
+        images, rows, columns = images.transpose(0, 1), columns, [n.split()[0] for n in rows]
+        across, title = "variable", ""
+    image = pictures.grid(images.flatten(0, 1), columns=images.shape[1]).cpu()
+    latent_figures.cells(image, path, rows, columns, across, title)
+
+
+def _codes(vae: VAE, latents: Latents, path: Path) -> None:
+    usage = code_usage(vae, latents.q)
+    order = latents.kl.argsort(descending=True, stable=True)
+    shown = min(usage.shape[1], CODES)
+    images = max(PIXELS // (len(latents.units) * usage.shape[1] * vae.output_bias[0].numel()), 1)
+    z = vae.latent.mode(latents.q)[: min(images, 256)]
+    added = pictures.code_images(vae, z, latents.units)[:, :shown].mean(2, keepdim=True)
+    names = [f"$z_{{{unit}}}$" for unit in order.tolist()]
+    grid = pictures.grid(added.flatten(0, 1), columns=shown, gap=float("nan"))[0].cpu()
+    latent_figures.codes(usage[order].cpu(), names, grid, (len(latents.units), shown), path)
+
+
+@torch.no_grad()
+def code_usage(vae: VAE, q: Distribution) -> Tensor:
+    """The mean over the batch of the probability of every value of discrete latents, [L, V].
+
+    The values are those of :meth:`.Latent.values`: all, or of counts the first.
+    """
+    codes = vae.latent.codes(q)
+    if codes is None:
+        values = vae.latent.values().unsqueeze(1)  # [V, 1, L]
+        codes = base(q).log_prob(values).exp().movedim(0, -1)  # [B, L, V]
+    return codes.mean(0)
+
+
+def _aggregate_posterior(vae: VAE, latents: Latents, path: Path) -> None:
+    units, prior = latents.units, vae.latent.prior()
+    if vae.latent.discrete:
+        usage, expected = code_usage(vae, latents.q), code_usage(vae, prior.expand((1,)))
+        if usage.shape[1] == 2:  # there is room for all
+            units = latents.kl.argsort(descending=True, stable=True).tolist()
+        latent_figures.frequencies(usage[units].cpu(), expected[units].cpu(), latents.names, path)
+        return
+    draws = math.ceil(DRAWS / len(latents.q.mean))
+    z = latents.q.sample((draws,)).flatten(0, 1)[:, units]
+    across = prior.mean + torch.linspace(-4, 4, 200, device=z.device).unsqueeze(-1) * prior.stddev
+    density = base(prior).log_prob(across).exp()[:, units]
+    latent_figures.densities(z.cpu(), across[:, units].cpu(), density.cpu(), latents.names, path)
+
+
+def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
+    """The latent itself where it is a plane, otherwise t-SNE of the posteriors' means."""
+    codes = vae.latent.codes(latents.q)
+    features = (base(latents.q).mean if codes is None else codes).flatten(1).cpu()
+    if vae.latent.event_shape == (2,) and not vae.latent.discrete:
+        _plane(vae, features, y, path)
+    elif len(features) > 10 and features.shape[1] > 1 and features.std(0).max() > 1e-6:
+        points, labels = features[:MAP_POINTS].numpy(), y[:MAP_POINTS]
+        with needs("train", __name__):
+            from sklearn.manifold import TSNE  # takes a second
+
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        tsne = TSNE(init="pca", random_state=0, perplexity=perplexity, max_iter=500)
+        mapped = torch.from_numpy(tsne.fit_transform(points))
+        latent_figures.scatter(mapped, labels, "t-SNE of the posteriors", path)
+
+
+def _plane(vae: VAE, points: Tensor, y: Tensor, path: Path) -> None:
+    """The posteriors' means, and what is decoded where they and the most of the prior are."""
+    reach = torch.cat([points, vae.latent.values().cpu()])
+    low, high = reach.amin(0), reach.amax(0)
+    half = (high - low) / (MAP_SIDE - 1) / 2  # a cell's
+    across, up = (
+        torch.linspace(*ends, MAP_SIDE) for ends in zip(low.tolist(), high.tolist(), strict=True)
+    )
+    z = torch.cartesian_prod(up.flip(0), across).flip(-1).to(vae.output_bias)  # rows from the top
+    decoded = pictures.grid(vae.likelihood.mean(vae.decode(z)), MAP_SIDE, gap=None).cpu()
+    (left, bottom), (right, top) = (low - half).tolist(), (high + half).tolist()
+    extent = (left, right, bottom, top)
+    latent_figures.scatter(points, y, "means of q(z | x)", path, decoded, extent)

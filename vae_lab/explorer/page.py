@@ -1,0 +1,286 @@
+"""The explorer's page: for this machine only, and with nothing from outside of it.
+
+NiceGUI: a moved slider and its picture travel over one open socket, its scripts and fonts come with
+it, and it asks nothing of the versions of other packages that vae_lab needs.
+"""
+
+import asyncio
+import gc
+import os
+import random
+import socket
+import sys
+import webbrowser
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from torch import Tensor
+
+from ..data.image_files import MAX_BYTES
+from ..optional import needs
+from .edits import STEPS, Explorer
+from .widgets import (
+    Bit,
+    Code,
+    Picture,
+    Slider,
+    button,
+    data_url,
+    figure,
+    quiet,
+    refuse,
+    section,
+    strip,
+)
+
+with needs("explore", "the explorer's page"):
+    import uvicorn
+    from fastapi import FastAPI
+    from nicegui import background_tasks, events, ui
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+HOST = "127.0.0.1"
+STYLE = Path(__file__).with_name("explorer.css")
+STRIP = 8  # small pictures in a row
+WIDE = 100  # values of a latent variable that are too many for cells
+CELLS, SLIDER = 400, 20  # cells that come before "more", and how many of them a slider stands for
+
+
+def serve(explorer: Explorer, title: str, port: int) -> None:
+    """Serves the page until Ctrl-C, and opens it where there is a display.
+
+    Args:
+        explorer: of the model.
+        title: the model's name.
+        port: where it is taken, a free one instead.
+    """
+    listener = _listen(port)
+    address = f"http://{HOST}:{listener.getsockname()[1]}/"
+    app = FastAPI(openapi_url=None)
+    # A name from elsewhere that was made to point here stays outside.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    root = partial(Page, explorer, title)
+    ui.run_with(app, root=root, title=title, dark=None, tailwind=False, show_welcome_message=False)
+    print(f"explore  {address} (Ctrl-C ends)", flush=True)
+    if sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        webbrowser.open(address)
+    config = uvicorn.Config(
+        app, log_level="warning", ws_per_message_deflate=False, timeout_graceful_shutdown=1
+    )
+    # What is loaded by now stays to the end. Frozen, it is not taken apart when Python ends, which
+    # takes seconds; and NiceGUI, which searches all objects for its server, meets none of torch's,
+    # some of which warn.
+    gc.freeze()
+    Server(config).run(sockets=[listener])
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port))
+    except OSError:
+        return socket.create_server((HOST, 0))
+
+
+class Server(uvicorn.Server):
+    """Ends once: a second Ctrl-C would break off the ending, with a traceback."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
+
+
+class Page:
+    """One window of a browser: an image, and a z that began as its encoding."""
+
+    def __init__(self, explorer: Explorer, title: str) -> None:
+        self.explorer = explorer
+        self.controls: dict[int, Slider | Code | Bit] = {}
+        self.seed, self.temperature = 0, 1.0
+        self.draw, self.draw_samples = Latest(self._draw), Latest(self._draw_samples)
+        images = explorer.images
+        self.x, self.other = images[0], images[-1]
+        self.start = self.z = explorer.encode(self.x)
+        self.values = explorer.values(self.z)
+        discrete = explorer.latent.discrete
+        self.cells = [int(high) + 1 if discrete and high < WIDE else 0 for high in explorer.high]
+        ui.add_css(STYLE.read_text())
+        ui.colors(primary="#2a78d6")
+        ui.label(title).classes("title")
+        with ui.element("main").classes("page"):
+            with ui.element("div").classes("left"):
+                self._build_pictures()
+                self._build_choice()
+                self._build_path()
+                self._build_samples()
+            self._build_latents()
+        self._offer([images[n % len(images)] for n in range(STRIP)])
+        self._choose(self.x)
+        self.draw_samples()
+
+    def _build_pictures(self) -> None:
+        with ui.element("div").classes("pictures"):
+            self.original = figure("original")
+            self.reconstruction = figure("reconstruction")
+            self.edited = figure("edited")
+
+    def _build_choice(self) -> None:
+        with section("Picture"):
+            self.strip = strip("test image", STRIP, lambda n: self._choose(self.offered[n]))
+            with ui.element("div").classes("row"):
+                button("Other test images", lambda: self._offer(self._random(STRIP)))
+                self.uploads = ui.upload(
+                    auto_upload=True,
+                    max_file_size=MAX_BYTES,
+                    on_upload=self._upload,
+                    on_rejected=lambda: refuse(f"at most {MAX_BYTES >> 20} MB are read"),
+                ).classes("hidden")
+                # In the browser: only a click there may ask for a file.
+                pick = f"() => runMethod({self.uploads.id}, 'pickFiles', [])"
+                button("Upload").on("click", js_handler=pick)
+                button("Reset", lambda: self._take(self.start))
+
+    def _build_path(self) -> None:
+        with section("Interpolation"):
+            with ui.element("div").classes("path"):
+                self.way = Slider("interpolation", 0, STEPS, 1, self._walk, " %")
+                self.end = Picture("interpolation to")
+            with ui.element("div").classes("row"):
+                button("To another test image", lambda: self._aim(self._random(1)[0]))
+                button("To the picture above", lambda: self._aim(self.x))
+
+    def _build_samples(self) -> None:
+        with section("Samples of the prior"):
+            self.samples = strip("sample", STRIP, lambda n: self._take(self.sampled[n]))
+            with ui.element("div").classes("row"):
+                button("New samples", self._resample)
+                if self.explorer.uniform:
+                    quiet("the prior is uniform, at any temperature")
+                else:
+                    quiet("temperature")
+                    Slider("temperature", 0.1, 2, 0.05, self._heat).classes("short").show(1)
+
+    def _build_latents(self) -> None:
+        with section("Latent variables"):
+            quiet(
+                f"sorted by their KL in nats, the mean over {len(self.explorer.images)} test images"
+            )
+            kind = self.explorer.kind
+            self.latents = ui.element("div").classes(kind)
+            with ui.element("div").classes("row"):
+                self.more = button("", self._build_more)
+        self._build_more()
+
+    def _build_more(self) -> None:
+        """Controls of the next most active latent variables."""
+        explorer, built = self.explorer, len(self.controls)
+        each = sum(cells or SLIDER for cells in self.cells) / len(self.cells)
+        shown = explorer.order[built : built + max(int(CELLS / each), 1)]
+        with self.latents:
+            self.controls |= {latent: self._control(latent) for latent in shown}
+        rest = len(explorer.order) - len(self.controls)
+        self.more.set_text(f"{rest} more")
+        self.more.set_visibility(rest > 0)
+        self.draw()
+
+    def _control(self, latent: int) -> Slider | Code | Bit:
+        explorer, changed = self.explorer, partial(self._edit, latent)
+        name, kl = f"z{latent}", f"KL {explorer.kl[latent]:.2f}"
+        if explorer.kind == "bits":
+            return Bit(name, kl, changed)
+        with ui.element("div").classes("latent"):
+            ui.label(name)
+            ui.label(kl)
+            if self.cells[latent]:
+                return Code(name, self.cells[latent], changed)
+            low, high = explorer.low[latent].item(), explorer.high[latent].item()
+            return Slider(name, low, high, 1 if explorer.latent.discrete else 0.01, changed)
+
+    def _random(self, count: int) -> list[Tensor]:
+        images = self.explorer.images
+        return [images[random.randrange(len(images))] for _ in range(count)]
+
+    def _offer(self, images: Sequence[Tensor]) -> None:
+        """Test images to choose from."""
+        self.offered = images
+        for picture, image in zip(self.strip, images, strict=True):
+            picture.show(image)
+
+    def _choose(self, x: Tensor) -> None:
+        """Begins with an image."""
+        self.x, self.start = x, self.explorer.encode(x)
+        self.original.show(x)
+        self.reconstruction.show(self.explorer.decode(self.start))
+        self._take(self.start)
+        self._aim(self.other)
+
+    def _aim(self, x: Tensor) -> None:
+        """Chooses the other end of the interpolation."""
+        self.other = x
+        self.path = self.explorer.path(self.start, self.explorer.encode(x))
+        self.end.show(x)
+        self.way.show(0)
+
+    async def _upload(self, event: events.UploadEventArguments) -> None:
+        self.uploads.reset()
+        try:
+            self._choose(self.explorer.upload(await event.file.read()))
+        except ValueError as error:
+            refuse(f"{event.file.name}: {error}")
+
+    def _take(self, z: Tensor) -> None:
+        self.z, self.values = z, self.explorer.values(z)
+        self.draw()
+
+    def _edit(self, latent: int, value: float) -> None:
+        self.z = self.explorer.edited(self.z, latent, value)
+        self.values[latent] = value
+        self.draw()
+
+    def _walk(self, step: float) -> None:
+        self._take(self.path[int(step)])
+
+    def _resample(self) -> None:
+        self.seed += 1
+        self.draw_samples()
+
+    def _heat(self, temperature: float) -> None:
+        self.temperature = temperature
+        self.draw_samples()
+
+    async def _draw(self) -> None:
+        """The edited image and the controls, which reach the browser together."""
+        picture = await asyncio.to_thread(self._drawn, self.z)
+        self.edited.load(picture)
+        for latent, control in self.controls.items():
+            control.show(self.values[latent])
+
+    async def _draw_samples(self) -> None:
+        self.sampled = self.explorer.samples(STRIP, self.temperature, self.seed)
+        for picture, z in zip(self.samples, self.sampled, strict=True):
+            picture.load(await asyncio.to_thread(self._drawn, z))
+
+    def _drawn(self, z: Tensor) -> str:
+        return data_url(self.explorer.decode(z))
+
+
+class Latest:
+    """Does a work for the newest state, leaving out those that came and went while it was busy."""
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.work, self.due, self.busy = work, False, False
+
+    def __call__(self) -> None:
+        self.due = True
+        if not self.busy:
+            self.busy = True
+            background_tasks.create(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self.due:
+                self.due = False
+                await self.work()
+        finally:
+            self.busy = False

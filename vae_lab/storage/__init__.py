@@ -1,0 +1,1 @@
+"""Files, checkpoints, folders of runs, and where trained models come from and go to."""

@@ -272,17 +272,24 @@ of_both = pytest.mark.parametrize(
 )
 
 
+IMPOSSIBLE = {
+    "replaced": lambda value, lost: torch.where(lost, -math.inf, value),
+    "added": lambda value, lost: value + torch.zeros_like(value).masked_fill(lost, -math.inf),
+}
+
+
 @pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("way", IMPOSSIBLE)
 @of_both
-def test_f_of_minus_infinity(estimator, case, aggregate, everywhere):
+def test_f_of_minus_infinity(estimator, case, aggregate, way, everywhere):
     """What the data rule out: the value says so, and no gradient or average is lost to it."""
     estimator = ready(estimator)
     scale = torch.ones(60, dtype=torch.float64, requires_grad=True)
     lost = 0.5 - 99 * everywhere
     for _ in range(2):
         q, leaves = case.q(60)
-        f = lambda z: torch.where(  # noqa: E731
-            z.flatten(2)[..., 0] > lost, -math.inf, scale * case.flat(bumpy)(z)
+        f = lambda z: IMPOSSIBLE[way](  # noqa: E731
+            scale * case.flat(bumpy)(z), z.flatten(2)[..., 0] > lost
         )
         value = estimator(q, f, aggregate=aggregate, context=features(60))
         value.sum().backward()

@@ -584,6 +584,24 @@ def test_gradients_of_each_datum(estimator, case):
     assert isinstance(estimator, Exact) or len(found[0].unique(dim=0)) > 1
 
 
+DERIVING = [
+    pytest.param(*p, id=f"{type(p[0]).__name__}-{p[1].name}")
+    for p in BOTH
+    if p[1] in (BITS, CODES, NORMAL) and not p[0].compiles
+    if p[2] is log_mean_exp or not isinstance(p[0], DReG)
+]
+
+
+@pytest.mark.parametrize("estimator, case, aggregate", DERIVING)
+def test_what_torch_func_cannot_transform_says_so(estimator, case, aggregate):
+    value, rows = of_parameters(ready(estimator), case, aggregate)
+    gradient = torch.func.grad(value, 1)
+    with pytest.raises(ValueError, match=r"^torch.func cannot .* \(.*RODEO\): use another one"):
+        gradient(features(1)[0], *(row[0] for row in rows))
+    with pytest.raises(ValueError, match="^torch.func cannot transform"):
+        torch.func.vmap(gradient, randomness="different")(features(4), *rows)
+
+
 COMPILED = [
     pytest.param(cls, arguments, aggregate, id=f"{label(cls, arguments)}-{aggregate.__name__}")
     for cls, arguments in (instance.values for instance in INSTANCES)

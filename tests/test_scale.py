@@ -122,6 +122,23 @@ def test_jobs_of_submitit(tmp_path):
     assert all((tmp_path / "x" / n / "release").is_dir() for n in "01")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "count"), [(0.0, 1), (0.5, 2), (1.0, 3)])
+def test_failed_trials_in_other_processes(tmp_path, rate, count):
+    """Three of three fail, in batches of two: the sweep ends in one line."""
+    command = [
+        *(sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=optuna", *SMOKE),
+        *("hydra/launcher=submitit_local", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"),
+        *(f"hydra.sweeper.max_failure_rate={rate}", "data.batch_size=choice(100000,200000)"),
+    ]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    lines = [line for line in ended.stderr.splitlines() if "A new study created" not in line]
+    assert (ended.returncode, len(lines)) == (2, 1), ended.stderr
+    assert lines[0].startswith(
+        f"train.py: the sweep ends: {count} of 3 trials failed, and said why"
+    )
+
+
 def test_the_lines_of_the_documentation_are_understood():
     text = (ROOT / "docs" / "scale.md").read_text()
     lines = re.findall(r"train\.py ([^`\n]*?)(?:  +#|`|$)", text.replace("\\\n", " "), re.M)

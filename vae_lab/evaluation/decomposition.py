@@ -92,10 +92,10 @@ def decompose(
     take = normal if isinstance(base(q), td.Normal) else exponential
     log_qz_x, log_pz, log_qz, log_marginals = take(q, prior, rows, drawing, draws)
     values = (log_qz_x.sum(1) - log_qz).unsqueeze(1)
-    if log_marginals is None:
-        usage = latent.codes(q).cpu().double()[rows].mean(0)  # [L, K]
+    if (codes := latent.codes(q)) is not None:
+        usage = codes.cpu().double()[rows].mean(0)  # [L, K]
         marginal = (usage.xlogy(usage) - usage * log_codes(*natural(prior))).sum(-1)
-    else:
+    if log_marginals is not None:
         values = torch.cat([values, log_marginals - log_pz], 1)
     # The means of these are known to be zero: over the draws of an image, and over the images,
     # where it is not zero anyway as all of them have drawn.

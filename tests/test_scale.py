@@ -92,6 +92,7 @@ OPTUNA = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_j
 )
 def test_failed_trials_are_counted_over_the_study(run, monkeypatch, capfd, rate, fails, said):
     trials = iter(range(4))
+    pytest.importorskip("optuna").logging.disable_default_handler()  # it keeps an earlier stderr
 
     def fit(config):
         if next(trials) in fails:

@@ -1,12 +1,12 @@
 """A linear layer that is as fast on AMD's CPUs as on Intel's."""
 
-import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from . import onednn
 
 LEAST = 1 << 22  # multiplications of a product, below which MKL is as fast
 
@@ -28,8 +28,8 @@ class Dense(nn.Linear):
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        MKL_IS_SLOW
-        and not torch.jit.is_tracing()  # where sizes are no numbers
+        onednn.MKL_IS_SLOW
+        and not _is_written_down()  # where sizes are no numbers
         and x.numel() * weight.shape[0] >= LEAST
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
@@ -37,14 +37,17 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
         and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and not torch.is_autocast_enabled("cpu")
-        and not _is_for_torch()
+        and (torch.compiler.is_compiling() or not _is_for_torch())
     )
 
 
+def _is_written_down() -> bool:
+    """Is the layer traced or exported, maybe for another machine."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
 def _is_for_torch() -> bool:
-    """Is this written down for another machine, or transformed by torch.func, or oneDNN off."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
+    """Is the layer transformed by torch.func, or oneDNN switched off."""
     return torch._C._are_functorch_transforms_active() or not torch._C._get_mkldnn_enabled()
 
 
@@ -58,7 +61,7 @@ class _Product(torch.autograd.Function):
             from .product import product
 
             return product(x, weight, bias)
-        return by_onednn(x, weight, bias)
+        return onednn.product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -69,30 +72,3 @@ class _Product(torch.autograd.Function):
             _Product.apply(gradient.t(), x.t(), None) if by_weight else None,
             gradient.sum(0) if by_bias else None,
         )
-
-
-def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x w^T + b."""
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-
-
-def _mkl_is_slow() -> bool:
-    """Is this a CPU with AVX-512 on which MKL does not use it."""
-    return (
-        torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and vendor() not in ("", "GenuineIntel")
-    )
-
-
-def vendor(cpus: Path = Path("/proc/cpuinfo")) -> str:
-    """The maker of an x86 CPU, as the CPU names it; empty where it is not known."""
-    if not cpus.exists():
-        return platform.processor().partition(", ")[2]  # Windows: "AMD64 Family 25, AuthenticAMD"
-    lines = (line.partition(":") for line in cpus.read_text().splitlines())
-    return next((value.strip() for name, _, value in lines if name.strip() == "vendor_id"), "")
-
-
-MKL_IS_SLOW = _mkl_is_slow()

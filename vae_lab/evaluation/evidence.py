@@ -196,7 +196,7 @@ def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
     """
     outputs = _outputs(vae)
     size = (6 * max(outputs) + graph * sum(outputs)) * max(vae.output_bias.element_size(), 4)
-    most = 1024 if vae.output_bias.device.type == "cpu" else 16384
+    most = 512 if vae.output_bias.device.type == "cpu" else 16384
     return max(min(most, int(memory / size)), 1)
 
 

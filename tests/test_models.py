@@ -144,10 +144,16 @@ def test_the_learning_rate_of_the_estimator_is_its_own():
     assert torch.equal(first[0], first[2])
 
 
+def rates(model, steps):
+    """What the learning rate is multiplied by."""
+    [factor] = model.trainer.lr_scheduler_configs[0].scheduler.lr_lambdas
+    return [factor(step) for step in range(steps)]
+
+
 def test_the_learning_rate_warms_up_and_then_falls_to_zero():
     model = make(GaussianVAE, lr_warmup_steps=4, lr_decay="cosine")
     fit(model, steps=12)
-    factors = [model._lr_factor(n) for n in range(13)]
+    factors = rates(model, 13)
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert all(a > b for a, b in zip(factors[4:], factors[5:], strict=False))
     assert factors[8] == pytest.approx(0.5) and factors[12] == pytest.approx(0)
@@ -156,7 +162,7 @@ def test_the_learning_rate_warms_up_and_then_falls_to_zero():
 def test_without_decay_the_learning_rate_stays():
     model = make(GaussianVAE, lr_warmup_steps=2)
     fit(model, steps=5)
-    assert [model._lr_factor(n) for n in range(5)] == [0.5, 1, 1, 1, 1]
+    assert rates(model, 5) == [0.5, 1, 1, 1, 1]
 
 
 def test_the_gradient_of_a_batch_is_the_mean_of_its_data():

@@ -1,0 +1,32 @@
+"""The only place that uses parts of Lightning which a new version of it may change.
+
+Each is a function or a class that says what it is for. For a version of Lightning that is not in
+:data:`versions.KNOWN`, each does it in Lightning's own, public way.
+"""
+
+from ..optional import needs
+
+with needs("train", __name__):
+    from .hook_names import notes_hooks_quickly
+    from .progress import (
+        accumulates,
+        begin_epoch_anew,
+        ended_its_epoch,
+        place,
+        validation_follows,
+    )
+    from .steps import count_epochs_once, shorten_steps
+    from .wandb_runs import begin_offline, turn_off
+
+__all__ = [
+    "accumulates",
+    "begin_epoch_anew",
+    "begin_offline",
+    "count_epochs_once",
+    "ended_its_epoch",
+    "notes_hooks_quickly",
+    "place",
+    "shorten_steps",
+    "turn_off",
+    "validation_follows",
+]

@@ -1,7 +1,8 @@
 """The only place that uses parts of Lightning which a new version of it may change.
 
-Each is a function or a class that says what it is for. For a version of Lightning that is not in
-:data:`versions.KNOWN`, each does it in Lightning's own, public way.
+Each is a function or a class that says what it is for. Under a version of Lightning that is not in
+`versions.KNOWN`, each does it in Lightning's own, public way. Two functions have no such way:
+`begin_epoch_anew` and `ended_its_epoch` read what Lightning has written into a checkpoint.
 """
 
 from ..optional import needs

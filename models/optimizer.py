@@ -17,8 +17,10 @@ from vae_lab.schedules import Constant, Cosine, Linear, Schedule
 def parameter_groups(
     trained: Iterable[nn.Module], estimator: nn.Module, estimator_lr: float | None
 ) -> list[dict[str, Any]]:
-    """What an optimizer is made from: the parameters of the modules that are trained, and in a
-    group of their own those of the estimator, if it has any."""
+    """The parameters of the modules that are trained, and the estimator's as a group of their own.
+
+    `estimator_lr` is the learning rate of that group; None: the optimizer's.
+    """
     model = [p for module in trained for p in module.parameters()]
     groups: list[dict[str, Any]] = [{"params": [p for p in model if p.requires_grad]}]
     if own := list(estimator.parameters()):
@@ -71,8 +73,10 @@ def rate_factor(
 
 
 def take_settings(trainer: pl.Trainer, fresh: Optimizer) -> None:
-    """Gives the trainer's optimizer the settings of a fresh one, which are the config's: its loaded
-    state may have brought others."""
+    """Gives the trainer's optimizer the settings of a fresh one.
+
+    Those are the config's; the state that was loaded may have brought others.
+    """
     scheduler = trainer.lr_scheduler_configs[0].scheduler
     scheduler.base_lrs = [group["lr"] for group in fresh.param_groups]
     [factor, *_] = scheduler.lr_lambdas
@@ -84,10 +88,13 @@ def take_settings(trainer: pl.Trainer, fresh: Optimizer) -> None:
 
 
 def clip(optimizer: Optimizer, value: float | None, algorithm: str | None) -> None:
-    """Lightning's would refuse a fused optimizer in bfloat16 too, where no GradScaler is, and fail
-    where a step that is left out has no gradients."""
+    """Limits the gradients' norm, or each of their values ("value").
+
+    Lightning's own way would refuse a fused optimizer in bfloat16 too, where there is no
+    GradScaler, and fail where a step that is left out has no gradients.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     found = [p for p in parameters if p.grad is not None]
     if value and found:
-        clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
-        clip(found, value)
+        limit = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
+        limit(found, value)

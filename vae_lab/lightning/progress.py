@@ -11,10 +11,10 @@ from .versions import is_known
 class Place(NamedTuple):
     """Where training stands in its epoch.
 
-    Args:
-        batches: how many were trained on.
-        begun: how many were begun; one more within a step.
-        last: is the one that was begun last the epoch's last.
+    Attributes:
+        batches: so many were trained on.
+        begun: so many were begun; within a step, one more.
+        last: is the newest of them the epoch's last.
     """
 
     batches: int
@@ -23,10 +23,10 @@ class Place(NamedTuple):
 
 
 def place(trainer: pl.Trainer) -> Place:
-    """What the hooks' `batch_idx` says, for code that has none: when a datamodule is saved, say.
+    """Where training stands, for code that is given no `batch_idx`, as when a datamodule is saved.
 
-    Of an unknown version of Lightning it asks for what a checkpoint would hold; that collects the
-    loaders' states, too.
+    An unknown version of Lightning is asked for what a checkpoint would hold, which takes longer:
+    it has the loaders' states, too.
     """
     if is_known():
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
@@ -36,7 +36,7 @@ def place(trainer: pl.Trainer) -> Place:
 
 
 def accumulates(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Was no optimizer step taken after this batch, as its gradients wait for those of others."""
+    """Do the gradients of this batch still wait for those of others, before a step is taken."""
     done = batch_idx + 1
     last = trainer.is_last_batch or done == trainer.num_training_batches
     to_the_end = trainer.strategy.handles_gradient_accumulation or not last
@@ -46,8 +46,8 @@ def accumulates(trainer: pl.Trainer, batch_idx: int) -> bool:
 def validation_follows(trainer: pl.Trainer) -> bool:
     """Does a validation follow the batch that was trained on last, within the epoch.
 
-    For an unknown version of Lightning the settings decide: that leaves out the validation of a run
-    that stops early, and one that is due by the clock.
+    Under an unknown version of Lightning the settings decide. They do not tell of the validation of
+    a run that stops early, nor of one that is due by the clock.
     """
     loop: Any = trainer.fit_loop
     if is_known():

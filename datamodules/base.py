@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vae_lab.data import Batch, Loader, TensorLoader, check_batching
 from vae_lab.data.stream import Reader, Tensors
+from vae_lab.lightning import place
 from vae_lab.seeding import derive_seed
 
 CACHE = Path("~/.cache/vae_lab")  # without a home only an error for those who need it
@@ -173,10 +174,8 @@ class ImageDataModule(pl.LightningDataModule):
         """Where training stands: [epoch, batches done, whether these were all]."""
         if self._train_loader is None:
             return {}
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        done = progress.current.processed
-        # is_last_batch is already set while the last batch is being trained on.
-        complete = progress.is_last_batch and done == progress.current.ready
+        done, begun, last = place(self.trainer)
+        complete = last and done == begun  # it is the last already while it is being trained on
         return {"position": [self._train_loader.epoch, done, complete]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -34,8 +34,8 @@ from vae_lab.callbacks import (
 )
 from vae_lab.description import RELAXATION, describe
 from vae_lab.estimators import catalog
+from vae_lab.lightning import count_epochs_once, shorten_steps
 from vae_lab.loggers import CSVLogger
-from vae_lab.optimization import shorten_steps
 from vae_lab.pretrained import PARTS
 from vae_lab.storage.checkpoints import FOLDER, run_of
 from vae_lab.storage.runs import AGAIN, commands_of
@@ -123,6 +123,7 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
         use_distributed_sampler=False,  # the datamodules shard every batch themselves
     )
     shorten_steps(trainer)
+    count_epochs_once(trainer)
     return trainer
 
 

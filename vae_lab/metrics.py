@@ -9,7 +9,7 @@ from torch import Tensor
 from .distributed import all_sum, each, rank, world_size
 from .latents.base import ACTIVE
 from .optional import needs
-from .vae import Bound
+from .vae import VAE, Bound
 
 with needs("train", __name__):
     from torchmetrics import Metric
@@ -45,6 +45,18 @@ class BoundMetrics(Metric):
             zeros = torch.zeros(shape, dtype=torch.float64)
             self.add_state(name, zeros, dist_reduce_fx="sum")
 
+    @classmethod
+    def of(cls, vae: VAE, relaxed: bool) -> "BoundMetrics":
+        """Of the latents of a VAE.
+
+        One that is trained at relaxed points, which it will not meet again, is shown beside the
+        true ELBO the one that it sees.
+        """
+        q = vae.latent.prior()
+        codes = vae.latent.codes(q)
+        categories = None if codes is None else codes.shape[-1]
+        return cls(vae.latent.kl(q).shape[-1], categories, relaxed)
+
     def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
         """Adds a batch; `codes` are the probabilities [B, L, K] of discrete latents."""
         relaxed = bound.elbo if elbo_relaxed is None else elbo_relaxed
@@ -67,6 +79,12 @@ class BoundMetrics(Metric):
         return metrics
 
 
+def sums_and_count(terms: tuple[Tensor, ...]) -> Tensor:
+    """The sums of per-datum terms, each [B], and how many data there are, shape [terms + 1]."""
+    parts = [term.detach() for term in terms]
+    return torch.stack([*parts, torch.ones_like(parts[0])]).sum(1)
+
+
 class Window:
     """Means of named terms over the batches since the last reading, and the speed.
 
@@ -82,16 +100,13 @@ class Window:
         self._resumed: float | None = None
         self._warm = False
 
-    def add(self, terms: tuple[Tensor, ...], images: int) -> Tensor:
-        """Adds per-datum terms [B]; `images` were processed, in all processes together.
+    def add(self, sums: Tensor, images: int) -> None:
+        """Adds a batch by its :func:`sums_and_count`; zeroed in place later, it does not count.
 
-        Returns:
-            What is kept of them, the terms' sums and their count; zeroed, it does not count.
+        `images` were processed, in all processes together.
         """
-        parts = [term.detach() for term in terms]
-        self._sums.append(torch.stack([*parts, torch.ones_like(parts[0])]).sum(1))
+        self._sums.append(sums)
         self._images += images
-        return self._sums[-1]
 
     def resume(self) -> None:
         self._resumed = time.perf_counter()

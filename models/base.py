@@ -26,7 +26,6 @@ from .optimizer import check_learning_rate, clip, parameter_groups, scheduled, t
 from .sharding import gathered, shard
 
 
-@notes_hooks_quickly
 class VAEModule(pl.LightningModule):
     """Trains a :class:`vae_lab.VAE`: maximises an objective with an estimator's gradient.
 
@@ -178,3 +177,6 @@ class VAEModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.set_step(checkpoint["global_step"])
+
+
+notes_hooks_quickly(VAEModule)  # no decorator: the command line reads the constructor

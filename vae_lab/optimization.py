@@ -7,7 +7,7 @@ closures: of a small model's step on a CPU that is a tenth.
 from collections import OrderedDict
 from typing import Any
 
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from .optional import needs
 
@@ -157,6 +157,7 @@ class _Optimization(_AutomaticOptimization):
             and isinstance(trainer.profiler, PassThroughProfiler)
             and trainer.lightning_module.automatic_optimization
             and trainer.accumulate_grad_batches == 1
+            and not isinstance(trainer.optimizers[0], LBFGS)  # it computes the loss several times
             and not self._skip_backward
             and type(trainer.lightning_module).optimizer_step is pl.LightningModule.optimizer_step
         )

@@ -6,6 +6,7 @@ import platform
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, jvp, vmap
 
 from vae_lab import dense, onednn
@@ -100,6 +101,18 @@ LEFT_ALONE = {
     "of another class": lambda layer, x: layer(x.as_subclass(Odd)),
     "mapped": lambda layer, x: vmap(layer)(x),
     "forward mode": lambda layer, x: jvp(layer, (x,), (x,)),
+    "forward mode, without torch.func": lambda layer, x: _forward_mode(layer, x),
+    "symbols": lambda layer, x: torch.fx.symbolic_trace(nn.Sequential(layer))(x),
+    "sparse": lambda layer, x: layer(x.relu().to_sparse()),
+    "a bias of every other number": lambda layer, x: functional_call(
+        layer, {"bias": torch.linspace(-1, 1, 40)[::2]}, (x,)
+    ),
+    "a bias of one number": lambda layer, x: functional_call(
+        layer, {"bias": torch.ones(1).expand(20)}, (x,)
+    ),
+    "a bias for each datum": lambda layer, x: functional_call(
+        layer, {"bias": torch.linspace(-1, 1, 320).view(16, 20)}, (x,)
+    ),
     "called with other weights": lambda layer, x: vmap(
         lambda w: functional_call(layer, {"weight": w}, (x,))
     )(torch.linspace(-1, 1, 1200).view(2, 20, 30)),
@@ -113,6 +126,11 @@ LEFT_ALONE = {
 def _exported(layer, x):
     batch = torch.export.Dim("batch", min=1, max=10**6)
     return torch.export.export(layer, (x,), dynamic_shapes=({0: batch},)).module()
+
+
+def _forward_mode(layer, x):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(layer(forward_ad.make_dual(x, x))).tangent
 
 
 def _without_onednn(layer, x):
@@ -134,6 +152,27 @@ def test_the_rest_is_left_to_torch(kind, products):
     assert not products
     if not isinstance(found, nn.Module):
         torch.testing.assert_close(found, wanted)
+
+
+def test_weights_of_another_size_may_be_given(products):
+    x, weights = torch.randn(16, 12), {"weight": torch.randn(7, 12), "bias": torch.randn(7)}
+    theirs, ours = pair()
+    torch.testing.assert_close(
+        functional_call(ours, weights, (x,)), functional_call(theirs, weights, (x,))
+    )
+    assert products == [(16, 12, 7)]
+
+
+def test_gradients_that_are_given_are_mapped_over(products):
+    def slopes(layer):
+        torch.manual_seed(1)
+        x, by_y = torch.randn(16, 30, requires_grad=True), torch.randn(3, 16, 20)
+        y, leaves = layer(x), [x, *layer.parameters()]
+        return vmap(lambda v: torch.autograd.grad(y, leaves, v, retain_graph=True))(by_y)
+
+    theirs, ours = map(slopes, pair())
+    assert products == [(16, 30, 20)]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_small_products_are_left_to_torch(products, monkeypatch):

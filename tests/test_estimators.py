@@ -663,6 +663,8 @@ def test_wrong_pairing_names_what_would_do():
         ValueError, match="GumbelSoftmax works with .*got Normal; use one of .*Repara"
     ):
         GumbelSoftmax()(q, lambda z: z.sum(-1))
+    with pytest.raises(ValueError, match="got Tensor, which is no distribution$"):
+        GumbelSoftmax()(torch.zeros(3), lambda z: z)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in catalog() if not cls.multi_sample])

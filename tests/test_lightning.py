@@ -231,3 +231,35 @@ def test_a_module_that_steps_by_hand_has_lightnings_loop(tmp_path):
     before = module.layer.bias.item()
     run.fit(module, torch.utils.data.DataLoader(data))
     assert run.global_step == 4 and module.layer.bias.item() == pytest.approx(before - 0.4)
+
+
+class Several(pl.LightningModule):
+    """Its optimizer computes the loss several times a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*logging interval")
+def test_an_optimizer_that_computes_the_loss_has_lightnings_step(tmp_path):
+    trainer = pl.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    lightning.shorten_steps(trainer)
+    module = Several()
+    before = module.layer.weight.clone()
+    trainer.fit(module, torch.utils.data.DataLoader(torch.ones(4, 2), batch_size=4))
+    assert trainer.global_step == 1 and not module.layer.weight.equal(before)

@@ -139,10 +139,9 @@ class Estimator(nn.Module):
     @classmethod
     def refusal(cls, q: Distribution) -> str:
         able = _names(other for other in catalog() if other.accepts(q))
-        return (
-            f"{cls.__name__} works with {_names(cls.families)}, got {type(base(q)).__name__}; "
-            f"use one of {able}"
-        )
+        cure = f"; use one of {able}" if able else ", which is no distribution"
+        got = type(base(q)).__name__
+        return f"{cls.__name__} works with {_names(cls.families)}, got {got}{cure}"
 
     def density(self, q: Distribution) -> Distribution:
         """The q whose log-density f should use, where f contains log q."""

@@ -88,7 +88,9 @@ def importance_weighted(
     if chunk is not None:
         check_count("chunk", chunk)
     x = vae.images(x)
-    chunk = chunk or max(images_at_once(vae, memory) // max(len(x), 1), 1)
+    if not len(x):  # of which torch sums no log-densities
+        return Weighted(*4 * [x.new_zeros(0)])
+    chunk = chunk or max(images_at_once(vae, memory) // len(x), 1)
     q, prior = vae.encode(x), vae.latent.prior()
     weights, reconstruction = _Sum(x), torch.zeros((), device=x.device)
     for start in range(0, num_samples, chunk):

@@ -15,7 +15,7 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 
 class EpochLoop(_TrainingEpochLoop):
@@ -146,6 +146,7 @@ class Optimization(_AutomaticOptimization):
             and isinstance(trainer.profiler, PassThroughProfiler)
             and trainer.lightning_module.automatic_optimization
             and trainer.accumulate_grad_batches == 1
+            and not isinstance(trainer.optimizers[0], LBFGS)  # it computes the loss several times
             and not self._skip_backward
             and type(trainer.lightning_module).optimizer_step is pl.LightningModule.optimizer_step
         )

@@ -97,12 +97,9 @@ class VAEModule(pl.LightningModule):
         self.optimizer(self._parameter_groups())
 
     def _bound_metrics(self) -> BoundMetrics:
-        q = self.vae.latent.prior()
-        latents = self.vae.latent.kl(q).shape[-1]
-        codes = self.vae.latent.codes(q)
-        categories = None if codes is None else codes.shape[-1]
+        latent = self.vae.latent
         # Trained at points that it will not meet again: beside the true ELBO, show the one it sees.
-        return BoundMetrics(latents, categories, self.estimator.relaxed)
+        return BoundMetrics(latent.num_variables, latent.categories, self.estimator.relaxed)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes here which hook runs, fifty times a step; Module's own way takes 2 us.

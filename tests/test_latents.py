@@ -9,9 +9,8 @@ from tiny import randomize
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions import kl_divergence
 
-from vae_lab.estimators.exact import support
+from vae_lab.distributions import OneHotCategorical, support
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson, discrete_latent
-from vae_lab.latents.discrete import OneHotCategorical
 
 FAMILIES = [(Categorical, (3, 4)), (Bernoulli, (5,)), (Gaussian, (3,)), (Poisson, (3,))]
 MAKE = [

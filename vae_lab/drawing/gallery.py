@@ -167,8 +167,8 @@ def _densities(vae: VAE, latents: Latents, path: Path) -> None:
     across = prior.mean + steps.reshape(-1, *[1] * prior.mean.ndim) * prior.stddev
     across = across.clamp(*latent.bounds)
     density = base(prior).log_prob(across).exp()
-    shown = (latent.numbers(part)[:, latents.units].cpu() for part in (across, density))
-    latent_figures.densities(z.cpu(), *shown, latents.names, path)
+    shown, height = (latent.numbers(part)[:, latents.units].cpu() for part in (across, density))
+    latent_figures.densities(z.cpu(), shown, height, latents.names, path)
 
 
 def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:

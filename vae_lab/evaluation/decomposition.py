@@ -27,6 +27,8 @@ POINTS = 2500  # at which q(z) is evaluated, at least
 MIXTURE = 10_000  # posteriors that q(z) is made of
 PAIRS = 2**22  # of points and posteriors at a time: 32 MB
 
+Parameters = tuple[Tensor, Tensor]  # natural ones and log-normalisers, see Latent.natural
+
 
 class Decomposition(NamedTuple):
     """The three parts of the mean KL, which they add up to, in nats.
@@ -90,7 +92,7 @@ def decompose(
     draws = max(math.ceil(points / len(drawing)), 2)
     z = q.sample((draws,)).cpu().double()[:, rows][:, drawing].flatten(0, 1)  # [SM, *E]
     owner = drawing.repeat(draws)
-    densities = (_Natural if latent.natural(latent.prior()) else _Pairs)(latent, q, rows, z)
+    densities = _densities(latent, q, rows, z)
     log_qz_x, log_pz = densities.of(owner), densities.of_prior()  # [SM, L]
     values = [log_qz_x.sum(1, keepdim=True) - densities.of_mixture()]
     codes, log_prior = latent.codes(q), latent.log_codes(latent.prior())
@@ -131,7 +133,7 @@ def activity(q: Distribution) -> Tensor:
     arXiv:1509.00519
     """
     variance = q.mean.double().var(0, correction=0)
-    return variance.reshape(len(variance), -1).sum(-1)
+    return variance.reshape(-1, base(q).event_shape.numel()).sum(-1)
 
 
 def code_use(codes: Tensor) -> CodeUse:
@@ -192,14 +194,24 @@ def _standard_error(values: Tensor, images: int) -> float:
     return (share * within + (1 - share) * between).sqrt().item()
 
 
+def _densities(latent: Latent, q: Distribution, rows: Tensor, z: Tensor) -> "_Natural | _Pairs":
+    """Of z [M, *E], under the chosen rows of the posteriors and under the prior."""
+    posteriors, prior = latent.natural(q), latent.natural(latent.prior())
+    if posteriors is None or prior is None:
+        return _Pairs(q, latent.prior(), rows, z)
+    return _Natural(posteriors, prior, rows, latent.statistics(z))
+
+
 class _Natural:
     """Densities of an exponential family, log q(z_l|x) = T(z_l) . eta_l(x) - A_l(x) + h(z_l), all
     without the same h(z): those of many z under many posteriors are one product of matrices."""
 
-    def __init__(self, latent: Latent, q: Distribution, rows: Tensor, z: Tensor) -> None:
-        self.eta, self.log_normaliser = (part[rows] for part in latent.natural(q) or ())
-        self.prior_eta, self.prior_log_normaliser = latent.natural(latent.prior()) or ()
-        self.statistics = latent.statistics(z)  # [M, L, P]
+    def __init__(
+        self, posteriors: Parameters, prior: Parameters, rows: Tensor, statistics: Tensor
+    ) -> None:
+        self.eta, self.log_normaliser = (part[rows] for part in posteriors)  # [N, L, P], [N, L]
+        self.prior_eta, self.prior_log_normaliser = prior
+        self.statistics = statistics  # [M, L, P]
 
     def of(self, owner: Tensor) -> Tensor:
         """log q(z_l|x) of each z under the posterior that drew it, [M, L]."""
@@ -235,9 +247,9 @@ class _Natural:
 class _Pairs:
     """The same of any family, one density for each pair of a z and a posterior."""
 
-    def __init__(self, latent: Latent, q: Distribution, rows: Tensor, z: Tensor) -> None:
+    def __init__(self, q: Distribution, prior: Distribution, rows: Tensor, z: Tensor) -> None:
         self.q = mapped(q, lambda parameter: parameter.cpu().double()[rows])
-        self.prior = mapped(latent.prior(), lambda parameter: parameter.cpu().double())
+        self.prior = mapped(prior, lambda parameter: parameter.cpu().double())
         self.z = z
 
     def of(self, owner: Tensor) -> Tensor:

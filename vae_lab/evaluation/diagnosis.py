@@ -57,14 +57,14 @@ def diagnose(
         min_kl: in nats a datum; less is a collapse.
         min_codes: dead are codes of perplexity P where :math:`(P - 1) / (K - 1)` is less.
     """
-    numbers = {name: number for name, number in numbers.items() if number is not None}
+    measured = {name: number for name, number in numbers.items() if number is not None}
     known: dict[str, Any] = {"prefix": prefix, "min_kl": min_kl, "min_codes": min_codes}
     found = []
     for name, check in CHECKS.items():
         parameters = inspect.signature(check).parameters.values()
-        if any(p.default is p.empty and p.name not in {**known, **numbers} for p in parameters):
+        if any(p.default is p.empty and p.name not in {**known, **measured} for p in parameters):
             continue
-        used = {p.name: numbers[p.name] for p in parameters if p.name in numbers}
+        used = {p.name: measured[p.name] for p in parameters if p.name in measured}
         settings = {p.name: known[p.name] for p in parameters if p.name in known}
         found.append(Diagnosis(name, *check(**used, **settings), used))
     return sorted(found, key=lambda diagnosis: LEVELS.index(diagnosis.level))

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..distributions import OneHotCategorical as OneHotCategorical
 from ..distributions import base, like, log_softmax, one_hot, per_variable
-from .base import WIDTH, Latent
+from .base import WIDTH, Kind, Latent
 
 
 class Discrete(Latent):
@@ -21,7 +21,7 @@ class Discrete(Latent):
         mean_parameter: what the family calls the parameter that is its mean.
     """
 
-    kind = "counts"
+    kind: ClassVar[Kind] = "counts"
     mean_parameter: ClassVar[str] = "probs"
 
     @property

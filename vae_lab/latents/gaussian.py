@@ -66,9 +66,9 @@ class Gaussian(Latent):
     def gap(self, q: Distribution) -> tuple[Tensor, int]:
         """By the normal with the mixture's covariance; where there are not twice as many data as
         variables, correlations are left out."""
-        q, p = base(q), base(self.prior())
-        means, variances = (q.loc - p.loc).double() / p.scale, (q.scale.double() / p.scale).square()
-        means, variances = means.flatten(1), variances.flatten(1)  # [N, V]
+        inner, p = base(q), base(self.prior())
+        means = ((inner.loc - p.loc).double() / p.scale).flatten(1)  # [N, V]
+        variances = (inner.scale.double() / p.scale).square().flatten(1)
         data, size = means.shape
         covariance = means.T.cov(correction=0).reshape(size, size) + variances.mean(0).diag()
         if data < 2 * size:

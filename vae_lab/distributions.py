@@ -116,7 +116,7 @@ def per_dimension(x: Tensor, q: Distribution) -> Tensor:
 
 
 def per_variable(x: Tensor, q: Distribution, last: int = 0) -> Tensor:
-    """x with the variables of q as one axis, [*B, *V, *] -> [*B, V, *].
+    """x with the variables of q as one axis, [*B, *V, *] -> [*B, L, *].
 
     Args:
         last: how many axes x has after those of the variables.
@@ -152,7 +152,7 @@ def power(number: float) -> str:
 
 
 def kl(q: Distribution, p: Distribution) -> Tensor:
-    """KL(q || p) of each variable in closed form, [*B, V], in nats.
+    """KL(q || p) of each variable in closed form, [*B, L], in nats.
 
     Of pairs that are not among :data:`KL` it is torch's, to which `register_kl` adds.
 

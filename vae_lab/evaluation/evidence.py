@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..distributions import base, power, support
+from ..distributions import base, per_variable, power, support
 from ..inputs import Array, check_count
 from ..latents import Latent
 
@@ -265,16 +265,18 @@ class _Path:
             self.base: Distribution = (
                 q if start == "posterior" else self.prior.expand(q.batch_shape)
             )
-        self.scale: Tensor = base(self.base).stddev  # [B, D]: the mass of every coordinate
+        # [B, D]: the mass of every coordinate
+        self.scale = per_variable(base(self.base).stddev, self.base)
 
     def draw(self, num_chains: int) -> _Point:
-        return self.at(self.base.sample((num_chains,)))
+        return self.at(self.vae.latent.numbers(self.base.sample((num_chains,))))
 
     def at(self, z: Tensor) -> _Point:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            log_base = self.base.log_prob(z)
-            log_joint = self.vae.log_px_z(self.x, z) + self.prior.log_prob(z)
+            point = self.vae.latent.from_numbers(z)
+            log_base = self.base.log_prob(point)
+            log_joint = self.vae.log_px_z(self.x, point) + self.prior.log_prob(point)
             (grad_base,) = torch.autograd.grad(log_base.sum(), z)
             (grad_joint,) = torch.autograd.grad(log_joint.sum(), z)
         return _Point(z.detach(), log_base.detach(), log_joint.detach(), grad_base, grad_joint)

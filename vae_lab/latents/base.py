@@ -30,7 +30,7 @@ class Latent(nn.Module):
     variance; what it says better itself, it overrides. For codes, bits and counts begin with
     :class:`~vae_lab.latents.discrete.Discrete`.
 
-    A latent *variable* is one component of z, of which there are V; the shape of z says how they
+    A latent *variable* is one component of z, of which there are L; the shape of z says how they
     lie. Each is written as one number, by :meth:`numbers`, and read by :meth:`from_numbers`.
 
     Attributes:
@@ -61,12 +61,12 @@ class Latent(nn.Module):
 
     @property
     def num_variables(self) -> int:
-        """V, the number of latent variables."""
+        """L, the number of latent variables."""
         return self.size
 
     @property
     def num_states(self) -> float:
-        """K^V, the number of values of z; infinite where they cannot be listed."""
+        """K^L, the number of values of z; infinite where they cannot be listed."""
         return math.inf if self.categories is None else self.categories**self.num_variables
 
     @property
@@ -87,7 +87,7 @@ class Latent(nn.Module):
         return wrapped(variables, len(self.event_shape))
 
     def kl(self, q: Distribution) -> Tensor:
-        """KL(q || prior) of each latent variable in closed form, [*B, V], in nats."""
+        """KL(q || prior) of each latent variable in closed form, [*B, L], in nats."""
         return kl(q, self.prior())
 
     def mode(self, q: Distribution) -> Tensor:
@@ -95,15 +95,15 @@ class Latent(nn.Module):
         return q.mean
 
     def numbers(self, z: Tensor) -> Tensor:
-        """One number for each variable, z [*, *E] -> [*, V]."""
+        """One number for each variable, z [*, *E] -> [*, L]."""
         return z.flatten(z.ndim - len(self.event_shape))
 
     def from_numbers(self, numbers: Tensor) -> Tensor:
-        """The z that :meth:`numbers` wrote, [*, V] -> [*, *E]."""
+        """The z that :meth:`numbers` wrote, [*, L] -> [*, *E]."""
         return numbers.unflatten(-1, self.event_shape)
 
     def codes(self, q: Distribution) -> Tensor | None:
-        """The probability of every category, [*B, V, K]; None where they cannot be listed."""
+        """The probability of every category, [*B, L, K]; None where they cannot be listed."""
         return None
 
     def log_codes(self, q: Distribution) -> Tensor | None:
@@ -111,12 +111,12 @@ class Latent(nn.Module):
         return None
 
     def usage(self, q: Distribution, steps: int = 7) -> Tensor | None:
-        """The probability of each of :meth:`values`, [*B, V, steps]; None for numbers, of which
+        """The probability of each of :meth:`values`, [*B, L, steps]; None for numbers, of which
         each has none."""
         return None
 
     def values(self, steps: int = 7) -> Tensor:
-        """What every variable can be set to, to see what it does, as numbers: [steps, V].
+        """What every variable can be set to, to see what it does, as numbers: [steps, L].
 
         All categories, or `steps` values where there is no end of them.
         """
@@ -128,10 +128,10 @@ class Latent(nn.Module):
         return [f"{share:.0%}" for share in torch.linspace(0, 1, count)], "of the prior's range"
 
     def range(self, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The least and the largest number that is worth a look, of each variable, [V] each.
+        """The least and the largest number that is worth a look, of each variable, [L] each.
 
         Args:
-            numbers: of z that have to lie within, [N, V].
+            numbers: of z that have to lie within, [N, L].
         """
         low, high = (self._from_mean(side * WIDTH) for side in (-1, 1))
         if numbers is not None:
@@ -176,13 +176,13 @@ class Latent(nn.Module):
     # What evaluation can tell faster, or at all, of families that say it.
 
     def natural(self, q: Distribution) -> tuple[Tensor, Tensor] | None:
-        r"""The natural parameters :math:`\eta` [*B, V, P] and the log-normaliser A [*B, V] of an
+        r"""The natural parameters :math:`\eta` [*B, L, P] and the log-normaliser A [*B, L] of an
         exponential family, :math:`\log q(z_l) = T(z_l) \cdot \eta_l - A_l + h(z_l)`, in double
         precision on the CPU; None of others."""
         return None
 
     def statistics(self, z: Tensor) -> Tensor:
-        """T of z, [*, *E] -> [*, V, P], if there are natural parameters."""
+        """T of z, [*, *E] -> [*, L, P], if there are natural parameters."""
         return self.numbers(z).unsqueeze(-1)
 
     def gap(self, q: Distribution) -> tuple[Tensor, int] | None:

@@ -51,13 +51,13 @@ class Discrete(Latent):
         return torch.zeros_like(high), high
 
     def _highest(self) -> Tensor:
-        """The largest value of each variable that the prior makes worth a look, [V]."""
+        """The largest value of each variable that the prior makes worth a look, [L]."""
         if self.categories is None:
             return self._from_mean(WIDTH).ceil()
         return self.prior_parameters.new_full((self.num_variables,), self.categories - 1)
 
     def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
-        p = self.usage(self.prior(), int(self._highest().max()) + 1)  # [V, K]
+        p = self.usage(self.prior(), int(self._highest().max()) + 1)  # [L, K]
         with self._seeded(seed):
             uniform = torch.rand(count, *p.shape, device=p.device)
         gumbel = -(-uniform.log()).log()
@@ -89,12 +89,12 @@ class Finite(Discrete):
 
     @property
     def uniform(self) -> bool:
-        log_p = self.codes(self.prior()).log()  # [V, K]
+        log_p = self.codes(self.prior()).log()  # [L, K]
         return torch.allclose(log_p, log_p[:, :1])
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """One variable after the other changes from its value in z0 to that in z1."""
-        first, last = self.numbers(z0), self.numbers(z1)  # [*B, V]
+        first, last = self.numbers(z0), self.numbers(z1)  # [*B, L]
         order = torch.arange(self.num_variables, device=z0.device)
         changed = torch.linspace(0, self.num_variables, steps, device=z0.device)
         changed = changed.reshape(-1, *[1] * first.ndim)

@@ -67,7 +67,7 @@ class Gaussian(Latent):
         """By the normal with the mixture's covariance; where there are not twice as many data as
         variables, correlations are left out."""
         inner, p = base(q), base(self.prior())
-        means = ((inner.loc - p.loc).double() / p.scale).flatten(1)  # [N, V]
+        means = ((inner.loc - p.loc).double() / p.scale).flatten(1)  # [N, L]
         variances = (inner.scale.double() / p.scale).square().flatten(1)
         data, size = means.shape
         covariance = means.T.cov(correction=0).reshape(size, size) + variances.mean(0).diag()

@@ -71,9 +71,6 @@ class Geometric(Discrete):
     def mode(self, q):
         return torch.zeros_like(q.mean)
 
-    def gap(self, q):
-        return None  # its mean is not one of its parameters
-
 
 class GaussianGrid(Gaussian):
     """A Gaussian whose z is a picture of 2 x 2, with three channels."""

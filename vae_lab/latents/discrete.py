@@ -18,11 +18,11 @@ class Discrete(Latent):
     """What latents share whose variables are 0, 1, 2, ...; if nothing else is said, counts.
 
     Attributes:
-        mean_parameter: what the family calls the parameter that is its mean.
+        mean_parameter: what the family calls the parameter that is its mean, if it has one.
     """
 
     kind: ClassVar[Kind] = "counts"
-    mean_parameter: ClassVar[str] = "probs"
+    mean_parameter: ClassVar[str | None] = None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -69,6 +69,8 @@ class Discrete(Latent):
         return (z0 + t * (z1 - z0)).round()
 
     def gap(self, q: Distribution) -> tuple[Tensor, int] | None:
+        if self.mean_parameter is None:
+            return None
         mean = base(q).mean.mean(0)
         nearest = like(q, type(base(q)), **{self.mean_parameter: mean})
         # Categories sum to one.
@@ -77,6 +79,8 @@ class Discrete(Latent):
 
 class Finite(Discrete):
     """Discrete latents whose values are names, with no order among them."""
+
+    mean_parameter = "probs"
 
     def codes(self, q: Distribution) -> Tensor:
         raise NotImplementedError

@@ -1,8 +1,9 @@
 """What all datamodules share: the splits, the loaders, and the position in the epoch."""
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -247,6 +248,23 @@ def files_below(folder: Path) -> Iterator[Path]:
         above = {path.resolve() for path in (place, *place.parents)}
         folders[:] = [inner for inner in folders if (place / inner).resolve() not in above]
         yield from (place / file for file in files)
+
+
+@contextmanager
+def all_or_nothing(*places: Path) -> Iterator[None]:
+    """Files and folders that were not there before are removed if what makes them fails, and so
+    are the folders around them."""
+    new = [place for place in places if not place.exists()]
+    around = {above for place in new for above in place.parents if not above.exists()}
+    try:
+        yield
+    except BaseException:  # Ctrl-C too leaves half a file
+        with suppress(OSError):  # the first error is the one to read
+            for place in new:
+                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+            for folder in sorted(around, reverse=True):  # what is inside comes after what is around
+                folder.rmdir()
+        raise
 
 
 def contents(folder: Path) -> str:

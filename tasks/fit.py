@@ -232,7 +232,7 @@ def _is_first() -> bool:
 def _open(config: DictConfig, trainer: pl.Trainer) -> None:
     run_dir = Path(config.run_dir)
     files.write(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
-    keep_command(run_dir, build.command(config.resume))
+    keep_command(run_dir, build.command(config.resume, config.threads))
     hyperparameters = OmegaConf.to_container(config, resolve=True) | {"commit": build.commit()}
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

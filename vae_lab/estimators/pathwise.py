@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Normal, VonMises
 from ..aggregates import Aggregate, log_mean_exp
 from ..distributions import base, can_detach, detach, per_dimension
 from .base import Estimator, Integrand, positive_samples, surrogate
-from .control import slope
+from .control import leaf, slope
 
 
 class Reparameterization(Estimator):
@@ -168,7 +168,7 @@ class DReG(StickingTheLanding):
         z = rsample(q, self.num_samples)
         if aggregate is not log_mean_exp or not z.requires_grad:
             return aggregate(f(z))
-        points = z.detach().requires_grad_()
+        points = leaf(z)
         log_w = f(points)  # [S, *B]
         lost = (log_w == -torch.inf).all(0)
         weights = log_w.detach().softmax(0).masked_fill(lost, 0.0)

@@ -13,21 +13,18 @@ of Disentanglement in VAEs*, NeurIPS 2018, arXiv:1802.04942
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..distributions import base, mapped
+from ..distributions import base
 from ..latents import Latent
+from .densities import densities
 
 POINTS = 2500  # at which q(z) is evaluated, at least
 MIXTURE = 10_000  # posteriors that q(z) is made of
-PAIRS = 2**22  # of points and posteriors at a time: 32 MB
-
-Parameters = tuple[Tensor, Tensor]  # natural ones and log-normalisers, see Latent.natural
 
 
 class Decomposition(NamedTuple):
@@ -90,24 +87,22 @@ def decompose(
     images, kl = len(rows), latent.kl(q).cpu().double()[rows]
     drawing = _evenly(images, points)
     draws = max(math.ceil(points / len(drawing)), 2)
-    z = q.sample((draws,)).cpu().double()[:, rows][:, drawing].flatten(0, 1)  # [SM, *E]
     owner = drawing.repeat(draws)
-    densities = _densities(latent, q, rows, z)
-    log_qz_x, log_pz = densities.of(owner), densities.of_prior()  # [SM, L]
-    values = [log_qz_x.sum(1, keepdim=True) - densities.of_mixture()]
+    log_qz_x, log_pz, log_qz, log_marginals = densities(latent, q, rows, drawing, draws)
+    values = (log_qz_x.sum(1) - log_qz).unsqueeze(1)
     codes, log_prior = latent.codes(q), latent.log_codes(latent.prior())
-    if summed := codes is not None and log_prior is not None:
+    if codes is not None and log_prior is not None:
         usage = codes.cpu().double()[rows].mean(0)  # [L, K]
         marginal = (usage.xlogy(usage) - usage * log_prior).sum(-1)
-    else:
-        values.append(densities.of_marginals() - log_pz)
+    if log_marginals is not None:
+        values = torch.cat([values, log_marginals - log_pz], 1)
     # The means of these are known to be zero: over the draws of an image, and over the images,
     # where it is not zero anyway as all of them have drawn.
     controls = [log_qz_x - log_pz - kl[owner]]
     if len(drawing) < images:
         controls.append((kl - kl.mean(0))[owner])
-    found, wider = _without(torch.cat(controls, 1), torch.cat(values, 1))  # [SM, 1 or 1 + L]
-    if not summed:
+    found, wider = _without(torch.cat(controls, 1), values)  # [SM, 1 or 1 + L]
+    if log_marginals is not None:
         marginal = found[:, 1:].mean(0)
     mean_kl, mutual = kl.sum(1).mean().item(), found[:, 0].mean().item()
     return Decomposition(
@@ -170,14 +165,14 @@ def _without(controls: Tensor, values: Tensor) -> tuple[Tensor, float]:
     """Values [M, V] without what they share with controls [M, C] of mean zero (control variates).
 
     All have the same controls, so that sums of the values are left with what sums would be. More
-    controls than M / 2 are left alone: they would explain noise.
+    controls than M / 2 are left alone: they would explain noise. So are infinite ones.
 
     Returns:
         The values, and the factor by which the standard error of their mean is wider than they
         look: R shares that are fitted leave 1 - R / M of the noise, and have an error of their own.
     """
     points, size = controls.shape
-    if 2 * size > points:
+    if 2 * size > points or not controls.isfinite().all():
         return values, 1.0
     # The one driver that allows controls that are zero throughout, or say the same.
     fit = torch.linalg.lstsq(controls - controls.mean(0), values, driver="gelsd")
@@ -192,81 +187,3 @@ def _standard_error(values: Tensor, images: int) -> float:
     between = values.mean(0).var(correction=0) / max(drawing - 1, 1)
     share = drawing / images
     return (share * within + (1 - share) * between).sqrt().item()
-
-
-def _densities(latent: Latent, q: Distribution, rows: Tensor, z: Tensor) -> "_Natural | _Pairs":
-    """Of z [M, *E], under the chosen rows of the posteriors and under the prior."""
-    posteriors, prior = latent.natural(q), latent.natural(latent.prior())
-    if posteriors is None or prior is None:
-        return _Pairs(q, latent.prior(), rows, z)
-    return _Natural(posteriors, prior, rows, latent.statistics(z))
-
-
-class _Natural:
-    """Densities of an exponential family, log q(z_l|x) = T(z_l) . eta_l(x) - A_l(x) + h(z_l), all
-    without the same h(z): those of many z under many posteriors are one product of matrices."""
-
-    def __init__(
-        self, posteriors: Parameters, prior: Parameters, rows: Tensor, statistics: Tensor
-    ) -> None:
-        self.eta, self.log_normaliser = (part[rows] for part in posteriors)  # [N, L, P], [N, L]
-        self.prior_eta, self.prior_log_normaliser = prior
-        self.statistics = statistics  # [M, L, P]
-
-    def of(self, owner: Tensor) -> Tensor:
-        """log q(z_l|x) of each z under the posterior that drew it, [M, L]."""
-        return (self.statistics * self.eta[owner]).sum(-1) - self.log_normaliser[owner]
-
-    def of_prior(self) -> Tensor:
-        """log p(z_l), [M, L]."""
-        return (self.statistics * self.prior_eta).sum(-1) - self.prior_log_normaliser
-
-    def of_mixture(self) -> Tensor:
-        """log q(z), [M, 1]."""
-        every = self.statistics.flatten(1), self.eta.flatten(1), self.log_normaliser.sum(1)
-        return self._mixture(*every).unsqueeze(1)
-
-    def of_marginals(self) -> Tensor:
-        """log q(z_l), [M, L]."""
-        each = zip(
-            self.statistics.unbind(1),
-            self.eta.unbind(1),
-            self.log_normaliser.unbind(1),
-            strict=True,
-        )
-        return torch.stack([self._mixture(*one) for one in each], 1)
-
-    @staticmethod
-    def _mixture(statistics: Tensor, eta: Tensor, log_normaliser: Tensor) -> Tensor:
-        """T [M, P], eta [N, P] and A [N] -> [M]."""
-        rows = max(PAIRS // len(eta), 1)
-        parts = [(t @ eta.T - log_normaliser).logsumexp(1) for t in statistics.split(rows)]
-        return torch.cat(parts) - math.log(len(eta))
-
-
-class _Pairs:
-    """The same of any family, one density for each pair of a z and a posterior."""
-
-    def __init__(self, q: Distribution, prior: Distribution, rows: Tensor, z: Tensor) -> None:
-        self.q = mapped(q, lambda parameter: parameter.cpu().double()[rows])
-        self.prior = mapped(prior, lambda parameter: parameter.cpu().double())
-        self.z = z
-
-    def of(self, owner: Tensor) -> Tensor:
-        own = mapped(self.q, lambda parameter: parameter[owner])
-        return base(own).log_prob(self.z).flatten(1)
-
-    def of_prior(self) -> Tensor:
-        return base(self.prior).log_prob(self.z).flatten(1)
-
-    def of_mixture(self) -> Tensor:
-        return self._mixture(lambda log_q: log_q.sum(2, keepdim=True))
-
-    def of_marginals(self) -> Tensor:
-        return self._mixture(lambda log_q: log_q)
-
-    def _mixture(self, part: Callable[[Tensor], Tensor]) -> Tensor:
-        images = self.q.batch_shape[0]
-        rows = max(PAIRS // (images * self.q.event_shape.numel()), 1)
-        pairs = (base(self.q).log_prob(z.unsqueeze(1)).flatten(2) for z in self.z.split(rows))
-        return torch.cat([part(log_q).logsumexp(1) for log_q in pairs]) - math.log(images)

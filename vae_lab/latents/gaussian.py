@@ -1,12 +1,10 @@
 """Diagonal Gaussian latents."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from ..distributions import base, per_variable
+from ..distributions import base
 from .base import WIDTH, Latent
 
 
@@ -51,17 +49,6 @@ class Gaussian(Latent):
         # Of (nearly) parallel vectors, as all are of one dimension, there is no one arc.
         path = torch.where(cosine.abs() < 1 - 1e-5, arc, (1 - t) * z0 + t * z1)
         return self.from_numbers(path)
-
-    def natural(self, q: Distribution) -> tuple[Tensor, Tensor]:
-        inner = base(q)
-        mean = per_variable(inner.loc.cpu().double(), q)
-        precision = per_variable(inner.scale.cpu().double(), q) ** -2
-        eta = torch.stack([mean * precision, -precision / 2], -1)
-        return eta, (mean.square() * precision - precision.log() + math.log(2 * math.pi)) / 2
-
-    def statistics(self, z: Tensor) -> Tensor:
-        z = self.numbers(z)
-        return torch.stack([z, z.square()], -1)
 
     def gap(self, q: Distribution) -> tuple[Tensor, int]:
         """By the normal with the mixture's covariance; where there are not twice as many data as

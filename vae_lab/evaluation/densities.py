@@ -46,17 +46,15 @@ def densities(
     if natural is None or natural_prior is None:
         return _any_family(q, prior, rows, z, owner)
     eta, log_normaliser = (part[rows] for part in natural)
-    statistics = latent.statistics(z)
     listed = latent.categories is not None
-    return _exponential(statistics, owner, (eta, log_normaliser), natural_prior, listed)
+    return _exponential(latent.statistics(z), owner, (eta, log_normaliser), natural_prior, listed)
 
 
 def _normal(
     q: Distribution, prior: Distribution, rows: Tensor, drawing: Tensor, draws: int
 ) -> Densities:
-    """A point is kept as its posterior's mean and a step from there: a posterior may be narrower than
-    the last digit of its mean.
-    """
+    """A point is kept as its posterior's mean and a step from there, as a posterior may be narrower
+    than the last digit of its mean."""
     means, scales = (x[rows] for x in _location_scale(q))
     owner = drawing.repeat(draws)
     mean, scale = means[owner], scales[owner]

@@ -26,7 +26,7 @@ class BoundMetrics(Metric):
 
     Args:
         latents: L.
-        categories: K, or None for continuous latents.
+        categories: K, or None where they cannot be listed.
         relaxed: is there a relaxed ELBO beside the true one.
     """
 
@@ -38,7 +38,7 @@ class BoundMetrics(Metric):
 
     def __init__(self, latents: int, categories: int | None, relaxed: bool) -> None:
         super().__init__()
-        self.discrete, self.relaxed = categories is not None, relaxed
+        self.categories, self.relaxed = categories, relaxed
         shapes = {"terms": (3,), "kl": (latents,), "codes": (latents, categories or 1), "count": ()}
         for name, shape in shapes.items():
             # Sums of 10^5 numbers of size 10^3 need more than float32.
@@ -52,10 +52,7 @@ class BoundMetrics(Metric):
         One that is trained at relaxed points, which it will not meet again, is shown beside the
         true ELBO the one that it sees.
         """
-        q = vae.latent.prior()
-        codes = vae.latent.codes(q)
-        categories = None if codes is None else codes.shape[-1]
-        return cls(vae.latent.kl(q).shape[-1], categories, relaxed)
+        return cls(vae.latent.num_variables, vae.latent.categories, relaxed)
 
     def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
         """Adds a batch; `codes` are the probabilities [B, L, K] of discrete latents."""
@@ -73,7 +70,7 @@ class BoundMetrics(Metric):
         if self.relaxed:
             metrics["elbo_relaxed"] = relaxed
         metrics["active_units"] = (kl > ACTIVE).sum().to(kl)
-        if self.discrete:
+        if self.categories is not None:
             usage = self.codes / self.count
             metrics["code_perplexity"] = torch.special.entr(usage).sum(-1).exp().mean()
         return metrics

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .dense import Dense
-from .estimators.base import full_precision
+from .distributions import full_precision
 from .inputs import Array, as_floats, as_images, as_tensor, check_count
 from .latents import Latent
 from .networks.base import check_shape

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, VonMises
 
 from ..aggregates import Aggregate, log_mean_exp
-from .base import Estimator, Integrand, base, detach, per_dimension, positive_samples, surrogate
+from ..distributions import base, can_detach, detach, per_dimension
+from .base import Estimator, Integrand, positive_samples, surrogate
 from .control import leaf, slope
 
 
@@ -121,14 +122,11 @@ class StickingTheLanding(Reparameterization):
 
     multi_sample = False
     source = "Roeder et al. 2017"
-    needs = "a Distribution that has rsample and is made of its parameters alone"
+    needs = "a Distribution that has rsample and is made of its parameters alone, or has detach"
 
     @classmethod
     def accepts(cls, q: Distribution) -> bool:
-        if not super().accepts(q):
-            return False
-        inner = base(q)  # transforms and temperatures are not among the parameters
-        return bool(inner.arg_constraints) and not hasattr(inner, "temperature")
+        return super().accepts(q) and can_detach(q)
 
     def density(self, q: Distribution) -> Distribution:
         return detach(q)

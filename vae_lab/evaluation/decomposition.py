@@ -16,13 +16,12 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.distributions as td
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..estimators.base import base, like
+from ..distributions import base
 from ..latents import Latent
-from .densities import exponential, log_codes, natural, normal
+from .densities import densities
 
 POINTS = 2500  # at which q(z) is evaluated, at least
 MIXTURE = 10_000  # posteriors that q(z) is made of
@@ -88,13 +87,13 @@ def decompose(
     images, kl = len(rows), latent.kl(q).cpu().double()[rows]
     drawing = _evenly(images, points)
     draws = max(math.ceil(points / len(drawing)), 2)
-    owner, prior = drawing.repeat(draws), latent.prior()
-    take = normal if isinstance(base(q), td.Normal) else exponential
-    log_qz_x, log_pz, log_qz, log_marginals = take(q, prior, rows, drawing, draws)
+    owner = drawing.repeat(draws)
+    log_qz_x, log_pz, log_qz, log_marginals = densities(latent, q, rows, drawing, draws)
     values = (log_qz_x.sum(1) - log_qz).unsqueeze(1)
-    if (codes := latent.codes(q)) is not None:
+    codes, log_prior = latent.codes(q), latent.log_codes(latent.prior())
+    if codes is not None and log_prior is not None:
         usage = codes.cpu().double()[rows].mean(0)  # [L, K]
-        marginal = (usage.xlogy(usage) - usage * log_codes(*natural(prior))).sum(-1)
+        marginal = (usage.xlogy(usage) - usage * log_prior).sum(-1)
     if log_marginals is not None:
         values = torch.cat([values, log_marginals - log_pz], 1)
     # The means of these are known to be zero: over the draws of an image, and over the images,
@@ -129,7 +128,7 @@ def activity(q: Distribution) -> Tensor:
     arXiv:1509.00519
     """
     variance = q.mean.double().var(0, correction=0)
-    return variance.reshape(len(variance), -1).sum(-1)
+    return variance.reshape(-1, base(q).event_shape.numel()).sum(-1)
 
 
 def code_use(codes: Tensor) -> CodeUse:
@@ -142,33 +141,19 @@ def code_use(codes: Tensor) -> CodeUse:
 
 
 @torch.no_grad()
-def prior_gap(latent: Latent, q: Distribution) -> float:
+def prior_gap(latent: Latent, q: Distribution) -> float | None:
     r"""A lower bound on :math:`\mathrm{KL}(q(z) \,\|\, p(z))`, in nats, from few images.
 
     Of all distributions with the moments of q(z) the one in the prior's exponential family (a
     normal with any covariance, independent codes or counts) is the nearest to the prior. The KL
     of that one it is, less what so many draws of the prior itself would show. Where there are not
-    twice as many images as Gaussian variables, correlations are left out.
+    twice as many images as Gaussian variables, correlations are left out. None where the latent
+    does not know its nearest distribution.
     """
-    inner, images = base(q), q.batch_shape[0]
-    if isinstance(inner, td.Normal):
-        gap, moments = _normal_gap(inner, base(latent.prior()))
-    else:
-        mean, name = inner.mean.mean(0), "rate" if isinstance(inner, td.Poisson) else "probs"
-        gap = latent.kl(like(q, type(inner), **{name: mean})).sum()
-        moments = mean.numel() - (len(mean) if mean.ndim > 1 else 0)  # categories sum to one
-    return max(gap.item() - moments / (2 * images), 0.0)
-
-
-def _normal_gap(q: td.Normal, p: td.Normal) -> tuple[Tensor, int]:
-    """The KL of a normal with the moments of the mixture of q [N, D], and how many moments."""
-    means, variances = (q.loc - p.loc).double() / p.scale, (q.scale.double() / p.scale).square()
-    images, size = means.shape
-    covariance = means.T.cov(correction=0).reshape(size, size) + variances.mean(0).diag()
-    if images < 2 * size:
-        covariance = covariance.diag().diag()
-    second = covariance.trace() + means.mean(0).square().sum() - size - covariance.logdet()
-    return second / 2, size + (size if images < 2 * size else size * (size + 1) // 2)
+    if (found := latent.gap(q)) is None:
+        return None
+    gap, moments = found
+    return max(gap.item() - moments / (2 * q.batch_shape[0]), 0.0)
 
 
 def _evenly(total: int, most: int) -> Tensor:

@@ -7,12 +7,11 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.distributions as td
-import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 
-from ..estimators.base import base
+from ..distributions import base, mapped, per_variable
+from ..latents import Latent
 
 PAIRS = 2**20  # of points and posteriors at a time: 8 MB
 
@@ -24,7 +23,7 @@ class Densities(NamedTuple):
         own: of the posterior that has drawn the point, each variable's, [M, L].
         prior: each variable's, [M, L].
         mixture: of the mean of all posteriors, [M].
-        marginals: of each variable under that mean, [M, L]; not of bits and categories.
+        marginals: of each variable under that mean, [M, L]; None where its values can be listed.
     """
 
     own: Tensor
@@ -33,20 +32,33 @@ class Densities(NamedTuple):
     marginals: Tensor | None
 
 
-def normal(
+def densities(
+    latent: Latent, q: Distribution, rows: Tensor, drawing: Tensor, draws: int
+) -> Densities:
+    """Of q(z|x_n), batch shape [N'], at `draws` points of each that is `drawing`, from the mixture
+    of those in `rows`."""
+    prior = latent.prior()
+    if isinstance(base(q), Normal):
+        return _normal(q, prior, rows, drawing, draws)
+    z = q.sample((draws,)).cpu().double()[:, rows][:, drawing].flatten(0, 1)  # [M, *E]
+    owner = drawing.repeat(draws)
+    natural, natural_prior = latent.natural(q), latent.natural(prior)
+    if natural is None or natural_prior is None:
+        return _any_family(q, prior, rows, z, owner)
+    eta, log_normaliser = (part[rows] for part in natural)
+    listed = latent.categories is not None
+    return _exponential(latent.statistics(z), owner, (eta, log_normaliser), natural_prior, listed)
+
+
+def _normal(
     q: Distribution, prior: Distribution, rows: Tensor, drawing: Tensor, draws: int
 ) -> Densities:
-    """Of normal q(z|x_n), batch shape [N'], at `draws` points of each that is `drawing`, from the
-    mixture of those in `rows`.
-
-    A point is kept as its posterior's mean and a step from there: a posterior may be narrower than
-    the last digit of its mean.
-    """
-    means, scales = (x.cpu().double()[rows] for x in (base(q).loc, base(q).scale))
+    """A point is kept as its posterior's mean and a step from there, as a posterior may be narrower
+    than the last digit of its mean."""
+    means, scales = (x[rows] for x in _location_scale(q))
     owner = drawing.repeat(draws)
     mean, scale = means[owner], scales[owner]
     step = scale * torch.randn_like(scale)
-    of_prior = (x.cpu().double() for x in (base(prior).loc, base(prior).scale))
     mixture, marginals = [], []
     size = max(PAIRS // len(means), 1)
     for at, by in zip(mean.split(size), step.split(size), strict=True):
@@ -60,7 +72,7 @@ def normal(
     count = math.log(len(means))
     return Densities(
         _log_normal(mean, step, mean, scale),
-        _log_normal(mean, step, *of_prior),
+        _log_normal(mean, step, *_location_scale(prior)),
         torch.cat(mixture) - count,
         torch.cat(marginals) - count,
     )
@@ -72,21 +84,24 @@ def _log_normal(at: Tensor, by: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return squares.mul_(-0.5).sub_(scale.log() + math.log(2 * math.pi) / 2)
 
 
-def exponential(
-    q: Distribution, prior: Distribution, rows: Tensor, drawing: Tensor, draws: int
-) -> Densities:
-    """As :func:`normal`, of bits, categories and counts.
+def _location_scale(q: Distribution) -> tuple[Tensor, Tensor]:
+    """Means and scales of normals, [*B, L] each."""
+    loc, scale = (per_variable(x.cpu().double(), q) for x in (base(q).loc, base(q).scale))
+    return loc, scale
 
-    Their log q(z_l|x) is T(z_l) . eta_l(x) - A_l(x) + h(z_l), so that the densities of many z under
-    many posteriors are one product of matrices.
-    """
-    z = q.sample((draws,)).cpu().double()[:, rows][:, drawing].flatten(0, 1)  # [M, *E]
-    statistics = z if z.ndim > 2 else z.unsqueeze(-1)  # T, [M, L, P]
-    eta, log_normaliser = (part[rows] for part in natural(q))
-    eta_p, normaliser_p = natural(prior)
-    owner = drawing.repeat(draws)
+
+def _exponential(
+    statistics: Tensor,
+    owner: Tensor,
+    posteriors: tuple[Tensor, Tensor],
+    prior: tuple[Tensor, Tensor],
+    listed: bool,
+) -> Densities:
+    """log q(z_l|x) is T(z_l) . eta_l(x) - A_l(x) + h(z_l), so that the densities of many z under
+    many posteriors are one product of matrices; see :meth:`.Latent.natural`."""
+    (eta, log_normaliser), (eta_p, normaliser_p) = posteriors, prior
     marginals = None
-    if isinstance(base(q), td.Poisson):
+    if not listed:
         variables = zip(statistics.unbind(1), eta.unbind(1), log_normaliser.unbind(1), strict=True)
         marginals = torch.stack([_log_mixture(*variable) for variable in variables], 1)
     return Densities(
@@ -97,21 +112,26 @@ def exponential(
     )
 
 
-def natural(q: Distribution) -> tuple[Tensor, Tensor]:
-    """eta [*B, L, P] and A [*B, L], of bits, categories and counts."""
-    inner = base(q)
-    if isinstance(inner, td.Poisson):
-        rate = inner.rate.cpu().double()
-        return rate.clamp_min(torch.finfo(rate.dtype).tiny).log().unsqueeze(-1), rate
-    logits = inner.logits.cpu().double()
-    if isinstance(inner, td.Bernoulli):
-        return logits.unsqueeze(-1), F.softplus(logits)
-    return logits, torch.zeros_like(logits[..., 0])  # of categories, already normalised
-
-
-def log_codes(eta: Tensor, log_normaliser: Tensor) -> Tensor:
-    """The log-probabilities of categories or bits, [L, K]."""
-    return eta if eta.shape[-1] > 1 else torch.cat([0 * eta, eta], -1) - log_normaliser[:, None]
+def _any_family(
+    q: Distribution, prior: Distribution, rows: Tensor, z: Tensor, owner: Tensor
+) -> Densities:
+    """One density for each pair of a point and a posterior, of each variable."""
+    q = mapped(q, lambda parameter: parameter.cpu().double()[rows])
+    own = mapped(q, lambda parameter: parameter[owner])
+    prior = mapped(prior, lambda parameter: parameter.cpu().double())
+    size = max(PAIRS // (len(rows) * q.event_shape.numel()), 1)
+    mixture, marginals = [], []
+    for part in z.split(size):
+        log_q = base(q).log_prob(part.unsqueeze(1)).flatten(2)  # [M, N, L]
+        mixture.append(log_q.sum(2).logsumexp(1))
+        marginals.append(log_q.logsumexp(1))
+    count = math.log(len(rows))
+    return Densities(
+        base(own).log_prob(z).flatten(1),
+        base(prior).log_prob(z).flatten(1),
+        torch.cat(mixture) - count,
+        torch.cat(marginals) - count,
+    )
 
 
 def _log_mixture(statistics: Tensor, eta: Tensor, log_normaliser: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 r"""Estimates of log p(x), in nats, for every image of a batch.
 
 * :func:`importance_weighted`: a lower bound, for every latent, and what its weights were like.
-* :func:`annealed`: a second estimate for Gaussian latents, which needs no good q(z|x).
+* :func:`annealed`: a second estimate where z can be any numbers, which needs no good q(z|x).
 * :func:`enumerated`: log p(x) itself, for few discrete states.
 """
 
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..estimators.base import base
-from ..estimators.exact import power, support
+from ..distributions import base, per_variable, power, support
 from ..inputs import Array, check_count
-from ..latents import Gaussian, Latent
+from ..latents import Latent
 
 if TYPE_CHECKING:
     from ..vae import VAE
@@ -109,7 +108,7 @@ def annealed(
     steps: int = 200,
     start: Literal["posterior", "prior"] = "posterior",
 ) -> Annealed:
-    r"""Annealed importance sampling with Hamiltonian transitions, for Gaussian latents.
+    r"""Annealed importance sampling with Hamiltonian transitions, where z can be any numbers.
 
     Chains move from a base distribution b through :math:`f_t(z) = b(z)^{1 - \beta_t} \,
     p(x, z)^{\beta_t}`, and each weighs
@@ -134,9 +133,9 @@ def annealed(
     check_count("steps", steps)
     if start not in ("posterior", "prior"):
         raise ValueError(f"start must be posterior or prior, got {start!r}")
-    if not isinstance(vae.latent, Gaussian):
+    if not can_anneal(vae.latent):
         raise ValueError(
-            "annealed importance sampling needs Gaussian latents, got "
+            "annealed importance sampling needs latents that can be any numbers, got "
             f"{type(vae.latent).__name__}: use importance_weighted"
         )
     x = vae.images(x)
@@ -168,7 +167,7 @@ def enumerated(
         max_states: more of them, and latents with infinitely many, are refused.
         memory: in bytes, roughly.
     """
-    if (states := num_states(vae.latent)) > max_states:
+    if (states := vae.latent.num_states) > max_states:
         raise ValueError(
             f"{type(vae.latent).__name__} has {power(states)} states, more than max_states="
             f"{max_states}: use importance_weighted"
@@ -182,11 +181,9 @@ def enumerated(
     return total.log()
 
 
-@torch.no_grad()
-def num_states(latent: Latent) -> float:
-    """K^L, the number of values of z; infinite for continuous latents and counts."""
-    codes = latent.codes(latent.prior())
-    return math.inf if codes is None else codes.shape[-1] ** codes.shape[-2]
+def can_anneal(latent: Latent) -> bool:
+    """Whether z can be any numbers, so that a chain can move wherever the gradient leads it."""
+    return latent.bounds == (-math.inf, math.inf)
 
 
 def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
@@ -270,16 +267,18 @@ class _Path:
             self.base: Distribution = (
                 q if start == "posterior" else self.prior.expand(q.batch_shape)
             )
-        self.scale: Tensor = base(self.base).scale  # [B, D]: the mass of every coordinate
+        # [B, D]: the mass of every coordinate
+        self.scale = per_variable(base(self.base).stddev, self.base)
 
     def draw(self, num_chains: int) -> _Point:
-        return self.at(self.base.sample((num_chains,)))
+        return self.at(self.vae.latent.numbers(self.base.sample((num_chains,))))
 
     def at(self, z: Tensor) -> _Point:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            log_base = self.base.log_prob(z)
-            log_joint = self.vae.log_px_z(self.x, z) + self.prior.log_prob(z)
+            point = self.vae.latent.from_numbers(z)
+            log_base = self.base.log_prob(point)
+            log_joint = self.vae.log_px_z(self.x, point) + self.prior.log_prob(point)
             (grad_base,) = torch.autograd.grad(log_base.sum(), z)
             (grad_joint,) = torch.autograd.grad(log_joint.sum(), z)
         return _Point(z.detach(), log_base.detach(), log_joint.detach(), grad_base, grad_joint)

@@ -21,8 +21,8 @@ from tiny import SHAPE, LinearGaussian, binary_images, discrete_vae, log_evidenc
 from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.image_folder import ImageFolder
+from tasks.names import name_of
 from tasks.same_data import differences, measured_on
-from tasks.trained import name_of
 from vae_lab import VAE, pretrained, zoo
 from vae_lab.estimators import StraightThrough
 from vae_lab.evaluation import PARTS, Metric, evaluate, features

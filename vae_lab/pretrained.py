@@ -31,7 +31,7 @@ CONFIG, WEIGHTS = sources.FILES
 Part = Literal["encoder", "decoder"]
 
 # The tensors of a part, and the kinds of pieces that give them their meaning.
-PARTS: dict[Part, tuple[str, ...]] = {
+PREFIXES: dict[Part, tuple[str, ...]] = {
     "encoder": ("encoder.",),
     "decoder": ("decoder.", "output_bias", "likelihood."),
 }
@@ -144,10 +144,10 @@ def take(vae: VAE, source: str | Path, part: Part | None = None, strict: bool = 
     Raises:
         ValueError: the two do not fit; nothing was changed.
     """
-    if part not in (None, *PARTS):
+    if part not in (None, *PREFIXES):
         raise ValueError(f"part must be encoder, decoder or None, got {part!r}")
     other = load(source)
-    prefixes = PARTS[part] if part else ("",)
+    prefixes = PREFIXES[part] if part else ("",)
     theirs, ours = (
         {name: t for name, t in model.state_dict().items() if name.startswith(prefixes)}
         for model in (other, vae)

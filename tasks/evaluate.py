@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from commandline.refusals import checkpoints_of
-from vae_lab.evaluation import PARTS, Evaluation, Metric, Progress, evaluate
+from vae_lab.evaluation import PARTS, Evaluation, Metric, OnProgress, Settings, evaluate
 from vae_lab.evaluation.diagnosis import own_temperature
 from vae_lab.evaluation.features import choose
 from vae_lab.loggers import begin, end
@@ -86,32 +86,15 @@ def _prepare(fabric: Fabric, config: DictConfig, loaded: Trained) -> None:
 
 def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
     """Measures, writes and shows the evaluation of one model."""
-    asked, data = config.evaluate, loaded.datamodule
+    data = loaded.datamodule
     say(f"{loaded.name}: {type(data).__name__}, test split")
     with closing(data.test_dataloader()) as test, closing(data.train_dataloader()) as train:
+        settings = _settings(config, loaded, train)
         with _progress() as progress:
-            evaluation = evaluate(
-                loaded.vae,
-                test,
-                train=train,
-                shown=_shown(data),
-                factors=data.factors if data.factor_names else None,
-                categorical=data.categorical_factors,
-                estimator=loaded.estimator,
-                known={} if loaded.model is None else own_temperature(loaded.model),
-                parts=asked.parts or PARTS,
-                images=asked.images,
-                samples=asked.samples,
-                ais_images=asked.ais_images,
-                ais_steps=asked.ais_steps,
-                features=asked.features,
-                memory=asked.memory_gb * 1e9,
-                seed=config.seed,
-                progress=progress,
-            )
+            evaluation = evaluate(loaded.vae, test, settings, progress=progress)
     if not evaluation.metrics:
         raise ValueError(
-            f"{', '.join(asked.parts)} measures nothing of {loaded.name}: ais needs a Gaussian "
+            f"{', '.join(config.evaluate.parts)} measures nothing of {loaded.name}: ais needs a Gaussian "
             "latent, samples and latents need more images; type other evaluate.parts"
         )
     result = _about(loaded) | evaluation.to_dict()
@@ -123,6 +106,23 @@ def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
             refresh(loaded)
         say(f"files    {loaded.folder}: {FILE}{', report.html' if config.report else ''}")
     return result
+
+
+def _settings(config: DictConfig, loaded: Trained, train: Iterable[Any]) -> Settings:
+    """What is asked for, and what is known of the run and of its data."""
+    asked: dict[str, Any] = OmegaConf.to_container(config.evaluate, resolve=True)
+    memory, data = asked.pop("memory_gb") * 1e9, loaded.datamodule
+    return Settings(
+        **asked,
+        memory=memory,
+        seed=config.seed,
+        train=train,
+        shown=_shown(data),
+        factors=data.factors if data.factor_names else None,
+        categorical=data.categorical_factors,
+        estimator=loaded.estimator,
+        known={} if loaded.model is None else own_temperature(loaded.model),
+    )
 
 
 def _about(loaded: Trained) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _shown(data: pl.LightningDataModule) -> tuple[Iterable[Any], Iterable[Any]] 
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress() -> Iterator[OnProgress]:
     """A bar for every part on a terminal; and one line beforehand of what will take long."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     began: dict[str, float] = {}

@@ -94,8 +94,8 @@ def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
             evaluation = evaluate(loaded.vae, test, settings, progress=progress)
     if not evaluation.metrics:
         raise ValueError(
-            f"{', '.join(config.evaluate.parts)} measures nothing of {loaded.name}: ais needs a Gaussian "
-            "latent, samples and latents need more images; type other evaluate.parts"
+            f"{', '.join(config.evaluate.parts)} measures nothing of {loaded.name}: ais needs a "
+            "Gaussian latent, samples and latents need more images; type other evaluate.parts"
         )
     result = _about(loaded) | evaluation.to_dict()
     if rank_zero_only.rank == 0:

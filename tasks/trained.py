@@ -90,7 +90,7 @@ def trained(
     """
     typed = checkpoint_of(config) if typed is None else typed
     path = sources.resolve(typed)
-    folder = _typed_folder(config) if folder is None else folder
+    folder = _run_dir(config) if folder is None else folder
     load = _from_run if _is_run(path) else _from_release
     found = load(config, path, typed, name or name_of(typed), folder)
     _check_shape(found)
@@ -103,7 +103,7 @@ def load_run(config: DictConfig) -> Trained:
     """The run that `checkpoint` names, or a file of it: as it is trained, and where the trainer
     has not put it yet."""
     typed = checkpoint_of(config)
-    return _from_run(config, Path(typed), typed, name_of(typed), _typed_folder(config))
+    return _from_run(config, Path(typed), typed, name_of(typed), _run_dir(config))
 
 
 def load_vae(config: DictConfig) -> tuple[VAE, Path]:
@@ -139,7 +139,7 @@ def _is_run(path: Path) -> bool:
     return path.suffix != ".safetensors" if path.is_file() else resume.has_checkpoint(path)
 
 
-def _typed_folder(config: DictConfig) -> Path | None:
+def _run_dir(config: DictConfig) -> Path | None:
     return None if config.run_dir is None else Path(config.run_dir)
 
 

@@ -151,7 +151,7 @@ def _occupied(config: DictConfig, begun: Start) -> Saved | None:
     if is_first():
         begun.held.enter_context(lock(begun.folder))
         if saved is None:
-            check_free(config, begun.folder)  # by now another may have trained there
+            check_free(begun.folder, config.resume)  # by now another may have trained there
         elif not saved.is_current:
             saved = load_saved(saved.path)
     return saved

@@ -93,14 +93,14 @@ def _new_folder(config: DictConfig, held: ExitStack) -> Path:
         return held.enter_context(folder) if is_first() else Path("runs/NAME")
     folder = typed_folder(config)
     if is_first():
-        check_free(config, folder)
+        check_free(folder, config.resume)
     return folder
 
 
-def check_free(config: DictConfig, folder: Path) -> None:
+def check_free(folder: Path, asked: str | None) -> None:
     """Refuses a folder that holds a run; with resume=auto, one that there is to go on with."""
     found = any((folder / name).exists() for name in ("metrics.csv", CHECKPOINTS))
-    if resume.has_checkpoint(folder) if config.resume == "auto" else found:
+    if resume.has_checkpoint(folder) if asked == "auto" else found:
         again = as_typed("resume", str(folder))
         raise ValueError(f"{folder} holds a run already: type {again} or another run_dir")
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from commandline import arguments
 from commandline.arguments import arguments_of
-from commandline.errors import explain
+from commandline.errors import explain, lost
 from commandline.refusals import check_ranges, foreseen
 from commandline.rehearsal import refusal
 from commandline.signatures import complaints, in_words
@@ -191,6 +191,17 @@ def test_a_hint_names_what_one_types():
     assert set(said.partition("use one of ")[2].partition(" (in")[0].split(", ")) < set(
         names("estimator")
     )
+
+
+def test_a_lost_process_is_one_line_in_any_task():
+    error = RuntimeError("Connection closed by peer [::1]:29. This may be due to another error")
+    start = "another process of this run was lost; its error, if it left one, stands above"
+    assert (
+        explain(error, config("task=evaluate")) == f"{start} (Connection closed by peer [::1]:29)"
+    )
+    again = "; to go on, type resume=x with the same settings"
+    assert lost(error, "x") == f"{start}{again} (Connection closed by peer [::1]:29)"
+    assert lost(RuntimeError("other"), "x") is None
 
 
 def test_exact_says_how_large_the_support_is():

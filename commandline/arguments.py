@@ -44,7 +44,7 @@ class Types(Mapping[str, Any]):
 
 
 @functools.cache
-def settings(target: str) -> Mapping[str, Any]:
+def arguments_of(target: str) -> Mapping[str, Any]:
     """The arguments of a target with their types; with a ** argument, also those of its bases."""
     found = find(target)
     if not isinstance(found, Definition):

@@ -19,19 +19,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .arguments import attribute, settings
+from .arguments import arguments_of, attribute
 from .help import text as help_text
 from .likeness import did_you_mean
 from .places import CONFIGS
 from .quoting import as_meant, as_typed
 from .refusals import foreseen
+from .settings import DECIDED, GROUPS
 from .settings_table import choices
-from .signatures import DECIDED, GROUPS, complaints
+from .signatures import SECTIONS, complaints
 
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
 VALUE_FLAGS = {"-c", "--cfg", "-p", "--package"}
 SHOWS = {"-c", "--cfg", "--info", "--hydra-help", "--version"}  # and run nothing
-MERGED = ("logger", "callbacks", "experiment")  # the groups of which there may be several
+MERGED = [name for name, group in GROUPS.items() if group.several]
 
 
 class Mistake(Exception):
@@ -217,14 +218,16 @@ def _check_key(override: Override, reference: dict[str, Any]) -> None:
         raise Mistake(f"{key} is not a setting{instead}")
     if not _exists(key, reference):
         siblings = _find(parent, reference)
-        known = settings(siblings.get("_target_", "builtins.object"))
+        known = arguments_of(siblings.get("_target_", "builtins.object"))
         if name not in known:
             names = [*_keys(reference), *(f"{parent}.{name}" for name in known)]
             hint = did_you_mean(key, [n for n in names if n not in DECIDED])
             raise Mistake(f"unknown setting {key}{hint or _known(parent, siblings)}")
         if not (override.is_add() or override.is_force_add()):
             raise Mistake(f"{key} is not in the config; add it with +{override.input_line}")
-    elif override.is_delete() and (not parent or parent.partition(".")[0] in (*GROUPS, "trainer")):
+    elif override.is_delete() and (
+        not parent or parent.partition(".")[0] in (*SECTIONS, "trainer")
+    ):
         raise Mistake(_not_without(key))
     _check_kind(override, _find(parent, reference).get(name))
     _check_used(key, reference)
@@ -248,7 +251,7 @@ def _check_used(key: str, reference: dict[str, Any]) -> None:
         group, _, name = key.partition(".")
         own = attribute(reference["model"]["_target_"], "own_estimator_settings") or ()
         if group == "model" and name in own:
-            known = settings(reference["estimator"]["_target_"])
+            known = arguments_of(reference["estimator"]["_target_"])
             instead = f"type estimator.{name}=..." if name in known else "leave it out"
             raise Mistake(
                 f"{key} belongs to the model's own estimator, which estimator=... replaces; "

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from .places import CONFIGS
 from .quoting import as_typed
+from .settings import GROUPS, NAMING_PLACES
 
 KNOWN = (ValueError, OSError, ImportError, FloatingPointError, MisconfigurationException)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -20,8 +21,6 @@ NOT_FINITE = (  # what torch says of NaN probabilities
     "Expected p_in >= 0",
     "invalid Poisson rate",
 )
-CLASSES = ("estimator", "objective", "likelihood")  # of which an error may name another one
-PLACES = ("run_dir", "checkpoint", "resume", "init.encoder", "init.decoder", "data.root")
 FAMILIES = ("Bernoulli", "Gaussian")  # also what a q is called
 LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 
@@ -48,13 +47,19 @@ def explain(error: Exception, config: DictConfig) -> str | None:
         )
     if _says(error, ("Could not determine home directory",)):
         return "this user has no home folder: set HOME, or type whole paths, as data.root=/..."
-    if isinstance(error, torch.distributed.DistError) or _says(error, LOST):
-        return (
-            "another process of this run was lost; its error, if it left one, stands above; to go "
-            f"on, type {as_typed('resume', config.run_dir)} with the same settings "
-            f"({text.partition('. ')[0]})"
-        )
-    return None
+    return lost(error)
+
+
+def lost(error: Exception, folder: str | None = None) -> str | None:
+    """One line, if the error is that another process has ended; with the folder of the run, what
+    to type to go on."""
+    if not isinstance(error, torch.distributed.DistError) and not _says(error, LOST):
+        return None
+    again = "" if folder is None else f"; to go on, type {as_typed('resume', folder)}"
+    again += " with the same settings" if again else ""
+    said = " ".join(str(error).split()).partition(". ")[0]
+    left = "its error, if it left one, stands above"
+    return f"another process of this run was lost; {left}{again} ({said})"
 
 
 def as_chosen(text: str, places: Iterable[str] = ()) -> str:
@@ -69,14 +74,17 @@ def as_chosen(text: str, places: Iterable[str] = ()) -> str:
 
 
 def _places(config: DictConfig) -> list[str]:
-    found = [OmegaConf.select(config, key, throw_on_resolution_failure=False) for key in PLACES]
+    found = [
+        OmegaConf.select(config, key, throw_on_resolution_failure=False) for key in NAMING_PLACES
+    ]
     return [str(place) for place in found if place]
 
 
 @functools.cache
 def _typed_names() -> dict[str, str]:
     """Of every class that one file alone stands for."""
-    files = [file for group in CLASSES for file in (CONFIGS / group).glob("*.yaml")]
+    groups = [name for name, group in GROUPS.items() if group.spoken]
+    files = [file for group in groups for file in (CONFIGS / group).glob("*.yaml")]
     classes = [OmegaConf.load(file)._target_.rpartition(".")[2] for file in files]
     pairs = zip(classes, files, strict=True)
     return {c: f.stem for c, f in pairs if classes.count(c) == 1 and c not in FAMILIES}

@@ -3,7 +3,8 @@
 import textwrap
 
 from .places import CONFIGS
-from .settings_table import GROUPS, choices, settings
+from .settings import GROUPS
+from .settings_table import choices, leaves
 
 WIDTH = 100
 OTHER = (*GROUPS, "hydra")  # what train.yaml has beside the settings of the run
@@ -22,8 +23,8 @@ python train.py [TASK] [GROUP=NAME ...] [SETTING=VALUE ...]
 
 def text() -> str:
     """Usage, the groups with their names, and the settings of the run."""
-    groups = [f"{group:<12}{', '.join(choices(group))}" for group in (*GROUPS, "experiment")]
-    every = settings(CONFIGS / "train.yaml", "")
+    groups = [f"{group:<12}{', '.join(choices(group))}" for group in GROUPS]
+    every = leaves(CONFIGS / "train.yaml", "")
     rows = [s for s in every if s.name.partition(".")[0] not in OTHER]
     typed = [f"{row.name}={row.default}" if row.default else row.name for row in rows]
     width = max(map(len, typed)) + 2

@@ -8,6 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from .settings import NAMING_PLACES
+
 OF_SEVERAL = {"task=evaluate", "task=report"}  # models side by side
 SEVERAL = re.compile(r"checkpoint=[^'\"()\[\]{}]+,[^'\"()\[\]{}]*")
 PLAIN = re.compile(r"[^'\"()\[\]{}\\]*")
@@ -42,6 +44,6 @@ def as_typed(key: str, value: str) -> str:
 
 def expand_home(config: DictConfig) -> None:
     """Puts the home folder in the place of `~` in the paths of the run, each of several too."""
-    for key in ("run_dir", "resume", "checkpoint"):
-        if config[key] is not None:
+    for key in NAMING_PLACES:  # those of the pieces are read by the pieces
+        if config.get(key) is not None:
             config[key] = HOME.sub(lambda _: str(Path.home()), config[key])

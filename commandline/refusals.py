@@ -11,6 +11,7 @@ from .likeness import did_you_mean
 from .places import ROOT
 from .quoting import OF_SEVERAL, as_typed, expand_home
 from .rehearsal import foresee, refusal
+from .settings import POSITIVE
 from .settings_table import choices
 
 OF_A_MODEL = ("evaluate", "report", "explore", "sample", "export")  # from wherever it may come
@@ -20,27 +21,6 @@ MADE = {  # by a task that begins with no checkpoint
     "compare": ("data", "model"),
     "shards": ("data",),
 }
-
-POSITIVE = (
-    "early_stopping",
-    "max_skipped",
-    "compare.images",
-    "evaluate.images",
-    "evaluate.samples",
-    "evaluate.ais_steps",
-    "evaluate.memory_gb",
-    "explore.images",
-    "trainer.max_epochs",
-    "trainer.max_steps",
-    "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip_val",
-    "trainer.log_every_n_steps",
-    "trainer.check_val_every_n_epoch",
-    "trainer.val_check_interval",
-    "trainer.num_nodes",
-    "trainer.limit_train_batches",
-    "trainer.limit_test_batches",
-)
 
 
 def foreseen(config: DictConfig, here: bool = True) -> str | None:

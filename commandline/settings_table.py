@@ -15,18 +15,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from .places import CONFIGS
+from .settings import GROUPS
 
-GROUPS = {  # and what their settings begin with
-    "model": "model.",
-    "data": "data.",
-    "network": "network.",
-    "likelihood": "likelihood.",
-    "objective": "objective.",
-    "estimator": "estimator.",
-    "trainer": "trainer.",
-    "callbacks": "callbacks.",
-    "logger": "logger.",
-}
 OURS = ("vae_lab.", "models.", "datamodules.")
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?: (?P<value>[^#]*?))?(?: *# (?P<comment>.*))?$")
 ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.M)
@@ -41,20 +31,20 @@ class Setting(NamedTuple):
 def tables() -> str:
     """All of them, a section a group and a table a file."""
     parts = ["What is typed after `python train.py`, as `NAME=VALUE`.\n"]
-    top = [s for s in settings(CONFIGS / "train.yaml", "") if not s.name.startswith("hydra")]
+    top = [s for s in leaves(CONFIGS / "train.yaml", "") if not s.name.startswith("hydra")]
     parts.append(f"## The run\n\n{_table(top)}")
-    for group, prefix in GROUPS.items():
+    for group in [name for name, group in GROUPS.items() if group.own]:
         parts.append(f"## `{group}=`\n")
         for file in sorted((CONFIGS / group).glob("*.yaml")):
-            parts.append(_section(file, group, prefix))
+            parts.append(_section(file, group))
     return "\n".join(parts)
 
 
-def _section(file: Path, group: str, prefix: str) -> str:
+def _section(file: Path, group: str) -> str:
     lines = file.read_text().splitlines()
     target = next((ln.partition(": ")[2] for ln in lines if ln.startswith("_target_")), None)
     target = target or ("models.base.VAEModule" if group == "model" else None)
-    own = list(settings(file, prefix, target))
+    own = list(leaves(file, f"{group}.", target))
     head = f"### every `{group}`" if file.stem.startswith("_") else f"### `{group}={file.stem}`"
     said = [line[2:] for line in lines if line.startswith("# ")]
     said += [_first_sentence(target)] if target else []
@@ -80,7 +70,7 @@ def choices(group: str) -> list[str]:
     return [name for name in found if not name.startswith("_")]
 
 
-def settings(file: Path, prefix: str, target: str | None = None) -> Iterator[Setting]:
+def leaves(file: Path, prefix: str, target: str | None = None) -> Iterator[Setting]:
     """The leaves of a YAML file, and the sections that somebody has explained."""
     tree = OmegaConf.load(file)
     path: list[tuple[int, str]] = []

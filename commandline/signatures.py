@@ -10,8 +10,9 @@ from typing import Any, Literal, TypedDict
 
 import yaml
 
-from .arguments import settings
+from .arguments import arguments_of
 from .likeness import did_you_mean
+from .settings import DECIDED, GROUPS, NAMING_PLACES
 
 
 class Init(TypedDict):
@@ -63,7 +64,7 @@ class Explore(TypedDict):
     images: int
 
 
-class Run(TypedDict):
+class OfNoClass(TypedDict):
     """The settings that belong to no class."""
 
     task: Literal[
@@ -91,31 +92,16 @@ class Run(TypedDict):
     explore: Explore
 
 
-# Arguments that no config gives: the run's own code does.
-DECIDED = {
-    "trainer.logger": "type logger=NAME, or [NAME,NAME]",
-    "trainer.callbacks": "type callbacks=NAME, or callbacks.NAME=null to leave one out",
-    "trainer.plugins": "train.py chooses them",
-    "trainer.default_root_dir": "type run_dir=FOLDER",
-    "trainer.enable_checkpointing": "a run is always saved; when and how often is save.NAME=VALUE",
-    "trainer.enable_model_summary": "there is none",
-    "trainer.use_distributed_sampler": "the data shards every batch itself",
-    "model.shape": "it is that of the data",
-    "model.latent": "each model has its own",
-}
-PLACES = ("run_dir", "checkpoint", "resume", "init.encoder", "init.decoder")
-PLACES += ("data.root", "data.cache_dir")
-CHOSEN = ("network", "likelihood", "objective", "estimator")  # by GROUP=NAME
-
-GROUPS = {"init": Init, "save": Save, "compare": Compare, "evaluate": Evaluate, "explore": Explore}
+# The settings of no class that have others below them.
+SECTIONS = [name for name, hint in OfNoClass.__annotations__.items() if typing.is_typeddict(hint)]
 
 
 def complaints(config: Mapping[str, Any]) -> Iterator[str]:
     """A line for every setting of the whole config that no class knows or that has a wrong type."""
-    hints = typing.get_type_hints(Run)
+    hints = typing.get_type_hints(OfNoClass)
     yield from _of_fields({k: config[k] for k in hints if k in config}, hints, "")
-    for name, kind in GROUPS.items():
-        yield from _of_fields(config[name], typing.get_type_hints(kind), f"{name}.")
+    for name in SECTIONS:
+        yield from _of_fields(config[name], typing.get_type_hints(hints[name]), f"{name}.")
     for name, node in config.items():
         if name not in hints:
             if not isinstance(node, Mapping) and (name, node) != ("estimator", None):
@@ -128,7 +114,7 @@ def _of_node(node: Any, path: str) -> Iterator[str]:
         return
     if "_target_" in node:
         fields = {k: v for k, v in node.items() if not k.startswith("_")}
-        yield from _of_fields(fields, settings(node["_target_"]), f"{path}.")
+        yield from _of_fields(fields, arguments_of(node["_target_"]), f"{path}.")
     for name, child in node.items():
         yield from _of_node(child, f"{path}.{name}")
 
@@ -141,16 +127,17 @@ def _of_fields(fields: Mapping[str, Any], hints: Mapping[str, Any], prefix: str)
             yield f"{prefix}{name} is not a setting: {DECIDED[f'{prefix}{name}']}"
         elif value == "???":
             yield f"{prefix}{name} has no default: type {prefix}{name}=..."
-        elif f"{prefix}{name}" in PLACES and isinstance(value, str) and not value.strip():
+        elif f"{prefix}{name}" in NAMING_PLACES and isinstance(value, str) and not value.strip():
             yield f"{prefix}{name} is empty: type a place, or leave it out"
         elif not fits(value, hints[name]):
-            must = f"{prefix}{name} must be {describe(hints[name])}, got {value!r}"
+            must = f"{prefix}{name} must be {in_words(hints[name])}, got {value!r}"
             yield must + _instead(prefix, name, value, hints[name])
 
 
 def _instead(prefix: str, name: str, value: Any, hint: Any) -> str:
     """What to type for a value of a kind that has its own form."""
-    if prefix == "model." and name in CHOSEN and isinstance(value, str):
+    group = GROUPS.get(name)
+    if prefix == "model." and group and group.of_model and isinstance(value, str):
         return f": type {name}={value}"
     if (prefix, name, value) == ("model.", "estimator", None):
         return (
@@ -175,7 +162,7 @@ def _is_list(value: Any, hint: Any) -> bool:
 
 def fits(value: Any, hint: Any) -> bool:
     """Can a plain config value stand for an argument of this type."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, str) and value.startswith("${"):
         return True  # known only when the job runs
     if isinstance(value, Mapping):
@@ -183,14 +170,14 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is Any or isinstance(hint, str | typing.TypeVar):
         return True
     if origin in (typing.Union, types.UnionType):
-        return any(fits(value, option) for option in arguments)
+        return any(fits(value, option) for option in inner)
     if origin is Literal:
-        return value in arguments
+        return value in inner
     if origin is tuple and isinstance(value, list):
-        return len(value) == len(arguments) and all(map(fits, value, arguments))
+        return len(value) == len(inner) and all(map(fits, value, inner))
     if inspect.isclass(origin) and issubclass(origin, Collection):
         many = isinstance(value, list) and not issubclass(origin, Mapping)
-        return many and all(fits(item, arguments[0]) for item in value)
+        return many and all(fits(item, inner[0]) for item in value)
     if hint is None or hint is type(None):
         return value is None
     if value is None or origin is abc.Callable:
@@ -233,21 +220,21 @@ def _choices(hint: Any) -> list[str]:
 
 def _options(hint: Any) -> tuple[Any, ...]:
     is_choice = typing.get_origin(hint) is Literal
-    return typing.get_args(hint) if is_choice else (describe(hint),)
+    return typing.get_args(hint) if is_choice else (in_words(hint),)
 
 
-def describe(hint: Any) -> str:
+def in_words(hint: Any) -> str:
     """A type as a user would say it."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return " or ".join(dict.fromkeys(map(str, arguments)))
+        return " or ".join(dict.fromkeys(map(str, inner)))
     if origin in (typing.Union, types.UnionType):
-        options = [str(option) for hint in arguments for option in _options(hint)]
+        options = [str(option) for hint in inner for option in _options(hint)]
         return " or ".join(dict.fromkeys(options))
     if origin is abc.Callable or inspect.isclass(origin) and issubclass(origin, Mapping):
         return "a group of settings"
     if inspect.isclass(origin) and issubclass(origin, Collection):
         many = {int: "integers", float: "numbers", str: "texts"}
-        return f"a list of {many.get(arguments[0]) or describe(arguments[0])}"
+        return f"a list of {many.get(inner[0]) or in_words(inner[0])}"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
     return names.get(hint, "null" if hint is type(None) else getattr(hint, "__name__", str(hint)))

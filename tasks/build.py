@@ -21,11 +21,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from commandline.places import ROOT
+from commandline.settings import Role, below
 from models.base import VAEModule
 from vae_lab import __version__
 from vae_lab.callbacks import (
     Checkpointing,
-    DurableIO,
     EarlyStopping,
     FiniteUpdates,
     LatentUse,
@@ -36,9 +36,11 @@ from vae_lab.description import RELAXATION, describe
 from vae_lab.estimators import catalog
 from vae_lab.lightning import count_epochs_once, shorten_steps
 from vae_lab.loggers import CSVLogger
-from vae_lab.pretrained import PARTS
-from vae_lab.storage.checkpoints import FOLDER, run_of
+from vae_lab.pretrained import PREFIXES
+from vae_lab.storage.checkpoints import CHECKPOINTS, run_of
 from vae_lab.storage.runs import AGAIN, commands_of
+
+from .handing import HandedIO
 
 ASKS = re.compile(r"\$\{\s*[\w.]+\s*:")  # a resolver; without a colon it is another setting
 
@@ -69,7 +71,7 @@ def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VA
         model.vae.to(memory_format=torch.channels_last)
     model.config = kept(config)
     for name, parameter in model.vae.named_parameters():
-        if name.startswith(tuple(p for part in config.init.freeze for p in PARTS[part])):
+        if name.startswith(tuple(p for part in config.init.freeze for p in PREFIXES[part])):
             parameter.requires_grad_(False)
     return datamodule, model
 
@@ -115,7 +117,7 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
         profiler=config.trainer.profiler or NoProfiler(),
         logger=_loggers(config, run_dir) if fit else False,
         callbacks=[StepSeed(config.seed), *(_callbacks(config, model, run_dir) if fit else [])],
-        plugins=[DurableIO(config.save.keep, config.save.failures)],
+        plugins=[HandedIO(config.save.keep, config.save.failures)],
         default_root_dir=str(run_dir),
         enable_checkpointing=fit,
         enable_progress_bar=fit and config.trainer.enable_progress_bar,
@@ -157,7 +159,7 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
     callbacks += [make(c) for c in config.callbacks.values() if c is not None]
     # The best by the true ELBO: beta = 1 and exact samples, whatever training maximises.
     times = config.save.every_n_steps, config.save.every_minutes
-    return [*callbacks, Checkpointing(run_dir / FOLDER, *times)]
+    return [*callbacks, Checkpointing(run_dir / CHECKPOINTS, *times)]
 
 
 def card(config: DictConfig, model: VAEModule) -> dict[str, Any]:
@@ -165,8 +167,8 @@ def card(config: DictConfig, model: VAEModule) -> dict[str, Any]:
     estimator = model.estimator
     known = estimator.relaxed and type(estimator) in catalog()
     data = OmegaConf.to_container(config.data, resolve=True)
-    places = ("_target_", "root", "download", "cache_dir")
-    settings = {k: v for k, v in data.items() if k not in places}
+    places = [name for name, row in below("data").items() if row.role is Role.PLACES]
+    settings = {k: v for k, v in data.items() if k not in ("_target_", *places)}
     return {
         "vae_lab": __version__,
         "commit": commit(),

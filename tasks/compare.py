@@ -24,24 +24,31 @@ from models.base import VAEModule
 from vae_lab import figures
 from vae_lab.estimators import Estimator
 from vae_lab.gradients import Reference, bound_samples, encoder_gradients, reference, statistics
-from vae_lab.storage.checkpoints import FOLDER as CHECKPOINTS
+from vae_lab.storage.checkpoints import CHECKPOINTS
 from vae_lab.storage.runs import writable
 
 from . import build
+from .start import typed_folder
 
 ESTIMATORS = CONFIGS / "estimator"
 FORMATS = {"test_elbo": ".2f", "lowest": ".2f", "highest": ".2f"}  # nats
 Row = dict[str, Any]
 
 
-def run(config: DictConfig, fit: Callable[[DictConfig], float], model: VAEModule | None) -> None:
+def run(
+    config: DictConfig,
+    folder: Path,
+    fit: Callable[[DictConfig], float],
+    model: VAEModule | None,
+) -> None:
     """Measures, and where it is asked for trains, with every estimator; writes table and figure.
 
     Args:
+        folder: of the table, the figure, and the runs.
         fit: trains a run.
         model: one that is trained already; a fresh one otherwise.
     """
-    folder, asked = Path(config.run_dir), config.compare
+    asked = config.compare
     pl.seed_everything(config.seed, verbose=False)
     datamodule, fresh = build.datamodule_and_model(config)
     model = model or fresh
@@ -192,7 +199,7 @@ def _train(
     with redirect_stdout(io.StringIO()):
         elbo = fit(config)
     print(f"{name}, seed {seed}: test/elbo {elbo:.2f}", flush=True)
-    with (Path(config.run_dir) / "metrics.csv").open() as file:
+    with (typed_folder(config) / "metrics.csv").open() as file:
         return elbo, _curve([*csv.DictReader(file)])
 
 

@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from commandline.refusals import checkpoints_of
-from vae_lab.evaluation import PARTS, Evaluation, Metric, Progress, evaluate
+from vae_lab.evaluation import PARTS, Evaluation, Metric, OnProgress, Settings, evaluate
 from vae_lab.evaluation.diagnosis import own_temperature
 from vae_lab.evaluation.features import choose
 from vae_lab.loggers import begin, end
@@ -28,10 +28,11 @@ from vae_lab.storage.runs import lock, writable
 from vae_lab.storage.sources import first_line
 
 from . import build
+from .names import names_of
 from .report import refresh
 from .same_data import differences, measured_on
 from .show import say
-from .trained import Trained, names_of, trained
+from .trained import Trained, trained
 
 FILE = "evaluation.json"
 LONG = 30.0  # seconds of a part, from which on it is said beforehand
@@ -39,7 +40,8 @@ LONG = 30.0  # seconds of a part, from which on it is said beforehand
 
 def run(config: DictConfig) -> None:
     """Evaluates every `checkpoint`, in as many processes as the trainer would have."""
-    for source in checkpoints_of(config):
+    chosen = checkpoints_of(config)
+    for source in chosen:
         sources.resolve(source)  # a mistyped one is known before the others have taken minutes
     trainer = config.trainer
     strategy = trainer.strategy if isinstance(trainer.strategy, str) else "ddp"
@@ -49,22 +51,18 @@ def run(config: DictConfig) -> None:
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
     )
-    fabric.launch(_run, config)
+    fabric.launch(_run, config, chosen)
 
 
-def _run(fabric: Fabric, config: DictConfig) -> None:
-    chosen = checkpoints_of(config)
+def _run(fabric: Fabric, config: DictConfig, chosen: list[str]) -> None:
     found: dict[str, dict[str, Any]] = {}
     measured = []
     for source, name in zip(chosen, names_of(chosen), strict=True):
-        one = config.copy()
-        one.checkpoint = source
-        if len(chosen) > 1 and config.run_dir is not None:
-            one.run_dir = str(Path(config.run_dir) / name)
-        loaded = trained(one)._replace(name=name)
+        own = len(chosen) > 1 and config.run_dir is not None
+        loaded = trained(config, source, name, Path(config.run_dir) / name if own else None)
         loaded.vae.to(fabric.device)
-        _prepare(fabric, one, loaded)
-        found[name] = _evaluated(one, loaded)
+        _prepare(fabric, config, loaded)
+        found[name] = _evaluated(config, loaded)
         measured.append(measured_on(loaded))
     if fabric.global_rank:
         return
@@ -88,50 +86,50 @@ def _prepare(fabric: Fabric, config: DictConfig, loaded: Trained) -> None:
 
 def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
     """Measures, writes and shows the evaluation of one model."""
-    asked, data = config.evaluate, loaded.datamodule
+    data = loaded.datamodule
     say(f"{loaded.name}: {type(data).__name__}, test split")
     with closing(data.test_dataloader()) as test, closing(data.train_dataloader()) as train:
+        settings = _settings(config, loaded, train)
         with _progress() as progress:
-            evaluation = evaluate(
-                loaded.vae,
-                test,
-                train=train,
-                shown=_shown(data),
-                factors=data.factors if data.factor_names else None,
-                categorical=data.categorical_factors,
-                estimator=loaded.estimator,
-                known={} if loaded.model is None else own_temperature(loaded.model),
-                parts=asked.parts or PARTS,
-                images=asked.images,
-                samples=asked.samples,
-                ais_images=asked.ais_images,
-                ais_steps=asked.ais_steps,
-                features=asked.features,
-                memory=asked.memory_gb * 1e9,
-                seed=config.seed,
-                progress=progress,
-            )
+            evaluation = evaluate(loaded.vae, test, settings, progress=progress)
     if not evaluation.metrics:
         raise ValueError(
-            f"{', '.join(asked.parts)} measures nothing of {loaded.name}: ais needs a Gaussian "
-            "latent, samples and latents need more images; type other evaluate.parts"
+            f"{', '.join(config.evaluate.parts)} measures nothing of {loaded.name}: ais needs a "
+            "Gaussian latent, samples and latents need more images; type other evaluate.parts"
         )
-    result = _about(config, loaded) | evaluation.to_dict()
+    result = _about(loaded) | evaluation.to_dict()
     if rank_zero_only.rank == 0:
         _write(loaded.folder / FILE, result)
         _table(loaded.name, evaluation)
         _log(loaded, evaluation)
         if config.report:
-            refresh(config.checkpoint, loaded)
+            refresh(loaded)
         say(f"files    {loaded.folder}: {FILE}{', report.html' if config.report else ''}")
     return result
 
 
-def _about(config: DictConfig, loaded: Trained) -> dict[str, Any]:
+def _settings(config: DictConfig, loaded: Trained, train: Iterable[Any]) -> Settings:
+    """What is asked for, and what is known of the run and of its data."""
+    asked: dict[str, Any] = OmegaConf.to_container(config.evaluate, resolve=True)
+    memory, data = asked.pop("memory_gb") * 1e9, loaded.datamodule
+    return Settings(
+        **asked,
+        memory=memory,
+        seed=config.seed,
+        train=train,
+        shown=_shown(data),
+        factors=data.factors if data.factor_names else None,
+        categorical=data.categorical_factors,
+        estimator=loaded.estimator,
+        known={} if loaded.model is None else own_temperature(loaded.model),
+    )
+
+
+def _about(loaded: Trained) -> dict[str, Any]:
     data = type(loaded.datamodule)
     return {
         "name": loaded.name,
-        "checkpoint": config.checkpoint,
+        "checkpoint": loaded.typed,
         "command": build.command(),
         "commit": build.commit(),
         "versions": build.versions(),
@@ -151,7 +149,7 @@ def _shown(data: pl.LightningDataModule) -> tuple[Iterable[Any], Iterable[Any]] 
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress() -> Iterator[OnProgress]:
     """A bar for every part on a terminal; and one line beforehand of what will take long."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     began: dict[str, float] = {}

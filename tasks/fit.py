@@ -2,143 +2,122 @@
 
 import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
+from commandline.errors import lost
 from commandline.quoting import as_typed
 from commandline.refusals import check_ranges
 from models.base import VAEModule
 from vae_lab import VAE
+from vae_lab.callbacks import Checkpointing
 from vae_lab.description import check_described
 from vae_lab.lightning import ended_its_epoch
 from vae_lab.loggers import begin, upload_release
 from vae_lab.storage import files
 from vae_lab.storage.checkpoints import (
-    FOLDER,
-    find_checkpoint,
-    load_checkpoint,
-    run_of,
+    CHECKPOINTS,
+    Saved,
+    load_saved,
+    read_saved,
     save_checkpoint,
-    verify,
+    stamp_of,
     versions,
 )
-from vae_lab.storage.runs import default_folder, keep_command, lock
+from vae_lab.storage.runs import keep_command, lock
 
 from . import build, resume
+from .handing import hand
 from .machine import check_batches, check_devices, decide_threads
 from .remarks import last_remarks, remarks
 from .report import write_report
 from .show import say, table, tested
-from .trained import as_saved, restored
+from .start import Start, check_free, is_first, start
+from .trained import restored
 
 
 def fit(config: DictConfig) -> float:
     """Trains, tests the best checkpoint, releases it. Returns the test ELBO."""
-    source = _source(config)
     with ExitStack() as held:
-        if source is None:
-            config.run_dir = str(_new_folder(config, held))
-            return _fit(config, None, held)
-        path = find_checkpoint(source, "last")
-        config.run_dir = str(_folder(config, source))
-        if config.resume == "auto":
-            elbo = resume.finished(Path(config.run_dir), load_checkpoint(path), config)
+        begun = start(config, held)
+        if config.resume == "auto" and begun.saved is not None:
+            elbo = resume.finished(begun.folder, begun.saved.content, config)
             if elbo is not None:
-                say(f"{config.run_dir} is finished; to go on, raise trainer.max_epochs")
+                say(f"{begun.folder} is finished; to go on, raise trainer.max_epochs")
                 return elbo
-        return _fit(as_saved(config, path), path, held)
+        return _fit(begun.settings(config), begun)
 
 
-def _fit(config: DictConfig, path: Path | None, held: ExitStack) -> float:
-    """Trains anew, or from the checkpoint at `path`."""
+def _fit(config: DictConfig, begun: Start) -> float:
+    """Trains anew, or from a checkpoint."""
     check_ranges(config)
     check_devices(config)
     pl.seed_everything(config.seed, verbose=False)
-    if path is not None:
-        datamodule, model = restored(config, path)
-    else:
-        datamodule, model = build.datamodule_and_model(config)
-        check_described(model.vae)  # one that is trained already needs it for its release only
-        for line in build.take_parts(config, model):
-            say(line)
+    datamodule, model = _pieces(config, begun.saved)
     trainer = build.trainer(config, model)
-    saved = {} if path is None else load_checkpoint(path)
-    differences = [] if path is None else _differences(config, trainer, path, saved)
-    decide_threads(config, saved, trainer.world_size > 1)
+    differences = [] if begun.saved is None else _differences(config, trainer, begun.saved)
+    content = {} if begun.saved is None else begun.saved.content
+    decide_threads(config, content, trainer.world_size > 1)
     said = _check_data(config, trainer, datamodule, model)
     if config.compile:
         model.objective.compile(mode="reduce-overhead" if config.cuda_graphs else None)
-    if _is_first():
-        held.enter_context(lock(Path(config.run_dir)))
-        if path is None:
-            _check_free(config, Path(config.run_dir))  # by now another may have trained there
+    saved = _occupied(config, begun)
     _open(config, trainer)
-    if path is not None:
-        if not verify(path):
-            say(f"{path} is from a version that kept no sha256: it cannot be verified")
-        path = _as_the_newest(config, path, anew=bool(differences))
-    if _is_first():
-        step = 0 if path is None else load_checkpoint(path)["global_step"]
+    path = None if saved is None else _handed(trainer, begun.folder, saved, bool(differences))
+    if is_first():
+        step = 0 if saved is None else saved.content["global_step"]
         trainer.loggers[0].rewind(step)
         if path is not None:
-            say(f"resuming {config.run_dir} at step {step} from {path}")
+            say(f"resuming {begun.folder} at step {step} from {path}")
     for line in said if path is None else ():
         say(line)
-    trainer.callbacks.append(_SameFolder(config))
+    with _told_how_to_go_on(trainer):
+        return _train(config, trainer, model, datamodule, path)
 
+
+def _train(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    model: VAEModule,
+    datamodule: pl.LightningDataModule,
+    path: Path | None,
+) -> float:
+    """Trains, and makes of it all that a run leaves."""
     began = time.perf_counter()
     trainer.fit(model, datamodule, ckpt_path=path, weights_only=True)
     seconds = time.perf_counter() - began
-    metrics = _test_best(config, trainer, model, datamodule)
-    _release(config, trainer, metrics)
+    best = _best(trainer)
+    metrics = _test(trainer, model, datamodule, best)
+    _release(config, trainer, best, metrics)
     if config.report:
         write_report(config, trainer, datamodule)
     _summary(config, trainer, datamodule, metrics, seconds)
     return metrics["test/elbo"]
 
 
-def _source(config: DictConfig) -> Path | None:
-    """The run or the file to go on with; None for a new run."""
-    if config.resume != "auto":
-        return None if config.resume is None else Path(config.resume)
-    if config.run_dir is None:
-        folder = resume.newest_like(config)
-        if folder is None:
-            say("resume=auto: no unfinished run with these settings in runs/, a new one begins")
-        return folder
-    folder = _typed_folder(config)
-    if not resume.has_checkpoint(folder):
-        say(f"resume=auto: no checkpoint in {folder}, a new run begins")
-        return None
-    return folder
+def _pieces(config: DictConfig, saved: Saved | None) -> tuple[pl.LightningDataModule, VAEModule]:
+    """The data, and the model as it begins."""
+    if saved is not None:
+        return restored(config, saved)
+    datamodule, model = build.datamodule_and_model(config)
+    check_described(model.vae)  # one that is trained already needs it for its release only
+    for line in build.take_parts(config, model):
+        say(line)
+    return datamodule, model
 
 
-def _folder(config: DictConfig, source: Path) -> Path:
-    """The run's folder: that of the checkpoint, or, for a file from elsewhere, what is typed."""
-    own = run_of(source) if source.is_file() else source
-    typed = None if config.run_dir is None else _typed_folder(config)
-    if typed is not None and own is not None and typed.absolute() != own.absolute():
-        raise ValueError(f"resume={source} goes on in {own}: leave out run_dir={config.run_dir}")
-    folder = own or typed
-    if folder is None:
-        raise ValueError(f"{source} is not in a run's folder: type run_dir=... for the run")
-    return folder
-
-
-def _differences(
-    config: DictConfig, trainer: pl.Trainer, path: Path, saved: dict[str, Any]
-) -> list[str]:
+def _differences(config: DictConfig, trainer: pl.Trainer, checkpoint: Saved) -> list[str]:
     """What keeps the run from going on exactly; refused unless that was asked for. An end that it
     has passed is always refused."""
+    saved = checkpoint.content
     found = resume.changes(saved["config"], build.kept(config))
     if line := resume.transparency(saved["config"]["data"]):
         rank_zero_warn(line)
@@ -148,8 +127,9 @@ def _differences(
         found.append(f"threads {before} -> {config.threads}")
     if found and config.exact:
         raise ValueError(
-            f"{path} cannot go on exactly with other settings: {', '.join(found)}; leave them as "
-            "they were, or type exact=false: they take effect, and an unfinished epoch begins anew"
+            f"{checkpoint.path} cannot go on exactly with other settings: {', '.join(found)}; "
+            "leave them as they were, or type exact=false: they take effect, and an unfinished "
+            "epoch begins anew"
         )
     _check_end(config, saved)
     return found
@@ -165,45 +145,47 @@ def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:
         )
 
 
-def _as_the_newest(config: DictConfig, path: Path, anew: bool) -> Path:
+def _occupied(config: DictConfig, begun: Start) -> Saved | None:
+    """What the run goes on from, now that no other process can train in its folder."""
+    saved = begun.saved
+    if is_first():
+        begun.held.enter_context(lock(begun.folder))
+        if saved is None:
+            check_free(begun.folder, config.resume)  # by now another may have trained there
+        elif not saved.is_current:
+            saved = load_saved(saved.path)
+    return saved
+
+
+def _handed(trainer: pl.Trainer, folder: Path, saved: Saved, anew: bool) -> Path:
     """The file that all processes go on with: the run's newest, so that a kill before the next save
     changes nothing. Only the first process has written it, where it was another."""
-    last = Path(config.run_dir) / FOLDER / "last.ckpt"
-    saved = versions(last)
-    if not anew and saved and path.samefile(find_checkpoint(config.run_dir, "last")):
-        return path
-    if _is_first():
-        checkpoint = load_checkpoint(path)
-        if anew:
-            checkpoint = resume.begin_epoch_anew(checkpoint)
-        save_checkpoint(checkpoint, last, len(saved) + 1)
+    if not saved.sealed:
+        say(f"{saved.path} is from a version that kept no sha256: it cannot be verified")
+    if not anew and saved.is_newest_of(folder):
+        return hand(trainer, saved)
+    last = folder / CHECKPOINTS / "last.ckpt"
+    if is_first():
+        content = resume.begin_epoch_anew(saved.content) if anew else saved.content
+        save_checkpoint(content, last, len(versions(last)) + 1)
+        hand(trainer, Saved(last, content, True, stamp_of(last.stat())))
     return last
 
 
-def _typed_folder(config: DictConfig) -> Path:
-    """`run_dir`, in a sweep a folder of the job in it."""
-    hydra, folder = HydraConfig.get(), Path(config.run_dir)
-    return folder / str(hydra.job.num) if hydra.mode == RunMode.MULTIRUN else folder
+@contextmanager
+def _told_how_to_go_on(trainer: pl.Trainer) -> Iterator[None]:
+    """Says of which run another process was lost."""
+    try:
+        yield
+    except Exception as error:
+        if line := lost(error, str(_folder(trainer))):
+            raise ValueError(line) from error
+        raise
 
 
-def _new_folder(config: DictConfig, held: ExitStack) -> Path:
-    """The folder that was typed, or one with a name of its own, which the first process makes."""
-    if config.run_dir is None:
-        choices = HydraConfig.get().runtime.choices
-        folder = default_folder(choices.model, choices.data)
-        return held.enter_context(folder) if _is_first() else Path("runs/NAME")
-    folder = _typed_folder(config)
-    if _is_first():
-        _check_free(config, folder)
-    return folder
-
-
-def _check_free(config: DictConfig, folder: Path) -> None:
-    """Refuses a folder that holds a run; with resume=auto, one that there is to go on with."""
-    found = any((folder / name).exists() for name in ("metrics.csv", FOLDER))
-    if resume.has_checkpoint(folder) if config.resume == "auto" else found:
-        again = as_typed("resume", str(folder))
-        raise ValueError(f"{folder} holds a run already: type {again} or another run_dir")
+def _folder(trainer: pl.Trainer) -> Path:
+    """The run's folder, as its checkpoints have it: the first process has told the others."""
+    return next(c for c in trainer.callbacks if isinstance(c, Checkpointing)).folder.parent
 
 
 def _check_data(
@@ -213,7 +195,7 @@ def _check_data(
     model: VAEModule,
 ) -> list[str]:
     """Meets the data, and its range, before there is a run to leave behind; what is to be said."""
-    if not _is_first():
+    if not is_first():
         return []
     datamodule.prepare_data()
     datamodule.setup("fit")
@@ -221,11 +203,6 @@ def _check_data(
     x = next(iter(datamodule.val_dataloader()))[0]
     model.vae.likelihood.check(x)
     return [*remarks(config, trainer, datamodule, model, x)]
-
-
-def _is_first() -> bool:
-    """Is this the process that writes; known before there is a process group."""
-    return rank_zero_only.rank == 0
 
 
 @rank_zero_only
@@ -241,36 +218,30 @@ def _open(config: DictConfig, trainer: pl.Trainer) -> None:
         logger.log_hyperparams(hyperparameters)
 
 
-class _SameFolder(pl.Callback):
-    """The first process's: the others do not know it where it was not typed."""
-
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.config.run_dir = trainer.strategy.broadcast(self.config.run_dir)
+def _best(trainer: pl.Trainer) -> Saved:
+    best = read_saved(_folder(trainer))
+    if best.path.stem != "best":
+        say(f"there is no best.ckpt: {best.path} is tested and released")
+    return best
 
 
-def _test_best(
-    config: DictConfig,
-    trainer: pl.Trainer,
-    model: VAEModule,
-    datamodule: pl.LightningDataModule,
+def _test(
+    trainer: pl.Trainer, model: VAEModule, datamodule: pl.LightningDataModule, best: Saved
 ) -> dict[str, float]:
     # After fit, the averaging would put the weights that were not averaged in place of the best.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
-    best = find_checkpoint(config.run_dir)
-    if best.stem != "best":
-        say(f"there is no best.ckpt: {best} is tested and released")
-    return tested(trainer, model, datamodule, ckpt_path=best, weights_only=True)
+    path = hand(trainer, best)
+    return tested(trainer, model, datamodule, ckpt_path=path, weights_only=True)
 
 
 @rank_zero_only
-def _release(config: DictConfig, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+def _release(
+    config: DictConfig, trainer: pl.Trainer, best: Saved, metrics: dict[str, float]
+) -> None:
     """From the file, as the model at hand may be this process's share of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the run began
-        _, model = restored(config, find_checkpoint(config.run_dir))
+        _, model = restored(config, best)
     facts = build.card(config, model) | {"step": trainer.global_step, "metrics": metrics}
     release = model.vae.save_pretrained(Path(config.run_dir) / "release", **facts)
     for logger in trainer.loggers:

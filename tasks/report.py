@@ -17,6 +17,7 @@ from vae_lab.evaluation.measurement import collect
 from vae_lab.storage.runs import metrics_of, read, writable
 from vae_lab.storage.sources import first_line
 
+from .names import folder_of
 from .trained import Trained, trained
 
 IMAGES = 1000  # of the test split
@@ -38,12 +39,12 @@ def write_report(
         _warn(folder, error, folder)
 
 
-def refresh(source: str, loaded: Trained) -> None:
+def refresh(loaded: Trained) -> None:
     """The report with what has been measured since; its pictures stay."""
     try:
         report.write(loaded.folder, loaded.source, loaded.name, loaded.sha256)
     except Exception as error:
-        _warn(loaded.folder, error, source)
+        _warn(loaded.folder, error, loaded.typed)
 
 
 def _warn(folder: Path, error: Exception, source: str | Path) -> None:
@@ -61,9 +62,7 @@ def run(config: DictConfig) -> Path:
         writable(Path(config.run_dir))
     runs = []
     for source in chosen:
-        one = config.copy()
-        one.checkpoint, one.run_dir = source, config.run_dir if len(chosen) == 1 else None
-        loaded = trained(one)
+        loaded = trained(config, source, folder=None if len(chosen) == 1 else folder_of(source))
         folder, model = loaded.folder, loaded.source
         if len(chosen) == 1 or not (folder / "images").is_dir():
             writable(folder)

@@ -7,44 +7,28 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from commandline.settings import OLD, Role, names, role_of
 from vae_lab import lightning
-from vae_lab.storage.checkpoints import FOLDER, find_checkpoint, load_checkpoint, versions
+from vae_lab.storage.checkpoints import CHECKPOINTS, Saved, read_saved, versions
 
 RUNS = Path("runs")
-
-# Settings that may change: training goes on exactly, or takes what is typed as its new end.
-FREE = (
-    *("task", "run_dir", "checkpoint", "resume", "exact", "save", "compare", "logger", "callbacks"),
-    *("evaluate", "explore", "report", "early_stopping", "on_nonfinite", "max_skipped"),
-    "threads",  # as many as there were; fit.py compares them
-    *("data.root", "data.download", "data.eval_batch_size"),
-    *("data.cache_dir", "data.memory_gb", "data.num_workers"),
-    *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time"),
-    *("trainer.check_val_every_n_epoch", "trainer.val_check_interval"),
-    *("trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.num_sanity_val_steps"),
-    *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler"),
-    *("trainer.detect_anomaly", "trainer.strategy.timeout"),
-)
-# What those settings were whose checkpoints are older than they.
-NEWER = {"data.background": "white", "data.value_range": None}
-LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "early_stopping")
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Has a run been saved there, whole or not."""
-    return any(versions(folder / FOLDER / f"{name}.ckpt") for name in ("last", "best"))
+    return any(versions(folder / CHECKPOINTS / f"{name}.ckpt") for name in ("last", "best"))
 
 
-def newest_like(config: DictConfig) -> Path | None:
-    """The run in runs/ that has this config, was saved last, and is not finished."""
+def newest_like(config: DictConfig) -> Saved | None:
+    """Of the runs in runs/ with this config that are not finished, the last one that was saved."""
     wanted = OmegaConf.to_container(config, resolve=True)
     saved = [folder for folder in RUNS.glob("*") if has_checkpoint(folder)]
-    for folder in sorted(saved, key=lambda f: (f / FOLDER).stat().st_mtime, reverse=True):
+    for folder in sorted(saved, key=lambda f: (f / CHECKPOINTS).stat().st_mtime, reverse=True):
         file = folder / "config.yaml"
         if file.is_file() and not changes(OmegaConf.to_container(OmegaConf.load(file)), wanted):
-            checkpoint = load_checkpoint(find_checkpoint(folder, "last"))
-            if finished(folder, checkpoint, config) is None:
-                return folder
+            found = read_saved(folder, "last")
+            if finished(folder, found.content, config) is None:
+                return found
     return None
 
 
@@ -52,7 +36,8 @@ def finished(folder: Path, checkpoint: dict[str, Any], config: DictConfig) -> fl
     """The test ELBO of a run that was released at its last step and is to train no longer."""
     release = folder / "release" / "config.json"
     saved = OmegaConf.create(checkpoint["config"])
-    same = all(OmegaConf.select(saved, key) == OmegaConf.select(config, key) for key in LIMITS)
+    ends = names(Role.ENDS)
+    same = all(OmegaConf.select(saved, key) == OmegaConf.select(config, key) for key in ends)
     if not same or not release.is_file():
         return None
     facts = json.loads(release.read_text())
@@ -60,7 +45,7 @@ def finished(folder: Path, checkpoint: dict[str, Any], config: DictConfig) -> fl
 
 
 def changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """The settings, among those that are not `FREE`, that differ: "seed 0 -> 1".
+    """The settings that differ, among those that make a run what it is: "seed 0 -> 1".
 
     Groups that the saved config does not know at all are newer than it, and make no difference;
     nor do new settings of `init`, which no class has a default of.
@@ -69,12 +54,11 @@ def changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     if "init" in known:
         known["init"] = {k: v for k, v in known["init"].items() if k in saved["init"]}
     new = dict(_flat(known))
-    old = {key: NEWER[key] for key in NEWER if key in new} | dict(_flat(saved))
+    old = {key: value for key, value in OLD.items() if key in new} | dict(_flat(saved))
     return [
         f"{key} {_show(old, key)} -> {_show(new, key)}"
         for key in sorted(old.keys() | new.keys())
-        if _show(old, key) != _show(new, key)
-        and not any(f"{key}.".startswith(f"{free}.") for free in FREE)
+        if _show(old, key) != _show(new, key) and role_of(key) is Role.MAKES
     ]
 
 

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from commandline.settings import below
+
 from .trained import Trained
 
 # Settings that leave the test images as they are, but for the draw of their noise.
-WITHOUT = (
-    *("batch_size", "eval_batch_size", "val_size", "seed", "download", "cache_dir", "memory_gb"),
-    *("num_workers", "on_corrupt"),
-)
+WITHOUT = [name for name, row in below("data").items() if not row.decides_images]
 
 
 def measured_on(loaded: Trained) -> dict[str, str]:

@@ -17,10 +17,10 @@ from .trained import load_run, load_vae
 
 def test(config: DictConfig) -> float:
     """The test metrics of a run's best checkpoint. Returns the test ELBO."""
-    config, datamodule, model = load_run(config)
-    trainer = build.trainer(config, model, fit=False)
-    metrics = tested(trainer, model, datamodule)
-    table(f"{config.checkpoint}, test split", metrics)
+    found = load_run(config)
+    trainer = build.trainer(found.config, found.model, fit=False)
+    metrics = tested(trainer, found.model, found.datamodule)
+    table(f"{found.typed}, test split", metrics)
     return metrics["test/elbo"]
 
 
@@ -39,8 +39,8 @@ def export(config: DictConfig) -> None:
     check_packages()
     vae, folder = load_vae(config)
     exported = export_onnx(vae, folder / "onnx")
-    files = ", ".join(map(str, exported.files))
-    say(f"exported: {files}; at most {exported.difference:.0e} from torch, relatively")
+    written = ", ".join(map(str, exported.files))
+    say(f"exported: {written}; at most {exported.difference:.0e} from torch, relatively")
 
 
 def shards(config: DictConfig) -> None:

@@ -1,6 +1,7 @@
 """What train.py can be asked to do, by the names of `TASKS`."""
 
 from contextlib import ExitStack
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -31,15 +32,17 @@ def compare(config: DictConfig) -> None:
     check_ranges(config)
     check_devices(config)
     with ExitStack() as held:
-        if config.run_dir is None:
+        folder = config.run_dir
+        if folder is None:
             choices = HydraConfig.get().runtime.choices
-            folder = default_folder(f"compare-{choices.model}", choices.data)
-            config.run_dir = str(held.enter_context(folder))
+            made = default_folder(f"compare-{choices.model}", choices.data)
+            folder = held.enter_context(made)
         model = None
         if config.checkpoint is not None:
-            config, _, model = load_run(config)
+            found = load_run(config)
+            config, model = found.config, found.model
         decide_threads(config, {}, False)  # for all of them alike
-        compare.run(config, fit, model)
+        compare.run(config, Path(folder), fit, model)
 
 
 def report(config: DictConfig) -> None:

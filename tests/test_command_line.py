@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from commandline.check import Mistake, check, exit_on_mistake
 from commandline.places import CONFIGS, ROOT
 from commandline.quoting import as_typed, expand_home
-from commandline.signatures import DECIDED
+from commandline.settings import DECIDED
 from tasks import build
 
 GOOD = [

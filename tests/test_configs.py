@@ -12,11 +12,11 @@ from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
 from commandline import arguments
-from commandline.arguments import settings
-from commandline.errors import explain
+from commandline.arguments import arguments_of
+from commandline.errors import explain, lost
 from commandline.refusals import check_ranges, foreseen
 from commandline.rehearsal import refusal
-from commandline.signatures import complaints, describe
+from commandline.signatures import complaints, in_words
 from tasks import build
 from vae_lab.description import CLASSES, check_described
 from vae_lab.likelihoods import Bernoulli
@@ -70,7 +70,7 @@ def test_every_file(path):
         target = node.pop("_target_")
         inspect.signature(get_object(target)).bind_partial(**node)
         if target.startswith(OWN):  # every argument is in the file: a typo cannot hide
-            assert set(node) == set(settings(target)) - GIVEN, target
+            assert set(node) == set(arguments_of(target)) - GIVEN, target
 
 
 TARGETS = sorted({n["_target_"] for path in FILES for n in nodes(of_file(path))})
@@ -79,15 +79,15 @@ TARGETS = sorted({n["_target_"] for path in FILES for n in nodes(of_file(path))}
 @pytest.mark.parametrize("target", [*TARGETS, "models.base.VAEModule"])
 def test_what_the_source_says_is_what_an_import_says(target, monkeypatch):
     monkeypatch.setattr(arguments, "imported", None)  # it is not asked
-    arguments.settings.cache_clear()
-    read = said(arguments.settings(target))
+    arguments.arguments_of.cache_clear()
+    read = said(arguments.arguments_of(target))
     monkeypatch.undo()
     assert read == said(arguments.imported(target))
 
 
 def said(kinds):
     """The types of all arguments; a union's members have no order."""
-    return {name: sorted(describe(kind).split(" or ")) for name, kind in kinds.items()}
+    return {name: sorted(in_words(kind).split(" or ")) for name, kind in kinds.items()}
 
 
 @pytest.mark.parametrize("target", [t for t in TARGETS if t.startswith(OWN)])
@@ -97,7 +97,7 @@ def test_what_is_foreseen_is_what_a_constructor_says(target, value):
     made = get_object(target)
     parameters = inspect.signature(made).parameters.values()
     needed = {p.name: 1 for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD}
-    for name in set(settings(target)) - GIVEN:
+    for name in set(arguments_of(target)) - GIVEN:
         node = {"_target_": target, **needed, name: value}
         foreseen = refusal(node, "it", FOLDER.parent)
         if foreseen is not None:
@@ -191,6 +191,17 @@ def test_a_hint_names_what_one_types():
     assert set(said.partition("use one of ")[2].partition(" (in")[0].split(", ")) < set(
         names("estimator")
     )
+
+
+def test_a_lost_process_is_one_line_in_any_task():
+    error = RuntimeError("Connection closed by peer [::1]:29. This may be due to another error")
+    start = "another process of this run was lost; its error, if it left one, stands above"
+    assert (
+        explain(error, config("task=evaluate")) == f"{start} (Connection closed by peer [::1]:29)"
+    )
+    again = "; to go on, type resume=x with the same settings"
+    assert lost(error, "x") == f"{start}{again} (Connection closed by peer [::1]:29)"
+    assert lost(RuntimeError("other"), "x") is None
 
 
 def test_exact_says_how_large_the_support_is():

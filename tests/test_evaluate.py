@@ -21,11 +21,11 @@ from tiny import SHAPE, LinearGaussian, binary_images, discrete_vae, log_evidenc
 from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.image_folder import ImageFolder
+from tasks.names import name_of
 from tasks.same_data import differences, measured_on
-from tasks.trained import name_of
 from vae_lab import VAE, pretrained, zoo
 from vae_lab.estimators import StraightThrough
-from vae_lab.evaluation import PARTS, Metric, evaluate, features
+from vae_lab.evaluation import Metric, evaluate, features
 from vae_lab.evaluation.results import plain
 from vae_lab.evaluation.samples import sample_quality
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
@@ -515,10 +515,3 @@ def test_an_evaluation_without_a_metric_is_not_written(run, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "ais measures nothing of gumbel_vae-digits: ais needs a Gaussian" in said
     assert file.read_text() == "of before"
-
-
-def test_the_parts_are_those_of_the_config():
-    from commandline.signatures import Evaluate
-
-    (hint,) = [a for a in Evaluate.__annotations__["parts"].__args__ if a is not type(None)]
-    assert hint.__args__[0].__args__ == PARTS

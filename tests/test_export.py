@@ -40,7 +40,7 @@ def check(vae, folder, outputs):
 @pytest.mark.parametrize("names", FAMILIES)
 def test_the_encoder_gives_all_parameters_of_q(names):
     vae = small_vae(FAMILIES[names])
-    graph = export.Encoder(vae)
+    graph = export.EncoderGraph(vae)
     assert graph.outputs == names.split()
     x = torch.rand(3, 1, 4, 4)
     q = vae.encode(x).base_dist

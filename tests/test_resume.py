@@ -366,7 +366,7 @@ def test_auto_without_a_folder_takes_the_newest_unfinished_run_like_it(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "_test_best", killed)  # trained, but not released
+        patch.setattr(fit, "_test", killed)  # trained, but not released
         for seed in (1, 2, 3):
             with pytest.raises(Killed):
                 run(*SMOKE, f"seed={seed}", "resume=auto")

@@ -11,7 +11,8 @@ from test_faults import SMOKE, start
 from commandline.quoting import as_meant
 from commandline.refusals import checkpoints_of
 from tasks import table
-from tasks.trained import name_of, names_of, trained
+from tasks.names import name_of, names_of
+from tasks.trained import trained
 from vae_lab import VAE, pretrained
 from vae_lab.estimators import GumbelSoftmax
 
@@ -81,7 +82,7 @@ def test_every_source_knows_its_data(loaded, tmp_path):
         assert not found.vae.training and found.vae.shape == (1, 8, 8)
         data = found.datamodule
         assert (data.binarize, data.val_size, data.seed) == ("stochastic", 100, 3)
-        assert found.facts["data"]["class"] == "Digits"
+        assert found.card["data"]["class"] == "Digits"
         assert found.sha256 == pretrained.digest(VAE.from_pretrained(source))
 
 
@@ -101,7 +102,7 @@ def test_a_run_has_its_estimator_and_the_zoo_a_place(loaded):
     assert not run.model.training and run.model.estimator.temperature.value < 1
     weights = zip(run.vae.parameters(), VAE.from_pretrained("x").parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in weights)
-    assert zoo.model is None and zoo.facts["data"]["class"] == "Digits"
+    assert zoo.model is None and zoo.card["data"]["class"] == "Digits"
     assert (str(zoo.folder), zoo.name) == (f"runs/evaluate-{ZOO}", ZOO)
     assert (zoo.datamodule.binarize, zoo.datamodule.seed) == ("threshold", 0)
 

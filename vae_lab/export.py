@@ -25,7 +25,7 @@ class Exported(NamedTuple):
     difference: float  # the largest, in units of the largest number of the same output
 
 
-class Encoder(nn.Module):
+class EncoderGraph(nn.Module):
     """x [B, C, H, W] -> the parameters of q(z|x), of each latent [B, ...]."""
 
     def __init__(self, vae: "VAE") -> None:
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
         return torch.rand(count, *self.vae.shape)
 
 
-class Decoder(nn.Module):
+class DecoderGraph(nn.Module):
     """z [B, *E] -> the likelihood's parameters [B, C', H, W] and the mean image [B, C, H, W]."""
 
     outputs = ("parameters", "mean")
@@ -83,7 +83,10 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
     check_packages()
     folder = Path(folder)
     vae = vae.eval()
-    graphs: dict[str, Encoder | Decoder] = {"encoder": Encoder(vae), "decoder": Decoder(vae)}
+    graphs: dict[str, EncoderGraph | DecoderGraph] = {
+        "encoder": EncoderGraph(vae),
+        "decoder": DecoderGraph(vae),
+    }
     with TemporaryDirectory() as partial:
         written = {name: Path(partial) / f"{name}.onnx" for name in graphs}
         differences = [_export(graph, written[name]) for name, graph in graphs.items()]
@@ -93,8 +96,8 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
     return Exported([folder / path.name for path in written.values()], max(differences))
 
 
-def _export(graph: Encoder | Decoder, path: Path) -> float:
-    name = "x" if isinstance(graph, Encoder) else "z"
+def _export(graph: EncoderGraph | DecoderGraph, path: Path) -> float:
+    name = "x" if isinstance(graph, EncoderGraph) else "z"
     torch.onnx.export(
         graph.eval(),
         (graph.example(2),),
@@ -112,7 +115,7 @@ def _export(graph: Encoder | Decoder, path: Path) -> float:
     return difference
 
 
-def _difference(graph: Encoder | Decoder, path: Path, name: str, count: int) -> float:
+def _difference(graph: EncoderGraph | DecoderGraph, path: Path, name: str, count: int) -> float:
     from onnxruntime import InferenceSession
 
     session = InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -31,7 +31,7 @@ CONFIG, WEIGHTS = sources.FILES
 Part = Literal["encoder", "decoder"]
 
 # The tensors of a part, and the kinds of pieces that give them their meaning.
-PARTS: dict[Part, tuple[str, ...]] = {
+PREFIXES: dict[Part, tuple[str, ...]] = {
     "encoder": ("encoder.",),
     "decoder": ("decoder.", "output_bias", "likelihood."),
 }
@@ -50,7 +50,7 @@ class Model(NamedTuple):
     weights: dict[str, Tensor]
 
 
-class Report(NamedTuple):
+class Taken(NamedTuple):
     """What a model could take over from another one, by the names of the tensors."""
 
     taken: list[str]
@@ -116,7 +116,7 @@ def load(source: str | Path, strict: bool = True) -> VAE:
     device = torch.get_default_device()
     with undisturbed():
         model = _read(sources.resolve(source))
-        report = compare(model.weights, outline(model.blueprint, model.origin).state_dict())
+        report = matched(model.weights, outline(model.blueprint, model.origin).state_dict())
         if strict and not report.complete:
             raise ValueError(
                 f"{model.origin} does not describe its weights: {report._replace(taken=[])}; "
@@ -129,7 +129,7 @@ def load(source: str | Path, strict: bool = True) -> VAE:
         return vae.eval() if device.type in ("cpu", "meta") else vae.eval().to(device)
 
 
-def take(vae: VAE, source: str | Path, part: Part | None = None, strict: bool = True) -> Report:
+def take(vae: VAE, source: str | Path, part: Part | None = None, strict: bool = True) -> Taken:
     """Loads the weights of another model, or one part of them, into `vae`.
 
     The encoder and the decoder may be those of a model with another latent.
@@ -144,15 +144,15 @@ def take(vae: VAE, source: str | Path, part: Part | None = None, strict: bool = 
     Raises:
         ValueError: the two do not fit; nothing was changed.
     """
-    if part not in (None, *PARTS):
+    if part not in (None, *PREFIXES):
         raise ValueError(f"part must be encoder, decoder or None, got {part!r}")
     other = load(source)
-    prefixes = PARTS[part] if part else ("",)
+    prefixes = PREFIXES[part] if part else ("",)
     theirs, ours = (
         {name: t for name, t in model.state_dict().items() if name.startswith(prefixes)}
         for model in (other, vae)
     )
-    report = compare(theirs, ours)
+    report = matched(theirs, ours)
     pairs = [(kind, getattr(other, kind), getattr(vae, kind)) for kind in DECIDED_BY[part]]
     settings = [
         f"{kind} is {describe(there)} there and {describe(here)} here"
@@ -169,11 +169,11 @@ def take(vae: VAE, source: str | Path, part: Part | None = None, strict: bool = 
     return report
 
 
-def compare(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Report:
+def matched(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Taken:
     """Which of `theirs` can stand for which of `ours`, by name and shape."""
     both = [name for name in ours if name in theirs]
     fits = {name: theirs[name].shape == ours[name].shape for name in both}
-    return Report(
+    return Taken(
         [name for name in both if fits[name]],
         [name for name in ours if name not in theirs],
         [name for name in theirs if name not in ours],

@@ -26,7 +26,7 @@ CALM = 5  # looks in a row without a crowd, before threads spin again
 SPARE = 0.25, 0.02  # so much of a core, or of all cores, may be missing
 GRAIN = 1 << 15  # numbers for each thread, below which torch takes fewer threads
 TYPED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # with one of them in the environment, it decides
-GROUPS = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 MAPS = Path("/proc/self/maps")  # names the libraries that were loaded
 
 
@@ -77,7 +77,7 @@ def _busy(row: list[str]) -> int:
     return user + nice + system + interrupts + soft_interrupts + stolen
 
 
-def quota(groups: Path = GROUPS, own: Path = Path("/proc/self/cgroup")) -> float:
+def quota(groups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float:
     """Cores that a container may use on average, infinite without a limit.
 
     Threads that spin would use up such a quota, and all of them would then be stopped.

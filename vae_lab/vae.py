@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .likelihoods import Likelihood
     from .networks import Network
     from .objectives import Objective, Terms
-    from .pretrained import Report
+    from .pretrained import Taken
 
 
 class Bound(NamedTuple):
@@ -267,7 +267,7 @@ class VAE(nn.Module):
         source: str | Path,
         part: Literal["encoder", "decoder"] | None = None,
         strict: bool = True,
-    ) -> "Report":
+    ) -> "Taken":
         """Takes the weights of another model, or of its encoder or decoder, into this one.
 
         Args:

@@ -16,7 +16,7 @@ from .results import Metric
 
 BATCH = 100  # images that share the noise of one seed
 
-Progress = Callable[[str, int, int], None]  # a part, images done, of how many
+OnProgress = Callable[[str, int, int], None]  # a part, images done, of how many
 Terms = Callable[[Tensor], tuple[Tensor, ...]]  # x [B, C, H, W] -> some [B]
 
 
@@ -39,7 +39,7 @@ class Measurement:
     """
 
     def __init__(
-        self, vae: VAE, x: Tensor, y: Tensor, memory: float, seed: int, progress: Progress
+        self, vae: VAE, x: Tensor, y: Tensor, memory: float, seed: int, progress: OnProgress
     ) -> None:
         self.vae, self.x, self.y = vae, x, y
         self.memory, self.seed, self.progress = memory, seed, progress

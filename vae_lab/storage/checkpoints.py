@@ -16,8 +16,10 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -25,7 +27,7 @@ from . import files
 
 log = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"  # of a run
+CHECKPOINTS = "checkpoints"  # the folder of a run that keeps them
 MARK = b"sha256:"
 DIGEST_SIZE = len(MARK) + 64
 
@@ -38,6 +40,33 @@ BROKEN = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
+
+
+class Saved(NamedTuple):
+    """A checkpoint of train.py as it was read from its file.
+
+    Attributes:
+        path: of the file.
+        content: tensors and plain types.
+        sealed: the file has a sha256, and it matched; the files of version 0.1.0 have none.
+        stamp: identifies the file that was read; another file at the same path has another one.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    sealed: bool
+    stamp: tuple[int, ...]
+
+    @property
+    def is_current(self) -> bool:
+        """Is the file at this path still the one that was read."""
+        return self.path.is_file() and stamp_of(self.path.stat()) == self.stamp
+
+    def is_newest_of(self, folder: Path) -> bool:
+        """Is it what resuming the run in this folder would go on with."""
+        candidates = _candidates(folder / CHECKPOINTS, "last")
+        newer = [*takewhile(lambda path: not path.samefile(self.path), candidates)]
+        return len(newer) < len(candidates) and next(_whole(newer), None) is None
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> None:
@@ -110,30 +139,48 @@ def verify(path: Path) -> bool:
         FileNotFoundError: there is no such file.
         ValueError: it is not a checkpoint, or not all of it, or not as it was written.
     """
+    with _open_whole(path) as (_, sealed):
+        return sealed
+
+
+@contextmanager
+def _open_whole(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+    """A file that has been verified, open at its start; and whether it has a digest."""
     if path.is_dir():
         raise ValueError(f"{path} is not a readable checkpoint (a folder)")
     with path.open("rb") as file:
-        start = file.read(512)
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - DIGEST_SIZE, 0))
-        seal = file.read()
-        if not size:
-            raise ValueError(f"{path} is not a readable checkpoint (an empty file)")
-        if re.match(rb"\s*<(!doctype|html)", start, re.IGNORECASE):
-            raise ValueError(f"{path} is not a readable checkpoint (a web page: download the file)")
-        if not seal.startswith(MARK):
-            if seal[-22:-18] == b"PK\5\6" and seal.endswith(b"\0\0"):
-                return False  # an archive without a comment: written by torch.save itself
-            raise ValueError(f"{path} is not a readable checkpoint (no zip archive, or cut off)")
+        sealed = _verify(file, path)
         file.seek(0)
-        digest, left = hashlib.sha256(), size - DIGEST_SIZE
-        while left:
-            block = file.read(min(left, 1 << 20))
-            digest.update(block)
-            left -= len(block)
-    if seal != MARK + digest.hexdigest().encode():
+        yield file, sealed
+
+
+def _verify(file: BinaryIO, path: Path) -> bool:
+    start = file.read(512)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - DIGEST_SIZE, 0))
+    seal = file.read()
+    if not size:
+        raise ValueError(f"{path} is not a readable checkpoint (an empty file)")
+    if re.match(rb"\s*<(!doctype|html)", start, re.IGNORECASE):
+        raise ValueError(f"{path} is not a readable checkpoint (a web page: download the file)")
+    if not seal.startswith(MARK):
+        if seal[-22:-18] == b"PK\5\6" and seal.endswith(b"\0\0"):
+            return False  # an archive without a comment: written by torch.save itself
+        raise ValueError(f"{path} is not a readable checkpoint (no zip archive, or cut off)")
+    if seal != MARK + _digest(file, size - DIGEST_SIZE):
         raise ValueError(f"{path} is damaged: its contents do not match their sha256")
     return True
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """The SHA-256 of the first bytes of a file."""
+    file.seek(0)
+    digest, left = hashlib.sha256(), size
+    while left:
+        block = file.read(min(left, 1 << 20))
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest().encode()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -143,13 +190,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it does not verify, or cannot be read; names one beside it that is whole.
     """
-    try:
-        verify(path)
-        return _read(path)
-    except ValueError as error:
-        whole = next(_whole(_candidates(path.parent, "last"), quiet=True), None)
-        hint = "" if whole is None else f"; the newest whole checkpoint there is {whole}"
-        raise ValueError(f"{error}{hint}") from None
+    return _read(path)[0]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -158,16 +199,69 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: another program has.
     """
-    checkpoint = read_checkpoint(path)
-    if not isinstance(checkpoint, dict) or "config" not in checkpoint:
+    return load_saved(path).content
+
+
+def load_saved(path: Path) -> Saved:
+    """:func:`load_checkpoint`, with what is known of the file."""
+    return _of_train_py(path, *_read(path))
+
+
+def read_saved(source: str | Path, first: str = "best") -> Saved:
+    """:func:`find_checkpoint` and :func:`load_saved`, for which the file is read once.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: there are some, and none is whole; or the first whole one cannot be read.
+    """
+    candidates = saved_at(source, first)
+    if candidates == [Path(source)]:
+        return load_saved(Path(source))
+    for path in candidates:
+        with ExitStack() as held:
+            try:
+                file, sealed = held.enter_context(_open_whole(path))
+            except (ValueError, OSError) as error:
+                log.warning("skipped: %s", error)
+                continue
+            with _naming_a_whole_one(path):
+                content = _content(file, path)
+            return _of_train_py(path, content, sealed, stamp_of(os.fstat(file.fileno())))
+    raise _none_is_whole(source, candidates)
+
+
+def _of_train_py(path: Path, content: Any, sealed: bool, stamp: tuple[int, ...]) -> Saved:
+    if not isinstance(content, dict) or "config" not in content:
         raise ValueError(f"{path} is not a checkpoint of train.py: it holds no config")
-    return checkpoint
+    return Saved(path, content, sealed, stamp)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> tuple[Any, bool, tuple[int, ...]]:
+    """What a file holds, whether it has a digest, and its stamp."""
+    with _naming_a_whole_one(path), _open_whole(path) as (file, sealed):
+        return _content(file, path), sealed, stamp_of(os.fstat(file.fileno()))
+
+
+def stamp_of(found: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from another one that takes its place."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _naming_a_whole_one(path: Path) -> Iterator[None]:
+    """Adds to what is wrong with a checkpoint the newest whole one beside it."""
+    try:
+        yield
+    except ValueError as error:
+        whole = next(_whole(_candidates(path.parent, "last"), quiet=True), None)
+        hint = "" if whole is None else f"; the newest whole checkpoint there is {whole}"
+        raise ValueError(f"{error}{hint}") from None
+
+
+def _content(file: BinaryIO, path: Path) -> Any:
     try:
         with torch.inference_mode(False), torch.device("cpu"):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} is not a readable checkpoint: it contains code or objects, not only tensors "
@@ -183,7 +277,7 @@ def _read(path: Path) -> Any:
 def run_of(path: Path) -> Path | None:
     """The folder of the run that keeps a checkpoint; None of a file from elsewhere."""
     path = path if path.parent.name else path.absolute()
-    return path.parent.parent if path.parent.name == FOLDER else None
+    return path.parent.parent if path.parent.name == CHECKPOINTS else None
 
 
 def find_checkpoint(source: str | Path, first: str = "best") -> Path:
@@ -202,9 +296,13 @@ def find_checkpoint(source: str | Path, first: str = "best") -> Path:
     if candidates == [Path(source)]:
         return Path(source)
     if (path := next(_whole(candidates), None)) is None:
-        names = ", ".join(path.name for path in candidates)
-        raise ValueError(f"no checkpoint in {source}/checkpoints is whole: {names}")
+        raise _none_is_whole(source, candidates)
     return path
+
+
+def _none_is_whole(source: str | Path, candidates: list[Path]) -> ValueError:
+    names = ", ".join(path.name for path in candidates)
+    return ValueError(f"no checkpoint in {source}/checkpoints is whole: {names}")
 
 
 def saved_at(source: str | Path, first: str = "best") -> list[Path]:
@@ -214,7 +312,7 @@ def saved_at(source: str | Path, first: str = "best") -> list[Path]:
         FileNotFoundError: there is none.
     """
     source = Path(source)
-    found = [source] if source.is_file() else _candidates(source / FOLDER, first)
+    found = [source] if source.is_file() else _candidates(source / CHECKPOINTS, first)
     if not found:
         raise FileNotFoundError(
             f"no checkpoint at {source}: expected a .ckpt file, or a run with "

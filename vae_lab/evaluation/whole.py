@@ -1,0 +1,247 @@
+"""An evaluation as a whole: its settings, what is measured in which part, and the order."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..estimators import Estimator
+from ..vae import VAE
+from . import parts as measured
+from .diagnosis import diagnose
+from .evidence import MEMORY, can_anneal
+from .features import Features, choose
+from .measurement import Measurement, OnProgress, collect
+from .parts import Labelled
+from .results import Evaluation
+
+TRAIN_IMAGES = 2000  # of which the ELBO is measured
+CODES = 10_000  # of each split, for the classifiers
+LEAST_IMAGES = 50  # of which FID, precision, recall and the scores of factors say anything
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Settings:
+    """What is measured, how well, and what is known besides the model and the images.
+
+    Args:
+        parts: "bound" (ELBO and the importance-weighted bound on log p(x)), "ais" (annealed
+            importance sampling), "split" (what the KL is made of, active units, use of the
+            codes), "samples" (FID, precision, recall) and "latents" (classifiers, disentanglement).
+            What the model or the data does not allow is left out. None: all.
+        images: so many of the first; None: all.
+        samples: of z for every image, in the bound. Discrete latents of no more states, and
+            65,536 at most, are enumerated instead.
+        ais_images: how many of the images have annealed importance sampling.
+        ais_steps: of the annealing.
+        features: in which samples are compared; see :func:`vae_lab.evaluation.features.extract`.
+        memory: in bytes, for what is decoded at once.
+        seed: of all noise.
+        train: images of the training split, like those that are evaluated, for the gap between the
+            two and for classifiers.
+        shown: (test, train) images to compare samples with, if they differ from those that are
+            evaluated and `train`; such as the grey images that binary ones were drawn from.
+        factors: labels [B] -> the factors of variation [B, F] that made the images, if known.
+        categorical: which of the factors are names without an order, by their column.
+        estimator: that of the training, as it was then; tells how far its relaxed samples are from
+            exact ones.
+        known: further numbers for :func:`vae_lab.evaluation.diagnosis.diagnose`, by name.
+
+    Raises:
+        ValueError: a part is not known, or a number is too small.
+    """
+
+    parts: Collection[str] | None = None
+    images: int | None = None
+    samples: int = 5000
+    ais_images: int = 100
+    ais_steps: int = 200
+    features: Features | str | None = None
+    memory: float = MEMORY
+    seed: int = 0
+    train: Iterable[Any] | None = None
+    shown: tuple[Iterable[Any], Iterable[Any]] | None = None
+    factors: Callable[[Tensor], Tensor] | None = None
+    categorical: Collection[int] = ()
+    estimator: Estimator | None = None
+    known: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.parts or ()) - set(PARTS):
+            raise ValueError(f"parts must be some of {', '.join(PARTS)}, got {', '.join(unknown)}")
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"images must be at least 1, got {self.images}")
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        if self.ais_images < 0:
+            raise ValueError(f"ais_images must not be negative, got {self.ais_images}")
+
+    def asks(self, part: str) -> bool:
+        """Is this part to be measured."""
+        return self.parts is None or part in self.parts
+
+
+class Work(NamedTuple):
+    """What the measures work on."""
+
+    m: Measurement
+    settings: Settings
+    train: Labelled  # the first training images and their labels; empty where there are none
+
+
+class Measure(NamedTuple):
+    """Numbers that one function adds to a :class:`Measurement`.
+
+    Attributes:
+        part: that it belongs to.
+        applies: do the model and the data allow it.
+        add: measures and adds them.
+    """
+
+    part: str
+    applies: Callable[[Work], bool]
+    add: Callable[[Work], None]
+
+
+def evaluate(
+    vae: VAE,
+    batches: Iterable[Any],
+    settings: Settings | None = None,
+    *,
+    progress: OnProgress | None = None,
+    **named: Any,
+) -> Evaluation:
+    """Measures a model on the images of a split.
+
+    The same images, settings and device give the same numbers: the noise is drawn for a batch of
+    images at a time, seeded by its place in the split. Where there are several processes
+    (torch.distributed), each takes its share of the batches for the bound and annealed importance
+    sampling, and all return the same numbers as one alone. The noise is another with another
+    `memory`, which sets the size of a batch, and in the last batch with another number of `images`.
+
+    .. code-block:: python
+
+        found = evaluate(vae, images.split(500), samples=1000)
+        found.metrics["log_likelihood"].value
+
+    Args:
+        vae: used in evaluation mode, on its own device.
+        batches: tensors x [B, C, H, W] with values in [0, 1], or tuples that begin with x and
+            labels [B], such as :class:`vae_lab.data.Batch`; a label of -1 says there is none.
+        settings: None: their defaults.
+        progress: called with a part, the images done and their number.
+        named: single settings by name, in the place of those in `settings`.
+
+    Raises:
+        ValueError: there are no images, or they are not those of the model.
+        ImportError, FileNotFoundError: the network for `features` cannot be had.
+    """
+    settings = replace(settings or Settings(), **named)
+    if settings.asks("samples"):
+        choose(settings.features)  # what it lacks is known before the rest has taken minutes
+    began, training = time.perf_counter(), vae.training
+    work = _work(vae, batches, settings, progress or _silent)
+    m = work.m
+    devices = [m.device] if m.device.type == "cuda" else []
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            for measure in MEASURES:
+                if settings.asks(measure.part) and measure.applies(work):
+                    measure.add(work)
+    finally:
+        vae.train(training)
+    numbers = {name: metric.value for name, metric in m.metrics.items()}
+    diagnosis = diagnose({**numbers, **m.numbers, **(settings.known or {})})
+    seconds = time.perf_counter() - began
+    return Evaluation(m.metrics, m.per_latent, diagnosis, len(m.x), settings.seed, seconds)
+
+
+def _work(vae: VAE, batches: Iterable[Any], settings: Settings, progress: OnProgress) -> Work:
+    x, y = collect(batches, settings.images)
+    if tuple(x.shape[1:]) != vae.shape:
+        raise ValueError(f"the model's images are {vae.shape}, got {tuple(x.shape[1:])}")
+    m = Measurement(vae.eval(), x, y, settings.memory, settings.seed, progress)
+    none = x[:0], y[:0]
+    return Work(m, settings, none if settings.train is None else collect(settings.train, CODES))
+
+
+def _silent(part: str, done: int, total: int) -> None:
+    """Nobody asked how far it is."""
+
+
+def _always(work: Work) -> bool:
+    return True
+
+
+def _has_training_images(work: Work) -> bool:
+    return len(work.train[0]) > 0
+
+
+def _has_enough_images(work: Work) -> bool:
+    return len(work.m.x) >= LEAST_IMAGES
+
+
+def _can_be_annealed(work: Work) -> bool:
+    return work.settings.ais_images > 0 and can_anneal(work.m.vae.latent)
+
+
+def _has_labels_only(work: Work) -> bool:
+    return work.settings.factors is None and _has_training_images(work)
+
+
+def _has_factors(work: Work) -> bool:
+    return work.settings.factors is not None and _has_enough_images(work)
+
+
+def _bound(work: Work) -> None:
+    measured.bound(work.m, work.settings.samples)
+
+
+def _train_gap(work: Work) -> None:
+    measured.train_gap(work.m, work.train[0][:TRAIN_IMAGES])
+
+
+def _annealing(work: Work) -> None:
+    measured.annealing(work.m, work.settings.ais_images, work.settings.ais_steps)
+
+
+def _split(work: Work) -> None:
+    measured.split(work.m, work.settings.estimator)
+
+
+def _quality(work: Work) -> None:
+    measured.quality(work.m, *_shown(work), work.settings.features)
+
+
+def _shown(work: Work) -> tuple[Tensor, Tensor | None]:
+    """Test and training images that samples are compared with."""
+    settings = work.settings
+    if settings.shown is None:
+        return work.m.x, work.train[0] if _has_training_images(work) else None
+    test, train = settings.shown
+    return collect(test, settings.images)[0], collect(train, CODES)[0]
+
+
+def _classifiers(work: Work) -> None:
+    measured.classifiers(work.m, work.train, CODES)
+
+
+def _disentanglement(work: Work) -> None:
+    if work.settings.factors is not None:
+        measured.disentanglement(work.m, work.settings.factors, work.settings.categorical)
+
+
+# In this order: what comes later may use what was measured before.
+MEASURES = (
+    Measure("bound", _always, _bound),
+    Measure("bound", _has_training_images, _train_gap),
+    Measure("ais", _can_be_annealed, _annealing),
+    Measure("split", _always, _split),
+    Measure("samples", _has_enough_images, _quality),
+    Measure("latents", _has_labels_only, _classifiers),
+    Measure("latents", _has_factors, _disentanglement),
+)
+PARTS = tuple(dict.fromkeys(measure.part for measure in MEASURES))

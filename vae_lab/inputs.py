@@ -1,6 +1,7 @@
 """What is handed to a VAE, as it needs it: arrays become tensors, a mistake becomes one line."""
 
 from numbers import Integral
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,11 +11,21 @@ Array = Tensor | np.ndarray
 Shape = tuple[int, int, int]  # C, H, W
 
 
-def as_images(x: Array, shape: Shape, like: Tensor) -> Tensor:
+class Placed(Protocol):
+    """What has a device and a type: a model, or a tensor."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def as_images(x: Array, shape: Shape, like: Placed) -> Tensor:
     """Images [B, C, H, W] of `shape` (C, H, W); reads no values.
 
     Args:
-        like: a weight of the model: an array takes its type and device, a tensor must be there.
+        like: the model: an array takes its type and device, a tensor must be there.
 
     Raises:
         ValueError: x has another shape, is elsewhere, or holds no floats. Bytes would have to be
@@ -26,7 +37,7 @@ def as_images(x: Array, shape: Shape, like: Tensor) -> Tensor:
     return x
 
 
-def as_floats(name: str, x: Array, like: Tensor) -> Tensor:
+def as_floats(name: str, x: Array, like: Placed) -> Tensor:
     """A tensor of floats, where the model is."""
     tensor = as_tensor(name, x, like)
     if x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f":
@@ -35,7 +46,7 @@ def as_floats(name: str, x: Array, like: Tensor) -> Tensor:
     raise ValueError(f"{name} must hold floats, got {x.dtype}: {advice}")
 
 
-def as_tensor(name: str, x: Array, like: Tensor) -> Tensor:
+def as_tensor(name: str, x: Array, like: Placed) -> Tensor:
     """The tensor itself; or an array's numbers, of the model's type and where the model is."""
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":  # no objects, no text, no dates
         # A copy in the machine's order, which torch can take: neither backwards nor read-only.

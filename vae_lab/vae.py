@@ -68,6 +68,16 @@ class VAE(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(output))
         self.likelihood = likelihood
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the data has to be."""
+        return self.output_bias.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, in which the networks compute."""
+        return self.output_bias.dtype
+
     def forward(
         self,
         x: Array,
@@ -103,14 +113,14 @@ class VAE(nn.Module):
         Raises:
             ValueError: x is something else; one line that says what to type.
         """
-        x = as_images(x, self.shape, self.output_bias)
+        x = as_images(x, self.shape, like=self)
         look = self.likelihood.meet if first_only else self.likelihood.inspect
         look(x)
         return x
 
     def features(self, x: Tensor) -> Tensor:
         """The encoder's of x [B, C, H, W], [B, F]."""
-        return self.encoder(x.to(self.output_bias.dtype))
+        return self.encoder(x.to(self.dtype))
 
     def posterior(self, features: Tensor) -> Distribution:
         """The encoder's features [B, F] -> q(z|x), batch shape [B]."""
@@ -123,22 +133,22 @@ class VAE(nn.Module):
 
     def encode(self, x: Array) -> Distribution:
         """x [B, C, H, W] -> q(z|x), batch shape [B]."""
-        return self.posterior(self.features(as_images(x, self.shape, self.output_bias)))
+        return self.posterior(self.features(as_images(x, self.shape, like=self)))
 
     def decode(self, z: Array) -> Tensor:
         """z [*, *E] -> the likelihood's parameters [*, C', H, W]."""
-        z = as_tensor("z", z, self.output_bias)
+        z = as_tensor("z", z, like=self)
         event = self.latent.event_shape
         leading = z.shape[: z.ndim - len(event)]
         if z.shape != (*leading, *event):
             raise ValueError(f"z must have a shape that ends in {list(event)}, got {list(z.shape)}")
-        z = z.to(self.output_bias.dtype)  # sampled in float32 also where the weights are not
+        z = z.to(self.dtype)  # sampled in float32 also where the weights are not
         decoded = self.decoder(z.reshape(-1, self.latent.size)) + self.output_bias
         return full_precision(decoded.reshape(*leading, *self.output_bias.shape))
 
     def log_px_z(self, x: Array, z: Array) -> Tensor:
         """log p(x|z), x [B, C, H, W] and z [*, B, *E] -> [*, B]."""
-        x = as_floats("x", x, self.output_bias)
+        x = as_floats("x", x, like=self)
         if x.shape[-3:] != self.shape:
             raise ValueError(
                 f"x must have a shape that ends in {list(self.shape)}, got {list(x.shape)}"
@@ -202,10 +212,10 @@ class VAE(nn.Module):
     @torch.no_grad()
     def initialize_bias(self, mean: Array) -> None:
         """Starts the decoder at the data's mean image [C, H, W], where the likelihood allows."""
-        mean = as_floats("mean", mean, self.output_bias)
+        mean = as_floats("mean", mean, like=self)
         if mean.shape != self.shape:
             raise ValueError(f"mean must have the shape {list(self.shape)}, got {list(mean.shape)}")
-        bias = self.likelihood.bias(mean.to(self.output_bias))
+        bias = self.likelihood.bias(mean.to(self.device, self.dtype))
         if not bias.isfinite().all():
             low, high = mean.min().item(), mean.max().item()
             raise ValueError(f"mean must be that of images in [0, 1], got {low:g} to {high:g}")

@@ -195,8 +195,8 @@ def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
         graph: and for what all of them put out, which a gradient needs.
     """
     outputs = _outputs(vae)
-    size = (6 * max(outputs) + graph * sum(outputs)) * max(vae.output_bias.element_size(), 4)
-    most = 1024 if vae.output_bias.device.type == "cpu" else 16384
+    size = (6 * max(outputs) + graph * sum(outputs)) * max(vae.dtype.itemsize, 4)
+    most = 1024 if vae.device.type == "cpu" else 16384
     return max(min(most, int(memory / size)), 1)
 
 
@@ -211,7 +211,7 @@ def _outputs(vae: "VAE") -> list[int]:
     layers = [module for module in vae.decoder.modules() if not any(module.children())]
     hooks = [layer.register_forward_hook(note) for layer in layers]
     with torch.no_grad():
-        vae.decode(torch.zeros(1, *vae.latent.event_shape, device=vae.output_bias.device))
+        vae.decode(torch.zeros(1, *vae.latent.event_shape, device=vae.device))
     for hook in hooks:
         hook.remove()
     return found

@@ -1,5 +1,6 @@
 """What is handed to a VAE, as it needs it: arrays become tensors, a mistake becomes one line."""
 
+import math
 from numbers import Integral
 from typing import Protocol
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 Array = Tensor | np.ndarray
-Shape = tuple[int, int, int]  # C, H, W
+Shape = tuple[int, ...]  # of one datum; of an image C, H, W
 
 
 class Placed(Protocol):
@@ -21,8 +22,8 @@ class Placed(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-def as_images(x: Array, shape: Shape, like: Placed) -> Tensor:
-    """Images [B, C, H, W] of `shape` (C, H, W); reads no values.
+def as_data(x: Array, shape: Shape, like: Placed) -> Tensor:
+    """Data [B, *X] of `shape` (*X); reads no values.
 
     Args:
         like: the model: an array takes its type and device, a tensor must be there.
@@ -85,14 +86,13 @@ def _is_captured(x: Tensor) -> bool:
 
 
 def _wrong_shape(got: tuple[int, ...], shape: Shape) -> str:
-    channels, height, width = shape
-    hint = ""
+    sizes, hint = ", ".join(map(str, shape)), ""
     if got == shape:
-        hint = ": type x[None] for one image"
-    elif got[1:] == (height, width) and channels == 1:
+        hint = ": type x[None] for one datum"
+    elif got[1:] == shape[1:] and shape[0] == 1:
         hint = ": type x[:, None]"
-    elif got[1:] == (height, width, channels):
+    elif len(shape) == 3 and got[1:] == (*shape[1:], shape[0]):
         hint = ": type x.permute(0, 3, 1, 2), or of an array x.transpose(0, 3, 1, 2)"
-    elif got[1:] == (channels * height * width,):
-        hint = f": type x.reshape(-1, {channels}, {height}, {width})"
-    return f"x must have the shape [B, {channels}, {height}, {width}], got {list(got)}{hint}"
+    elif got[1:] == (math.prod(shape),):
+        hint = f": type x.reshape(-1, {sizes})"
+    return f"x must have the shape [B, {sizes}], got {list(got)}{hint}"

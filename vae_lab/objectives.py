@@ -24,7 +24,7 @@ class Terms(NamedTuple):
 
 
 class Objective(nn.Module):
-    """x [B, C, H, W] -> terms [B], differentiable with the estimator's gradient.
+    """x [B, *X] -> terms [B], differentiable with the estimator's gradient.
 
     The first data are looked at: values outside the likelihood's range are refused.
     """
@@ -43,8 +43,8 @@ class ELBO(Objective):
     .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z|x)}[\log p(x|z)]
               - \beta \sum_l \max(\mathrm{KL}_l, \lambda)
 
-    Sums over pixels and latents, so beta = 1 and lambda = 0 *is* the ELBO. Free bits apply to each
-    datum on its own: its loss does not depend on the batch that it came in.
+    Sums over a datum's values and latents, so beta = 1 and lambda = 0 *is* the ELBO. Free bits
+    apply to each datum on its own: its loss does not depend on the batch that it came in.
 
     Args:
         beta: a number or a schedule (KL warm-up), not negative.

@@ -205,7 +205,9 @@ def _plane(vae: VAE, points: Tensor, y: Tensor, path: Path) -> None:
     across, up = (
         torch.linspace(*ends, MAP_SIDE) for ends in zip(low.tolist(), high.tolist(), strict=True)
     )
-    z = torch.cartesian_prod(up.flip(0), across).flip(-1).to(vae.device, vae.dtype)  # rows from the top
+    z = (
+        torch.cartesian_prod(up.flip(0), across).flip(-1).to(vae.device, vae.dtype)
+    )  # rows from the top
     decoded = pictures.grid(vae.likelihood.mean(vae.decode(z)), MAP_SIDE, gap=None).cpu()
     (left, bottom), (right, top) = (low - half).tolist(), (high + half).tolist()
     extent = (left, right, bottom, top)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-Shape = tuple[int, int, int]  # C, H, W
+from ..inputs import Shape
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -23,7 +23,7 @@ class Network(Protocol):
     """A recipe for an encoder and a decoder; no layer mixes the data of a batch (no BatchNorm)."""
 
     def encoder(self, shape: Shape) -> "Encoder":
-        """Module from images [N, C, H, W] of `shape` to features [N, features]."""
+        """Module from data [N, *shape] to features [N, features]."""
 
     def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
         """Module from flat latents [N, latent_size] to likelihood parameters [N, *shape]."""
@@ -109,10 +109,20 @@ def check_activation(name: str) -> None:
 
 
 def check_shape(shape: Shape, latent_size: int = 1) -> None:
-    """Refuse an image shape that is not [C, H, W], and a latent without entries."""
-    if len(shape) != 3 or not all(map(_is_positive, shape)):
-        raise ValueError(f"shape must be three positive integers [C, H, W], got {tuple(shape)}")
+    """Refuse a shape of data without axes or values, and a latent without entries."""
+    if not shape or not all(map(_is_positive, shape)):
+        raise ValueError(f"shape must be positive integers, as [C, H, W], got {tuple(shape)}")
     check_positive("latent_size", latent_size)
+
+
+def check_image(shape: Shape, latent_size: int = 1) -> None:
+    """Refuse a shape that is not that of an image, and a latent without entries."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"shape must be three positive integers [C, H, W], got {tuple(shape)}: "
+            "other data than images needs an MLP or Linear network"
+        )
+    check_shape(shape, latent_size)
 
 
 def _is_positive(value: object) -> bool:

@@ -83,8 +83,9 @@ def _fan_in(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> float:
     return layer.weight[0].numel()
 
 
-def halvings(height: int, width: int, stages: int) -> list[tuple[int, int]]:
-    """Image sizes [(height, width), ...] after 0, 1, ..., `stages` halvings that round up."""
+def halvings(image: Shape, stages: int) -> list[tuple[int, int]]:
+    """Sizes [(height, width), ...] of an image after 0, 1, ..., `stages` halvings that round up."""
+    _, height, width = image
     return [(-(-height // 2**s), -(-width // 2**s)) for s in range(stages + 1)]
 
 

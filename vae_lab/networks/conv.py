@@ -65,7 +65,7 @@ class Conv:
             layers += [Dense(a, b), nonlinearity(self.activation)]
         layers.append(nn.Unflatten(1, grid))
         finer = (shape[0], *self.channels[:-1])
-        sizes = halvings(*shape[1:], len(self.channels))[:-1]
+        sizes = halvings(shape, len(self.channels))[:-1]
         for a, b, size in reversed(list(zip(self.channels, finer, sizes, strict=True))):
             layers += [_double(a, b, size), nonlinearity(self.activation)]
         trunk = nn.Sequential(*layers[:-1])
@@ -73,7 +73,7 @@ class Conv:
         return trunk
 
     def _grid(self, shape: Shape) -> Shape:
-        return (self.channels[-1], *halvings(*shape[1:], len(self.channels))[-1])
+        return (self.channels[-1], *halvings(shape, len(self.channels))[-1])
 
 
 def _double(channels: int, out_channels: int, size: tuple[int, int]) -> nn.ConvTranspose2d:

@@ -68,7 +68,7 @@ class ResNet:
         layers = [Dense(latent_size, self.features), self._act()]
         layers += [Dense(self.features, math.prod(grid)), nn.Unflatten(1, grid)]
         finer = (self.channels[0], *self.channels[:-1])
-        sizes = halvings(*shape[1:], len(self.channels))[:-1]
+        sizes = halvings(shape, len(self.channels))[:-1]
         for a, b, size in reversed(list(zip(self.channels, finer, sizes, strict=True))):
             # Nearest pixels and a plain convolution leave no checkerboard (Odena et al., 2016).
             layers += [*self._blocks(a), nn.Upsample(size), nn.Conv2d(a, b, 3, padding=1)]
@@ -78,7 +78,7 @@ class ResNet:
         return trunk
 
     def _grid(self, shape: Shape) -> Shape:
-        return (self.channels[-1], *halvings(*shape[1:], len(self.channels))[-1])
+        return (self.channels[-1], *halvings(shape, len(self.channels))[-1])
 
     def _blocks(self, channels: int) -> list[nn.Module]:
         return [self._block(channels) for _ in range(self.blocks)]

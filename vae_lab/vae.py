@@ -1,5 +1,7 @@
 """The generative model p(z) p(x|z) and its recognition model q(z|x). No Lightning in it."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -27,8 +29,18 @@ class Bound(NamedTuple):
 
     elbo: Tensor  # [B]
     reconstruction: Tensor  # E_q log p(x|z), [B]
-    kl: Tensor  # of each latent variable, [B, L]
+    kl: Tensor  # of each latent variable, [B, L]; equal shares, where only their sum is known
     q: Distribution  # batch shape [B]
+
+
+class Level(NamedTuple):
+    """One group of latent variables, given those above it. A VAE has one."""
+
+    q: Distribution
+    p: Callable[[], Distribution]
+    kl: Callable[[], Tensor] | None  # of each variable, [*B, L]; None: it has no closed form
+    context: Tensor  # what q was computed from, [*B, F]
+    below: Callable[[Tensor], "Level | Tensor"]  # z -> the next level, or log p(x|z) after the last
 
 
 class VAE(nn.Module):
@@ -46,6 +58,11 @@ class VAE(nn.Module):
         network: makes the encoder and the decoder; see :mod:`vae_lab.networks`.
         latent: the family of q and of the prior; see :mod:`vae_lab.latents`.
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
+
+    Attributes:
+        prior: p(z), a module whose `forward(None)` is a distribution of batch shape []; its KL is
+            sampled. None: the latent's own, with its KL in closed form. Set it before an optimizer
+            is given the parameters. A release has no place for it yet.
     """
 
     def __init__(
@@ -66,6 +83,7 @@ class VAE(nn.Module):
         self.decoder = network.decoder(latent.size, output)
         self.output_bias = nn.Parameter(torch.zeros(output))
         self.likelihood = likelihood
+        self.prior: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:
@@ -134,6 +152,17 @@ class VAE(nn.Module):
         """x [B, *X] -> q(z|x), batch shape [B]."""
         return self.posterior(self.features(as_data(x, self.shape, like=self)))
 
+    def p_z(self) -> Distribution:
+        """The prior p(z), batch shape []."""
+        return self.latent.prior() if self.prior is None else self.prior(None)
+
+    def infer(self, x: Tensor) -> Level:
+        """x [B, *X] -> the level from which an objective starts, batch shape [B]."""
+        features = self.features(x)
+        q = self.posterior(features)
+        kl = partial(self.latent.kl, q) if self.prior is None else None
+        return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z))
+
     def decode(self, z: Array) -> Tensor:
         """z [*, *E] -> the likelihood's parameters [*, *P]."""
         z = as_tensor("z", z, like=self)
@@ -156,7 +185,7 @@ class VAE(nn.Module):
         return self.likelihood.log_prob(self.decode(z), x)
 
     def elbo(self, x: Array, num_samples: int = 1, check: bool = True) -> Bound:
-        """The true ELBO of x [B, *X]: exact samples of q, closed-form KL, beta = 1.
+        """The true ELBO of x [B, *X]: exact samples of q, closed-form KL if there is one, beta = 1.
 
         To measure: its gradient is not that of its expectation. :meth:`forward` is to train.
 
@@ -166,9 +195,15 @@ class VAE(nn.Module):
         check_count("num_samples", num_samples)
         x = self.images(x, first_only=not check)
         q = self.encode(x)
-        reconstruction = self.log_px_z(x, q.sample((num_samples,))).mean(0)
-        kl = self.latent.kl(q)
+        z = q.sample((num_samples,))
+        reconstruction = self.log_px_z(x, z).mean(0)
+        kl = self.latent.kl(q) if self.prior is None else self._sampled_kl(q, z)
         return Bound(reconstruction - kl.sum(-1), reconstruction, kl, q)
+
+    def _sampled_kl(self, q: Distribution, z: Tensor) -> Tensor:
+        kl = (q.log_prob(z) - self.p_z().log_prob(z)).mean(0)
+        variables = self.latent.event_shape[0]
+        return kl.unsqueeze(-1).expand(-1, variables) / variables
 
     @torch.no_grad()
     def log_likelihood(self, x: Array, num_samples: int = 100, chunk: int | None = None) -> Tensor:
@@ -188,7 +223,7 @@ class VAE(nn.Module):
     def sample(self, num_images: int) -> Tensor:
         """The means of p(x|z) for draws z of the prior, [num_images, *X]: mean images."""
         check_count("num_images", num_images)
-        z = self.latent.prior().sample((int(num_images),))
+        z = self.p_z().sample((int(num_images),))
         return self.likelihood.mean(self.decode(z))
 
     @torch.no_grad()

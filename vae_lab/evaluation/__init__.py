@@ -104,6 +104,8 @@ def evaluate(
     x, y = collect(batches, images)
     if tuple(x.shape[1:]) != vae.shape:
         raise ValueError(f"the model's images are {vae.shape}, got {tuple(x.shape[1:])}")
+    if vae.prior is not None:
+        raise ValueError("evaluate measures KLs to the latent's own prior, this model has another")
     m = Measurement(vae.eval(), x, y, memory, seed, progress or _silent)
     others = None if train is None else collect(train, CODES)
     devices = [m.device] if m.device.type == "cuda" else []

@@ -89,7 +89,7 @@ def importance_weighted(
         check_count("chunk", chunk)
     x = vae.images(x)
     chunk = chunk or max(images_at_once(vae, memory) // max(len(x), 1), 1)
-    q, prior = vae.encode(x), vae.latent.prior()
+    q, prior = vae.encode(x), vae.p_z()
     weights, reconstruction = _Sum(x), torch.zeros((), device=x.device)
     for start in range(0, num_samples, chunk):
         z = q.sample((min(chunk, num_samples - start),))
@@ -137,6 +137,10 @@ def annealed(
             "annealed importance sampling needs Gaussian latents, got "
             f"{type(vae.latent).__name__}: use importance_weighted"
         )
+    if start == "prior" and vae.prior is not None:
+        raise ValueError(
+            "start=prior needs the latent's own prior, a Gaussian: use start=posterior"
+        )
     x = vae.images(x)
     path = _Path(vae, x, start)
     betas = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
@@ -172,9 +176,9 @@ def enumerated(
             f"{max_states}: use importance_weighted"
         )
     x = vae.images(x)
-    prior, total = vae.latent.prior(), _Sum(x)
+    prior, total = vae.p_z(), _Sum(x)
     chunk = max(images_at_once(vae, memory) // max(len(x), 1), 1)
-    for z in support(prior).split(chunk):
+    for z in support(vae.latent.prior()).split(chunk):
         log_px_z = vae.likelihood.log_prob(vae.decode(z).unsqueeze(1), x)  # [states, B]
         total.add(log_px_z + prior.log_prob(z).unsqueeze(1))
     return total.log()
@@ -264,7 +268,7 @@ class _Path:
     def __init__(self, vae: "VAE", x: Tensor, start: str) -> None:
         self.vae, self.x = vae, x
         with torch.no_grad():
-            self.prior, q = vae.latent.prior(), vae.encode(x)
+            self.prior, q = vae.p_z(), vae.encode(x)
             self.base: Distribution = (
                 q if start == "posterior" else self.prior.expand(q.batch_shape)
             )

@@ -34,23 +34,24 @@ class Likelihood(nn.Module):
 
     Attributes:
         discrete: is it a probability mass, of binary or 8-bit values, and not a density.
+        data_axes: how many a datum has; 3, as an image has, until a VAE tells it by :meth:`bind`.
     """
 
     discrete: ClassVar[bool] = False
-    _axes = 3  # of a datum: those of an image, until a VAE tells; no part of its state
-    _met = False  # has it met data; neither
+    data_axes = 3  # no part of its state
+    _met = False  # has it met data; neither is this
 
     def __init__(self) -> None:
         super().__init__()  # without arguments: a release reads them from the signature
 
     def bind(self, shape: Shape) -> Shape:
         """Is told the shape of a datum by the VAE, and gives that of the parameters."""
-        if "_axes" in vars(self) and self._axes != len(shape):
+        if "data_axes" in vars(self) and self.data_axes != len(shape):
             raise ValueError(
-                f"this {type(self).__name__} belongs to a VAE of data with {self._axes} axes, make "
-                f"another one for data of shape {tuple(shape)}"
+                f"this {type(self).__name__} belongs to a VAE of data with {self.data_axes} axes, "
+                f"make another one for data of shape {tuple(shape)}"
             )
-        self._axes = len(shape)
+        self.data_axes = len(shape)
         return self.parameter_shape(shape)
 
     def parameter_shape(self, shape: Shape) -> Shape:
@@ -68,14 +69,14 @@ class Likelihood(nn.Module):
             params: the decoder's output, [*, *P].
             x: data in [0, 1], [*, *X]; its leading axes broadcast against those of `params`.
         """
-        shape = x.shape[-self._axes :]
+        shape = x.shape[-self.data_axes :]
         expected = self.parameter_shape(shape)
         if params.shape[-len(expected) :] != expected:
             raise ValueError(
                 f"params must end in {expected} for data of shape {tuple(shape)}, "
                 f"got shape {tuple(params.shape)}"
             )
-        ours, theirs = params.shape[: -len(expected)], x.shape[: -self._axes]
+        ours, theirs = params.shape[: -len(expected)], x.shape[: -self.data_axes]
         if any(a != b and 1 not in (a, b) for a, b in zip(ours[::-1], theirs[::-1], strict=False)):
             raise ValueError(
                 f"there must be as many data as params, got {list(theirs)} and {list(ours)}"
@@ -88,7 +89,7 @@ class Likelihood(nn.Module):
 
     def sum_over_datum(self, terms: Tensor) -> Tensor:
         """The sum over all axes of a datum, [*, *X] -> [*]."""
-        return terms.flatten(-self._axes).sum(-1)
+        return terms.flatten(-self.data_axes).sum(-1)
 
     def pixel_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """Terms of the log-probability, [*, *X]; an axis of which it is joint may have length 1."""

@@ -9,7 +9,6 @@ data comes from, or on what it is.
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -101,8 +100,7 @@ class Loader:
         batches = self._order(epoch).split(self.batch_size)[start:]
         fetched = self._fetch([self._part(rows) for rows in batches])
         for number, (stored, labels) in enumerate(fetched):
-            size, place = len(batches[number]), (epoch, start + number)
-            yield Batch(self.prepare(stored, partial(self._draw, size, place)), labels, size)
+            yield self._batch(stored, labels, len(batches[number]), epoch, start + number)
 
     def close(self) -> None:
         """Ends what an iteration may have left running."""
@@ -136,10 +134,13 @@ class Loader:
         size, world = len(rows), self.world_size
         return rows[size * self.rank // world : size * (self.rank + 1) // world]
 
-    def _draw(self, size: int, place: tuple[int, int], noise: Noise) -> Tensor:
-        """This rank's share of the noise of a whole batch, whose place is (epoch, number)."""
-        seed = derive_seed(self.seed, "binarize", self.stage, *place)  # the name is in old runs
-        return self._part(noise(size, torch.Generator(self.device).manual_seed(seed)))
+    def _batch(self, stored: Tensor, labels: Tensor, size: int, epoch: int, index: int) -> Batch:
+        def draw(noise: Noise) -> Tensor:
+            seed = derive_seed(self.seed, "binarize", self.stage, epoch, index)
+            generator = torch.Generator(self.device).manual_seed(seed)
+            return self._part(noise(size, generator))
+
+        return Batch(self.prepare(stored, draw), labels, size)
 
 
 class TensorLoader(Loader):

@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from vae_lab.data import Batch, Loader, TensorLoader, check_batching
+from vae_lab.data import Batch, Loader, Pixels, Prepare, TensorLoader, check_batch_size
 from vae_lab.data.stream import Reader, Tensors
 from vae_lab.lightning import place
 from vae_lab.seeding import derive_seed
@@ -31,99 +31,76 @@ class Images(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class ImageDataModule(pl.LightningDataModule):
-    """Images, the same batches in every run with the same seeds.
+class DataModule(pl.LightningDataModule):
+    """Data of any kind, the same batches in every run with the same seeds.
 
-    A subclass gives `shape` and `load()`. Its own settings are dataclass fields, so that every
-    datamodule lists all its settings in one signature. With a method `check_root()` it refuses a
-    place without the files; train.py calls that before torch is imported, so it looks at no data.
+    A subclass gives `shape`, `open()` and, where the data is not stored as the model takes it,
+    `prepare()`. Its own settings are dataclass fields, so that every datamodule lists all its
+    settings in one signature. With a method `check_root()` it refuses a place without the files;
+    train.py calls that before torch is imported, so it looks at no data.
 
     Args:
-        batch_size: training images in a step, over all ranks.
+        batch_size: training examples in a step, over all ranks.
         eval_batch_size: the same for validation and test.
-        binarize: "none", "threshold" (x > 0.5) or "stochastic" (Bernoulli(x); a new draw in every
-            epoch of training, always the same one in evaluation).
-        val_size: validation images, taken from the training split: a count, or a fraction below 1.
-        seed: decides the order of the images and the binarisation.
-        split_seed: decides which images are for validation; it is not `seed`, so that runs with
-            several seeds are compared on the same images.
+        val_size: validation examples, taken from the training split: a count, or a fraction below
+            1.
+        seed: decides the order of the examples and their noise.
+        split_seed: decides which examples are for validation; it is not `seed`, so that runs with
+            several seeds are compared on the same examples.
     """
 
     batch_size: int = 128
     eval_batch_size: int = 512
-    binarize: str = "none"
     val_size: int | float = 0.1
     seed: int = 0
     split_seed: int = 0
 
-    shape: ClassVar[tuple[int, int, int]]  # (C, H, W), known before any file is read
+    shape: ClassVar[tuple[int, ...]]  # of what the model sees, known before any file is read
+    unit: ClassVar[str] = "examples"  # what messages call them
     factor_names: ClassVar[tuple[str, ...]] = ()  # of what `factors(y)` tells, where it is known
     categorical_factors: ClassVar[tuple[int, ...]] = ()  # which of them have no order
 
     def __post_init__(self) -> None:
         super().__init__()
-        check_batching(self.batch_size, self.binarize)
-        if self.eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size must be at least 1, got {self.eval_batch_size}")
+        check_batch_size("batch_size", self.batch_size)
+        check_batch_size("eval_batch_size", self.eval_batch_size)
         check_size("val_size", self.val_size)
         self._splits: dict[str, Reader] = {}
         self._train_loader: Loader | None = None
         self._position = (0, 0)
 
-    @property
-    def pixels(self) -> dict[str, Any]:
-        """What :func:`vae_lab.data.image_files.read` is told to read a picture like these."""
-        return {}
-
-    def load(self) -> Images:
-        """Reads the whole data set; called once in every process, which then owns the tensors."""
+    def open(self) -> tuple[Reader, Reader]:
+        """The training data, with that for validation, and the test data."""
         raise NotImplementedError
 
-    def open(self) -> tuple[Reader, Reader]:
-        """The training images, with those for validation, and the test images."""
-        images = self.load()
-        _check_images("train", images.train, self.shape)
-        _check_images("test", images.test, self.shape)
-        train = Tensors(images.train, images.train_labels)
-        return train, Tensors(images.test, images.test_labels)
+    def prepare(self) -> Prepare:
+        """What makes the model's numbers of the data as it is stored."""
+        return Prepare()
 
     def setup(self, stage: str = "fit") -> None:
         """Opens and splits the data, whatever the stage."""
         if self._splits:
             return
-        images, test = self.open()
-        val, train = split(len(images), self.val_size, derive_seed(self.split_seed, "val"))
-        self._splits = {"val": images.subset(val), "train": keep(images, train), "test": test}
+        data, test = self.open()
+        val, train = split(len(data), self.val_size, derive_seed(self.split_seed, "val"))
+        self._splits = {"val": data.subset(val), "train": keep(data, train), "test": test}
         self._check_counts()
 
     def _check_counts(self) -> None:
-        counts = {name: len(images) for name, images in self._splits.items()}
+        counts = {name: len(data) for name, data in self._splits.items()}
         if counts["train"] < self.batch_size:
             raise ValueError(
-                f"one batch needs {self.batch_size} training images, got {counts['train']} (and "
-                f"{counts['val']} for validation); lower data.batch_size or data.val_size"
+                f"one batch needs {self.batch_size} training {self.unit}, got {counts['train']} "
+                f"(and {counts['val']} for validation); lower data.batch_size or data.val_size"
             )
         for name in ("val", "test"):
             if counts[name] == 0:
-                raise ValueError(f"the {name} split needs images, got 0; raise data.{name}_size")
-
-    def train_mean(self) -> Tensor:
-        """Mean training image, shape [C, H, W], of the expectation of its binarisation."""
-        images = self._for_mean(self._splits["train"])
-        binarize = "threshold" if self.binarize == "threshold" else "none"
-        loader = self._loader_of(images, self.eval_batch_size, binarize=binarize)
-        total = torch.zeros(self.shape, dtype=torch.int64)
-        with closing(loader):
-            for batch in loader:
-                total += batch.x.mul(255).round().sum(0, dtype=torch.int64)
-        return (total.double() / (255 * len(images))).float()
-
-    def _for_mean(self, images: Reader) -> Reader:
-        """Those of the training images that `train_mean` is the mean of."""
-        return images
+                raise ValueError(
+                    f"the {name} split needs {self.unit}, got 0; raise data.{name}_size"
+                )
 
     def train_dataloader(self) -> Loader:
-        # overfit_batches means the same images in every epoch, and only reorders DataLoaders.
+        # overfit_batches means the same examples in every epoch, and only reorders DataLoaders.
         overfit = bool(self.trainer and self.trainer.overfit_batches)
         self._train_loader = self._loader("train", self.batch_size, shuffle=not overfit)
         self._train_loader.start_at(*self._position)
@@ -153,14 +130,14 @@ class ImageDataModule(pl.LightningDataModule):
             stage=stage,
             seed=self.seed,
             shuffle=shuffle,
-            binarize=self.binarize,
+            prepare=self.prepare(),
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
             device=trainer.strategy.root_device if trainer else None,
         )
 
-    def _loader_of(self, images: Reader, batch_size: int, **settings: Any) -> Loader:
-        return TensorLoader(images.images, images.labels, batch_size, **settings)
+    def _loader_of(self, data: Reader, batch_size: int, **settings: Any) -> Loader:
+        return TensorLoader(data.images, data.labels, batch_size, **settings)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -187,6 +164,67 @@ class ImageDataModule(pl.LightningDataModule):
                 self._train_loader.start_at(*self._position)
 
 
+@dataclass(kw_only=True, eq=False)
+class ImageDataModule(DataModule):
+    """Images, which are stored as bytes.
+
+    A subclass gives `shape` and `load()`.
+
+    Args:
+        batch_size: training images in a step, over all ranks.
+        eval_batch_size: the same for validation and test.
+        binarize: "none", "threshold" (x > 0.5) or "stochastic" (Bernoulli(x); a new draw in every
+            epoch of training, always the same one in evaluation).
+        val_size: validation images, taken from the training split: a count, or a fraction below 1.
+        seed: decides the order of the images and the binarisation.
+        split_seed: decides which images are for validation; it is not `seed`, so that runs with
+            several seeds are compared on the same images.
+    """
+
+    binarize: str = "none"
+
+    shape: ClassVar[tuple[int, int, int]]  # (C, H, W)
+    unit = "images"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.prepare()  # refuses another `binarize`
+
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """What :func:`vae_lab.data.image_files.read` is told to read a picture like these."""
+        return {}
+
+    def load(self) -> Images:
+        """Reads the whole data set; called once in every process, which then owns the tensors."""
+        raise NotImplementedError
+
+    def open(self) -> tuple[Reader, Reader]:
+        images = self.load()
+        _check_images("train", images.train, self.shape)
+        _check_images("test", images.test, self.shape)
+        train = Tensors(images.train, images.train_labels)
+        return train, Tensors(images.test, images.test_labels)
+
+    def prepare(self) -> Pixels:
+        return Pixels(self.binarize)
+
+    def train_mean(self) -> Tensor:
+        """Mean training image, shape [C, H, W], of the expectation of its binarisation."""
+        images = self._for_mean(self._splits["train"])
+        pixels = Pixels("threshold" if self.binarize == "threshold" else "none")
+        loader = self._loader_of(images, self.eval_batch_size, prepare=pixels)
+        total = torch.zeros(self.shape, dtype=torch.int64)
+        with closing(loader):
+            for batch in loader:
+                total += batch.x.mul(255).round().sum(0, dtype=torch.int64)
+        return (total.double() / (255 * len(images))).float()
+
+    def _for_mean(self, images: Reader) -> Reader:
+        """Those of the training images that `train_mean` is the mean of."""
+        return images
+
+
 def _check_images(split: str, images: Tensor, shape: tuple[int, int, int]) -> None:
     """Refuses what `load` may have got wrong, above all values that would train silently."""
     if images.is_floating_point() and not images.isfinite().all():
@@ -208,36 +246,36 @@ def _check_images(split: str, images: Tensor, shape: tuple[int, int, int]) -> No
 
 
 def check_size(name: str, size: int | float) -> None:
-    """A size is a count of images, or a fraction of them."""
+    """A size is a count of examples, or a fraction of them."""
     if not (0 < size < 1 if isinstance(size, float) else size >= 1):
         raise ValueError(f"{name} must be a count or a fraction between 0 and 1, got {size}")
 
 
 def count_of(total: int, size: int | float) -> int:
-    """How many of `total` images a size is."""
+    """How many of `total` examples a size is."""
     return round(size * total) if isinstance(size, float) else min(size, total)
 
 
 def split(total: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
     """Row numbers of a random part of that size, and of the rest.
 
-    The part is in no order, so that its first few images are of all kinds also where the files are
-    in an order; the rest is in increasing order.
+    The part is in no order, so that its first few are of all kinds also where the files are in an
+    order; the rest is in increasing order.
     """
     count = count_of(total, size)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[:count], order[count:].sort().values
 
 
-def keep(images: Reader, rows: Tensor) -> Reader:
-    """`images.subset(rows)` for increasing rows and images that nothing else needs: those in memory
-    move within it, as a second copy may not fit."""
-    if not isinstance(images, Tensors):
-        return images.subset(rows)
+def keep(data: Reader, rows: Tensor) -> Reader:
+    """`data.subset(rows)` for increasing rows and data that nothing else needs: what is in memory
+    moves within it, as a second copy may not fit."""
+    if not isinstance(data, Tensors):
+        return data.subset(rows)
     for start in range(0, len(rows), 1024):
         part = rows[start : start + 1024]
-        images.images[start : start + len(part)] = images.images[part]
-    return Tensors(images.images[: len(rows)], images.labels[rows])
+        data.images[start : start + len(part)] = data.images[part]
+    return Tensors(data.images[: len(rows)], data.labels[rows])
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -51,7 +51,7 @@ def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
     """Of a trained model in evaluation mode, from the posteriors of some training images."""
     with closing(datamodule.train_dataloader()) as loader, torch.no_grad():
         x, _ = collect(loader, IMAGES)
-        device = vae.output_bias.device
+        device = vae.device
         parameters = [vae.head(vae.encoder(part.to(device))) for part in x.split(BATCH)]
     gap = prior_gap(vae.latent, vae.latent.distribution(torch.cat(parameters)))
     for found in diagnose({"prior_gap": gap} | sizes(vae.latent)):

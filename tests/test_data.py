@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vae_lab.data import TensorLoader
+from vae_lab.data import Prepare, TensorLoader
 from vae_lab.seeding import derive_seed, seed_generators
 
 
@@ -88,6 +88,34 @@ def test_the_ranks_parts_join_to_the_batch_of_one_process(world_size):
         assert {part.size for part in ranks} == {whole.size}
     if world_size == 7:  # more ranks than images in a batch
         assert parts[0][0].x.shape == (0, 1, 2, 2)
+
+
+class Jittered(Prepare):
+    """Floats of a series [T, D], with noise of their own."""
+
+    def __call__(self, stored, draw):
+        return stored + draw(lambda size, generator: torch.rand(size, 7, 3, generator=generator))
+
+
+def series(prepare=None, **settings):
+    stored = torch.arange(23.0).view(-1, 1, 1).expand(-1, 7, 3).contiguous()
+    settings = {"seed": 1, "shuffle": True, "prepare": prepare or Jittered(), **settings}
+    return TensorLoader(stored, torch.arange(23), 5, **settings)
+
+
+def test_what_is_no_image_is_loaded_as_images_are():
+    batches = epoch(series(Prepare()))
+    assert batches[0].x.shape == (5, 7, 3) and batches[0].x.dtype == torch.float32
+    assert torch.equal(torch.cat([batch.x[:, 0, 0] for batch in batches]), rows(batches).float())
+    assert torch.equal(rows(batches), rows(epoch(loader())))  # the same order
+    assert same(epoch(series(), 2), epoch(series(), 2))
+    assert not torch.equal(epoch(series(), 2)[0].x % 1, epoch(series(), 3)[0].x % 1)
+
+
+def test_the_noise_of_what_is_no_image_is_the_batchs_too():
+    parts = [epoch(series(rank=rank, world_size=2)) for rank in range(2)]
+    for whole, *ranks in zip(epoch(series()), *parts, strict=True):
+        assert torch.equal(torch.cat([part.x for part in ranks]), whole.x)
 
 
 def test_threshold_is_above_one_half():

@@ -11,13 +11,18 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
-from datamodules.base import ImageDataModule, Images
+from datamodules.base import DataModule, ImageDataModule, Images
 from datamodules.cifar10 import CIFAR10
 from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.image_folder import ImageFolder
 from datamodules.mnist import MNIST
 from datamodules.streamed import StreamedDataModule
+from models import GaussianVAE
+from vae_lab.data.stream import Tensors
+from vae_lab.likelihoods import Gaussian
+from vae_lab.networks import MLP
+from vae_lab.objectives import ELBO
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "data"
 
@@ -138,6 +143,48 @@ class Numbers(ImageDataModule):
         labels = torch.arange(24)
         pictures = labels.byte().view(-1, 1, 1, 1).repeat(1, 1, 2, 2)
         return Images(pictures, labels, pictures[:5] + 100, labels[:5] + 100)
+
+
+@dataclass(kw_only=True, eq=False)
+class Vectors(DataModule):
+    """Examples that are no images: 20 of 4 numbers."""
+
+    batch_size: int = 5
+    val_size: int | float = 4
+    shape = (4,)
+
+    def open(self):
+        train = torch.rand(24, 4, generator=torch.Generator().manual_seed(0))
+        return Tensors(train, torch.arange(24)), Tensors(train[:5] / 2, torch.arange(5))
+
+
+def test_data_that_is_no_images_has_the_same_batches_and_trains():
+    with pytest.raises(ValueError, match="needs 128 training examples, got 20"):
+        Vectors(batch_size=128).setup()
+    data = Vectors()
+    model = GaussianVAE(
+        shape=data.shape,
+        network=MLP((8,)),
+        likelihood=Gaussian(0.1),
+        objective=ELBO(),
+        optimizer=torch.optim.Adam,
+        latents=2,
+    )
+    settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", enable_checkpointing=False, **settings)
+    trainer.fit(model, data)
+    assert trainer.global_step == 8 and trainer.callback_metrics["val/elbo"].isfinite()
+    y = {name: torch.cat([b.y for b in getattr(data, f"{name}_dataloader")()]) for name in SPLITS}
+    numbers = torch.arange(24)
+    assert torch.equal(torch.cat([y["train"], y["val"]]).sort().values, numbers)
+    assert torch.equal(y["train"].sort().values, rows_of(ready(Numbers())).sort().values)
+
+
+SPLITS = ("train", "val", "test")
+
+
+def rows_of(datamodule):
+    return torch.cat([batch.y for batch in datamodule.train_dataloader()])
 
 
 class OnDisk:

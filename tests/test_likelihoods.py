@@ -49,8 +49,8 @@ def continuous():
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_shapes_and_broadcasting(likelihood, channels):
     x = images(4, channels, 5, 6)
-    out_channels = likelihood.out_channels(channels)
-    params = torch.randn(7, 4, out_channels, 5, 6, requires_grad=True)
+    params_shape = likelihood.parameter_shape((channels, 5, 6))
+    params = torch.randn(7, 4, *params_shape, requires_grad=True)
     log_px = likelihood.log_prob(params, x)
     assert log_px.shape == (7, 4)
     torch.testing.assert_close(log_px[2, 1:2], likelihood.log_prob(params[2, 1:2], x[1:2]))
@@ -58,13 +58,13 @@ def test_shapes_and_broadcasting(likelihood, channels):
     assert (params.grad.abs().sum((0, 1, 3, 4)) > 0).all()
     for image in (likelihood.mean(params), likelihood.sample(params.detach())):
         assert image.shape == (7, 4, channels, 5, 6)
-    assert likelihood.bias(x.mean(0)).shape == (out_channels, 5, 6)
+    assert likelihood.bias(x.mean(0)).shape == params_shape
     assert likelihood.log_prob(params[:, :0], x[:0]).shape == (7, 0)
 
 
 @likelihoods
 def test_mean_is_an_image_and_samples_are_legal(likelihood):
-    params = 3 * torch.randn(50, likelihood.out_channels(3), 4, 4)
+    params = 3 * torch.randn(50, *likelihood.parameter_shape((3, 4, 4)))
     assert ((likelihood.mean(params) >= 0) & (likelihood.mean(params) <= 1)).all()
     if not isinstance(likelihood, Gaussian):  # its noise leaves [0, 1]
         likelihood.check(likelihood.sample(params))
@@ -72,7 +72,7 @@ def test_mean_is_an_image_and_samples_are_legal(likelihood):
 
 @likelihoods
 def test_extreme_parameters_stay_finite(likelihood):
-    channels = likelihood.out_channels(3)
+    channels, *_ = likelihood.parameter_shape((3, 2, 2))
     params = torch.tensor([-1e4, -100, -1e-4, 0, 1e-4, 100, 1e4]).reshape(-1, 1, 1, 1)
     params = params.repeat(1, channels, 2, 2).requires_grad_()
     for x in (torch.zeros(3, 2, 2), torch.ones(3, 2, 2), images(3, 2, 2)):
@@ -87,7 +87,7 @@ def test_extreme_parameters_stay_finite(likelihood):
 @likelihoods
 def test_gradients_match_finite_differences(likelihood, float64):
     likelihood = type(likelihood)(**arguments(likelihood)).double()
-    params = torch.randn(2, likelihood.out_channels(2), 1, 2, requires_grad=True)
+    params = torch.randn(2, *likelihood.parameter_shape((2, 1, 2)), requires_grad=True)
     x = images(2, 2, 1, 2)
     assert torch.autograd.gradcheck(lambda p: likelihood.log_prob(p, x), params)
     assert torch.autograd.gradgradcheck(lambda p: likelihood.log_prob(p, x), params)
@@ -124,7 +124,7 @@ def test_gaussian_bias_is_not_the_mean_itself():
     [
         (255.0, r"needs values in \[0, 1\], the batch has 255: divide by 255"),
         (-1.0, r"the batch has -1: shift and scale"),
-        (math.nan, r"the batch has nan at .1, 0, 2, 2. .*: remove the broken images"),
+        (math.nan, r"the batch has nan at .0, 2, 2. of its datum 1: remove the broken data"),
     ],
 )
 def test_check_refuses_what_is_not_an_image(likelihood, value, message):
@@ -138,8 +138,10 @@ def test_check_refuses_what_is_not_an_image(likelihood, value, message):
 
 @likelihoods
 def test_mismatched_shapes_are_refused_not_broadcast(likelihood):
-    with pytest.raises(ValueError, match=r"params must end in \(.*, 4, 4\) for images of shape"):
-        likelihood.log_prob(torch.zeros(2, likelihood.out_channels(1), 4, 4), images(2, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"params must end in \(.*, 4, 4\) for data of shape"):
+        likelihood.log_prob(
+            torch.zeros(2, *likelihood.parameter_shape((1, 4, 4))), images(2, 3, 4, 4)
+        )
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,8 @@ def test_mixture_mean_and_samples_agree_with_the_mass(scale, float64):
 
 
 def test_mixture_has_the_published_number_of_channels():
-    assert [DiscretizedLogisticMixture(10).out_channels(c) for c in (1, 3)] == [30, 100]
+    shapes = [DiscretizedLogisticMixture(10).parameter_shape((c, 4, 5)) for c in (1, 3)]
+    assert shapes == [(30, 4, 5), (100, 4, 5)]
 
 
 def test_mixture_refuses_values_between_the_levels():

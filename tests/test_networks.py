@@ -17,6 +17,7 @@ NETWORKS = [
     ResNet((8, 16), features=24),
     ResNet((12, 20, 9), blocks=2, features=16, activation="relu"),
 ]
+VECTOR, SERIES = (5,), (7, 3)
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 64, 64), (2, 48, 32), (5, 7, 9), (1, 4, 5), (3, 1, 1)]
 
 networks = pytest.mark.parametrize("network", NETWORKS, ids=str)
@@ -41,6 +42,14 @@ def test_shapes_and_gradients(network, shape, batch):
     (features.square().sum() + params.square().sum()).backward()
     leaves = [x, z, *encoder.parameters(), *decoder.parameters()]
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
+
+
+@pytest.mark.parametrize("network", NETWORKS[:4], ids=str)
+@pytest.mark.parametrize("shape", [VECTOR, SERIES], ids=str)
+def test_a_vector_and_a_series_need_no_channels(network, shape):
+    encoder, decoder = pair(network, shape)
+    assert encoder(torch.rand(4, *shape)).shape == (4, encoder.features)
+    assert decoder(torch.randn(4, 6)).shape == (4, *shape)
 
 
 @networks
@@ -131,7 +140,9 @@ def test_every_activation_builds(kind, activation):
         (lambda: Conv(features=-1), "features must be a positive integer, got -1"),
         (lambda: ResNet(blocks=0), "blocks must be a positive integer, got 0"),
         (lambda: ResNet((32, 6.5)), r"channels must be .*, got \(32, 6.5\)"),
-        (lambda: Linear().encoder((28, 28)), r"\[C, H, W\], got \(28, 28\)"),
+        (lambda: Conv().encoder((28, 28)), r"\[C, H, W\], got \(28, 28\): other data than images"),
+        (lambda: ResNet().decoder(2, (28,)), r"\[C, H, W\], got \(28,\): other data than images"),
+        (lambda: Linear().encoder(()), r"shape must be positive integers, .*, got \(\)"),
         (lambda: Conv().decoder(2, (1, 0, 8)), r"\[C, H, W\], got \(1, 0, 8\)"),
         (lambda: MLP().decoder(0, (1, 8, 8)), "latent_size must be a positive integer, got 0"),
     ],

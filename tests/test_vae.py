@@ -11,9 +11,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from vae_lab import VAE, likelihoods
 from vae_lab.estimators import Exact, Reparameterization
+from vae_lab.evaluation import evaluate
 from vae_lab.evaluation.evidence import annealed, enumerated, importance_weighted
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
-from vae_lab.networks import MLP, Linear
+from vae_lab.networks import MLP, Conv, Linear
 from vae_lab.objectives import ELBO, IWAE
 
 MAKE = [
@@ -125,6 +126,76 @@ def test_the_first_image_is_the_mean_of_the_data(name):
     assert vae.output_bias.requires_grad
 
 
+# Data that is no image
+
+OTHER_SHAPES = [pytest.param((6,), id="vector"), pytest.param((3, 2), id="series")]
+
+
+def like_an_image(vae):
+    """The same model of the same numbers, as the pixels of an image."""
+    pixels = (1, 1, vae.output_bias.numel())
+    image = VAE(pixels, vae.network, vae.latent, type(vae.likelihood)())
+    state = vae.state_dict()
+    image.load_state_dict(state | {"output_bias": state["output_bias"].reshape(pixels)})
+    return image
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES)
+@pytest.mark.parametrize("name", ["Bernoulli", "ContinuousBernoulli", "Gaussian"])
+def test_a_vector_or_a_series_is_modelled_as_the_same_numbers_of_an_image(name, shape):
+    vae = small_vae(Bernoulli(3), MLP((8,)), getattr(likelihoods, name)(), shape)
+    image, x = like_an_image(vae), torch.rand(4, *shape).round()
+    assert vae.shape == vae.output_bias.shape == shape
+    for use in (
+        lambda vae, x: ELBO()(vae, Exact(), x).objective,
+        lambda vae, x: enumerated(vae, x),
+        lambda vae, x: seeded(vae.elbo, x).elbo,
+        lambda vae, x: seeded(vae.log_likelihood, x),
+        lambda vae, x: seeded(vae.sample, 3),
+        lambda vae, x: vae.reconstruct(x),
+        lambda vae, x: vae.interpolate(x, x.flip(0), 3),
+        lambda vae, x: (vae.initialize_bias(x.mean(0)), vae.output_bias)[1],
+    ):
+        ours, theirs = use(vae, x), use(image, x.reshape(-1, *image.shape))
+        assert torch.equal(ours, theirs.reshape(ours.shape))
+
+
+def seeded(function, *arguments):
+    torch.manual_seed(1)
+    return function(*arguments)
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES)
+def test_a_model_of_no_images_learns_is_measured_and_released(shape, tmp_path):
+    vae, x = VAE(shape, MLP((16,)), Gaussian(2), likelihoods.Gaussian(0.1)), torch.rand(2, *shape)
+    x = x.repeat(50, *[1] * len(shape))
+    optimizer = torch.optim.Adam(vae.parameters(), 0.02)
+    before = vae.elbo(x).elbo.mean()
+    for _ in range(60):
+        optimizer.zero_grad()
+        (-vae(x).objective.mean()).backward()
+        optimizer.step()
+    assert vae.elbo(x).elbo.mean() > before + 5
+    found = evaluate(vae, [x], samples=20, parts=("bound", "split"))
+    assert {"log_likelihood", "mutual_information"} <= found.metrics.keys()
+    loaded = VAE.from_pretrained(vae.save_pretrained(tmp_path))
+    assert loaded.shape == shape and torch.equal(loaded.reconstruct(x), vae.reconstruct(x))
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (torch.zeros(6), r"the shape \[B, 6\], got \[6\]: type x\[None\] for one datum"),
+        (torch.zeros(9, 2, 3), r"the shape \[B, 6\], got \[9, 2, 3\]$"),
+        (torch.zeros(2, 6) + 2, r"the batch has 2: shift and scale the data"),
+        (torch.tensor([[0.0, 0, 0, 0, np.nan, 0]]), r"nan at \[4\] of its datum 0: remove"),
+    ],
+)
+def test_wrong_vectors_are_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        small_vae(shape=(6,)).elbo(x)
+
+
 # What is handed to it
 
 ESTIMATES = {
@@ -159,7 +230,7 @@ def test_values_out_of_range_are_refused(take, x, message):
 
 
 WRONG_IMAGES = [
-    (torch.zeros(1, 4, 4), r"shape \[B, 1, 4, 4\], got \[1, 4, 4\]: type x\[None\] for one"),
+    (torch.zeros(1, 4, 4), r"shape \[B, 1, 4, 4\], got \[1, 4, 4\]: type x\[None\] for one datum"),
     (torch.zeros(9, 4, 4), r"got \[9, 4, 4\]: type x\[:, None\]"),
     (torch.zeros(9, 4, 4, 1), r"got \[9, 4, 4, 1\]: type x.permute\(0, 3, 1, 2\)"),
     (np.zeros((9, 16)), r"got \[9, 16\]: type x.reshape\(-1, 1, 4, 4\)"),
@@ -205,7 +276,22 @@ def test_an_array_of_any_layout_is_taken(change):
 
 
 WRONG = [
-    (lambda vae, x: VAE((4, 4), Linear(), Gaussian(), vae.likelihood), r"three .*, got \(4, 4\)"),
+    (
+        lambda vae, x: VAE((4, 4), Conv(), Gaussian(), likelihoods.Gaussian()),
+        "three .*, got .4, 4.:",
+    ),
+    (
+        lambda vae, x: VAE((), Linear(), Gaussian(), likelihoods.Gaussian()),
+        r"integers, .*, got \(\)",
+    ),
+    (
+        lambda vae, x: VAE((4,), Linear(), Gaussian(), vae.likelihood),
+        "VAE of data with 3 axes, make",
+    ),
+    (
+        lambda vae, x: VAE((4,), MLP(), Gaussian(), likelihoods.DiscretizedLogisticMixture()),
+        r"is for images \[C, H, W\], got data of shape \(4,\): use a",
+    ),
     (lambda vae, x: vae.sample(0), "num_images must be a positive integer, got 0"),
     (lambda vae, x: vae.sample(-1), "num_images must be a positive integer, got -1"),
     (lambda vae, x: vae.sample(2.0), "num_images must be a positive integer, got 2.0"),
@@ -217,14 +303,14 @@ WRONG = [
     (lambda vae, x: vae.decode(torch.zeros(2)), r"z must have a shape that ends in \[3\], got \[2"),
     (lambda vae, x: vae.decode(torch.zeros(())), r"z must have a shape .*, got \[\]"),
     (lambda vae, x: vae.decode([0.0]), "z must be a tensor or a numpy array of floats, got list"),
-    (lambda vae, x: vae.log_px_z(x, torch.zeros(5, 3)), r"as many images .*, got \[2\] and \[5\]"),
+    (lambda vae, x: vae.log_px_z(x, torch.zeros(5, 3)), r"as many data .*, got \[2\] and \[5\]"),
     (
         lambda vae, x: vae.log_px_z(x[:, :, 1:], torch.zeros(2, 3)),
         r"x must .* ends in \[1, 4, 4\], got \[2, 1, 3",
     ),
     (lambda vae, x: vae.posterior(x), r"features must have the shape \[B, 8\], got \[2, 1, 4, 4"),
     (lambda vae, x: vae.initialize_bias(x), r"mean must have the shape \[1, 4, 4\], got \[2, 1"),
-    (lambda vae, x: vae.initialize_bias(255 * x[0]), r"images in \[0, 1\], got 0 to 255"),
+    (lambda vae, x: vae.initialize_bias(255 * x[0]), r"data in \[0, 1\], got 0 to 255"),
     (lambda vae, x: vae.load_pretrained("x", "head"), "encoder, decoder or None, got 'head'"),
     (lambda vae, x: VAE.from_pretrained(None), "a model's source is a path or a name, got None"),
     (

@@ -8,8 +8,11 @@ One vocabulary of shapes holds in the whole library:
     K        categories of one latent variable
     D        width of a latent vector
     C H W    channels, height and width of an image
+    *X       the shape of a datum: [C, H, W] of an image, [D] of a vector, [T, D] of a series
+    *P       that of the decoder's output, the parameters of p(x|z)
+    *E       that of a z
 
-Images are floats in [0, 1]. Log-probabilities and objectives are in nats, one value per datum
+Data are floats in [0, 1]. Log-probabilities and objectives are in nats, one value per datum
 [B], and are maximised.
 """
 

@@ -182,6 +182,8 @@ def check_described(vae: VAE) -> dict[str, Any]:
             was built.
     """
     check_listed(vae)
+    if vae.prior is not None:
+        raise ValueError(f"a release has no place for the prior {type(vae.prior).__name__} yet")
     if own := _overridden(vae):
         raise ValueError(
             f"a release would come back with vae_lab's own {shortened(own)}, not with that of "

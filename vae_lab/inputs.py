@@ -1,20 +1,32 @@
 """What is handed to a VAE, as it needs it: arrays become tensors, a mistake becomes one line."""
 
+import math
 from numbers import Integral
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Array = Tensor | np.ndarray
-Shape = tuple[int, int, int]  # C, H, W
+Shape = tuple[int, ...]  # of one datum; of an image C, H, W
 
 
-def as_images(x: Array, shape: Shape, like: Tensor) -> Tensor:
-    """Images [B, C, H, W] of `shape` (C, H, W); reads no values.
+class Placed(Protocol):
+    """What has a device and a type: a model, or a tensor."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def as_data(x: Array, shape: Shape, like: Placed) -> Tensor:
+    """Data [B, *X] of `shape` (*X); reads no values.
 
     Args:
-        like: a weight of the model: an array takes its type and device, a tensor must be there.
+        like: the model: an array takes its type and device, a tensor must be there.
 
     Raises:
         ValueError: x has another shape, is elsewhere, or holds no floats. Bytes would have to be
@@ -26,7 +38,7 @@ def as_images(x: Array, shape: Shape, like: Tensor) -> Tensor:
     return x
 
 
-def as_floats(name: str, x: Array, like: Tensor) -> Tensor:
+def as_floats(name: str, x: Array, like: Placed) -> Tensor:
     """A tensor of floats, where the model is."""
     tensor = as_tensor(name, x, like)
     if x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f":
@@ -35,7 +47,7 @@ def as_floats(name: str, x: Array, like: Tensor) -> Tensor:
     raise ValueError(f"{name} must hold floats, got {x.dtype}: {advice}")
 
 
-def as_tensor(name: str, x: Array, like: Tensor) -> Tensor:
+def as_tensor(name: str, x: Array, like: Placed) -> Tensor:
     """The tensor itself; or an array's numbers, of the model's type and where the model is."""
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":  # no objects, no text, no dates
         # A copy in the machine's order, which torch can take: neither backwards nor read-only.
@@ -74,14 +86,13 @@ def _is_captured(x: Tensor) -> bool:
 
 
 def _wrong_shape(got: tuple[int, ...], shape: Shape) -> str:
-    channels, height, width = shape
-    hint = ""
+    sizes, hint = ", ".join(map(str, shape)), ""
     if got == shape:
-        hint = ": type x[None] for one image"
-    elif got[1:] == (height, width) and channels == 1:
+        hint = ": type x[None] for one datum"
+    elif got[1:] == shape[1:] and shape[0] == 1:
         hint = ": type x[:, None]"
-    elif got[1:] == (height, width, channels):
+    elif len(shape) == 3 and got[1:] == (*shape[1:], shape[0]):
         hint = ": type x.permute(0, 3, 1, 2), or of an array x.transpose(0, 3, 1, 2)"
-    elif got[1:] == (channels * height * width,):
-        hint = f": type x.reshape(-1, {channels}, {height}, {width})"
-    return f"x must have the shape [B, {channels}, {height}, {width}], got {list(got)}{hint}"
+    elif got[1:] == (math.prod(shape),):
+        hint = f": type x.reshape(-1, {sizes})"
+    return f"x must have the shape [B, {sizes}], got {list(got)}{hint}"

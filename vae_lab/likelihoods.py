@@ -1,7 +1,9 @@
 """Likelihoods p(x | z): what the decoder's output means.
 
-A likelihood owns the data's range, the number of channels the decoder must give, the
-log-probability of a datum and the image to show. It never sees z, only the decoder's output.
+A likelihood owns the data's range, the shape of what the decoder must give, the log-probability of
+a datum and the datum to show. It never sees z, only the decoder's output. A datum may have any
+number of axes, be it a vector [D], a series [T, D] or an image [C, H, W]; only
+:class:`DiscretizedLogisticMixture` knows that it is an image.
 """
 
 import math
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cross_entropy import bernoulli_log_prob
-from .inputs import readable
+from .inputs import Shape, readable
 
 # The likelihoods, which a released model may name.
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogisticMixture", "Gaussian"]
@@ -24,62 +26,85 @@ LANGEVIN_SERIES = (1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555)
 
 
 class Likelihood(nn.Module):
-    """Distribution of an image given the decoder's output.
+    """Distribution of a datum given the decoder's output.
 
-    A subclass gives `pixel_log_prob`, or `image_log_prob` where it sums up faster.
+    A subclass gives `pixel_log_prob`, or `image_log_prob` where it sums up faster, and `mean`,
+    `sample` and `bias`. Where it has more parameters than the datum has values, it also gives
+    `parameter_shape`, or `out_channels` if it needs nothing but more channels.
 
     Attributes:
         discrete: is it a probability mass, of binary or 8-bit values, and not a density.
+        data_axes: how many a datum has; 3, as an image has, until a VAE tells it by :meth:`bind`.
     """
 
     discrete: ClassVar[bool] = False
-    _met = False  # has it met data; no part of its state
+    data_axes = 3  # no part of its state
+    _met = False  # has it met data; neither is this
 
     def __init__(self) -> None:
         super().__init__()  # without arguments: a release reads them from the signature
 
+    def bind(self, shape: Shape) -> Shape:
+        """Is told the shape of a datum by the VAE, and gives that of the parameters."""
+        if "data_axes" in vars(self) and self.data_axes != len(shape):
+            raise ValueError(
+                f"this {type(self).__name__} belongs to a VAE of data with {self.data_axes} axes, "
+                f"make another one for data of shape {tuple(shape)}"
+            )
+        self.data_axes = len(shape)
+        return self.parameter_shape(shape)
+
+    def parameter_shape(self, shape: Shape) -> Shape:
+        """The shape [*P] of the decoder's output for a datum of this shape [*X]."""
+        return (self.out_channels(shape[0]), *shape[1:])
+
     def out_channels(self, channels: int) -> int:
-        """Channels C' of the decoder's output for images of C channels."""
+        """The first number of [*P], given that of [*X]: for an image, C' and C."""
         return channels
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x | z) per datum, summed over channels and pixels, in nats.
+        """log p(x | z) per datum, summed over all its axes, in nats.
 
         Args:
-            params: the decoder's output, [*, C', H, W].
-            x: images in [0, 1], [*, C, H, W]; its leading axes broadcast against those of `params`.
+            params: the decoder's output, [*, *P].
+            x: data in [0, 1], [*, *X]; its leading axes broadcast against those of `params`.
         """
-        expected = (self.out_channels(x.shape[-3]), *x.shape[-2:])
-        if params.shape[-3:] != expected:
+        shape = x.shape[-self.data_axes :]
+        expected = self.parameter_shape(shape)
+        if params.shape[-len(expected) :] != expected:
             raise ValueError(
-                f"params must end in {expected} for images of shape {tuple(x.shape[-3:])}, "
+                f"params must end in {expected} for data of shape {tuple(shape)}, "
                 f"got shape {tuple(params.shape)}"
             )
-        ours, theirs = params.shape[:-3], x.shape[:-3]
+        ours, theirs = params.shape[: -len(expected)], x.shape[: -self.data_axes]
         if any(a != b and 1 not in (a, b) for a, b in zip(ours[::-1], theirs[::-1], strict=False)):
             raise ValueError(
-                f"there must be as many images as params, got {list(theirs)} and {list(ours)}"
+                f"there must be as many data as params, got {list(theirs)} and {list(ours)}"
             )
         return self.image_log_prob(params, x.to(params.dtype))
 
     def image_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """The sum of :meth:`pixel_log_prob`, [*]."""
-        return self.pixel_log_prob(params, x).flatten(-3).sum(-1)
+        """The sum of :meth:`pixel_log_prob`, [*]; a datum need not be an image."""
+        return self.sum_over_datum(self.pixel_log_prob(params, x))
+
+    def sum_over_datum(self, terms: Tensor) -> Tensor:
+        """The sum over all axes of a datum, [*, *X] -> [*]."""
+        return terms.flatten(-self.data_axes).sum(-1)
 
     def pixel_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """Terms of the log-probability, [*, C, H, W], or [*, 1, H, W] where channels are joint."""
+        """Terms of the log-probability, [*, *X]; an axis of which it is joint may have length 1."""
         raise NotImplementedError
 
     def mean(self, params: Tensor) -> Tensor:
-        """The image to show, in [0, 1], [*, C, H, W]."""
+        """The datum to show, in [0, 1], [*, *X]."""
         raise NotImplementedError
 
     def sample(self, params: Tensor) -> Tensor:
-        """A draw of x, [*, C, H, W]."""
+        """A draw of x, [*, *X]."""
         raise NotImplementedError
 
     def bias(self, mean: Tensor) -> Tensor:
-        """Parameters [C', H, W] to start from, given the mean of the training images [C, H, W]."""
+        """Parameters [*P] to start from, given the mean of the training data [*X]."""
         raise NotImplementedError
 
     def meet(self, x: Tensor) -> None:
@@ -95,7 +120,7 @@ class Likelihood(nn.Module):
             self.check(values)
 
     def check(self, x: Tensor) -> None:
-        """Refuse images outside [0, 1]; it reads values: call it at set-up, not at every step."""
+        """Refuse data outside [0, 1]; it reads values: call it at set-up, not at every step."""
         if x.numel() == 0:
             return
         low, high = x.min().item(), x.max().item()
@@ -104,10 +129,10 @@ class Likelihood(nn.Module):
         worst = low if low < 0 else high
         name = type(self).__name__
         if not math.isfinite(worst):
-            index = (~x.isfinite()).nonzero()[0].tolist()
+            index, *place = (~x.isfinite()).nonzero()[0].tolist()
             raise ValueError(
-                f"{name} needs values in [0, 1], the batch has {worst} at {index} [B, C, H, W]: "
-                "remove the broken images"
+                f"{name} needs values in [0, 1], the batch has {worst} at {place} of its datum "
+                f"{index}: remove the broken data"
             )
         raise ValueError(
             f"{name} needs values in [0, 1], the batch has {worst:g}: {_advice(worst)}"
@@ -115,21 +140,21 @@ class Likelihood(nn.Module):
 
 
 class Bernoulli(Likelihood):
-    r"""Pixels are coin flips with logits l.
+    r"""Values are coin flips with logits l.
 
     .. math:: \log p(x) = x l - \log(1 + e^l)
 
-    For values between 0 and 1 this is the cross-entropy, no log-probability: use binarised images,
-    or :class:`ContinuousBernoulli`.
+    For values between 0 and 1 this is the cross-entropy, no log-probability: use binarised data, or
+    :class:`ContinuousBernoulli`.
     """
 
     discrete = True
 
     def image_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        return bernoulli_log_prob(*torch.broadcast_tensors(params, x)).flatten(-3).sum(-1)
+        return self.sum_over_datum(bernoulli_log_prob(*torch.broadcast_tensors(params, x)))
 
     def mean(self, params: Tensor) -> Tensor:
-        """Probability of a white pixel."""
+        """Probability of a one, which is a white pixel."""
         return params.sigmoid()
 
     def sample(self, params: Tensor) -> Tensor:
@@ -154,7 +179,7 @@ class ContinuousBernoulli(Likelihood):
         return bernoulli_log_prob(logits, x) + _log_normaliser(logits)
 
     def mean(self, params: Tensor) -> Tensor:
-        r"""Expected pixel, :math:`\frac{1}{2} + \frac{1}{2} (\coth a - 1/a)` with a = l / 2."""
+        r"""Expected value, :math:`\frac{1}{2} + \frac{1}{2} (\coth a - 1/a)` with a = l / 2."""
         small, inner, outer = _near_zero(params / 2)
         series = inner * _polynomial(inner.square(), LANGEVIN_SERIES)
         return 0.5 + 0.5 * torch.where(small, series, 1 / outer.tanh() - 1 / outer)
@@ -166,7 +191,7 @@ class ContinuousBernoulli(Likelihood):
         return torch.where(params > 0, 1 - x, x)
 
     def bias(self, mean: Tensor) -> Tensor:
-        """Logits whose mean is the images' (by bisection), kept within about 100 of zero."""
+        """Logits whose mean is the data's (by bisection), kept within about 100 of zero."""
         target = _shrink(mean, 1e-2)
         low, high = torch.full_like(target, -128), torch.full_like(target, 128)
         for _ in range(40):
@@ -177,12 +202,12 @@ class ContinuousBernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    r"""Pixels are normal around the decoder's output, with one sigma for all of them.
+    r"""Values are normal around the decoder's output, with one sigma for all of them.
 
     .. math:: \log p(x) = -\frac{(x - \mu)^2}{2 \sigma^2} - \log \sigma - \frac{1}{2} \log 2 \pi
 
     Args:
-        sigma: the standard deviation, in units of the image's range [0, 1]; its first value
+        sigma: the standard deviation, in units of the data's range [0, 1]; its first value
             if it is learned.
         learned: train log sigma; at the optimum sigma**2 is the mean squared error.
 
@@ -208,7 +233,7 @@ class Gaussian(Likelihood):
         return -standardised.square() / 2 - self.log_sigma - math.log(2 * math.pi) / 2
 
     def mean(self, params: Tensor) -> Tensor:
-        """Mean of the pixels, clamped to what can be shown."""
+        """Mean of the values, clamped to what can be shown."""
         return params.clamp(0, 1)
 
     def sample(self, params: Tensor) -> Tensor:
@@ -216,12 +241,12 @@ class Gaussian(Likelihood):
         return params + self.log_sigma.exp() * torch.randn_like(params)
 
     def bias(self, mean: Tensor) -> Tensor:
-        """The mean image."""
+        """The mean datum."""
         return mean.clone()
 
 
 class DiscretizedLogisticMixture(Likelihood):
-    r"""Mass of 8-bit colours: a mixture of logistics, each integrated over a value's bin.
+    r"""Mass of 8-bit colours of images: a mixture of logistics, each integrated over a value's bin.
 
     .. math:: p(x) = \sum_k \pi_k \prod_c \big[ F((x_c + b - \mu_{kc}) / s_{kc})
                   - F((x_c - b - \mu_{kc}) / s_{kc}) \big], \quad
@@ -246,6 +271,15 @@ class DiscretizedLogisticMixture(Likelihood):
         if components < 1:
             raise ValueError(f"components must be at least 1, got {components}")
         self.components = components
+
+    def parameter_shape(self, shape: Shape) -> Shape:
+        """[C', H, W] for an image [C, H, W]; other data has no colours, and is refused."""
+        if len(shape) != 3:
+            raise ValueError(
+                f"{type(self).__name__} is for images [C, H, W], got data of shape {tuple(shape)}: "
+                "use a Gaussian or ContinuousBernoulli likelihood"
+            )
+        return super().parameter_shape(shape)
 
     def out_channels(self, channels: int) -> int:
         """Per component 1 + 2 C + C (C - 1) / 2 = (C + 1) (C + 2) / 2."""
@@ -315,7 +349,7 @@ class DiscretizedLogisticMixture(Likelihood):
 
 
 def _advice(worst: float) -> str:
-    return "divide by 255" if worst > 2 else "shift and scale the images into it"
+    return "divide by 255" if worst > 2 else "shift and scale the data into it"
 
 
 def _shrink(mean: Tensor, margin: float) -> Tensor:

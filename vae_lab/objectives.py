@@ -1,6 +1,8 @@
 """What is maximised: bounds on log p(x), one per datum, in nats."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from .inputs import Array
 from .schedules import Schedule, as_schedule, bounds
 
 if TYPE_CHECKING:
-    from .vae import VAE
+    from .vae import VAE, Level
 
 
 class Terms(NamedTuple):
@@ -20,11 +22,11 @@ class Terms(NamedTuple):
     objective: Tensor  # what is maximised
     elbo: Tensor  # reconstruction - kl, so beta = 1; at the estimator's points, relaxed or not
     reconstruction: Tensor  # E_q log p(x|z)
-    kl: Tensor  # KL(q(z|x) || p(z)) in closed form
+    kl: Tensor  # KL(q(z|x) || p(z)), in closed form where there is one
 
 
 class Objective(nn.Module):
-    """x [B, C, H, W] -> terms [B], differentiable with the estimator's gradient.
+    """x [B, *X] -> terms [B], differentiable with the estimator's gradient.
 
     The first data are looked at: values outside the likelihood's range are refused.
     """
@@ -37,14 +39,85 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-class ELBO(Objective):
+class _OverLevels(Objective):
+    r"""A bound by recursion over the levels of z, of which a VAE has one.
+
+    At each level the estimator averages what lies below it, which at the end is log p(x|z). The
+    level's KL, weighted by beta, is subtracted from that in closed form. Where it is sampled
+    instead, :math:`\beta (\log p(z) - \log q(z))` is added to what is averaged.
+
+    Attributes:
+        sampled: is the KL sampled even where it has a closed form.
+        aggregate: how a level's samples become one value.
+    """
+
+    sampled: ClassVar[bool] = False
+    aggregate: Aggregate
+
+    def __init__(self, beta: float | Schedule = 1.0) -> None:
+        super().__init__()
+        self.beta = _not_negative(beta)
+
+    def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
+        return self._terms(vae.infer(x), estimator)
+
+    def _terms(self, level: "Level", estimator: Estimator) -> Terms:
+        seen = _Seen(level, estimator)
+        log_ratio = _log_ratio(level, estimator) if self.sampled or level.kl is None else None
+
+        def f(z: Tensor) -> Tensor:
+            seen.note(z=z)
+            below = level.below(z)
+            if not isinstance(below, Tensor):
+                below = self._of_lower(below, estimator, seen)
+            if log_ratio is None:
+                return below
+            ratio = log_ratio(z)
+            seen.note(below=below, ratio=ratio)
+            return below + self.beta.value * ratio
+
+        value = estimator(level.q, f, aggregate=type(self).aggregate, context=level.context)
+        each_kl = level.kl() if level.kl else -seen.mean("ratio").unsqueeze(-1)  # [*B, L]
+        kl = each_kl.sum(-1)
+        if log_ratio is None:
+            objective, reconstruction = value - self.beta.value * self._penalty(each_kl, kl), value
+        else:
+            objective, reconstruction = value, self._reconstruction(value, kl, seen).detach()
+        if seen.lower_levels:
+            kl, reconstruction = kl + seen.mean("kl"), reconstruction + seen.mean("lost")
+        return Terms(objective, reconstruction - kl, reconstruction, kl)
+
+    def _of_lower(self, level: "Level", estimator: Estimator, seen: "_Seen") -> Tensor:
+        if type(self).aggregate is not mean:
+            raise ValueError(
+                f"{type(self).__name__} takes all levels of z as one joint distribution, got "
+                "several: use ELBO or MonteCarloELBO"
+            )
+        terms = self._terms(level, estimator)
+        seen.note(kl=terms.kl, lost=terms.reconstruction - terms.objective)
+        return terms.objective
+
+    def _penalty(self, each_kl: Tensor, kl: Tensor) -> Tensor:
+        """What beta weighs, [*B], given the KL of each variable and their sum."""
+        return kl
+
+    def _reconstruction(self, value: Tensor, kl: Tensor, seen: "_Seen") -> Tensor:
+        """E_q of what lies below, where the KL is sampled; all [*B].
+
+        It is the value without its KL: not every estimator's points are equally likely.
+        """
+        return value + self.beta.value * kl
+
+
+class ELBO(_OverLevels):
     r"""The evidence lower bound, with a weight on its KL.
 
     .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z|x)}[\log p(x|z)]
               - \beta \sum_l \max(\mathrm{KL}_l, \lambda)
 
-    Sums over pixels and latents, so beta = 1 and lambda = 0 *is* the ELBO. Free bits apply to each
-    datum on its own: its loss does not depend on the batch that it came in.
+    Sums over a datum's values and latents, so beta = 1 and lambda = 0 *is* the ELBO. Free bits
+    apply to each datum on its own: its loss does not depend on the batch that it came in. Where
+    the prior leaves the KL no closed form, it is sampled, and there are no free bits.
 
     Args:
         beta: a number or a schedule (KL warm-up), not negative.
@@ -54,57 +127,26 @@ class ELBO(Objective):
     et al. 2016, arXiv:1606.04934
     """
 
+    aggregate = staticmethod(mean)
+
     def __init__(self, beta: float | Schedule = 1.0, free_bits: float = 0.0) -> None:
-        super().__init__()
         if free_bits < 0:
             raise ValueError(f"free_bits must not be negative, got {free_bits:g}")
-        self.beta = _not_negative(beta)
+        super().__init__(beta)
         self.free_bits = free_bits
 
-    def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
-        features = vae.features(x)
-        q = vae.posterior(features)
-        reconstruction = estimator(q, lambda z: vae.log_px_z(x, z), context=features)
-        each_kl = vae.latent.kl(q)  # [B, L]
-        kl = each_kl.sum(-1)
-        penalty = each_kl.clamp_min(self.free_bits).sum(-1) if self.free_bits else kl
-        objective = reconstruction - self.beta.value * penalty
-        return Terms(objective, reconstruction - kl, reconstruction, kl)
+    def _terms(self, level: "Level", estimator: Estimator) -> Terms:
+        if self.free_bits and level.kl is None:
+            raise ValueError(
+                f"free_bits={self.free_bits:g} needs a KL in closed form, which this prior has not"
+            )
+        return super()._terms(level, estimator)
+
+    def _penalty(self, each_kl: Tensor, kl: Tensor) -> Tensor:
+        return each_kl.clamp_min(self.free_bits).sum(-1) if self.free_bits else kl
 
 
-class _LogWeights(Objective):
-    """Aggregates log p(x|z_s) + beta (log p(z_s) - log q(z_s|x)) over the samples."""
-
-    aggregate: Aggregate
-
-    def __init__(self, beta: float | Schedule = 1.0) -> None:
-        super().__init__()
-        self.beta = _not_negative(beta)
-
-    def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
-        features = vae.features(x)
-        q = vae.posterior(features)
-        density, prior = estimator.density(q), vae.latent.prior()
-        points: list[tuple[Tensor, Tensor]] = []
-
-        def log_weight(z: Tensor) -> Tensor:
-            log_px_z = vae.log_px_z(x, z)  # [S, B]
-            points.append((z.detach(), log_px_z.detach()))
-            return log_px_z + self.beta.value * (prior.log_prob(z) - density.log_prob(z))
-
-        objective = estimator(q, log_weight, aggregate=type(self).aggregate, context=features)
-        kl = vae.latent.kl(q).sum(-1)
-        z, log_px_z = (torch.cat(chunks) for chunks in zip(*points, strict=True))
-        sampled = estimator.sample_mean(q, z, log_px_z)
-        reconstruction = self.reconstruction(objective, sampled, kl).detach()
-        return Terms(objective, reconstruction - kl, reconstruction, kl)
-
-    def reconstruction(self, objective: Tensor, sampled: Tensor, kl: Tensor) -> Tensor:
-        """E_q log p(x|z), here as the mean over samples; all [B]."""
-        return sampled
-
-
-class MonteCarloELBO(_LogWeights):
+class MonteCarloELBO(_OverLevels):
     r"""The ELBO with its KL sampled.
 
     .. math:: \mathcal{L}(x) = \mathbb{E}_q[\log p(x|z) + \beta (\log p(z) - \log q(z|x))]
@@ -115,14 +157,11 @@ class MonteCarloELBO(_LogWeights):
         beta: a number or a schedule (KL warm-up), not negative.
     """
 
+    sampled = True
     aggregate = staticmethod(mean)
 
-    def reconstruction(self, objective: Tensor, sampled: Tensor, kl: Tensor) -> Tensor:
-        """The objective without its KL: not every estimator's points are equally likely."""
-        return objective + self.beta.value * kl
 
-
-class IWAE(_LogWeights):
+class IWAE(_OverLevels):
     r"""The multi-sample bound; S is the estimator's `num_samples`.
 
     .. math:: \mathcal{L}_S(x) = \mathbb{E}_{z_{1:S} \sim q(z|x)} \Big[
@@ -136,10 +175,42 @@ class IWAE(_LogWeights):
     arXiv:1509.00519
     """
 
+    sampled = True
     aggregate = staticmethod(log_mean_exp)
 
     def __init__(self) -> None:
         super().__init__()  # no beta: with another weight than 1 the log-weights bound nothing
+
+    def _reconstruction(self, value: Tensor, kl: Tensor, seen: "_Seen") -> Tensor:
+        """The mean over the samples."""
+        return seen.mean("below")
+
+
+class _Seen:
+    """What came up at an estimator's points, without gradient: for the terms that are logged."""
+
+    def __init__(self, level: "Level", estimator: Estimator) -> None:
+        self._sample_mean = partial(estimator.sample_mean, level.q)
+        self._chunks: dict[str, list[Tensor]] = {}  # an estimator may take its points in parts
+
+    def note(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self._chunks.setdefault(name, []).append(value.detach())
+
+    @property
+    def lower_levels(self) -> bool:
+        return "kl" in self._chunks
+
+    def mean(self, name: str) -> Tensor:
+        """E_q of what was noted by this name, [*B]."""
+        z, values = (torch.cat(self._chunks[n]) for n in ("z", name))
+        return self._sample_mean(z, values)
+
+
+def _log_ratio(level: "Level", estimator: Estimator) -> Callable[[Tensor], Tensor]:
+    """z -> log p(z) - log q(z)."""
+    density, prior = estimator.density(level.q), level.p()
+    return lambda z: prior.log_prob(z) - density.log_prob(z)
 
 
 def _not_negative(beta: float | Schedule) -> Schedule:

@@ -1,5 +1,7 @@
 """The generative model p(z) p(x|z) and its recognition model q(z|x). No Lightning in it."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -10,7 +12,7 @@ from torch.distributions import Distribution
 
 from .dense import Dense
 from .distributions import full_precision
-from .inputs import Array, as_floats, as_images, as_tensor, check_count
+from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count
 from .latents import Latent
 from .networks.base import check_shape
 
@@ -27,8 +29,18 @@ class Bound(NamedTuple):
 
     elbo: Tensor  # [B]
     reconstruction: Tensor  # E_q log p(x|z), [B]
-    kl: Tensor  # of each latent variable, [B, L]
+    kl: Tensor  # of each latent variable, [B, L]; equal shares, where only their sum is known
     q: Distribution  # batch shape [B]
+
+
+class Level(NamedTuple):
+    """One group of latent variables, given those above it. A VAE has one."""
+
+    q: Distribution
+    p: Callable[[], Distribution]
+    kl: Callable[[], Tensor] | None  # of each variable, [*B, L]; None: it has no closed form
+    context: Tensor  # what q was computed from, [*B, F]
+    below: Callable[[Tensor], "Level | Tensor"]  # z -> the next level, or log p(x|z) after the last
 
 
 class VAE(nn.Module):
@@ -38,28 +50,32 @@ class VAE(nn.Module):
 
         x -> encoder -> features -> head -> q(z|x)      z -> decoder -> parameters of p(x|z)
 
-    Images are floats in the likelihood's range, tensors [B, C, H, W] or numpy arrays, which take
-    the model's type and device.
+    Data are floats in the likelihood's range, tensors [B, *X] or numpy arrays, which take the
+    model's type and device. Images are data of the shape [C, H, W].
 
     Args:
-        shape: of one datum, (C, H, W).
+        shape: of one datum, (*X); of an image (C, H, W).
         network: makes the encoder and the decoder; see :mod:`vae_lab.networks`.
         latent: the family of q and of the prior; see :mod:`vae_lab.latents`.
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
+
+    Attributes:
+        prior: p(z), a module whose `forward(None)` is a distribution of batch shape []; its KL is
+            sampled. None: the latent's own, with its KL in closed form. Set it before an optimizer
+            is given the parameters. A release has no place for it yet.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: Shape,
         network: "Network",
         latent: Latent,
         likelihood: "Likelihood",
     ) -> None:
         super().__init__()
         check_shape(shape)
-        channels, height, width = shape
-        self.shape = (channels, height, width)
-        output = (likelihood.out_channels(channels), height, width)
+        self.shape = tuple(shape)
+        output = likelihood.bind(self.shape)
         self.network = network
         self.encoder = network.encoder(self.shape)
         self.head = Dense(self.encoder.features, latent.parameter_size)
@@ -67,6 +83,17 @@ class VAE(nn.Module):
         self.decoder = network.decoder(latent.size, output)
         self.output_bias = nn.Parameter(torch.zeros(output))
         self.likelihood = likelihood
+        self.prior: nn.Module | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the data has to be."""
+        return self.output_bias.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, in which the networks compute."""
+        return self.output_bias.dtype
 
     def forward(
         self,
@@ -103,14 +130,14 @@ class VAE(nn.Module):
         Raises:
             ValueError: x is something else; one line that says what to type.
         """
-        x = as_images(x, self.shape, self.output_bias)
+        x = as_data(x, self.shape, like=self)
         look = self.likelihood.meet if first_only else self.likelihood.inspect
         look(x)
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        """The encoder's of x [B, C, H, W], [B, F]."""
-        return self.encoder(x.to(self.output_bias.dtype))
+        """The encoder's of x [B, *X], [B, F]."""
+        return self.encoder(x.to(self.dtype))
 
     def posterior(self, features: Tensor) -> Distribution:
         """The encoder's features [B, F] -> q(z|x), batch shape [B]."""
@@ -122,24 +149,35 @@ class VAE(nn.Module):
         return self.latent.distribution(full_precision(self.head(features)))
 
     def encode(self, x: Array) -> Distribution:
-        """x [B, C, H, W] -> q(z|x), batch shape [B]."""
-        return self.posterior(self.features(as_images(x, self.shape, self.output_bias)))
+        """x [B, *X] -> q(z|x), batch shape [B]."""
+        return self.posterior(self.features(as_data(x, self.shape, like=self)))
+
+    def p_z(self) -> Distribution:
+        """The prior p(z), batch shape []."""
+        return self.latent.prior() if self.prior is None else self.prior(None)
+
+    def infer(self, x: Tensor) -> Level:
+        """x [B, *X] -> the level from which an objective starts, batch shape [B]."""
+        features = self.features(x)
+        q = self.posterior(features)
+        kl = partial(self.latent.kl, q) if self.prior is None else None
+        return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z))
 
     def decode(self, z: Array) -> Tensor:
-        """z [*, *E] -> the likelihood's parameters [*, C', H, W]."""
-        z = as_tensor("z", z, self.output_bias)
+        """z [*, *E] -> the likelihood's parameters [*, *P]."""
+        z = as_tensor("z", z, like=self)
         event = self.latent.event_shape
         leading = z.shape[: z.ndim - len(event)]
         if z.shape != (*leading, *event):
             raise ValueError(f"z must have a shape that ends in {list(event)}, got {list(z.shape)}")
-        z = z.to(self.output_bias.dtype)  # sampled in float32 also where the weights are not
+        z = z.to(self.dtype)  # sampled in float32 also where the weights are not
         decoded = self.decoder(z.reshape(-1, self.latent.size)) + self.output_bias
         return full_precision(decoded.reshape(*leading, *self.output_bias.shape))
 
     def log_px_z(self, x: Array, z: Array) -> Tensor:
-        """log p(x|z), x [B, C, H, W] and z [*, B, *E] -> [*, B]."""
-        x = as_floats("x", x, self.output_bias)
-        if x.shape[-3:] != self.shape:
+        """log p(x|z), x [B, *X] and z [*, B, *E] -> [*, B]."""
+        x = as_floats("x", x, like=self)
+        if x.shape[-len(self.shape) :] != self.shape:
             raise ValueError(
                 f"x must have a shape that ends in {list(self.shape)}, got {list(x.shape)}"
             )
@@ -147,7 +185,7 @@ class VAE(nn.Module):
         return self.likelihood.log_prob(self.decode(z), x)
 
     def elbo(self, x: Array, num_samples: int = 1, check: bool = True) -> Bound:
-        """The true ELBO of x [B, C, H, W]: exact samples of q, closed-form KL, beta = 1.
+        """The true ELBO of x [B, *X]: exact samples of q, closed-form KL if there is one, beta = 1.
 
         To measure: its gradient is not that of its expectation. :meth:`forward` is to train.
 
@@ -157,9 +195,15 @@ class VAE(nn.Module):
         check_count("num_samples", num_samples)
         x = self.images(x, first_only=not check)
         q = self.encode(x)
-        reconstruction = self.log_px_z(x, q.sample((num_samples,))).mean(0)
-        kl = self.latent.kl(q)
+        z = q.sample((num_samples,))
+        reconstruction = self.log_px_z(x, z).mean(0)
+        kl = self.latent.kl(q) if self.prior is None else self._sampled_kl(q, z)
         return Bound(reconstruction - kl.sum(-1), reconstruction, kl, q)
+
+    def _sampled_kl(self, q: Distribution, z: Tensor) -> Tensor:
+        kl = (q.log_prob(z) - self.p_z().log_prob(z)).mean(0)
+        variables = self.latent.event_shape[0]
+        return kl.unsqueeze(-1).expand(-1, variables) / variables
 
     @torch.no_grad()
     def log_likelihood(self, x: Array, num_samples: int = 100, chunk: int | None = None) -> Tensor:
@@ -177,23 +221,23 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def sample(self, num_images: int) -> Tensor:
-        """Mean images of draws from the prior, [num_images, C, H, W]."""
+        """The means of p(x|z) for draws z of the prior, [num_images, *X]: mean images."""
         check_count("num_images", num_images)
-        z = self.latent.prior().sample((int(num_images),))
+        z = self.p_z().sample((int(num_images),))
         return self.likelihood.mean(self.decode(z))
 
     @torch.no_grad()
     def reconstruct(self, x: Array) -> Tensor:
-        """Mean images at the most probable z, [B, C, H, W]."""
+        """The means of p(x|z) at the most probable z, [B, *X]."""
         return self.likelihood.mean(self.decode(self._mode(x)))
 
     @torch.no_grad()
     def interpolate(self, x0: Array, x1: Array, steps: int = 8) -> Tensor:
-        """Mean images on a path through the latent from x0 to x1, [steps, B, C, H, W]."""
+        """The means of p(x|z) on a path through the latent from x0 to x1, [steps, B, *X]."""
         check_count("steps", steps)
         z0, z1 = self._mode(x0), self._mode(x1)
         if len(z0) != len(z1) and 1 not in (len(z0), len(z1)):
-            raise ValueError(f"x0 and x1 must be equally many, got {len(z0)} and {len(z1)} images")
+            raise ValueError(f"x0 and x1 must be equally many, got {len(z0)} and {len(z1)}")
         return self.likelihood.mean(self.decode(self.latent.interpolate(z0, z1, steps)))
 
     def _mode(self, x: Array) -> Tensor:
@@ -201,14 +245,14 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def initialize_bias(self, mean: Array) -> None:
-        """Starts the decoder at the data's mean image [C, H, W], where the likelihood allows."""
-        mean = as_floats("mean", mean, self.output_bias)
+        """Starts the decoder at the mean of the data [*X], where the likelihood allows."""
+        mean = as_floats("mean", mean, like=self)
         if mean.shape != self.shape:
             raise ValueError(f"mean must have the shape {list(self.shape)}, got {list(mean.shape)}")
-        bias = self.likelihood.bias(mean.to(self.output_bias))
+        bias = self.likelihood.bias(mean.to(self.device, self.dtype))
         if not bias.isfinite().all():
             low, high = mean.min().item(), mean.max().item()
-            raise ValueError(f"mean must be that of images in [0, 1], got {low:g} to {high:g}")
+            raise ValueError(f"mean must be that of data in [0, 1], got {low:g} to {high:g}")
         self.output_bias.copy_(bias)
 
     def save_pretrained(

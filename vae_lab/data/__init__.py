@@ -1,7 +1,9 @@
-"""Images in batches: from memory, read ahead from a disk, or decoded from picture files."""
+"""Data in batches: from memory, read ahead from a disk, or decoded from picture files."""
 
-from .loader import BINARIZE as BINARIZE
 from .loader import Batch as Batch
 from .loader import Loader as Loader
 from .loader import TensorLoader as TensorLoader
-from .loader import check_batching as check_batching
+from .loader import check_batch_size as check_batch_size
+from .prepare import BINARIZE as BINARIZE
+from .prepare import Pixels as Pixels
+from .prepare import Prepare as Prepare

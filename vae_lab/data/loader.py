@@ -1,9 +1,10 @@
-"""Deterministic batches of 8-bit images.
+"""Deterministic batches.
 
-The order is a pure function of (seed, epoch) and the binarisation noise one of (seed, stage, epoch,
-batch). Both are drawn for the batch of all ranks together, before a rank takes its part. So nothing
-random has to be saved to resume in the middle of an epoch, N processes see what one process sees,
-and torch's default generator is left alone. None of it depends on where the images come from.
+The order is a pure function of (seed, epoch) and the noise of :mod:`~vae_lab.data.prepare` one of
+(seed, stage, epoch, batch). Both are drawn for the batch of all ranks together, before a rank takes
+its part. So nothing random has to be saved to resume in the middle of an epoch, N processes see
+what one process sees, and torch's default generator is left alone. None of it depends on where the
+data comes from, or on what it is.
 """
 
 import math
@@ -14,18 +15,17 @@ import torch
 from torch import Tensor
 
 from ..seeding import derive_seed
-
-BINARIZE = ("none", "threshold", "stochastic")
+from .prepare import Noise, Pixels, Prepare
 
 
 class Batch(NamedTuple):
     """One rank's part of a batch.
 
     Attributes:
-        x: images in [0, 1], shape [B, C, H, W]; B is zero where a short last batch leaves a rank
-            nothing.
+        x: data as the model takes it, shape [B, *X]; B is zero where a short last batch leaves a
+            rank nothing.
         y: labels, shape [B], int64; -1 where the data has none.
-        size: number of images in the batch over all ranks.
+        size: number of data in the batch over all ranks.
     """
 
     x: Tensor
@@ -34,17 +34,17 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Iterates over one epoch of batches. A subclass fetches the images.
+    """Iterates over one epoch of batches. A subclass fetches the data.
 
     Args:
-        shape: of one image, (C, H, W).
-        num_images: in an epoch.
-        batch_size: images in a batch over all ranks; the last batch of an epoch may be smaller.
+        shape: of one datum as it is stored; of an image (C, H, W).
+        num_images: number of data in an epoch, be they images or not.
+        batch_size: data in a batch over all ranks; the last batch of an epoch may be smaller.
         stage: "train" or the name of another split. Only "train" changes from epoch to epoch.
-        seed: of the order and of the binarisation.
+        seed: of the order and of the noise.
         shuffle: a new order in every epoch.
-        binarize: "none" gives x in [0, 1], "threshold" x > 0.5, and "stochastic" a draw from
-            Bernoulli(x), a new one in every epoch of training.
+        prepare: makes what the model takes of what is stored. None: the data are images in bytes.
+        binarize: what is done to these images; see :class:`~vae_lab.data.prepare.Pixels`.
         rank: which part of every batch to yield.
         world_size: number of ranks that share a batch.
         device: where the batches are wanted.
@@ -59,19 +59,20 @@ class Loader:
         stage: str = "train",
         seed: int = 0,
         shuffle: bool = False,
+        prepare: Prepare | None = None,
         binarize: str = "none",
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str | None = None,
     ) -> None:
-        check_batching(batch_size, binarize)
+        check_batch_size("batch_size", batch_size)
         self.shape = shape
         self.num_images = num_images
         self.batch_size = batch_size
         self.stage = stage
         self.seed = seed
         self.shuffle = shuffle
-        self.binarize = binarize
+        self.prepare = prepare or Pixels(binarize)
         self.rank = rank
         self.world_size = world_size
         self.device = torch.device(device or "cpu")
@@ -98,8 +99,8 @@ class Loader:
         self.start = 0
         batches = self._order(epoch).split(self.batch_size)[start:]
         fetched = self._fetch([self._part(rows) for rows in batches])
-        for number, (pixels, labels) in enumerate(fetched):
-            yield self._batch(pixels, labels, len(batches[number]), epoch, start + number)
+        for number, (stored, labels) in enumerate(fetched):
+            yield self._batch(stored, labels, len(batches[number]), epoch, start + number)
 
     def close(self) -> None:
         """Ends what an iteration may have left running."""
@@ -117,8 +118,8 @@ class Loader:
             )
 
     def _fetch(self, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each of these row numbers [B], the images [B, C, H, W] uint8 and labels [B]; the
-        images are the loader's to change."""
+        """For each of these row numbers [B], the data [B, *] as it is stored and labels [B]; the
+        data is the loader's to change."""
         raise NotImplementedError
 
     def _order(self, epoch: int) -> Tensor:
@@ -129,47 +130,35 @@ class Loader:
         return torch.randperm(self.num_images, generator=generator)
 
     def _part(self, rows: Tensor) -> Tensor:
-        """Of a batch's rows, those of this rank; all ranks' together are the batch."""
+        """This rank's share of a batch's rows; all ranks' shares together are the batch."""
         size, world = len(rows), self.world_size
         return rows[size * self.rank // world : size * (self.rank + 1) // world]
 
-    def _batch(self, pixels: Tensor, labels: Tensor, size: int, epoch: int, index: int) -> Batch:
-        if self.binarize == "none":
-            return Batch(pixels.float().div_(255), labels, size)
-        if self.binarize == "threshold":
-            return Batch(pixels.gt_(127).float(), labels, size)
-        noise = self._part(self._noise(size, epoch, index))
-        # In place on bytes: a cast from bool to float is five times slower.
-        return Batch(noise.lt_(pixels).float(), labels, size)
+    def _batch(self, stored: Tensor, labels: Tensor, size: int, epoch: int, index: int) -> Batch:
+        def draw(noise: Noise) -> Tensor:
+            seed = derive_seed(self.seed, "binarize", self.stage, epoch, index)
+            generator = torch.Generator(self.device).manual_seed(seed)
+            return self._part(noise(size, generator))
 
-    def _noise(self, size: int, epoch: int, index: int) -> Tensor:
-        """Uniform on 0 .. 254, so that P(noise < v) = v / 255 exactly; shape [size, C, H, W]."""
-        seed = derive_seed(self.seed, "binarize", self.stage, epoch, index)
-        generator = torch.Generator(self.device).manual_seed(seed)
-        noise = torch.empty((size, *self.shape), dtype=torch.uint8, device=self.device)
-        return noise.random_(0, 255, generator=generator)
+        return Batch(self.prepare(stored, draw), labels, size)
 
 
 class TensorLoader(Loader):
     """Batches from one tensor, an index and a cast each.
 
     Args:
-        images: shape [N, C, H, W], uint8. Moved to the device once, unless they would take more
-            than half of its free memory.
+        images: data as it is stored, shape [N, *]; of images [N, C, H, W], uint8. Moved to the
+            device once, unless it would take more than half of its free memory.
         labels: shape [N], int64.
         batch_size, settings: see :class:`Loader`; the device is the images' own by default.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, batch_size: int, **settings: Any) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(
-                "images must be uint8 with 4 axes [N, C, H, W], "
-                f"got {images.dtype} of shape {tuple(images.shape)}"
-            )
         device = settings.pop("device", None) or images.device
         super().__init__(
             tuple(images.shape[1:]), len(images), batch_size, device=device, **settings
         )
+        self.prepare.check(images)
         self.images = _move_if_it_fits(images, self.device)
         self.labels = labels.to(self.images.device)
 
@@ -179,16 +168,14 @@ class TensorLoader(Loader):
     def _fetch(self, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in parts:
             # index_select takes a third of the time of images[rows].
-            pixels = self.images.index_select(0, rows).to(self.device)
-            yield pixels, self.labels.index_select(0, rows).to(self.device)
+            stored = self.images.index_select(0, rows).to(self.device)
+            yield stored, self.labels.index_select(0, rows).to(self.device)
 
 
-def check_batching(batch_size: int, binarize: str) -> None:
+def check_batch_size(name: str, size: int) -> None:
     """Refuses what neither a loader nor a datamodule can work with."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if binarize not in BINARIZE:
-        raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, got {binarize!r}")
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def _move_if_it_fits(images: Tensor, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images that need not fit in memory: where they are read from, and by whom."""
+"""Data that need not fit in memory, such as images: where it is read from, and by whom."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from .loader import Loader
 
 
 class Rows(NamedTuple):
-    """Some images of a set, as they are stored.
+    """Some data of a set, as it is stored.
 
     Attributes:
-        images: shape [B, C, H, W], uint8.
+        images: shape [B, *]; of images [B, C, H, W], uint8.
         labels: shape [B], int64; -1 where there are none.
         unreadable: files that others had to stand in for, and what is wrong with them.
     """
@@ -29,24 +29,24 @@ class Rows(NamedTuple):
 
 
 class Reader(Protocol):
-    """A set of images of one shape, read by number. Processes that read have copies of it."""
+    """A set of data of one shape, read by number. Processes that read have copies of it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image, (C, H, W)."""
+        """Of one datum as it is stored; of an image (C, H, W)."""
 
     def __len__(self) -> int: ...
 
     def read(self, rows: Sequence[int]) -> Rows:
-        """These images in this order, which may be none."""
+        """These data in this order, which may be none."""
 
     def subset(self, rows: Tensor) -> "Reader":
-        """The set of these images only."""
+        """The set of these data only."""
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """A :class:`Reader` of images in memory: [N, C, H, W] uint8, and labels [N] int64."""
+    """A :class:`Reader` of data in memory, [N, *], be it images or not, and labels [N] int64."""
 
     images: Tensor
     labels: Tensor
@@ -66,13 +66,13 @@ class Tensors:
 
 
 class StreamLoader(Loader):
-    """Batches of images that are read when they are needed, by processes of their own.
+    """Batches of data that are read when they are needed, by processes of their own.
 
     The processes stay from epoch to epoch, until `close`. An iteration that is not finished ends
     them too. They only read: what they have read ahead is not part of a run's state.
 
     Args:
-        reader: the images.
+        reader: the data.
         batch_size, settings: see :class:`Loader`.
         num_workers: processes, no more than there are cores; 0: this one reads.
         report: is told of each batch's unreadable files; it may raise.
@@ -116,8 +116,8 @@ class StreamLoader(Loader):
                     raise found
                 if found.unreadable and self.report:
                     self.report(found.unreadable)
-                pixels = found.images.to(self.device, non_blocking=True)
-                yield pixels, found.labels.to(self.device, non_blocking=True)
+                stored = found.images.to(self.device, non_blocking=True)
+                yield stored, found.labels.to(self.device, non_blocking=True)
             finished = True
         finally:
             if not finished:

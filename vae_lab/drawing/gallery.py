@@ -97,7 +97,7 @@ def draw(
         The files, by the names of :data:`CAPTIONS`.
     """
     folder = Path(folder)
-    device = vae.output_bias.device
+    device = vae.device
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         seed_generators(seed)
         x = x.to(device)
@@ -196,7 +196,7 @@ def _plane(vae: VAE, points: Tensor, y: Tensor, path: Path) -> None:
         torch.linspace(*ends, MAP_SIDE) for ends in zip(low.tolist(), high.tolist(), strict=True)
     )
     numbers = torch.cartesian_prod(up.flip(0), across).flip(-1)  # rows from the top
-    z = vae.latent.from_numbers(numbers.to(vae.output_bias))
+    z = vae.latent.from_numbers(numbers.to(vae.device, vae.dtype))
     decoded = pictures.grid(vae.likelihood.mean(vae.decode(z)), MAP_SIDE, gap=None).cpu()
     (left, bottom), (right, top) = (low - half).tolist(), (high + half).tolist()
     extent = (left, right, bottom, top)

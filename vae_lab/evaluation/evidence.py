@@ -90,7 +90,7 @@ def importance_weighted(
     if not len(x):  # of which torch sums no log-densities
         return Weighted(*4 * [x.new_zeros(0)])
     chunk = chunk or max(images_at_once(vae, memory) // len(x), 1)
-    q, prior = vae.encode(x), vae.latent.prior()
+    q, prior = vae.encode(x), vae.p_z()
     weights, reconstruction = _Sum(x), torch.zeros((), device=x.device)
     for start in range(0, num_samples, chunk):
         z = q.sample((min(chunk, num_samples - start),))
@@ -138,6 +138,10 @@ def annealed(
             "annealed importance sampling needs latents that can be any numbers, got "
             f"{type(vae.latent).__name__}: use importance_weighted"
         )
+    if start == "prior" and vae.prior is not None:
+        raise ValueError(
+            "start=prior needs the latent's own prior, a Gaussian: use start=posterior"
+        )
     x = vae.images(x)
     path = _Path(vae, x, start)
     betas = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
@@ -173,9 +177,9 @@ def enumerated(
             f"{max_states}: use importance_weighted"
         )
     x = vae.images(x)
-    prior, total = vae.latent.prior(), _Sum(x)
+    prior, total = vae.p_z(), _Sum(x)
     chunk = max(images_at_once(vae, memory) // max(len(x), 1), 1)
-    for z in support(prior).split(chunk):
+    for z in support(vae.latent.prior()).split(chunk):
         log_px_z = vae.likelihood.log_prob(vae.decode(z).unsqueeze(1), x)  # [states, B]
         total.add(log_px_z + prior.log_prob(z).unsqueeze(1))
     return total.log()
@@ -194,8 +198,8 @@ def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
         graph: and for what all of them put out, which a gradient needs.
     """
     outputs = _outputs(vae)
-    size = (6 * max(outputs) + graph * sum(outputs)) * max(vae.output_bias.element_size(), 4)
-    most = 512 if vae.output_bias.device.type == "cpu" else 16384
+    size = (6 * max(outputs) + graph * sum(outputs)) * max(vae.dtype.itemsize, 4)
+    most = 512 if vae.device.type == "cpu" else 16384
     return max(min(most, int(memory / size)), 1)
 
 
@@ -210,7 +214,7 @@ def _outputs(vae: "VAE") -> list[int]:
     layers = [module for module in vae.decoder.modules() if not any(module.children())]
     hooks = [layer.register_forward_hook(note) for layer in layers]
     with torch.no_grad():
-        vae.decode(torch.zeros(1, *vae.latent.event_shape, device=vae.output_bias.device))
+        vae.decode(torch.zeros(1, *vae.latent.event_shape, device=vae.device))
     for hook in hooks:
         hook.remove()
     return found
@@ -263,7 +267,7 @@ class _Path:
     def __init__(self, vae: "VAE", x: Tensor, start: str) -> None:
         self.vae, self.x = vae, x
         with torch.no_grad():
-            self.prior, q = vae.latent.prior(), vae.encode(x)
+            self.prior, q = vae.p_z(), vae.encode(x)
             self.base: Distribution = (
                 q if start == "posterior" else self.prior.expand(q.batch_shape)
             )

@@ -50,7 +50,7 @@ class Measurement:
 
     @property
     def device(self) -> torch.device:
-        return self.vae.output_bias.device
+        return self.vae.device
 
     def measure(
         self, part: str, x: Tensor, terms: Terms, names: tuple[str, ...], batch: int | None = None

@@ -94,7 +94,7 @@ def sample_quality(
         which a model is hardly better than the data.
     """
     count = min(num_samples, len(images))
-    device = vae.output_bias.device
+    device = vae.device
     batch = min(BATCH, images_at_once(vae, memory))
 
     def extracted(images: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Explorer:
             raise ValueError("images must hold at least one image, got 0")
         self.vae, self.latent, self.binarize = vae, vae.latent, binarize
         self.pixels = pixels or {}
-        self.images = images.to(vae.output_bias)
+        self.images = images.to(vae.device, vae.dtype)
         posteriors = [vae.encode(x) for x in self.images.split(CHUNK)]
         self.kl = torch.cat([self.latent.kl(q) for q in posteriors]).mean(0).cpu()
         self.order: list[int] = self.kl.argsort(descending=True).tolist()

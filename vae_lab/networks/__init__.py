@@ -1,7 +1,8 @@
 """Networks: recipes that build an encoder and the decoder that mirrors it, for images of any size.
 
 A recipe is a frozen dataclass of plain numbers and names; its two methods build the modules once
-the data's shape is known. A network knows nothing of latents, likelihoods or objectives.
+the data's shape is known. `MLP` and `Linear` take data of any shape, be it a vector or a series. A
+network knows nothing of latents, likelihoods or objectives.
 """
 
 from .base import Network as Network

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-Shape = tuple[int, int, int]  # C, H, W
+from ..inputs import Shape
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -23,7 +23,7 @@ class Network(Protocol):
     """A recipe for an encoder and a decoder; no layer mixes the data of a batch (no BatchNorm)."""
 
     def encoder(self, shape: Shape) -> "Encoder":
-        """Module from images [N, C, H, W] of `shape` to features [N, features]."""
+        """Module from data [N, *shape] to features [N, features]."""
 
     def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
         """Module from flat latents [N, latent_size] to likelihood parameters [N, *shape]."""
@@ -83,8 +83,9 @@ def _fan_in(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> float:
     return layer.weight[0].numel()
 
 
-def halvings(height: int, width: int, stages: int) -> list[tuple[int, int]]:
-    """Image sizes [(height, width), ...] after 0, 1, ..., `stages` halvings that round up."""
+def halvings(image: Shape, stages: int) -> list[tuple[int, int]]:
+    """Sizes [(height, width), ...] of an image after 0, 1, ..., `stages` halvings that round up."""
+    _, height, width = image
     return [(-(-height // 2**s), -(-width // 2**s)) for s in range(stages + 1)]
 
 
@@ -109,10 +110,20 @@ def check_activation(name: str) -> None:
 
 
 def check_shape(shape: Shape, latent_size: int = 1) -> None:
-    """Refuse an image shape that is not [C, H, W], and a latent without entries."""
-    if len(shape) != 3 or not all(map(_is_positive, shape)):
-        raise ValueError(f"shape must be three positive integers [C, H, W], got {tuple(shape)}")
+    """Refuse a shape of data without axes or values, and a latent without entries."""
+    if not shape or not all(map(_is_positive, shape)):
+        raise ValueError(f"shape must be positive integers, as [C, H, W], got {tuple(shape)}")
     check_positive("latent_size", latent_size)
+
+
+def check_image(shape: Shape, latent_size: int = 1) -> None:
+    """Refuse a shape that is not that of an image, and a latent without entries."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"shape must be three positive integers [C, H, W], got {tuple(shape)}: "
+            "other data than images needs an MLP or Linear network"
+        )
+    check_shape(shape, latent_size)
 
 
 def _is_positive(value: object) -> bool:

@@ -12,8 +12,8 @@ from .base import (
     Encoder,
     Shape,
     check_activation,
+    check_image,
     check_positive,
-    check_shape,
     gain,
     halvings,
     initialise,
@@ -46,7 +46,7 @@ class Conv:
 
     def encoder(self, shape: Shape) -> Encoder:
         """Module from [N, C, H, W] to [N, features]."""
-        check_shape(shape)
+        check_image(shape)
         layers: list[nn.Module] = []
         for a, b in pairwise((shape[0], *self.channels)):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nonlinearity(self.activation)]
@@ -58,14 +58,14 @@ class Conv:
 
     def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
         """Module from [N, latent_size] to [N, *shape]."""
-        check_shape(shape, latent_size)
+        check_image(shape, latent_size)
         grid = self._grid(shape)
         layers: list[nn.Module] = []
         for a, b in pairwise((latent_size, self.features, math.prod(grid))):
             layers += [Dense(a, b), nonlinearity(self.activation)]
         layers.append(nn.Unflatten(1, grid))
         finer = (shape[0], *self.channels[:-1])
-        sizes = halvings(*shape[1:], len(self.channels))[:-1]
+        sizes = halvings(shape, len(self.channels))[:-1]
         for a, b, size in reversed(list(zip(self.channels, finer, sizes, strict=True))):
             layers += [_double(a, b, size), nonlinearity(self.activation)]
         trunk = nn.Sequential(*layers[:-1])
@@ -73,7 +73,7 @@ class Conv:
         return trunk
 
     def _grid(self, shape: Shape) -> Shape:
-        return (self.channels[-1], *halvings(*shape[1:], len(self.channels))[-1])
+        return (self.channels[-1], *halvings(shape, len(self.channels))[-1])
 
 
 def _double(channels: int, out_channels: int, size: tuple[int, int]) -> nn.ConvTranspose2d:

@@ -11,14 +11,14 @@ from .base import Encoder, Shape, check_shape, initialise
 
 @dataclass(frozen=True)
 class Linear:
-    """The features are the pixels themselves, and the decoder is one affine map.
+    """The features are the datum's values themselves, and the decoder is one affine map.
 
     With a Gaussian latent and a Gaussian likelihood of learned sigma this is probabilistic PCA,
     whose optimum is known in closed form (Tipping & Bishop, 1999).
     """
 
     def encoder(self, shape: Shape) -> Encoder:
-        """Module from [N, C, H, W] to [N, C * H * W]; it has no parameters."""
+        """Module from [N, *shape], of any number of axes, to [N, F]; it has no parameters."""
         check_shape(shape)
         return Encoder(nn.Flatten(), features=math.prod(shape))
 

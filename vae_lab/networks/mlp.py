@@ -25,7 +25,7 @@ class MLP:
     """Fully connected layers with an activation after each; the decoder has them in reverse.
 
     Args:
-        hidden: widths from the image to the features; none of them gives the `Linear` network.
+        hidden: widths from the datum to the features; none of them gives the `Linear` network.
         activation: relu, leaky_relu, tanh, elu, gelu or silu.
     """
 
@@ -37,7 +37,7 @@ class MLP:
         check_activation(self.activation)
 
     def encoder(self, shape: Shape) -> Encoder:
-        """Module from [N, C, H, W] to [N, hidden[-1]]."""
+        """Module from [N, *shape], of any number of axes, to [N, hidden[-1]]."""
         check_shape(shape)
         sizes = (math.prod(shape), *self.hidden)
         trunk = Encoder(nn.Flatten(), *self._layers(sizes), features=sizes[-1])

@@ -11,8 +11,8 @@ from .base import (
     Encoder,
     Shape,
     check_activation,
+    check_image,
     check_positive,
-    check_shape,
     gain,
     halvings,
     initialise,
@@ -51,7 +51,7 @@ class ResNet:
 
     def encoder(self, shape: Shape) -> Encoder:
         """Module from [N, C, H, W] to [N, features]."""
-        check_shape(shape)
+        check_image(shape)
         layers: list[nn.Module] = []
         for a, b in zip((shape[0], *self.channels), self.channels, strict=False):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), *self._blocks(b)]
@@ -63,12 +63,12 @@ class ResNet:
 
     def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
         """Module from [N, latent_size] to [N, *shape]."""
-        check_shape(shape, latent_size)
+        check_image(shape, latent_size)
         grid = self._grid(shape)
         layers = [Dense(latent_size, self.features), self._act()]
         layers += [Dense(self.features, math.prod(grid)), nn.Unflatten(1, grid)]
         finer = (self.channels[0], *self.channels[:-1])
-        sizes = halvings(*shape[1:], len(self.channels))[:-1]
+        sizes = halvings(shape, len(self.channels))[:-1]
         for a, b, size in reversed(list(zip(self.channels, finer, sizes, strict=True))):
             # Nearest pixels and a plain convolution leave no checkerboard (Odena et al., 2016).
             layers += [*self._blocks(a), nn.Upsample(size), nn.Conv2d(a, b, 3, padding=1)]
@@ -78,7 +78,7 @@ class ResNet:
         return trunk
 
     def _grid(self, shape: Shape) -> Shape:
-        return (self.channels[-1], *halvings(*shape[1:], len(self.channels))[-1])
+        return (self.channels[-1], *halvings(shape, len(self.channels))[-1])
 
     def _blocks(self, channels: int) -> list[nn.Module]:
         return [self._block(channels) for _ in range(self.blocks)]

@@ -68,7 +68,7 @@ class WithDerivatives(torch.nn.Module):
     def forward(self, q: Distribution, f: Integrand, **options: Any) -> torch.Tensor:
         def differentiated(z: torch.Tensor) -> torch.Tensor:
             values = f(z)
-            df_dz = slope(values, z, create_graph=self.order > 1)
+            df_dz = slope(values, z, f, create_graph=self.order > 1)
             if self.order > 1:
                 torch.autograd.grad(df_dz.square().sum(), z, retain_graph=True)
             return values

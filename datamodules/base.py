@@ -1,8 +1,9 @@
 """What all datamodules share: the splits, the loaders, and the position in the epoch."""
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vae_lab.data import Batch, Loader, Pixels, Prepare, TensorLoader, check_batch_size
 from vae_lab.data.stream import Reader, Tensors
+from vae_lab.lightning import place
 from vae_lab.seeding import derive_seed
 
 CACHE = Path("~/.cache/vae_lab")  # without a home only an error for those who need it
@@ -149,10 +151,8 @@ class DataModule(pl.LightningDataModule):
         """Where training stands: [epoch, batches done, whether these were all]."""
         if self._train_loader is None:
             return {}
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        done = progress.current.processed
-        # is_last_batch is already set while the last batch is being trained on.
-        complete = progress.is_last_batch and done == progress.current.ready
+        done, begun, last = place(self.trainer)
+        complete = last and done == begun  # it is the last already while it is being trained on
         return {"position": [self._train_loader.epoch, done, complete]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -285,6 +285,23 @@ def files_below(folder: Path) -> Iterator[Path]:
         above = {path.resolve() for path in (place, *place.parents)}
         folders[:] = [inner for inner in folders if (place / inner).resolve() not in above]
         yield from (place / file for file in files)
+
+
+@contextmanager
+def all_or_nothing(*places: Path) -> Iterator[None]:
+    """Files and folders that were not there before are removed if what makes them fails, and so
+    are the folders around them."""
+    new = [place for place in places if not place.exists()]
+    around = {above for place in new for above in place.parents if not above.exists()}
+    try:
+        yield
+    except BaseException:  # Ctrl-C too leaves half a file
+        with suppress(OSError):  # the first error is the one to read
+            for place in new:
+                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+            for folder in sorted(around, reverse=True):  # what is inside comes after what is around
+                folder.rmdir()
+        raise
 
 
 def contents(folder: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from datamodules.base import CACHE, ImageDataModule, Images, contents, one_line
+from datamodules.base import CACHE, ImageDataModule, Images, all_or_nothing, contents, one_line
 
 
 @dataclass(kw_only=True, eq=False)
@@ -38,7 +38,10 @@ class CIFAR10(ImageDataModule):
     def prepare_data(self) -> None:
         """Downloads in one process, before `setup` reads in all."""
         if self.download:
-            self._open(download=True)
+            source = torchvision.datasets.CIFAR10
+            names = (source.base_folder, source.filename)
+            with all_or_nothing(*(self.folder / name for name in names)):
+                self._open(download=True)
 
     def load(self) -> Images:
         return Images(*self._read(train=True), *self._read(train=False))

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.base import CACHE, ImageDataModule, Images, contents, one_line
+from datamodules.base import CACHE, ImageDataModule, Images, all_or_nothing, contents, one_line
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -83,8 +83,10 @@ class IdxDataModule(ImageDataModule):
         """Downloads in one process, before `setup` reads in all."""
         self.check_root()
         if self.download and self._find() is None:
+            files = [self.folders[-1] / f"{name}{end}" for name in FILES for end in ("", ".gz")]
             try:
-                self.source(self._download_folder, download=True)
+                with all_or_nothing(*files):
+                    self.source(self._download_folder, download=True)
             except (RuntimeError, OSError) as error:
                 raise FileNotFoundError(f"{self._missing()} ({one_line(error)})") from error
 

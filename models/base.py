@@ -1,29 +1,29 @@
 """What all models share: a VAE, an estimator, an objective, an optimizer, as a LightningModule."""
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from vae_lab import VAE, threads
+from vae_lab.callbacks import MetricsLog
 from vae_lab.data import Batch
 from vae_lab.description import blueprint
 from vae_lab.distributed import aside
 from vae_lab.estimators import Estimator
 from vae_lab.latents import Latent
+from vae_lab.lightning import notes_hooks_quickly
 from vae_lab.likelihoods import Likelihood
-from vae_lab.metrics import BoundMetrics, Window
+from vae_lab.metrics import BoundMetrics, sums_and_count
 from vae_lab.networks import Network
 from vae_lab.objectives import Objective, Terms
 from vae_lab.schedules import schedules
+
+from .optimizer import check_learning_rate, clip, parameter_groups, scheduled, take_settings
+from .sharding import gathered, shard
 
 
 class VAEModule(pl.LightningModule):
@@ -69,10 +69,7 @@ class VAEModule(pl.LightningModule):
                 f"estimator must be an Estimator, got None: {type(self).__name__}'s constructor "
                 "has to pass on its own choice, as in estimator=estimator or Reparameterization()"
             )
-        if lr_warmup_steps < 0:
-            raise ValueError(f"lr_warmup_steps must not be negative, got {lr_warmup_steps}")
-        if lr_decay not in ("none", "cosine"):
-            raise ValueError(f"lr_decay must be none or cosine, got {lr_decay!r}")
+        check_learning_rate(lr_warmup_steps, lr_decay)
         self.vae = VAE(shape, network, latent, likelihood)
         self.estimator = estimator
         self.objective = objective
@@ -82,11 +79,10 @@ class VAEModule(pl.LightningModule):
         self.lr_decay = lr_decay
         self.config: dict[str, Any] = {}  # of the run, in plain types; kept in its checkpoints
         self.latest: dict[str, float] = {}  # the training metrics last read off the device
-        self.batch_terms: Tensor | None = None  # of the last batch: sums of its terms, and count
+        self.batch_terms: Tensor | None = None  # of the last batch; see callbacks.training
         self._dry_run()
         self.schedules = schedules(self)
-        self._metrics = self._bound_metrics()
-        self._window = Window()
+        self.metrics = BoundMetrics.of(self.vae, self.estimator.relaxed)
 
     def _dry_run(self) -> None:
         """A step on blank images: what does not fit fails here, and lazy layers get their shape."""
@@ -94,22 +90,11 @@ class VAEModule(pl.LightningModule):
         with torch.random.fork_rng(devices=[]):
             self.objective(self.vae, self.estimator, torch.zeros(2, *self.vae.shape))
         self.train()
-        self.optimizer(self._parameter_groups())
+        self._fresh_optimizer()
 
-    def _bound_metrics(self) -> BoundMetrics:
-        q = self.vae.latent.prior()
-        latents = self.vae.latent.kl(q).shape[-1]
-        codes = self.vae.latent.codes(q)
-        categories = None if codes is None else codes.shape[-1]
-        # Trained at points that it will not meet again: beside the true ELBO, show the one it sees.
-        return BoundMetrics(latents, categories, self.estimator.relaxed)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes here which hook runs, fifty times a step; Module's own way takes 2 us.
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+    def _fresh_optimizer(self) -> Optimizer:
+        groups = parameter_groups((self.vae, self.objective), self.estimator, self.estimator_lr)
+        return self.optimizer(groups)
 
     def setup(self, stage: str) -> None:
         """Starts a fresh decoder at the data's mean; one that was loaded has a bias of its own."""
@@ -118,42 +103,11 @@ class VAEModule(pl.LightningModule):
             self.vae.initialize_bias(mean())
 
     def configure_model(self) -> None:
-        """Shards the trunks where the strategy has a mesh of devices (FSDP2)."""
-        if self.device_mesh is None or isinstance(self, FSDPModule):
-            return
-        for module in (self.vae.encoder, self.vae.decoder, self):
-            fully_shard(module, mesh=self.device_mesh)  # [machines: copies, processes: shares]
-        for step in ("training_step", "validation_step", "test_step"):
-            register_fsdp_forward_method(self, step)  # gathers what no trunk holds
+        shard(self, (self.vae.encoder, self.vae.decoder))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimizer(self._parameter_groups())
-        scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        model = [*self.vae.parameters(), *self.objective.parameters()]
-        groups: list[dict[str, Any]] = [{"params": [p for p in model if p.requires_grad]}]
-        if own := list(self.estimator.parameters()):
-            rate = {} if self.estimator_lr is None else {"lr": self.estimator_lr}
-            # Decay would pull a control variate's weight to 0 and its temperature to 1.
-            groups.append({"params": own, "weight_decay": 0.0, **rate})
-        return groups
-
-    def _lr_factor(self, step: int) -> float:
-        warmup = self.lr_warmup_steps
-        if step < warmup:
-            return (step + 1) / warmup
-        if self.lr_decay == "none":
-            return 1.0
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            return 1.0
-        fraction = (step - warmup) / max(steps - warmup, 1)
-        return 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+        optimizer = self._fresh_optimizer()
+        return scheduled(optimizer, self.lr_warmup_steps, self.lr_decay, self.trainer)
 
     def configure_gradient_clipping(
         self,
@@ -161,29 +115,16 @@ class VAEModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's would refuse a fused optimizer in bfloat16 too, where no GradScaler is, and
-        fail where a step that is left out has no gradients."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        found = [p for p in parameters if p.grad is not None]
-        if gradient_clip_val and found:
-            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-            clip(found, gradient_clip_val)
+        clip(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def on_train_start(self) -> None:
-        """Gives the optimizer the config's settings, where its loaded state has brought others."""
-        fresh = self.optimizer(self._parameter_groups()).param_groups
-        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
-        scheduler.base_lrs = [group["lr"] for group in fresh]
-        factor = self._lr_factor(scheduler.last_epoch)
-        for group, new in zip(self.trainer.optimizers[0].param_groups, fresh, strict=True):
-            settings = {name: value for name, value in new.items() if name != "params"}
-            group |= settings | {"initial_lr": new["lr"], "lr": new["lr"] * factor}
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [MetricsLog()]
 
     def on_fit_start(self) -> None:
         threads.use()  # Lightning has set it, where there are several processes
 
-    def on_train_epoch_start(self) -> None:
-        self._window.resume()
+    def on_train_start(self) -> None:
+        take_settings(self.trainer, self._fresh_optimizer())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.set_step(self.trainer.global_step)
@@ -197,20 +138,11 @@ class VAEModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, _, size = batch  # [B, C, H, W] of the `size` images that all processes have together
-        with self._gathered():
+        with gathered(self):
             terms = self._terms(x)
-        self.batch_terms = self._window.add(terms, size)
+        self.batch_terms = sums_and_count(terms)
         # DDP averages the gradients of the processes, which may not have equally many images.
         return terms.objective.sum() * (-self.trainer.world_size / size)
-
-    @contextmanager
-    def _gathered(self) -> Iterator[None]:
-        """Keeps a sharded model together where an estimator takes derivatives of its own."""
-        if isinstance(self, FSDPModule):
-            self.set_reshard_after_backward(False)
-        yield
-        if isinstance(self, FSDPModule):
-            self.set_reshard_after_backward(True)
 
     def _terms(self, x: Tensor) -> Terms:
         """The objective's terms; also where a short last batch leaves this process no images.
@@ -225,82 +157,26 @@ class VAEModule(pl.LightningModule):
             terms = self.objective(self.vae, self.estimator, blank)
         return Terms(*(term[:0] for term in terms))
 
-    def configure_callbacks(self) -> list[pl.Callback]:
-        return [_TrainingLog()]
-
-    def _log_training(self) -> None:
-        metrics = self._window.read(tuple(f"train/{name}" for name in Terms._fields))
-        for name, schedule in self.schedules.items():
-            metrics[f"train/{name}"] = schedule.at(max(self.trainer.global_step - 1, 0))
-        metrics["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.latest = metrics
-        self.write(metrics)
-
-    def write(self, metrics: dict[str, float]) -> None:
-        """To the loggers, at the number of steps done; `self.log` is slower and one behind."""
-        for logger in self.loggers:
-            row = metrics | {"epoch": self.trainer.current_epoch}
-            logger.log_metrics(row, step=self.trainer.global_step)
-
-    def _write_split(self, split: str) -> None:
-        metrics = {f"{split}/{name}": value for name, value in self._metrics.compute().items()}
-        if split == "val":  # for the callbacks that monitor them; log_dict takes 8 ms for each
-            self.trainer.callback_metrics.update(metrics)
-        else:
-            self.log_dict(metrics, logger=False)
-        self.write({name: value.item() for name, value in metrics.items()})
-
-    def on_validation_start(self) -> None:
-        self._window.pause()
-        self._metrics.reset()
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Always the true ELBO: exact samples, beta = 1."""
         bound = self.vae.elbo(batch[0], check=batch_idx == 0)
         relaxed = None
         if self.estimator.relaxed:
             relaxed = self._terms(batch[0]).elbo
-        self._metrics.update(bound, self.vae.latent.codes(bound.q), relaxed)
-
-    def on_validation_epoch_end(self) -> None:
-        self._write_split("val")
-
-    def on_validation_end(self) -> None:
-        self._window.resume()
-
-    def on_test_start(self) -> None:
-        self._metrics.reset()
+        self.metrics.update(bound, self.vae.latent.codes(bound.q), relaxed)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self._write_split("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds plain tensors and plain types only, so that weights_only=True loads them."""
         checkpoint["config"] = self.config
         checkpoint["vae"] = blueprint(self.vae)
-        checkpoint["window"] = self._window.state_dict()
         checkpoint["processes"] = self.trainer.world_size
         checkpoint["threads"] = torch.get_num_threads()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._window.load_state_dict(checkpoint["window"], self.device)
         self.set_step(checkpoint["global_step"])
 
 
-class _TrainingLog(pl.Callback):
-    """Logs training. A hook of the module's would come after that of the callback that saves: what
-    is logged at a step could be missing after a resume."""
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
-            cast(VAEModule, pl_module)._log_training()
+notes_hooks_quickly(VAEModule)  # no decorator: the command line reads the constructor

@@ -34,8 +34,8 @@ from vae_lab.callbacks import (
 )
 from vae_lab.description import RELAXATION, describe
 from vae_lab.estimators import catalog
+from vae_lab.lightning import count_epochs_once, shorten_steps
 from vae_lab.loggers import CSVLogger
-from vae_lab.optimization import shorten_steps
 from vae_lab.pretrained import PARTS
 from vae_lab.storage.checkpoints import FOLDER, run_of
 from vae_lab.storage.runs import AGAIN, commands_of
@@ -123,6 +123,7 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
         use_distributed_sampler=False,  # the datamodules shard every batch themselves
     )
     shorten_steps(trainer)
+    count_epochs_once(trainer)
     return trainer
 
 
@@ -186,10 +187,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def command(resume: str | None = None) -> str:
-    """What was typed, to be typed again: for a folder of its own, and with `~` for the home."""
+def command(resume: str | None = None, threads: int | None = None) -> str:
+    """What was typed, to be typed again: for a folder of its own, and with `~` for the home; for a
+    new run with the number of threads, on which its last bits depend."""
     typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("run_dir=")]
-    if resume not in (None, "auto"):
+    if resume in (None, "auto"):
+        if threads is not None and f"threads={threads}" not in typed:
+            typed = [line for line in typed if not line.startswith("threads=")]  # it is null
+            typed.append(f"threads={threads}")
+    else:
         source = Path(resume)
         if source.is_dir() or run_of(source) is not None:
             typed = [f"resume={AGAIN}" if line.startswith("resume=") else line for line in typed]

@@ -19,6 +19,7 @@ from commandline.refusals import check_ranges
 from models.base import VAEModule
 from vae_lab import VAE
 from vae_lab.description import check_described
+from vae_lab.lightning import ended_its_epoch
 from vae_lab.loggers import begin, upload_release
 from vae_lab.storage import files
 from vae_lab.storage.checkpoints import (
@@ -156,8 +157,7 @@ def _differences(
 
 def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:
     """Whether the run is asked to end before where it is."""
-    ended = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-    done, most = saved["epoch"] + ended, config.trainer.max_epochs
+    done, most = saved["epoch"] + ended_its_epoch(saved), config.trainer.max_epochs
     if most is not None and -1 < most < done:
         raise ValueError(
             f"the run has trained for {done} epochs, more than trainer.max_epochs={most}: type "
@@ -232,7 +232,7 @@ def _is_first() -> bool:
 def _open(config: DictConfig, trainer: pl.Trainer) -> None:
     run_dir = Path(config.run_dir)
     files.write(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
-    keep_command(run_dir, build.command(config.resume))
+    keep_command(run_dir, build.command(config.resume, config.threads))
     hyperparameters = OmegaConf.to_container(config, resolve=True) | {"commit": build.commit()}
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab import lightning
 from vae_lab.storage.checkpoints import FOLDER, find_checkpoint, load_checkpoint, versions
 
 RUNS = Path("runs")
@@ -101,12 +102,7 @@ def _show(settings: Mapping[str, Any], key: str) -> str:
 
 def begin_epoch_anew(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint at the start of its epoch: other batches leave no place to go on from."""
-    loops = checkpoint["loops"]["fit_loop"]
-    loops["state_dict"].pop("combined_loader", None)  # what the old batches were
-    progress = loops["epoch_loop.batch_progress"]
-    if not progress["is_last_batch"]:
-        progress["current"] = dict.fromkeys(progress["current"], 0)
-        progress["total"] = dict.fromkeys(progress["total"], progress["total"]["processed"])
+    lightning.begin_epoch_anew(checkpoint)
     for state in checkpoint.values():
         if isinstance(state, dict) and "position" in state:  # the datamodule's
             epoch, done, complete = state["position"]

@@ -17,8 +17,7 @@ from torch.distributions import (
     biject_to,
 )
 
-from vae_lab.estimators.base import base
-from vae_lab.latents.discrete import OneHotCategorical
+from vae_lab.distributions import OneHotCategorical, base
 
 WEIGHTS = torch.tensor([0.7, -1.1, 0.4, 1.3, -0.6, 0.9, -0.2, 0.5], dtype=torch.float64)
 

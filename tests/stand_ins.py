@@ -41,6 +41,8 @@ class Model(pl.LightningModule):
         self.vae = TinyVAE(shape)
         self.latest = {}
         self.batch_terms = None
+        self.estimator = nn.Module()
+        self.schedules = {}
         self.noise = []  # a number drawn in every validation
 
     def training_step(self, batch, batch_idx):

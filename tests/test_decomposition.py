@@ -144,10 +144,37 @@ def test_correlated_gaussians():
     )
 
 
-def test_narrow_posteriors_lose_no_precision():
-    latent = Gaussian(1)
-    q = latent.distribution(torch.cat([3 + torch.rand(8, 1), torch.full((8, 1), -9.0)], 1))
-    assert decompose(latent, q).mutual_information == pytest.approx(math.log(8), abs=1e-4)
+@pytest.mark.parametrize("latents", [1, 3])
+@pytest.mark.parametrize("log_scale", [-9.0, -20.0, -60.0, -100.0])
+def test_narrow_posteriors_lose_no_precision(latents, log_scale):
+    """Also where they are narrower than the last digit of their means, and than z itself: each
+    image is told by every variable, so q(z_l) is as far from its prior as that allows."""
+    latent = Gaussian(latents)
+    means = 3 + torch.rand(8, latents)
+    q = latent.distribution(torch.cat([means, torch.full((8, latents), log_scale)], 1))
+    found = decompose(latent, q)
+    told = math.log(8)
+    assert found.mutual_information == pytest.approx(told, abs=1e-4)
+    assert found.total_correlation == pytest.approx((latents - 1) * told, abs=0.01)
+    assert found.marginal_kl.sum().item() == pytest.approx(found.kl - latents * told, abs=0.01)
+
+
+def test_a_narrow_prior_loses_no_precision():
+    latent = Gaussian(1, learn_prior=True)
+    with torch.no_grad():
+        latent.prior_parameters.copy_(torch.tensor([1.0, -60.0]))
+    q = latent.distribution(torch.tensor([[1.0, -60.0], [1.0, -61.0]]))
+    found = decompose(latent, q)
+    assert 0 < found.mutual_information < found.kl < 1
+    assert found.marginal_kl.item() == pytest.approx(found.kl - found.mutual_information, abs=0.01)
+
+
+def test_of_posteriors_without_width_nothing_is_known():
+    """exp(-110) is 0 in float32, and the KL is infinite."""
+    latent = Gaussian(2)
+    q = latent.distribution(torch.cat([torch.randn(8, 2), torch.full((8, 2), -110.0)], 1))
+    found = decompose(latent, q)
+    assert math.isinf(found.kl) and math.isnan(found.mutual_information)
 
 
 def test_of_many_images_some_are_taken():

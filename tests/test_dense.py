@@ -6,9 +6,10 @@ import platform
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, jvp, vmap
 
-from vae_lab import dense
+from vae_lab import dense, onednn
 from vae_lab.dense import Dense
 
 pytestmark = pytest.mark.skipif(
@@ -20,20 +21,20 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def slow_mkl(monkeypatch):
     """As if this were such a CPU, and every product large."""
-    monkeypatch.setattr(dense, "MKL_IS_SLOW", True)
+    monkeypatch.setattr(onednn, "MKL_IS_SLOW", True)
     monkeypatch.setattr(dense, "LEAST", 1)
 
 
 @pytest.fixture
 def products(monkeypatch):
     """The shapes that oneDNN was given."""
-    shapes, plain = [], dense.by_onednn
+    shapes, plain = [], onednn.product
 
-    def by_onednn(x, weight, bias):
+    def product(x, weight, bias):
         shapes.append((*x.shape, len(weight)))
         return plain(x, weight, bias)
 
-    monkeypatch.setattr(dense, "by_onednn", by_onednn)
+    monkeypatch.setattr(onednn, "product", product)
     return shapes
 
 
@@ -100,14 +101,36 @@ LEFT_ALONE = {
     "of another class": lambda layer, x: layer(x.as_subclass(Odd)),
     "mapped": lambda layer, x: vmap(layer)(x),
     "forward mode": lambda layer, x: jvp(layer, (x,), (x,)),
+    "forward mode, without torch.func": lambda layer, x: _forward_mode(layer, x),
+    "symbols": lambda layer, x: torch.fx.symbolic_trace(nn.Sequential(layer))(x),
+    "sparse": lambda layer, x: layer(x.relu().to_sparse()),
+    "a bias of every other number": lambda layer, x: functional_call(
+        layer, {"bias": torch.linspace(-1, 1, 40)[::2]}, (x,)
+    ),
+    "a bias of one number": lambda layer, x: functional_call(
+        layer, {"bias": torch.ones(1).expand(20)}, (x,)
+    ),
+    "a bias for each datum": lambda layer, x: functional_call(
+        layer, {"bias": torch.linspace(-1, 1, 320).view(16, 20)}, (x,)
+    ),
     "called with other weights": lambda layer, x: vmap(
         lambda w: functional_call(layer, {"weight": w}, (x,))
     )(torch.linspace(-1, 1, 1200).view(2, 20, 30)),
     "recorded": lambda layer, x: torch.jit.trace(layer, x, check_trace=False),
-    "exported": lambda layer, x: torch.export.export(layer, (x,)).module()(x),
+    "exported": lambda layer, x: _exported(layer, x)(x),
     "without oneDNN": lambda layer, x: _without_onednn(layer, x),
     "autocast": lambda layer, x: _autocast(layer, x),
 }
+
+
+def _exported(layer, x):
+    batch = torch.export.Dim("batch", min=1, max=10**6)
+    return torch.export.export(layer, (x,), dynamic_shapes=({0: batch},)).module()
+
+
+def _forward_mode(layer, x):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(layer(forward_ad.make_dual(x, x))).tangent
 
 
 def _without_onednn(layer, x):
@@ -129,6 +152,27 @@ def test_the_rest_is_left_to_torch(kind, products):
     assert not products
     if not isinstance(found, nn.Module):
         torch.testing.assert_close(found, wanted)
+
+
+def test_weights_of_another_size_may_be_given(products):
+    x, weights = torch.randn(16, 12), {"weight": torch.randn(7, 12), "bias": torch.randn(7)}
+    theirs, ours = pair()
+    torch.testing.assert_close(
+        functional_call(ours, weights, (x,)), functional_call(theirs, weights, (x,))
+    )
+    assert products == [(16, 12, 7)]
+
+
+def test_gradients_that_are_given_are_mapped_over(products):
+    def slopes(layer):
+        torch.manual_seed(1)
+        x, by_y = torch.randn(16, 30, requires_grad=True), torch.randn(3, 16, 20)
+        y, leaves = layer(x), [x, *layer.parameters()]
+        return vmap(lambda v: torch.autograd.grad(y, leaves, v, retain_graph=True))(by_y)
+
+    theirs, ours = map(slopes, pair())
+    assert products == [(16, 30, 20)]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_small_products_are_left_to_torch(products, monkeypatch):
@@ -172,11 +216,11 @@ CPUS = {
 @pytest.mark.parametrize(("text", "vendor"), CPUS.items())
 def test_the_maker_of_the_cpu(text, vendor, tmp_path):
     (tmp_path / "cpuinfo").write_text(text)
-    assert dense.vendor(tmp_path / "cpuinfo") == vendor
+    assert onednn.vendor(tmp_path / "cpuinfo") == vendor
 
 
 def test_the_maker_of_the_cpu_where_there_is_no_such_file(tmp_path, monkeypatch):
     monkeypatch.setattr(platform, "processor", lambda: "AMD64 Family 25 Model 33, AuthenticAMD")
-    assert dense.vendor(tmp_path / "cpuinfo") == "AuthenticAMD"
+    assert onednn.vendor(tmp_path / "cpuinfo") == "AuthenticAMD"
     monkeypatch.setattr(platform, "processor", lambda: "arm")
-    assert dense.vendor(tmp_path / "cpuinfo") == ""
+    assert onednn.vendor(tmp_path / "cpuinfo") == ""

@@ -26,6 +26,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Chi2, Independent, Normal
 
 from vae_lab.aggregates import log_mean_exp, log_mean_exp_of_others, mean, mean_of_others
+from vae_lab.distributions import OneHotCategorical
 from vae_lab.estimators import (
     ARM,
     ARMS,
@@ -53,7 +54,6 @@ from vae_lab.estimators import (
     catalog,
 )
 from vae_lab.estimators.base import Unbiased, descent, detach
-from vae_lab.latents.discrete import OneHotCategorical
 
 ROWS = 200_000
 FEWER = {UnorderedSet: 20_000}  # a step of it integrates numerically
@@ -272,17 +272,24 @@ of_both = pytest.mark.parametrize(
 )
 
 
+IMPOSSIBLE = {
+    "replaced": lambda value, lost: torch.where(lost, -math.inf, value),
+    "added": lambda value, lost: value + torch.zeros_like(value).masked_fill(lost, -math.inf),
+}
+
+
 @pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("way", IMPOSSIBLE)
 @of_both
-def test_f_of_minus_infinity(estimator, case, aggregate, everywhere):
+def test_f_of_minus_infinity(estimator, case, aggregate, way, everywhere):
     """What the data rule out: the value says so, and no gradient or average is lost to it."""
     estimator = ready(estimator)
     scale = torch.ones(60, dtype=torch.float64, requires_grad=True)
     lost = 0.5 - 99 * everywhere
     for _ in range(2):
         q, leaves = case.q(60)
-        f = lambda z: torch.where(  # noqa: E731
-            z.flatten(2)[..., 0] > lost, -math.inf, scale * case.flat(bumpy)(z)
+        f = lambda z: IMPOSSIBLE[way](  # noqa: E731
+            scale * case.flat(bumpy)(z), z.flatten(2)[..., 0] > lost
         )
         value = estimator(q, f, aggregate=aggregate, context=features(60))
         value.sum().backward()
@@ -577,6 +584,24 @@ def test_gradients_of_each_datum(estimator, case):
     assert isinstance(estimator, Exact) or len(found[0].unique(dim=0)) > 1
 
 
+DERIVING = [
+    pytest.param(*p, id=f"{type(p[0]).__name__}-{p[1].name}")
+    for p in BOTH
+    if p[1] in (BITS, CODES, NORMAL) and not p[0].compiles
+    if p[2] is log_mean_exp or not isinstance(p[0], DReG)
+]
+
+
+@pytest.mark.parametrize("estimator, case, aggregate", DERIVING)
+def test_what_torch_func_cannot_transform_says_so(estimator, case, aggregate):
+    value, rows = of_parameters(ready(estimator), case, aggregate)
+    gradient = torch.func.grad(value, 1)
+    with pytest.raises(ValueError, match=r"^torch.func cannot .* \(.*RODEO\): use another one"):
+        gradient(features(1)[0], *(row[0] for row in rows))
+    with pytest.raises(ValueError, match="^torch.func cannot transform"):
+        torch.func.vmap(gradient, randomness="different")(features(4), *rows)
+
+
 COMPILED = [
     pytest.param(cls, arguments, aggregate, id=f"{label(cls, arguments)}-{aggregate.__name__}")
     for cls, arguments in (instance.values for instance in INSTANCES)
@@ -638,6 +663,8 @@ def test_wrong_pairing_names_what_would_do():
         ValueError, match="GumbelSoftmax works with .*got Normal; use one of .*Repara"
     ):
         GumbelSoftmax()(q, lambda z: z.sum(-1))
+    with pytest.raises(ValueError, match="got Tensor, which is no distribution$"):
+        GumbelSoftmax()(torch.zeros(3), lambda z: z)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in catalog() if not cls.multi_sample])

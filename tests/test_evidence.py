@@ -16,7 +16,6 @@ from vae_lab.evaluation.evidence import (
     enumerated,
     images_at_once,
     importance_weighted,
-    num_states,
 )
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import MLP, Conv, ResNet
@@ -189,8 +188,8 @@ def test_weights_of_any_size():
 
 
 def test_the_number_of_states():
-    assert num_states(Bernoulli(5)) == 32 and num_states(Categorical(3, 4)) == 64
-    assert num_states(Gaussian(2)) == num_states(Poisson(2)) == math.inf
+    assert Bernoulli(5).num_states == 32 and Categorical(3, 4).num_states == 64
+    assert Gaussian(2).num_states == Poisson(2).num_states == math.inf
 
 
 def test_refusals():
@@ -204,7 +203,7 @@ def test_refusals():
         ValueError, match=r"Bernoulli has 10\^331 states, more than max_states=65536"
     ):
         enumerated(discrete_vae(Bernoulli(1100)), x)
-    with pytest.raises(ValueError, match="needs Gaussian latents, got Bernoulli"):
+    with pytest.raises(ValueError, match="needs latents that can be any numbers, got Bernoulli"):
         annealed(bits, x)
     with pytest.raises(ValueError, match="start must be posterior or prior, got 'q'"):
         annealed(gaussian, x, start="q")

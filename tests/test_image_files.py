@@ -193,6 +193,26 @@ def test_a_failed_download_says_what_to_type(tmp_path, monkeypatch):
         MNIST(root=str(tmp_path)).prepare_data()
 
 
+@pytest.mark.parametrize("kind", [MNIST, CIFAR10])
+def test_a_failed_download_leaves_what_was_there(kind, tmp_path, server, monkeypatch):
+    """MNIST's second file is damaged, and so is CIFAR10's archive."""
+    folder, url = server
+    write_idx(folder, gz=True)
+    first, second, *_ = (f"{name}.gz" for name in FILES)
+    sums = [(first, md5((folder / first).read_bytes()).hexdigest()), (second, "0" * 32)]
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [url])
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", url + first)
+    own = tmp_path / "mine" / "note.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for root in (tmp_path / "wrong" / "place", own.parent):
+        with pytest.raises(FileNotFoundError):
+            kind(root=str(root)).prepare_data()
+        assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.skipif(
     not DEBIAN.is_dir() and os.environ.get("CI") != "true", reason="dataset-fashion-mnist"
 )

@@ -9,9 +9,8 @@ from tiny import randomize
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions import kl_divergence
 
-from vae_lab.estimators.exact import support
+from vae_lab.distributions import OneHotCategorical, support
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson, discrete_latent
-from vae_lab.latents.discrete import OneHotCategorical
 
 FAMILIES = [(Categorical, (3, 4)), (Bernoulli, (5,)), (Gaussian, (3,)), (Poisson, (3,))]
 MAKE = [
@@ -262,3 +261,37 @@ def test_bits_are_what_is_left_without_categories():
     assert isinstance(discrete_latent(3, None), Bernoulli)
     latent = discrete_latent(3, 4, learn_prior=True)
     assert isinstance(latent, Categorical) and latent.learn_prior
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_a_z_is_written_as_numbers_and_read(make):
+    latent = randomize(make())
+    z = latent.prior().sample((5, 2))
+    numbers = latent.numbers(z)
+    assert numbers.shape == (5, 2, latent.num_variables)
+    assert torch.equal(latent.from_numbers(numbers), z)
+    low, high = latent.range(numbers.flatten(0, 1).to(z))
+    assert (low <= numbers).all() and (numbers <= high).all()
+    names, _ = latent.value_names(len(latent.values(6)))
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("make", [p for p in MAKE if "Gaussian" not in p.id])
+def test_the_usage_is_the_probability_of_each_value(make):
+    latent = randomize(make())
+    q = posterior(latent)
+    usage = latent.usage(q, 4)  # [B, L, V]
+    for k, numbers in enumerate(latent.values(4)):
+        expected = q.base_dist.log_prob(latent.from_numbers(numbers)).exp()
+        torch.testing.assert_close(usage[..., k], expected)
+
+
+def test_the_variables_of_a_gaussian_have_no_probabilities():
+    assert Gaussian(3).usage(Gaussian(3).prior()) is None
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_drawing_from_the_prior_leaves_the_generators_alone(make):
+    before = torch.get_rng_state()
+    make().sample(3, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,11 +1,14 @@
-"""The arrows between the folders: who may import whom, and that nobody imports in a circle."""
+"""The arrows between the folders: who may import whom, that nobody imports in a circle, and that
+one folder only knows Lightning's private parts."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import pytorch_lightning
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("commandline", "tasks", "models", "datamodules", "vae_lab")
@@ -18,6 +21,8 @@ MAY = {  # import these folders, besides their own
     "vae_lab": set(),
 }
 WITHOUT_HYDRA = ("models", "datamodules", "vae_lab")
+ROOM = "vae_lab.lightning"  # where Lightning's private parts may be used
+LOOPS = {"epoch_loop", "val_loop", "batch_progress", "epoch_progress"}  # public in name only
 DOOR = ("vae_lab.vae", "vae_lab.pretrained")  # VAE.from_pretrained and its like
 
 
@@ -82,6 +87,76 @@ def circle(root: Path) -> list[str]:
     except CycleError as error:
         return error.args[1]
     return []
+
+
+def lightnings_own() -> set[str]:
+    """The attributes that Lightning's sources give a leading underscore, and the loops."""
+    root = Path(pytorch_lightning.__file__).parent
+    places = [root / name for name in ("core", "loops", "loggers", "trainer", "strategies")]
+    text = "".join(file.read_text() for place in places for file in place.rglob("*.py"))
+    return set(re.findall(r"(?:self\.|def )(_[a-z]\w*)", text)) | LOOPS
+
+
+def private_uses(root: Path, private: set[str]) -> list[str]:
+    """Where a file outside of the room imports, reads, sets or names a private part of Lightning.
+
+    What an object has of its own is its own: `self._x` counts in a class of Lightning's, where the
+    file nowhere defines it.
+    """
+    files = {n: p for n, p in modules(root).items() if not f"{n}.".startswith(f"{ROOM}.")}
+    return [f"{name}: {use}" for name, path in files.items() for use in _uses(path, private)]
+
+
+def _uses(path: Path, private: set[str]) -> Iterator[str]:
+    text = path.read_text()
+    if "lightning" not in text and "trainer" not in text:
+        return
+    own = set(re.findall(r"(?:self\.|def )(_\w+)(?:: .*)?(?: = |\()", text))
+    for node in ast.walk(ast.parse(text)):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and "lightning" in (node.module or "").partition(".")[0]
+        ):
+            hidden = [alias.name for alias in node.names if alias.name.startswith("_")]
+            if hidden or ".loops" in str(node.module):
+                yield f"from {node.module}"
+        elif isinstance(node, ast.Attribute) and node.attr in private - own:
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Constant) and node.value in private - own:
+            yield repr(node.value)
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("epoch_loop."):
+            yield repr(node.value)
+
+
+def test_one_room_has_lightnings_private_parts():
+    private = lightnings_own()
+    assert {"_current_fx_name", "_results", "_logger_connector", "_data_fetcher"} <= private
+    assert private_uses(ROOT, private) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("trainer.fit_loop.max_epochs", []),
+        ("trainer._results.clear()", ["trainer._results"]),
+        ("trainer.fit_loop.epoch_loop.global_step", ["trainer.fit_loop.epoch_loop"]),
+        ("trainer.fit_loop._should_accumulate()", ["trainer.fit_loop._should_accumulate"]),
+        ("module, trainer\nmodule._current_fx_name = ''", ["module._current_fx_name"]),
+        ("trainer\nsetattr(x, '_current_fx_name', 1)", ["'_current_fx_name'"]),
+        ("trainer\nsaved['epoch_loop.batch_progress']", ["'epoch_loop.batch_progress'"]),
+        ("from pytorch_lightning.loops import fetchers", ["from pytorch_lightning.loops"]),
+        ("from lightning_fabric.x import _y", ["from lightning_fabric.x"]),
+        ("from pytorch_lightning import Trainer", []),
+        ("class A(lightning.B):\n def f(self): self._wandb_init", ["self._wandb_init"]),
+        ("lightning\nself._results = 1\nself._results.clear()", []),
+    ],
+)
+def test_a_private_part_outside_of_the_room_is_found(tmp_path, text, found):
+    for name in ("models/base.py", "vae_lab/lightning/steps.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    uses = private_uses(tmp_path, lightnings_own())
+    assert uses == [f"models.base: {use}" for use in found]
 
 
 def test_no_arrow_points_up():

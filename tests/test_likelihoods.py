@@ -8,6 +8,7 @@ import torch
 import torch.distributions as D
 import torch.nn.functional as F
 from mpmath import mp  # torch brings it
+from torch.autograd import forward_ad
 
 from vae_lab.cross_entropy import bernoulli_log_prob
 from vae_lab.likelihoods import (
@@ -372,6 +373,10 @@ def test_the_cross_entropy_has_derivatives_of_derivatives_and_of_each_datum():
     gradient = torch.func.grad(lambda logits, x: bernoulli_log_prob(logits, x).sum())
     each = torch.func.vmap(gradient, in_dims=(0, None))(logits, x[0])
     torch.testing.assert_close(each, x[0] - logits.sigmoid())
+    with forward_ad.dual_level():  # without torch.func
+        dual = forward_ad.make_dual(logits.detach(), torch.ones_like(logits))
+        slope = forward_ad.unpack_dual(bernoulli_log_prob(dual, x)).tangent
+    torch.testing.assert_close(slope, x - logits.sigmoid())
 
 
 def test_the_cross_entropy_compiles():

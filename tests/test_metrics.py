@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal
 
 from vae_lab.latents import Bernoulli, Categorical
-from vae_lab.metrics import BoundMetrics, Window
+from vae_lab.metrics import BoundMetrics, Window, sums_and_count
 from vae_lab.vae import Bound
 
 
@@ -101,19 +101,19 @@ def clock(monkeypatch):
 
 def test_window_means_are_over_data():
     window = Window()
-    window.add((torch.tensor([1.0, 2, 3]), torch.tensor([10.0, 10, 10])), 3)
-    window.add((torch.tensor([6.0]), torch.tensor([2.0])), 1)
-    window.add((torch.zeros(0), torch.zeros(0)), 5)
+    window.add(sums_and_count((torch.tensor([1.0, 2, 3]), torch.tensor([10.0, 10, 10]))), 3)
+    window.add(sums_and_count((torch.tensor([6.0]), torch.tensor([2.0]))), 1)
+    window.add(sums_and_count((torch.zeros(0), torch.zeros(0))), 5)
     values = window.read(("a", "b"))
     assert (values["a"], values["b"]) == (3.0, 8.0)
-    window.add((torch.tensor([5.0]), torch.tensor([1.0])), 1)
+    window.add(sums_and_count((torch.tensor([5.0]), torch.tensor([1.0]))), 1)
     values = window.read(("a", "b"))
     assert (values["a"], values["b"]) == (5.0, 1.0)
 
 
 def test_the_window_keeps_no_graph():
     window = Window()
-    window.add((torch.ones(2, requires_grad=True),), 2)
+    window.add(sums_and_count((torch.ones(2, requires_grad=True),)), 2)
     assert not window.state_dict()["terms"].requires_grad
 
 
@@ -121,19 +121,19 @@ def test_a_resumed_window_has_the_same_bits():
     whole, first, resumed = Window(), Window(), Window()
     values = torch.rand(9, 1, 5)
     for value in values:
-        whole.add((*value,), 5)
+        whole.add(sums_and_count((*value,)), 5)
     for value in values[:6]:
-        first.add((*value,), 5)
+        first.add(sums_and_count((*value,)), 5)
     resumed.load_state_dict(first.state_dict(), torch.device("cpu"))
     for value in values[6:]:
-        resumed.add((*value,), 5)
+        resumed.add(sums_and_count((*value,)), 5)
     assert resumed.read(("a",))["a"] == whole.read(("a",))["a"]
 
 
 def test_a_window_of_other_processes_begins_anew():
     window = Window()
     window.load_state_dict({"terms": torch.ones(2, 3, 2), "seconds": 4.0}, torch.device("cpu"))
-    window.add((torch.tensor([6.0]),), 1)
+    window.add(sums_and_count((torch.tensor([6.0]),)), 1)
     values = window.read(("a",))
     assert values["a"] == 6.0 and values["perf/seconds"] == 4.0
 
@@ -143,7 +143,7 @@ def test_speed_counts_the_images_of_all_processes_and_no_pause(clock):
     window.resume()
     speeds = []
     for _ in range(3):
-        window.add((torch.ones(2),), 8)
+        window.add(sums_and_count((torch.ones(2),)), 8)
         clock.pass_by(1.0)
         window.pause()
         clock.pass_by(50.0)  # a validation
@@ -159,7 +159,7 @@ def test_reading_while_paused_does_not_start_the_clock(clock):
     window = Window()
     for seconds in (1.0, 2.0):
         window.resume()
-        window.add((torch.ones(1),), 4)
+        window.add(sums_and_count((torch.ones(1),)), 4)
         clock.pass_by(seconds)
         window.pause()
         values = window.read(("a",))

@@ -1,5 +1,6 @@
 """The Lightning modules: what they train, and that every setting of theirs does something."""
 
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from tiny import Images
 from commandline.signatures import _of_node
 from models import GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
 from models.base import VAEModule
+from models.optimizer import rate_factor
 from vae_lab import VAE
 from vae_lab.callbacks import StepSeed
 from vae_lab.estimators import Exact, ScoreFunction
@@ -144,19 +146,41 @@ def test_the_learning_rate_of_the_estimator_is_its_own():
     assert torch.equal(first[0], first[2])
 
 
+def rates(model, steps):
+    """What the learning rate is multiplied by."""
+    [factor] = model.trainer.lr_scheduler_configs[0].scheduler.lr_lambdas
+    return [factor(step) for step in range(steps)]
+
+
 def test_the_learning_rate_warms_up_and_then_falls_to_zero():
     model = make(GaussianVAE, lr_warmup_steps=4, lr_decay="cosine")
     fit(model, steps=12)
-    factors = [model._lr_factor(n) for n in range(13)]
+    factors = rates(model, 13)
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert all(a > b for a, b in zip(factors[4:], factors[5:], strict=False))
     assert factors[8] == pytest.approx(0.5) and factors[12] == pytest.approx(0)
 
 
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 7), (3, 10), (5, 5), (9, 4)])
+def test_the_learning_rate_is_its_formula_to_the_bit(warmup, steps):
+    """Runs of older versions go on with the same numbers."""
+    factor = rate_factor(warmup, "cosine", lambda: steps)
+    for step in range(warmup):
+        assert factor(step) == (step + 1) / warmup
+    for step in range(warmup, 2 * steps):
+        fraction = min((step - warmup) / max(steps - warmup, 1), 1.0)
+        assert factor(step) == 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def test_a_training_without_an_end_has_no_decay():
+    factor = rate_factor(2, "cosine", lambda: math.inf)
+    assert [factor(step) for step in range(4)] == [0.5, 1, 1, 1]
+
+
 def test_without_decay_the_learning_rate_stays():
     model = make(GaussianVAE, lr_warmup_steps=2)
     fit(model, steps=5)
-    assert [model._lr_factor(n) for n in range(5)] == [0.5, 1, 1, 1, 1]
+    assert rates(model, 5) == [0.5, 1, 1, 1, 1]
 
 
 def test_the_gradient_of_a_batch_is_the_mean_of_its_data():

@@ -17,7 +17,11 @@ FOLDER = Path(vae_lab.__file__).parent
 ALWAYS = {*sys.stdlib_module_names, "torch", "numpy", "safetensors"}  # by pyproject.toml
 ASKED = {  # another line says so, or another module was imported before
     *("export.py", "evaluation/features.py"),
-    *(f"callbacks/{path.name}" for path in (FOLDER / "callbacks").glob("[!_]*.py")),
+    *(
+        path.relative_to(FOLDER).as_posix()
+        for folder in ("callbacks", "lightning")
+        for path in (FOLDER / folder).glob("[!_]*.py")
+    ),
 }
 DATA = torch.arange(40.0).view(20, 2), torch.arange(20).view(20, 1) % 2
 CALLS = {

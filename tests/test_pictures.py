@@ -86,7 +86,7 @@ def test_traversals_set_one_variable_at_a_time(latent, values):
     images = pictures.traversals(vae, z, [2, 0])
     assert images.shape == (2, values, 1, 2, 2)
     moved = z.clone()
-    moved[0] = vae.latent.values()[1, 0]
+    moved[0] = vae.latent.from_numbers(vae.latent.values())[1, 0]
     expected = vae.likelihood.mean(vae.decode(moved[None]))[0]
     assert torch.allclose(images[1, 1], expected)
     assert not torch.allclose(images[0], images[1])
@@ -123,7 +123,7 @@ def test_code_images_are_differences_to_the_mean_image(latent):
     z = vae.encode(binary_images(5)).sample()
     added = pictures.code_images(vae, z, [1])[0]  # [V, C, H, W]
     everything = vae.likelihood.mean(vae.decode(z)).mean(0)
-    for value, image in zip(vae.latent.values(), added, strict=True):
+    for value, image in zip(vae.latent.from_numbers(vae.latent.values()), added, strict=True):
         z_set = torch.stack([z[:, 0], value[1].expand_as(z[:, 1])], 1)
         expected = vae.likelihood.mean(vae.decode(z_set)).mean(0) - everything
         assert torch.allclose(image, expected)

@@ -487,6 +487,7 @@ def test_a_constructor_may_read_a_tensor(registered, tmp_path):
 @pytest.mark.parametrize(
     "cls, message",
     [
+        (len, "@vae_lab.register decorates a class, got <built-in function len>"),
         (int, "int must be a Latent, a Likelihood, or a network with encoder and decoder"),
         (Loose, r"Loose must list its arguments by name, it has \*\*settings"),
     ],

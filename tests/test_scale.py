@@ -92,6 +92,7 @@ OPTUNA = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_j
 )
 def test_failed_trials_are_counted_over_the_study(run, monkeypatch, capfd, rate, fails, said):
     trials = iter(range(4))
+    pytest.importorskip("optuna").logging.disable_default_handler()  # it keeps an earlier stderr
 
     def fit(config):
         if next(trials) in fails:
@@ -120,6 +121,23 @@ def test_jobs_of_submitit(tmp_path):
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert ended.returncode == 0, ended.stderr
     assert all((tmp_path / "x" / n / "release").is_dir() for n in "01")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "count"), [(0.0, 1), (0.5, 2), (1.0, 3)])
+def test_failed_trials_in_other_processes(tmp_path, rate, count):
+    """Three of three fail, in batches of two: the sweep ends in one line."""
+    command = [
+        *(sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=optuna", *SMOKE),
+        *("hydra/launcher=submitit_local", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"),
+        *(f"hydra.sweeper.max_failure_rate={rate}", "data.batch_size=choice(100000,200000)"),
+    ]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    lines = [line for line in ended.stderr.splitlines() if "A new study created" not in line]
+    assert (ended.returncode, len(lines)) == (2, 1), ended.stderr
+    assert lines[0].startswith(
+        f"train.py: the sweep ends: {count} of 3 trials failed, and said why"
+    )
 
 
 def test_the_lines_of_the_documentation_are_understood():

@@ -123,8 +123,9 @@ def test_files_of_a_run(finished):
     assert OmegaConf.load(folder / "x" / "config.yaml").data.seed == 0  # resolved
     release = json.loads((folder / "x" / "release" / "config.json").read_text())
     assert release["metrics"]["test/elbo"] < 0
+    threads = OmegaConf.load(folder / "x" / "config.yaml").threads
     assert release["command"] == (
-        "python train.py experiment=smoke logger=wandb run_dir=runs/again"
+        f"python train.py experiment=smoke logger=wandb threads={threads} run_dir=runs/again"
         " && python train.py resume=runs/again trainer.max_epochs=4"
     )
     assert release["data"]["class"] == "Digits" and release["data"]["binarize"] == "threshold"
@@ -215,6 +216,22 @@ def test_a_run_that_began_as_anothers_checkpoint_says_so(monkeypatch):
     line = "python train.py resume={} trainer.max_epochs=9"
     assert build.command("a.ckpt") == f"{line.format('a.ckpt')} run_dir=runs/again"
     assert build.command("a/checkpoints/last.ckpt") == line.format("runs/again")
+
+
+@pytest.mark.parametrize("typed", [[], ["threads=3"], ["threads=null"]])
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_a_command_names_the_number_of_threads_once(monkeypatch, typed, resume):
+    made = SimpleNamespace(overrides=SimpleNamespace(task=[*typed, "seed=1"]))
+    monkeypatch.setattr(HydraConfig, "get", lambda: made)
+    words = shlex.split(build.command(resume, 3))
+    assert sorted(words) == ["python", "seed=1", "threads=3", "train.py"]
+    assert build.command(resume) == shlex.join(["python", "train.py", *typed, "seed=1"])
+
+
+def test_a_run_in_any_number_of_threads_is_made_again(run, tmp_path):
+    run(*CSV, "run_dir=x")
+    [line] = commands_of(tmp_path / "x")
+    assert f"threads={OmegaConf.load(tmp_path / 'x' / 'config.yaml').threads}" in line.split()
 
 
 def test_commands_of_an_older_version_are_completed(tmp_path):

@@ -51,6 +51,7 @@ def test_no_data_is_no_mistake(make):
     vae = discrete_vae(make())
     bound = vae.elbo(binary_images(0))
     assert bound.elbo.shape == (0,) and bound.kl.shape == (0, vae.latent.event_shape[0])
+    assert vae.log_likelihood(binary_images(0)).shape == (0,)
 
 
 @pytest.mark.parametrize("make", LATENTS)

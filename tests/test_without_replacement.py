@@ -9,10 +9,10 @@ from oracles import BITS, CODES, Case, bumpy, gradient_samples
 from torch.distributions import Bernoulli, Independent
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vae_lab.distributions import OneHotCategorical
 from vae_lab.estimators import ScoreFunction, SumAndSample, UnorderedSet
 from vae_lab.estimators.distinct import draw_distinct, draw_outside, most_probable
 from vae_lab.estimators.without_replacement import set_weights
-from vae_lab.latents.discrete import OneHotCategorical
 
 ROWS = 20_000
 PI = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]], dtype=torch.float64)  # 2 variables, 3 values

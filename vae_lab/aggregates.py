@@ -17,10 +17,14 @@ def mean(values: Tensor) -> Tensor:
 def log_mean_exp(values: Tensor) -> Tensor:
     r"""The multi-sample bound of log-weights, :math:`\log \frac{1}{S} \sum_s \exp f_s`.
 
+    Where all of them are minus infinity, so is the bound, which then has no gradient.
+
     Source: Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016,
     arXiv:1509.00519
     """
-    return values.logsumexp(0) - math.log(values.shape[0])
+    lost = values.detach().amax(0) == -torch.inf  # there the derivative of logsumexp is NaN
+    bound = values.masked_fill(lost, 0.0).logsumexp(0) - math.log(values.shape[0])
+    return bound.masked_fill(lost, -torch.inf)
 
 
 def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
@@ -26,8 +27,11 @@ def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def _is_transformed() -> bool:
-    """By torch.func: what it could take, a Function with `setup_context`, is slow to call."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """By torch.func, or by derivatives in forward mode: what they could take, a Function with
+    `setup_context` and `jvp`, is slow to call."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
 class _BernoulliLogProb(torch.autograd.Function):

@@ -1,12 +1,13 @@
 """A linear layer that is as fast on AMD's CPUs as on Intel's."""
 
-import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from . import onednn
 
 LEAST = 1 << 22  # multiplications of a product, below which MKL is as fast
 
@@ -20,32 +21,47 @@ class Dense(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _suits_onednn(x, self.weight):
-            return F.linear(x, self.weight, self.bias)
-        y = _Product.apply(x.reshape(-1, self.in_features), self.weight, self.bias)
-        return y.view(*x.shape[:-1], self.out_features)
+        weight, bias = self.weight, self.bias  # functional_call may give others, of other sizes
+        if not _suits_onednn(x, weight, bias):
+            return F.linear(x, weight, bias)
+        y = _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+        return y.view(*x.shape[:-1], weight.shape[0])
 
 
-def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
+def _suits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        MKL_IS_SLOW
-        and not torch.jit.is_tracing()  # where sizes are no numbers
+        onednn.MKL_IS_SLOW
+        and type(x) is Tensor  # torch.fx gives what has no sizes
+        and not _is_written_down()  # where sizes are no numbers
         and x.numel() * weight.shape[0] >= LEAST
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
-        and x.shape[-1] == weight.shape[1]
-        and type(x) is Tensor
+        and x.layout == weight.layout == torch.strided
+        and x.shape[-1:] == weight.shape[1:]
         and type(weight) in (Tensor, nn.Parameter)
+        and (bias is None or _is_plain(bias, weight))
         and not torch.is_autocast_enabled("cpu")
-        and not _is_for_torch()
+        and (torch.compiler.is_compiling() or not _is_for_torch())
     )
 
 
+def _is_plain(bias: Tensor, weight: Tensor) -> bool:
+    """oneDNN reads a bias as if its numbers were one behind the other, wherever they are."""
+    return bias.dtype == weight.dtype and bias.shape == weight.shape[:1] and bias.is_contiguous()
+
+
+def _is_written_down() -> bool:
+    """Is the layer traced or exported, maybe for another machine."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
 def _is_for_torch() -> bool:
-    """Is this written down for another machine, or transformed by torch.func, or oneDNN off."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
-    return torch._C._are_functorch_transforms_active() or not torch._C._get_mkldnn_enabled()
+    """Is the layer transformed by torch.func or in forward mode, or oneDNN switched off."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or not torch._C._get_mkldnn_enabled()
+    )
 
 
 class _Product(torch.autograd.Function):
@@ -58,41 +74,16 @@ class _Product(torch.autograd.Function):
             from .product import product
 
             return product(x, weight, bias)
-        return by_onednn(x, weight, bias)
+        return onednn.product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad
+        plain = not torch.compiler.is_compiling() and _is_for_torch()
+        product = F.linear if plain else _Product.apply  # vmap maps over gradients, too
         return (
-            _Product.apply(gradient, weight.t(), None) if by_x else None,
-            _Product.apply(gradient.t(), x.t(), None) if by_weight else None,
+            product(gradient, weight.t(), None) if by_x else None,
+            product(gradient.t(), x.t(), None) if by_weight else None,
             gradient.sum(0) if by_bias else None,
         )
-
-
-def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x w^T + b."""
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-
-
-def _mkl_is_slow() -> bool:
-    """Is this a CPU with AVX-512 on which MKL does not use it."""
-    return (
-        torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and vendor() not in ("", "GenuineIntel")
-    )
-
-
-def vendor(cpus: Path = Path("/proc/cpuinfo")) -> str:
-    """The maker of an x86 CPU, as the CPU names it; empty where it is not known."""
-    if not cpus.exists():
-        return platform.processor().partition(", ")[2]  # Windows: "AMD64 Family 25, AuthenticAMD"
-    lines = (line.partition(":") for line in cpus.read_text().splitlines())
-    return next((value.strip() for name, _, value in lines if name.strip() == "vendor_id"), "")
-
-
-MKL_IS_SLOW = _mkl_is_slow()

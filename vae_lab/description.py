@@ -62,6 +62,8 @@ def register(cls: Part) -> Part:
 
 
 def _kind(cls: type) -> str:
+    if not isinstance(cls, type):
+        raise ValueError(f"@vae_lab.register decorates a class, got {cls!r}")
     if issubclass(cls, latents.Latent):
         return "latent"
     if issubclass(cls, likelihoods.Likelihood):

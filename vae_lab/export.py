@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .estimators.base import base
+from .distributions import parameters
 from .optional import needs
 
 if TYPE_CHECKING:
@@ -31,12 +31,10 @@ class Encoder(nn.Module):
     def __init__(self, vae: "VAE") -> None:
         super().__init__()
         self.vae = vae
-        # Distributions name their parameters; where there are logits, `probs` says the same.
-        self.outputs = [n for n in base(vae.latent.prior()).arg_constraints if n != "probs"]
+        self.outputs = [*parameters(vae.latent.prior())]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        q = base(self.vae.encode(x))
-        return tuple(getattr(q, name) for name in self.outputs)
+        return tuple(parameters(self.vae.encode(x)).values())
 
     def example(self, count: int) -> Tensor:
         return torch.rand(count, *self.vae.shape)

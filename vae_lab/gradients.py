@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .distributions import num_states
 from .estimators import Estimator, Exact, Reparameterization, ScoreFunction
-from .estimators.exact import num_states
 from .objectives import IWAE, MonteCarloELBO, Objective
 from .vae import VAE
 

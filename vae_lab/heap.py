@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # as malloc.h of glibc numbers them
 PIECE = 32 << 20  # bytes up to which a tensor's memory is kept
@@ -15,6 +16,8 @@ def keep_freed() -> None:
     pages, some 5 ms, in a step of a convolutional network of 25 ms. Settings of malloc's in the
     environment are left alone.
     """
+    if sys.platform != "linux":
+        return  # there is no glibc, and on Windows no library without a name
     typed = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     mallopt = None if typed else getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from .lightning import begin_offline, turn_off
 from .optional import needs
 from .storage import files
 from .storage.sources import UPLOAD_SECONDS, artifact, first_line
@@ -188,8 +189,7 @@ class _WandbLogger(WandbLogger):
         )
         with contextlib.suppress(Exception):  # its process may be gone
             wandb.teardown()
-        self._wandb_init["mode"] = "disabled"
-        self._experiment = wandb.init(mode="disabled")
+        turn_off(self)
 
 
 def wandb_logger(
@@ -244,11 +244,11 @@ def begin(logger: WandbLogger) -> None:
     try:
         logger.experiment  # noqa: B018  it is made by being looked at
     except wandb.errors.Error as error:
-        rank_zero_warn(f"W&B: {first_line(error)}; logging offline, upload with `wandb sync`")
         wandb.teardown()  # or the failed run would hold on to its id
         wandb.setup(wandb.Settings(silent=True))
-        logger._wandb_init["mode"] = "offline"
-        logger.experiment  # noqa: B018
+        if not begin_offline(logger):
+            raise ValueError(f"W&B: {first_line(error)}; type logger.wandb.mode=offline") from error
+        rank_zero_warn(f"W&B: {first_line(error)}; logging offline, upload with `wandb sync`")
 
 
 def end(exit_code: int) -> None:

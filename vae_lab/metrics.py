@@ -9,7 +9,7 @@ from torch import Tensor
 from .distributed import all_sum, each, rank, world_size
 from .latents.base import ACTIVE
 from .optional import needs
-from .vae import Bound
+from .vae import VAE, Bound
 
 with needs("train", __name__):
     from torchmetrics import Metric
@@ -26,7 +26,7 @@ class BoundMetrics(Metric):
 
     Args:
         latents: L.
-        categories: K, or None for continuous latents.
+        categories: K, or None where they cannot be listed.
         relaxed: is there a relaxed ELBO beside the true one.
     """
 
@@ -38,12 +38,21 @@ class BoundMetrics(Metric):
 
     def __init__(self, latents: int, categories: int | None, relaxed: bool) -> None:
         super().__init__()
-        self.discrete, self.relaxed = categories is not None, relaxed
+        self.categories, self.relaxed = categories, relaxed
         shapes = {"terms": (3,), "kl": (latents,), "codes": (latents, categories or 1), "count": ()}
         for name, shape in shapes.items():
             # Sums of 10^5 numbers of size 10^3 need more than float32.
             zeros = torch.zeros(shape, dtype=torch.float64)
             self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    @classmethod
+    def of(cls, vae: VAE, relaxed: bool) -> "BoundMetrics":
+        """Of the latents of a VAE.
+
+        One that is trained at relaxed points, which it will not meet again, is shown beside the
+        true ELBO the one that it sees.
+        """
+        return cls(vae.latent.num_variables, vae.latent.categories, relaxed)
 
     def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
         """Adds a batch; `codes` are the probabilities [B, L, K] of discrete latents."""
@@ -61,10 +70,16 @@ class BoundMetrics(Metric):
         if self.relaxed:
             metrics["elbo_relaxed"] = relaxed
         metrics["active_units"] = (kl > ACTIVE).sum().to(kl)
-        if self.discrete:
+        if self.categories is not None:
             usage = self.codes / self.count
             metrics["code_perplexity"] = torch.special.entr(usage).sum(-1).exp().mean()
         return metrics
+
+
+def sums_and_count(terms: tuple[Tensor, ...]) -> Tensor:
+    """The sums of per-datum terms, each [B], and how many data there are, shape [terms + 1]."""
+    parts = [term.detach() for term in terms]
+    return torch.stack([*parts, torch.ones_like(parts[0])]).sum(1)
 
 
 class Window:
@@ -82,16 +97,13 @@ class Window:
         self._resumed: float | None = None
         self._warm = False
 
-    def add(self, terms: tuple[Tensor, ...], images: int) -> Tensor:
-        """Adds per-datum terms [B]; `images` were processed, in all processes together.
+    def add(self, sums: Tensor, images: int) -> None:
+        """Adds a batch by its :func:`sums_and_count`; zeroed in place later, it does not count.
 
-        Returns:
-            What is kept of them, the terms' sums and their count; zeroed, it does not count.
+        `images` were processed, in all processes together.
         """
-        parts = [term.detach() for term in terms]
-        self._sums.append(torch.stack([*parts, torch.ones_like(parts[0])]).sum(1))
+        self._sums.append(sums)
         self._images += images
-        return self._sums[-1]
 
     def resume(self) -> None:
         self._resumed = time.perf_counter()

@@ -114,14 +114,11 @@ def code_images(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Te
 
 def _each(vae: VAE, z: Tensor, units: Sequence[int], steps: int) -> Iterator[Tensor]:
     """For each of the variables, z [*, *E] with all of its values, [V, *, *E]."""
-    values, event = vae.latent.values(steps), len(vae.latent.event_shape)
-    axis = z.ndim - event + 1  # of the variables, after that of the values
+    values, numbers = vae.latent.values(steps), vae.latent.numbers(z)  # [V, L], [*, L]
     for unit in units:
-        z_set = z.expand(len(values), *z.shape).clone()
-        value = values.select(1, unit)  # [V], [V, K]
-        leading = [1] * (z.ndim - event)
-        z_set.select(axis, unit).copy_(value.reshape(len(values), *leading, *value.shape[1:]))
-        yield z_set
+        changed = numbers.expand(len(values), *numbers.shape).clone()
+        changed[..., unit] = values[:, unit].reshape(-1, *[1] * (numbers.ndim - 1))
+        yield vae.latent.from_numbers(changed)
 
 
 def save(grid: Tensor, path: str | Path) -> None:

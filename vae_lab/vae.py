@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .dense import Dense
-from .estimators.base import full_precision
+from .distributions import full_precision
 from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count
 from .latents import Latent
 from .networks.base import check_shape

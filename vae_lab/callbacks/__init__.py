@@ -8,6 +8,7 @@ with needs("train", __name__):
     from .finite import FiniteUpdates
     from .gradient_probe import GradientProbe
     from .latent_use import DeadCodesWarning, LatentUse, PosteriorCollapseWarning
+    from .metrics_log import MetricsLog
     from .pictures import Pictures
     from .progress import Progress
     from .step_seed import StepSeed
@@ -21,6 +22,7 @@ __all__ = [
     "GradientProbe",
     "Interrupted",
     "LatentUse",
+    "MetricsLog",
     "Pictures",
     "PosteriorCollapseWarning",
     "Progress",

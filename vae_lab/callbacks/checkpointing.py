@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from lightning_fabric.plugins.io import CheckpointIO
 
+from ..lightning import accumulates, place, validation_follows
 from ..storage.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -136,7 +137,7 @@ class Checkpointing(pl.callbacks.Checkpoint):
         self._within(trainer, batch_idx, validated=False)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.global_step:
+        if trainer.sanity_checking or not trainer.global_step:
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is not None and value > self.best:
@@ -144,7 +145,7 @@ class Checkpointing(pl.callbacks.Checkpoint):
             trainer.save_checkpoint(self.folder / "best.ckpt")
             if _failed(trainer):  # a later one is the best that there is
                 self.best = before
-        self._within(trainer, trainer.fit_loop.epoch_loop.batch_idx, validated=True)
+        self._within(trainer, place(trainer).begun - 1, validated=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
@@ -177,9 +178,9 @@ class Checkpointing(pl.callbacks.Checkpoint):
         late, asked = self._agreed(trainer, batch_idx)
         every = self.every_n_steps
         # What ends training within an epoch may be lifted: the rest of the epoch is then to follow.
-        over = trainer.should_stop or trainer.fit_loop.epoch_loop._is_training_done
+        over = trainer.should_stop or trainer.global_step >= trainer.max_steps > -1
         due = late or asked or over or (every and trainer.global_step % every == 0)
-        if not due or not _is_whole(trainer, validated):
+        if not due or not _is_whole(trainer, batch_idx, validated):
             return
         self._save(trainer)
         if asked:
@@ -227,13 +228,12 @@ class Checkpointing(pl.callbacks.Checkpoint):
         raise Interrupted(number)
 
 
-def _is_whole(trainer: pl.Trainer, validated: bool) -> bool:
+def _is_whole(trainer: pl.Trainer, batch_idx: int, validated: bool) -> bool:
     """Has the step been taken, with all that is to follow it within the epoch; the epoch's end is
     another moment to save."""
-    loop, fetcher = trainer.fit_loop.epoch_loop, cast(Any, trainer.fit_loop._data_fetcher)
-    if loop.batch_progress.is_last_batch or loop._should_accumulate():
+    if trainer.is_last_batch or accumulates(trainer, batch_idx):
         return False
-    return validated or not loop._should_check_val_fx(fetcher)
+    return validated or not validation_follows(trainer)
 
 
 def _failed(trainer: pl.Trainer) -> bool:

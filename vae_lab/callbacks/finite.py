@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..distributed import all_sum
 from ..objectives import Terms
+from .training import Training, write
 
 
 class _Update(NamedTuple):
@@ -65,14 +66,14 @@ class FiniteUpdates(pl.Callback):
         self._terms: list[Tensor] = []  # of the batches since the last optimizer step
         self._updates: list[_Update] = []  # since the host last looked
         self._stopped: Tensor | None = None
-        self._state: list[Tensor] = []  # the estimator's buffers
+        self._state: list[Tensor] = []  # the estimator's buffers, which a forward pass changes
         self._buffers: list[Tensor] = []  # their values, as the last good step left them
         self._sharded = False
         self._batch = 0
         self._checked: Mapping[str, float] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._state = _state(pl_module)
+        self._state = list(cast(Training, pl_module).estimator.buffers())
         self._buffers = [buffer.clone() for buffer in self._state]
         self._sharded = any(isinstance(p, DTensor) for p in pl_module.parameters())
 
@@ -84,7 +85,7 @@ class FiniteUpdates(pl.Callback):
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        self._terms.append(cast(Any, pl_module).batch_terms)
+        self._terms.append(cast(Training, pl_module).batch_terms)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -145,8 +146,8 @@ class FiniteUpdates(pl.Callback):
         self.skipped = checkpoint.get("skipped_updates", 0)
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        latest = getattr(pl_module, "latest", None)
-        if latest is not None and latest is not self._checked:
+        latest = cast(Training, pl_module).latest
+        if latest is not self._checked:
             self._checked = latest
             self._look_at_updates(trainer, pl_module)
             self._check(latest, trainer, pl_module)
@@ -172,9 +173,7 @@ class FiniteUpdates(pl.Callback):
         if self.skipped > self.limit:
             numbers["skipped updates"] = self.skipped
             self._stop(numbers, first, trainer, pl_module)
-        for logger in trainer.loggers:
-            row = {"train/skipped_updates": float(self.skipped), "epoch": trainer.current_epoch}
-            logger.log_metrics(row, step=trainer.global_step)
+        write(trainer, {"train/skipped_updates": float(self.skipped)})
 
     def _check(
         self, metrics: Mapping[str, float], trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -191,7 +190,7 @@ class FiniteUpdates(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
     ) -> None:
-        schedules = getattr(pl_module, "schedules", {}).items()
+        schedules = cast(Training, pl_module).schedules.items()
         good = {name: value for name, value in numbers.items() if math.isfinite(value)}
         good |= {name: schedule.at(update.step - 1) for name, schedule in schedules}
         shown = ", ".join(f"{k} {v:.4g}" for k, v in ({"lr": update.lr} | good).items())
@@ -227,12 +226,6 @@ def _leave_out(optimizer: Optimizer, bad: Tensor, sharded: bool) -> None:
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
     elif bad.item():
         optimizer.zero_grad()  # to None, and a parameter without a gradient is left alone
-
-
-def _state(pl_module: pl.LightningModule) -> list[Tensor]:
-    """What a forward pass in training changes."""
-    estimator = getattr(pl_module, "estimator", None)
-    return [] if estimator is None else list(estimator.buffers())
 
 
 def _means(sums: list[float]) -> dict[str, float]:

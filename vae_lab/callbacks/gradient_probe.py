@@ -10,8 +10,10 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from .. import figures
 from ..gradients import bound_samples, encoder_gradients, reference, statistics
+from ..lightning import accumulates
 from ..seeding import derive_seed, seed_generators
 from .pictures import forked_generators
+from .training import Training, write
 
 
 class GradientProbe(pl.Callback):
@@ -66,17 +68,17 @@ class GradientProbe(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Measure, every so many steps."""
-        step, write = trainer.global_step, cast(Any, pl_module).write
+        step = trainer.global_step
         due = step % self.every_n_steps == 0 and step != self._measured_at
-        if not due or trainer.fit_loop._should_accumulate() or not trainer.is_global_zero:
+        if not due or accumulates(trainer, batch_idx) or not trainer.is_global_zero:
             return
         self._measured_at = step
         with forked_generators(pl_module.device), torch.enable_grad():
             seed_generators(derive_seed(self.seed, "gradient_probe", step))
-            metrics = self._measure(pl_module, batch[0][: self.images])
-        write({f"gradient/{name}": value for name, value in metrics.items()})
+            metrics = self._measure(cast(Training, pl_module), batch[0][: self.images])
+        write(trainer, {f"gradient/{name}": value for name, value in metrics.items()})
 
-    def _measure(self, module: Any, x: torch.Tensor) -> dict[str, float]:
+    def _measure(self, module: Training, x: torch.Tensor) -> dict[str, float]:
         vae, objective, estimator = module.vae, module.objective, module.estimator
         samples = bound_samples(objective, estimator)
         truth = reference(vae, objective, x, samples, self.reference_repeats, self.max_states)

@@ -6,7 +6,7 @@ from typing import cast
 import pytorch_lightning as pl
 
 from ..evaluation.diagnosis import MIN_CODES, MIN_KL, diagnose, own_temperature, sizes
-from ..vae import VAE
+from .training import Training
 
 
 class PosteriorCollapseWarning(UserWarning):
@@ -56,7 +56,7 @@ class LatentUse(pl.Callback):
             return
         names = ("kl", "active_units", "code_perplexity")
         numbers = {n: metrics[f"val/{n}"].item() for n in names if f"val/{n}" in metrics}
-        numbers |= sizes(cast(VAE, pl_module.vae).latent) | own_temperature(pl_module)
+        numbers |= sizes(cast(Training, pl_module).vae.latent) | own_temperature(pl_module)
         for found in diagnose(numbers, "val/", self.min_kl, self.min_codes):
             if found.name in WARNINGS:
                 message = f"{found.because}; {found.advice}"

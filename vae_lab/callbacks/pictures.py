@@ -17,6 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from .. import pictures
 from ..seeding import seed_generators
 from ..vae import VAE
+from .training import Training
 
 
 class Pictures(pl.Callback):
@@ -84,7 +85,7 @@ class Pictures(pl.Callback):
         self._drawn_at = trainer.global_step
         with _evaluating(pl_module), forked_generators(pl_module.device), torch.no_grad():
             seed_generators(self.seed)
-            grids = self._grids(cast(VAE, pl_module.vae))
+            grids = self._grids(cast(Training, pl_module).vae)
         for name, grid in grids.items():
             path = self.folder / f"{name}.png"
             try:

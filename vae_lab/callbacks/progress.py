@@ -3,12 +3,14 @@
 import math
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+
+from .training import Training
 
 REFRESH_SECONDS = 0.1
 
@@ -81,7 +83,7 @@ class Progress(pl.callbacks.ProgressBar):
             return
         self._pace.images += _images(batch, trainer.world_size)
         if self._bar is not None and time.monotonic() - self._drawn >= REFRESH_SECONDS:
-            latest = getattr(pl_module, "latest", {})
+            latest = cast(Training, pl_module).latest
             numbers = self._numbers(self.train_metric, latest, trainer, self._pace)
             self._bar.update(self._bar.task_ids[0], completed=batch_idx + 1, numbers=numbers)
             self._bar.refresh()

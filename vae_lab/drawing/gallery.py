@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .. import figures, pictures
-from ..estimators.base import base
+from ..distributions import base
 from ..optional import needs
 from ..seeding import seed_generators
 from ..vae import VAE
@@ -119,20 +119,21 @@ def _draw_latent(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
     units = pictures.active_units(kl, ROWS)
     latents = Latents(q, kl, units, [f"$z_{{{unit}}}$  {kl[unit]:.2f} nats" for unit in units])
     _traversals(vae, latents, folder / "traversals.png")
-    if vae.latent.discrete:
-        _codes(vae, latents, folder / "codes.png")
-    _aggregate_posterior(vae, latents, folder / "aggregate_posterior.png")
+    usage, expected = vae.latent.usage(q), vae.latent.usage(vae.latent.prior())
+    if usage is None or expected is None:
+        _densities(vae, latents, folder / "aggregate_posterior.png")
+    else:
+        usage = usage.mean(0)  # of every value of every variable, [L, V]
+        _codes(vae, latents, usage, folder / "codes.png")
+        _frequencies(latents, usage, expected, folder / "aggregate_posterior.png")
     _map(vae, latents, y.cpu(), folder / "latent_map.png")
 
 
 def _traversals(vae: VAE, latents: Latents, path: Path) -> None:
     images = pictures.traversals(vae, vae.latent.mode(latents.q)[0], latents.units)
     count = images.shape[1]
-    rows, columns = latents.names, [str(k) for k in range(count)]
-    across, title = "value", "variable, its mean KL"
-    if not vae.latent.discrete:
-        columns = [f"{deviations:g}" for deviations in torch.linspace(-3, 3, count).tolist()]
-        across = "standard deviations of the prior"
+    rows, title = latents.names, "variable, its mean KL"
+    columns, across = vae.latent.value_names(count)
     if count < 4:  # a narrow column of pictures, unless lying down
         images, rows, columns = images.transpose(0, 1), columns, [n.split()[0] for n in rows]
         across, title = "variable", ""
@@ -140,8 +141,7 @@ def _traversals(vae: VAE, latents: Latents, path: Path) -> None:
     latent_figures.cells(image, path, rows, columns, across, title)
 
 
-def _codes(vae: VAE, latents: Latents, path: Path) -> None:
-    usage = code_usage(vae, latents.q)
+def _codes(vae: VAE, latents: Latents, usage: Tensor, path: Path) -> None:
     order = latents.kl.argsort(descending=True, stable=True)
     shown = min(usage.shape[1], CODES)
     images = max(PIXELS // (len(latents.units) * usage.shape[1] * vae.output_bias[0].numel()), 1)
@@ -152,39 +152,29 @@ def _codes(vae: VAE, latents: Latents, path: Path) -> None:
     latent_figures.codes(usage[order].cpu(), names, grid, (len(latents.units), shown), path)
 
 
-@torch.no_grad()
-def code_usage(vae: VAE, q: Distribution) -> Tensor:
-    """The mean over the batch of the probability of every value of discrete latents, [L, V].
-
-    The values are those of :meth:`.Latent.values`: all, or of counts the first.
-    """
-    codes = vae.latent.codes(q)
-    if codes is None:
-        values = vae.latent.values().unsqueeze(1)  # [V, 1, L]
-        codes = base(q).log_prob(values).exp().movedim(0, -1)  # [B, L, V]
-    return codes.mean(0)
+def _frequencies(latents: Latents, usage: Tensor, expected: Tensor, path: Path) -> None:
+    units = latents.units
+    if usage.shape[1] == 2:  # there is room for all
+        units = latents.kl.argsort(descending=True, stable=True).tolist()
+    latent_figures.frequencies(usage[units].cpu(), expected[units].cpu(), latents.names, path)
 
 
-def _aggregate_posterior(vae: VAE, latents: Latents, path: Path) -> None:
-    units, prior = latents.units, vae.latent.prior()
-    if vae.latent.discrete:
-        usage, expected = code_usage(vae, latents.q), code_usage(vae, prior.expand((1,)))
-        if usage.shape[1] == 2:  # there is room for all
-            units = latents.kl.argsort(descending=True, stable=True).tolist()
-        latent_figures.frequencies(usage[units].cpu(), expected[units].cpu(), latents.names, path)
-        return
-    draws = math.ceil(DRAWS / len(latents.q.mean))
-    z = latents.q.sample((draws,)).flatten(0, 1)[:, units]
-    across = prior.mean + torch.linspace(-4, 4, 200, device=z.device).unsqueeze(-1) * prior.stddev
-    density = base(prior).log_prob(across).exp()[:, units]
-    latent_figures.densities(z.cpu(), across[:, units].cpu(), density.cpu(), latents.names, path)
+def _densities(vae: VAE, latents: Latents, path: Path) -> None:
+    latent, prior = vae.latent, vae.latent.prior()
+    draws = math.ceil(DRAWS / latents.q.batch_shape[0])
+    z = latent.numbers(latents.q.sample((draws,)).flatten(0, 1))[:, latents.units]
+    steps = torch.linspace(-4, 4, 200, device=z.device)
+    across = prior.mean + steps.reshape(-1, *[1] * prior.mean.ndim) * prior.stddev
+    across = across.clamp(*latent.bounds)
+    density = base(prior).log_prob(across).exp()
+    shown, height = (latent.numbers(part)[:, latents.units].cpu() for part in (across, density))
+    latent_figures.densities(z.cpu(), shown, height, latents.names, path)
 
 
 def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
     """The latent itself where it is a plane, otherwise t-SNE of the posteriors' means."""
-    codes = vae.latent.codes(latents.q)
-    features = (base(latents.q).mean if codes is None else codes).flatten(1).cpu()
-    if vae.latent.event_shape == (2,) and not vae.latent.discrete:
+    features = latents.q.mean.flatten(1).cpu()
+    if vae.latent.kind == "numbers" and vae.latent.size == 2:
         _plane(vae, features, y, path)
     elif len(features) > 10 and features.shape[1] > 1 and features.std(0).max() > 1e-6:
         points, labels = features[:MAP_POINTS].numpy(), y[:MAP_POINTS]
@@ -205,9 +195,8 @@ def _plane(vae: VAE, points: Tensor, y: Tensor, path: Path) -> None:
     across, up = (
         torch.linspace(*ends, MAP_SIDE) for ends in zip(low.tolist(), high.tolist(), strict=True)
     )
-    z = (
-        torch.cartesian_prod(up.flip(0), across).flip(-1).to(vae.device, vae.dtype)
-    )  # rows from the top
+    numbers = torch.cartesian_prod(up.flip(0), across).flip(-1)  # rows from the top
+    z = vae.latent.from_numbers(numbers.to(vae.device, vae.dtype))
     decoded = pictures.grid(vae.likelihood.mean(vae.decode(z)), MAP_SIDE, gap=None).cpu()
     (left, bottom), (right, top) = (low - half).tolist(), (high + half).tolist()
     extent = (left, right, bottom, top)

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
 from ..aggregates import Aggregate, credit, difference
-from .base import Estimator, Integrand, base, full_precision, positive_samples, surrogate
+from ..distributions import base, full_precision
+from .base import Estimator, Integrand, positive_samples, surrogate
 from .control import each_event, event_sum
 
 

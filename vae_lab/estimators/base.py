@@ -5,9 +5,18 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, mean
+from ..distributions import base as base
+from ..distributions import detach as detach
+from ..distributions import full_precision as full_precision
+from ..distributions import like as like
+from ..distributions import log_softmax as log_softmax
+from ..distributions import one_hot as one_hot
+from ..distributions import parameters as parameters
+from ..distributions import per_dimension as per_dimension
+from ..distributions import softmax as softmax
 
 Integrand = Callable[[Tensor], Tensor]  # z [S, *B, *E] -> f(z) [S, *B]
 Unbiased = Literal[True, "cubic f", "quadratic f", "linear f", False]
@@ -139,10 +148,9 @@ class Estimator(nn.Module):
     @classmethod
     def refusal(cls, q: Distribution) -> str:
         able = _names(other for other in catalog() if other.accepts(q))
-        return (
-            f"{cls.__name__} works with {_names(cls.families)}, got {type(base(q)).__name__}; "
-            f"use one of {able}"
-        )
+        cure = f"; use one of {able}" if able else ", which is no distribution"
+        got = type(base(q)).__name__
+        return f"{cls.__name__} works with {_names(cls.families)}, got {got}{cure}"
 
     def density(self, q: Distribution) -> Distribution:
         """The q whose log-density f should use, where f contains log q."""
@@ -182,69 +190,6 @@ def _wrong_shape(got: torch.Size, wanted: torch.Size, z: torch.Size) -> str:
         f"f must return one number for each point, [S, *B] = {list(wanted)} for z of shape "
         f"{list(z)}, got {list(got)}: {cure}"
     )
-
-
-def base(q: Distribution) -> Any:
-    """The distribution inside any number of ``Independent`` wrappers; whose family is not typed."""
-    while isinstance(q, Independent):
-        q = q.base_dist
-    return q
-
-
-def like(
-    q: Distribution, family: Callable[..., Distribution], **parameters: Tensor
-) -> Distribution:
-    """A distribution of another family or other parameters, with the event dimensions of q."""
-    new = family(**parameters, validate_args=False)
-    extra = len(q.event_shape) - len(new.event_shape)
-    return Independent(new, extra, validate_args=False) if extra else new
-
-
-def detach(q: Distribution) -> Distribution:
-    """The same distribution, with constant parameters."""
-    return like(q, type(base(q)), **{name: p.detach() for name, p in parameters(q).items()})
-
-
-def parameters(q: Distribution) -> dict[str, Tensor]:
-    """The parameters of q by name: the logits where torch knows logits and probabilities."""
-    inner = base(q)
-    names = set(inner.arg_constraints) - {"covariance_matrix", "precision_matrix"}
-    if "logits" in names:
-        names.discard("probs")
-    return {name: getattr(inner, name) for name in sorted(names)}
-
-
-def per_dimension(x: Tensor, q: Distribution) -> Tensor:
-    """x with the event of q as one last axis, [*, *E] -> [*, D]."""
-    return x.reshape(*x.shape[: x.ndim - len(q.event_shape)], q.event_shape.numel())
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """x in at least float32: a relaxation at a small temperature does not survive 16 bits."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def one_hot(index: Tensor, like: Tensor) -> Tensor:
-    """[*] -> [*, K], of the type and the K of `like`; F.one_hot would look at the indices."""
-    categories = torch.arange(like.shape[-1], device=index.device)
-    return (index.unsqueeze(-1) == categories).to(like.dtype)
-
-
-def softmax(x: Tensor) -> Tensor:
-    """Over the last axis."""
-    return _over_categories(torch.softmax, x)
-
-
-def log_softmax(x: Tensor) -> Tensor:
-    """Over the last axis."""
-    return _over_categories(torch.log_softmax, x)
-
-
-def _over_categories(function: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:
-    """Of fewer than 16 categories a CPU takes a tenth of the time if they are the first axis."""
-    if x.shape[-1] < 16 and x.device.type == "cpu":
-        return function(x.movedim(-1, 0), 0).movedim(0, -1)
-    return function(x, -1)
 
 
 def surrogate(term: Tensor) -> Tensor:

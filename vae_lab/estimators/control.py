@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, credit
-from .base import Integrand
+from .base import Integrand, catalog
 
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]  # credit, weight, dc/dz -> g
 
@@ -76,6 +76,13 @@ def _constant(f: Integrand, z: Tensor) -> bool:
 
 
 def leaf(x: Tensor) -> Tensor:
+    """A constant by which derivatives are taken."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        own = ", ".join(cls.__name__ for cls in catalog() if not cls.compiles)
+        raise ValueError(
+            f"torch.func cannot transform the estimators that take derivatives of their own ({own}"
+            "): use another one, such as ScoreFunction"
+        )
     return x.detach().requires_grad_()
 
 

@@ -6,17 +6,9 @@ from torch import Tensor
 from torch.distributions import Distribution, OneHotCategorical
 
 from ..aggregates import Aggregate, difference
+from ..distributions import base, full_precision, one_hot, softmax
 from .antithetic import coincidence, correction, exclusive_bits
-from .base import (
-    Estimator,
-    Integrand,
-    base,
-    full_precision,
-    one_hot,
-    positive_samples,
-    softmax,
-    surrogate,
-)
+from .base import Estimator, Integrand, positive_samples, surrogate
 from .control import event_sum
 from .relaxations import gumbel
 

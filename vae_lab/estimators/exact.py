@@ -1,14 +1,15 @@
 """The expectation itself, by enumeration of the support."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
 from torch.utils.checkpoint import checkpoint
 
 from ..aggregates import Aggregate, weighted_sum
-from .base import Estimator, Integrand, base, positive_samples
+from ..distributions import num_states as num_states
+from ..distributions import power
+from ..distributions import support as support
+from .base import Estimator, Integrand, positive_samples
 
 
 class Exact(Estimator):
@@ -68,29 +69,3 @@ class Exact(Estimator):
                 f"Exact would enumerate {power(states)} states, more than max_states="
                 f"{self.max_states}: use fewer latents or another estimator"
             )
-
-
-def num_states(q: Distribution) -> int:
-    """The number of points of q's support, for one element of its batch."""
-    inner = base(q)
-    variables = q.event_shape.numel() // inner.event_shape.numel()
-    return len(inner.enumerate_support(expand=False)) ** variables
-
-
-def support(q: Distribution) -> Tensor:
-    """Every point of q's support, [states, *B, *E]."""
-    inner = base(q)
-    values = inner.enumerate_support(expand=False)  # [K, 1.., *event of one variable]
-    values = values.reshape(len(values), *inner.event_shape)
-    variables = q.event_shape.numel() // inner.event_shape.numel()
-    states = torch.arange(len(values) ** variables, device=values.device)
-    place = len(values) ** torch.arange(variables - 1, -1, -1, device=values.device)
-    digits = states.unsqueeze(-1) // place % len(values)  # [states, variables]
-    z = values[digits].reshape(-1, *[1] * len(q.batch_shape), *q.event_shape)
-    return z.expand(-1, *q.batch_shape, *q.event_shape)
-
-
-def power(number: float) -> str:
-    """A count for a message, which may have thousands of digits or be infinite."""
-    short = number < 10**6 or number == math.inf
-    return f"{number}" if short else f"10^{int(math.log10(number))}"

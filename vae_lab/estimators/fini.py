@@ -5,7 +5,8 @@ from typing import Literal
 from torch import Tensor
 from torch.distributions import Distribution, Poisson
 
-from .base import Unbiased, base, surrogate
+from ..distributions import base
+from .base import Unbiased, surrogate
 from .relaxations import _Relaxation
 
 

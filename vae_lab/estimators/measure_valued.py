@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, Poisson
 
 from ..aggregates import Aggregate, credit
-from .base import Estimator, Integrand, base, per_dimension, positive_samples, surrogate
+from ..distributions import base, per_dimension
+from .base import Estimator, Integrand, positive_samples, surrogate
 
 Move = tuple[Tensor, Tensor, Tensor]  # parameter, coefficient, where each coordinate goes
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, VonMises
 
 from ..aggregates import Aggregate, log_mean_exp
-from .base import Estimator, Integrand, base, detach, per_dimension, positive_samples, surrogate
-from .control import slope
+from ..distributions import base, can_detach, detach, per_dimension
+from .base import Estimator, Integrand, positive_samples, surrogate
+from .control import leaf, slope
 
 
 class Reparameterization(Estimator):
@@ -121,14 +122,11 @@ class StickingTheLanding(Reparameterization):
 
     multi_sample = False
     source = "Roeder et al. 2017"
-    needs = "a Distribution that has rsample and is made of its parameters alone"
+    needs = "a Distribution that has rsample and is made of its parameters alone, or has detach"
 
     @classmethod
     def accepts(cls, q: Distribution) -> bool:
-        if not super().accepts(q):
-            return False
-        inner = base(q)  # transforms and temperatures are not among the parameters
-        return bool(inner.arg_constraints) and not hasattr(inner, "temperature")
+        return super().accepts(q) and can_detach(q)
 
     def density(self, q: Distribution) -> Distribution:
         return detach(q)
@@ -170,7 +168,7 @@ class DReG(StickingTheLanding):
         z = rsample(q, self.num_samples)
         if aggregate is not log_mean_exp or not z.requires_grad:
             return aggregate(f(z))
-        points = z.detach().requires_grad_()
+        points = leaf(z)
         log_w = f(points)  # [S, *B]
         lost = (log_w == -torch.inf).all(0)
         weights = log_w.detach().softmax(0).masked_fill(lost, 0.0)

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
+from ..distributions import full_precision, log_softmax
 from ..schedules import Schedule
-from .base import full_precision, log_softmax, positive_samples
+from .base import positive_samples
 from .relaxations import exponential, logistic, squash
 from .straight_through import _StandIn, moved
 

@@ -7,16 +7,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
 from ..aggregates import Aggregate, possible
-from .base import (
-    Estimator,
-    Integrand,
-    base,
-    descent,
-    full_precision,
-    positive_samples,
-    softmax,
-    surrogate,
-)
+from ..distributions import base, full_precision, softmax
+from .base import Estimator, Integrand, descent, positive_samples, surrogate
 from .control import (
     Gradient,
     controlled,

@@ -16,16 +16,8 @@ from torch.distributions import (
 )
 
 from ..aggregates import Aggregate
-from .base import (
-    Estimator,
-    Integrand,
-    base,
-    descent,
-    like,
-    parameters,
-    positive_samples,
-    surrogate,
-)
+from ..distributions import base, like, parameters
+from .base import Estimator, Integrand, descent, positive_samples, surrogate
 from .baselines import MovingAverage
 from .control import (
     ControlNetwork,

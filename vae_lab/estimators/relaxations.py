@@ -8,18 +8,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
 from ..aggregates import Aggregate
+from ..distributions import base, full_precision, one_hot, softmax
 from ..schedules import Schedule, as_schedule, bounds
-from .base import (
-    Estimator,
-    Integrand,
-    Unbiased,
-    base,
-    full_precision,
-    one_hot,
-    positive_samples,
-    softmax,
-    surrogate,
-)
+from .base import Estimator, Integrand, Unbiased, positive_samples, surrogate
 
 
 class _Relaxation(Estimator):

@@ -5,15 +5,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
 from ..aggregates import Aggregate, difference, mean_of_others, possible
-from .base import (
-    Estimator,
-    Integrand,
-    base,
-    descent,
-    full_precision,
-    positive_samples,
-    surrogate,
-)
+from ..distributions import base, full_precision
+from .base import Estimator, Integrand, descent, positive_samples, surrogate
 from .control import each_event, event_flat, event_sum, leaf, number, slope
 
 

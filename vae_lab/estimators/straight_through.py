@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
+from ..distributions import base, full_precision, log_softmax
 from ..schedules import Schedule, bounds
-from .base import Unbiased, base, full_precision, log_softmax, surrogate
+from .base import Unbiased, surrogate
 from .relaxations import _Relaxation, harden, perturb, positive_temperature, squash
 
 

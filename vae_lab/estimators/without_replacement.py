@@ -8,18 +8,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
 from ..aggregates import Aggregate, difference, weighted_sum
-from .base import (
-    Estimator,
-    Integrand,
-    base,
-    full_precision,
-    log_softmax,
-    one_hot,
-    positive_samples,
-    surrogate,
-)
+from ..distributions import base, full_precision, log_softmax, num_states, one_hot
+from .base import Estimator, Integrand, positive_samples, surrogate
 from .distinct import draw_distinct, draw_outside, most_probable
-from .exact import num_states
 
 
 class UnorderedSet(Estimator):

@@ -22,7 +22,7 @@ from ..estimators import Estimator
 from ..vae import VAE
 from . import parts as measure
 from .diagnosis import Diagnosis, diagnose
-from .evidence import MEMORY
+from .evidence import MEMORY, can_anneal
 from .features import Features, choose
 from .measurement import Measurement, Progress, collect
 from .results import Evaluation, Metric
@@ -115,7 +115,7 @@ def evaluate(
                 measure.bound(m, samples)
                 if others is not None:
                     measure.train_gap(m, others[0][:TRAIN_IMAGES])
-            if "ais" in parts and ais_images and not vae.latent.discrete:
+            if "ais" in parts and ais_images and can_anneal(vae.latent):
                 measure.annealing(m, ais_images, ais_steps)
             if "split" in parts:
                 measure.split(m, estimator)

@@ -16,17 +16,15 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.distributions as td
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..estimators.base import base, like
+from ..distributions import base
 from ..latents import Latent
+from .densities import densities
 
 POINTS = 2500  # at which q(z) is evaluated, at least
 MIXTURE = 10_000  # posteriors that q(z) is made of
-PAIRS = 2**22  # of points and posteriors at a time: 32 MB
 
 
 class Decomposition(NamedTuple):
@@ -89,32 +87,22 @@ def decompose(
     images, kl = len(rows), latent.kl(q).cpu().double()[rows]
     drawing = _evenly(images, points)
     draws = max(math.ceil(points / len(drawing)), 2)
-    z = q.sample((draws,)).cpu().double()[:, rows][:, drawing]  # [S, M, *E]
     owner = drawing.repeat(draws)
-    eta, log_normaliser = (part[rows] for part in _natural(q))
-    statistics = _statistics(q, z.flatten(0, 1))
-    # log q(z_l|x) - h(z_l), and without the same h(z) the other densities, [SM, L]
-    log_qz_x = (statistics * eta[owner]).sum(-1) - log_normaliser[owner]
-    eta_p, normaliser_p = _natural(latent.prior())
-    log_pz = (statistics * eta_p).sum(-1) - normaliser_p
-    log_qz = _log_mixture(statistics.flatten(1), eta.flatten(1), log_normaliser.sum(1))
-    values = [log_qz_x.sum(1) - log_qz]
-    codes = latent.codes(q)
-    if codes is not None:
+    log_qz_x, log_pz, log_qz, log_marginals = densities(latent, q, rows, drawing, draws)
+    values = (log_qz_x.sum(1) - log_qz).unsqueeze(1)
+    codes, log_prior = latent.codes(q), latent.log_codes(latent.prior())
+    if codes is not None and log_prior is not None:
         usage = codes.cpu().double()[rows].mean(0)  # [L, K]
-        log_prior = _log_codes(eta_p, normaliser_p)
         marginal = (usage.xlogy(usage) - usage * log_prior).sum(-1)
-    else:
-        for i in range(eta.shape[1]):
-            log_qz = _log_mixture(statistics[:, i], eta[:, i], log_normaliser[:, i])
-            values.append(log_qz - log_pz[:, i])
+    if log_marginals is not None:
+        values = torch.cat([values, log_marginals - log_pz], 1)
     # The means of these are known to be zero: over the draws of an image, and over the images,
     # where it is not zero anyway as all of them have drawn.
     controls = [log_qz_x - log_pz - kl[owner]]
     if len(drawing) < images:
         controls.append((kl - kl.mean(0))[owner])
-    found, wider = _without(torch.cat(controls, 1), torch.stack(values, 1))  # [SM, 1 or 1 + L]
-    if codes is None:
+    found, wider = _without(torch.cat(controls, 1), values)  # [SM, 1 or 1 + L]
+    if log_marginals is not None:
         marginal = found[:, 1:].mean(0)
     mean_kl, mutual = kl.sum(1).mean().item(), found[:, 0].mean().item()
     return Decomposition(
@@ -140,7 +128,7 @@ def activity(q: Distribution) -> Tensor:
     arXiv:1509.00519
     """
     variance = q.mean.double().var(0, correction=0)
-    return variance.reshape(len(variance), -1).sum(-1)
+    return variance.reshape(-1, base(q).event_shape.numel()).sum(-1)
 
 
 def code_use(codes: Tensor) -> CodeUse:
@@ -153,33 +141,19 @@ def code_use(codes: Tensor) -> CodeUse:
 
 
 @torch.no_grad()
-def prior_gap(latent: Latent, q: Distribution) -> float:
+def prior_gap(latent: Latent, q: Distribution) -> float | None:
     r"""A lower bound on :math:`\mathrm{KL}(q(z) \,\|\, p(z))`, in nats, from few images.
 
     Of all distributions with the moments of q(z) the one in the prior's exponential family (a
     normal with any covariance, independent codes or counts) is the nearest to the prior. The KL
     of that one it is, less what so many draws of the prior itself would show. Where there are not
-    twice as many images as Gaussian variables, correlations are left out.
+    twice as many images as Gaussian variables, correlations are left out. None where the latent
+    does not know its nearest distribution.
     """
-    inner, images = base(q), q.batch_shape[0]
-    if isinstance(inner, td.Normal):
-        gap, moments = _normal_gap(inner, base(latent.prior()))
-    else:
-        mean, name = inner.mean.mean(0), "rate" if isinstance(inner, td.Poisson) else "probs"
-        gap = latent.kl(like(q, type(inner), **{name: mean})).sum()
-        moments = mean.numel() - (len(mean) if mean.ndim > 1 else 0)  # categories sum to one
-    return max(gap.item() - moments / (2 * images), 0.0)
-
-
-def _normal_gap(q: td.Normal, p: td.Normal) -> tuple[Tensor, int]:
-    """The KL of a normal with the moments of the mixture of q [N, D], and how many moments."""
-    means, variances = (q.loc - p.loc).double() / p.scale, (q.scale.double() / p.scale).square()
-    images, size = means.shape
-    covariance = means.T.cov(correction=0).reshape(size, size) + variances.mean(0).diag()
-    if images < 2 * size:
-        covariance = covariance.diag().diag()
-    second = covariance.trace() + means.mean(0).square().sum() - size - covariance.logdet()
-    return second / 2, size + (size if images < 2 * size else size * (size + 1) // 2)
+    if (found := latent.gap(q)) is None:
+        return None
+    gap, moments = found
+    return max(gap.item() - moments / (2 * q.batch_shape[0]), 0.0)
 
 
 def _evenly(total: int, most: int) -> Tensor:
@@ -191,14 +165,14 @@ def _without(controls: Tensor, values: Tensor) -> tuple[Tensor, float]:
     """Values [M, V] without what they share with controls [M, C] of mean zero (control variates).
 
     All have the same controls, so that sums of the values are left with what sums would be. More
-    controls than M / 2 are left alone: they would explain noise.
+    controls than M / 2 are left alone: they would explain noise. So are infinite ones.
 
     Returns:
         The values, and the factor by which the standard error of their mean is wider than they
         look: R shares that are fitted leave 1 - R / M of the noise, and have an error of their own.
     """
     points, size = controls.shape
-    if 2 * size > points:
+    if 2 * size > points or not controls.isfinite().all():
         return values, 1.0
     # The one driver that allows controls that are zero throughout, or say the same.
     fit = torch.linalg.lstsq(controls - controls.mean(0), values, driver="gelsd")
@@ -213,42 +187,3 @@ def _standard_error(values: Tensor, images: int) -> float:
     between = values.mean(0).var(correction=0) / max(drawing - 1, 1)
     share = drawing / images
     return (share * within + (1 - share) * between).sqrt().item()
-
-
-# All families here are exponential: log q(z_l|x) = T(z_l) . eta_l(x) - A_l(x) + h(z_l), so that the
-# densities of many z under many posteriors are one product of matrices.
-
-
-def _natural(q: Distribution) -> tuple[Tensor, Tensor]:
-    """eta [*B, L, P] and A [*B, L]."""
-    inner = base(q)
-    if isinstance(inner, td.Normal):
-        mean, precision = inner.loc.cpu().double(), inner.scale.cpu().double() ** -2
-        eta = torch.stack([mean * precision, -precision / 2], -1)
-        return eta, (mean.square() * precision - precision.log() + math.log(2 * math.pi)) / 2
-    if isinstance(inner, td.Poisson):
-        rate = inner.rate.cpu().double()
-        return rate.clamp_min(torch.finfo(rate.dtype).tiny).log().unsqueeze(-1), rate
-    logits = inner.logits.cpu().double()
-    if isinstance(inner, td.Bernoulli):
-        return logits.unsqueeze(-1), F.softplus(logits)
-    return logits, torch.zeros_like(logits[..., 0])  # of categories, already normalised
-
-
-def _statistics(q: Distribution, z: Tensor) -> Tensor:
-    """T of z [M, *E], [M, L, P]."""
-    if isinstance(base(q), td.Normal):
-        return torch.stack([z, z.square()], -1)
-    return z if z.ndim > 2 else z.unsqueeze(-1)
-
-
-def _log_codes(eta: Tensor, log_normaliser: Tensor) -> Tensor:
-    """The log-probabilities of categories or bits, [L, K]."""
-    return eta if eta.shape[-1] > 1 else torch.cat([0 * eta, eta], -1) - log_normaliser[:, None]
-
-
-def _log_mixture(statistics: Tensor, eta: Tensor, log_normaliser: Tensor) -> Tensor:
-    """log q(z) - h(z) at points T [M, P] of the mixture of eta [N, P] and A [N], [M]."""
-    rows = max(PAIRS // len(eta), 1)
-    parts = [(t @ eta.T - log_normaliser).logsumexp(1) for t in statistics.split(rows)]
-    return torch.cat(parts) - math.log(len(eta))

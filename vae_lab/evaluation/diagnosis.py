@@ -42,7 +42,7 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(
-    numbers: Mapping[str, float],
+    numbers: Mapping[str, float | None],
     prefix: str = "",
     min_kl: float = MIN_KL,
     min_codes: float = MIN_CODES,
@@ -52,18 +52,19 @@ def diagnose(
     Args:
         numbers: by name the metrics of :func:`vae_lab.evaluation.evaluate`, and also `latents` L,
             `categories` K, `samples` of the importance weights, `temperature`, `grey` (are there
-            pixels that are no bits, under a likelihood of bits). Absent is what is not known.
+            pixels that are no bits, under a likelihood of bits). Unknown is what is absent or None.
         prefix: of the metrics' names where they are shown, such as `val/`.
         min_kl: in nats a datum; less is a collapse.
         min_codes: dead are codes of perplexity P where :math:`(P - 1) / (K - 1)` is less.
     """
+    measured = {name: number for name, number in numbers.items() if number is not None}
     known: dict[str, Any] = {"prefix": prefix, "min_kl": min_kl, "min_codes": min_codes}
     found = []
     for name, check in CHECKS.items():
         parameters = inspect.signature(check).parameters.values()
-        if any(p.default is p.empty and p.name not in {**known, **numbers} for p in parameters):
+        if any(p.default is p.empty and p.name not in {**known, **measured} for p in parameters):
             continue
-        used = {p.name: numbers[p.name] for p in parameters if p.name in numbers}
+        used = {p.name: measured[p.name] for p in parameters if p.name in measured}
         settings = {p.name: known[p.name] for p in parameters if p.name in known}
         found.append(Diagnosis(name, *check(**used, **settings), used))
     return sorted(found, key=lambda diagnosis: LEVELS.index(diagnosis.level))
@@ -82,10 +83,9 @@ def has_grey_pixels(likelihood: Likelihood, x: Tensor) -> bool:
 
 
 def sizes(latent: Latent) -> dict[str, float]:
-    """`latents`, and `categories` where there are codes."""
-    codes = latent.codes(latent.prior())
-    known: dict[str, float] = {"latents": latent.event_shape[0]}
-    return known if codes is None else known | {"categories": codes.shape[-1]}
+    """`latents`, and `categories` where they can be listed."""
+    known = {"latents": latent.num_variables, "categories": latent.categories}
+    return {name: number for name, number in known.items() if number is not None}
 
 
 # What a check needs to know are its arguments; without those that have a default it can do.

@@ -1,7 +1,7 @@
 r"""Estimates of log p(x), in nats, for every image of a batch.
 
 * :func:`importance_weighted`: a lower bound, for every latent, and what its weights were like.
-* :func:`annealed`: a second estimate for Gaussian latents, which needs no good q(z|x).
+* :func:`annealed`: a second estimate where z can be any numbers, which needs no good q(z|x).
 * :func:`enumerated`: log p(x) itself, for few discrete states.
 """
 
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..estimators.base import base
-from ..estimators.exact import power, support
+from ..distributions import base, per_variable, power, support
 from ..inputs import Array, check_count
-from ..latents import Gaussian, Latent
+from ..latents import Latent
 
 if TYPE_CHECKING:
     from ..vae import VAE
@@ -88,7 +87,9 @@ def importance_weighted(
     if chunk is not None:
         check_count("chunk", chunk)
     x = vae.images(x)
-    chunk = chunk or max(images_at_once(vae, memory) // max(len(x), 1), 1)
+    if not len(x):  # of which torch sums no log-densities
+        return Weighted(*4 * [x.new_zeros(0)])
+    chunk = chunk or max(images_at_once(vae, memory) // len(x), 1)
     q, prior = vae.encode(x), vae.p_z()
     weights, reconstruction = _Sum(x), torch.zeros((), device=x.device)
     for start in range(0, num_samples, chunk):
@@ -107,7 +108,7 @@ def annealed(
     steps: int = 200,
     start: Literal["posterior", "prior"] = "posterior",
 ) -> Annealed:
-    r"""Annealed importance sampling with Hamiltonian transitions, for Gaussian latents.
+    r"""Annealed importance sampling with Hamiltonian transitions, where z can be any numbers.
 
     Chains move from a base distribution b through :math:`f_t(z) = b(z)^{1 - \beta_t} \,
     p(x, z)^{\beta_t}`, and each weighs
@@ -132,15 +133,13 @@ def annealed(
     check_count("steps", steps)
     if start not in ("posterior", "prior"):
         raise ValueError(f"start must be posterior or prior, got {start!r}")
-    if not isinstance(vae.latent, Gaussian):
+    if not can_anneal(vae.latent):
         raise ValueError(
-            "annealed importance sampling needs Gaussian latents, got "
+            "annealed importance sampling needs latents that can be any numbers, got "
             f"{type(vae.latent).__name__}: use importance_weighted"
         )
     if start == "prior" and vae.prior is not None:
-        raise ValueError(
-            "start=prior needs the latent's own prior, a Gaussian: use start=posterior"
-        )
+        raise ValueError("start=prior needs the latent's own prior: use start=posterior")
     x = vae.images(x)
     path = _Path(vae, x, start)
     betas = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
@@ -170,7 +169,7 @@ def enumerated(
         max_states: more of them, and latents with infinitely many, are refused.
         memory: in bytes, roughly.
     """
-    if (states := num_states(vae.latent)) > max_states:
+    if (states := vae.latent.num_states) > max_states:
         raise ValueError(
             f"{type(vae.latent).__name__} has {power(states)} states, more than max_states="
             f"{max_states}: use importance_weighted"
@@ -184,11 +183,9 @@ def enumerated(
     return total.log()
 
 
-@torch.no_grad()
-def num_states(latent: Latent) -> float:
-    """K^L, the number of values of z; infinite for continuous latents and counts."""
-    codes = latent.codes(latent.prior())
-    return math.inf if codes is None else codes.shape[-1] ** codes.shape[-2]
+def can_anneal(latent: Latent) -> bool:
+    """Whether z can be any numbers, so that a chain can move wherever the gradient leads it."""
+    return latent.bounds == (-math.inf, math.inf)
 
 
 def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
@@ -200,7 +197,7 @@ def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
     """
     outputs = _outputs(vae)
     size = (6 * max(outputs) + graph * sum(outputs)) * max(vae.dtype.itemsize, 4)
-    most = 1024 if vae.device.type == "cpu" else 16384
+    most = 512 if vae.device.type == "cpu" else 16384
     return max(min(most, int(memory / size)), 1)
 
 
@@ -272,16 +269,18 @@ class _Path:
             self.base: Distribution = (
                 q if start == "posterior" else self.prior.expand(q.batch_shape)
             )
-        self.scale: Tensor = base(self.base).scale  # [B, D]: the mass of every coordinate
+        # [B, D]: the mass of every coordinate
+        self.scale = per_variable(base(self.base).stddev, self.base)
 
     def draw(self, num_chains: int) -> _Point:
-        return self.at(self.base.sample((num_chains,)))
+        return self.at(self.vae.latent.numbers(self.base.sample((num_chains,))))
 
     def at(self, z: Tensor) -> _Point:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            log_base = self.base.log_prob(z)
-            log_joint = self.vae.log_px_z(self.x, z) + self.prior.log_prob(z)
+            point = self.vae.latent.from_numbers(z)
+            log_base = self.base.log_prob(point)
+            log_joint = self.vae.log_px_z(self.x, point) + self.prior.log_prob(point)
             (grad_base,) = torch.autograd.grad(log_base.sum(), z)
             (grad_joint,) = torch.autograd.grad(log_joint.sum(), z)
         return _Point(z.detach(), log_base.detach(), log_joint.detach(), grad_base, grad_joint)

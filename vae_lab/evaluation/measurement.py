@@ -99,14 +99,13 @@ class Measurement:
         self.metrics[name] = Metric(value, standard_error, unit, note)
 
     def codes(self, x: Tensor) -> Tensor:
-        """The posteriors' means, of discrete latents all probabilities, [N, D]; on the CPU."""
+        """The posteriors' means, of categories all probabilities, [N, D]; on the CPU."""
         return self._means(x).flatten(1)
 
     def variables(self, x: Tensor) -> Tensor:
         """One code for each latent variable, [N, L]: the posterior's mean, or of categories the
         number of the most probable."""
-        means = self._means(x)
-        return means.argmax(-1) if means.ndim == 3 else means
+        return self.vae.latent.numbers(self._means(x))
 
     def _means(self, x: Tensor) -> Tensor:
         means = [self.vae.encode(part.to(self.device)).mean for part in x.split(BATCH)]

@@ -12,7 +12,7 @@ from ..latents.base import ACTIVE
 from ..objectives import ELBO
 from .decomposition import Decomposition, activity, code_use, decompose, prior_gap
 from .diagnosis import has_grey_pixels
-from .evidence import MAX_STATES, annealed, enumerated, importance_weighted, num_states
+from .evidence import MAX_STATES, annealed, enumerated, importance_weighted
 from .features import Features
 from .measurement import BATCH, Measurement
 
@@ -28,7 +28,7 @@ Labelled = tuple[Tensor, Tensor]  # images [N, C, H, W] and labels [N]
 
 def bound(m: Measurement, samples: int) -> None:
     """The ELBO and log p(x): by importance weighting, or exact where z has no more states."""
-    vae, states = m.vae, num_states(m.vae.latent)
+    vae, states = m.vae, m.vae.latent.num_states
     exact = states <= min(samples, MAX_STATES)
 
     def terms(x: Tensor) -> tuple[Tensor, ...]:
@@ -107,8 +107,8 @@ def split(m: Measurement, estimator: Estimator | None) -> None:
     m.draw_anew("split")
     found = decompose(latent, q)
     _add_decomposition(m, found)
-    note = "KL(q(z) || p(z)) at least, by the moments of q(z)"
-    m.add("prior_gap", prior_gap(latent, q), None, "nats", note)
+    if (gap := prior_gap(latent, q)) is not None:
+        m.add("prior_gap", gap, None, "nats", "KL(q(z) || p(z)) at least, by the moments of q(z)")
     m.add("active_units", (kl.mean(0) > ACTIVE).sum().item(), note=f"KL above {ACTIVE} nats")
     varying = (variance > VARYING).sum().item()
     m.add("varying_units", varying, note=f"variance of E_q[z] above {VARYING}")

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..data import TensorLoader
 from ..data.image_files import read_upload
-from ..estimators.base import base
 from ..optional import needs
 from ..vae import VAE
 
@@ -18,7 +17,6 @@ with needs("train", __name__):
     from PIL import Image
 
 CHUNK = 256  # pictures that are encoded at once
-WIDTH = 3  # standard deviations of the prior that a slider spans, on each side
 STEPS = 100  # of a path between two pictures
 
 
@@ -26,7 +24,7 @@ class Explorer:
     r"""What can be done to a z. Nothing changes the explorer: who explores keeps the z.
 
     A z is one of the latent's, [\*E], an image [C, H, W] in [0, 1]. A *value* of a latent variable
-    is a float of a Gaussian, the number of the category, a bit, or a count.
+    is a number, the number of the category, a bit, or a count.
 
     Args:
         vae: the model, in evaluation mode.
@@ -57,23 +55,21 @@ class Explorer:
         posteriors = [vae.encode(x) for x in self.images.split(CHUNK)]
         self.kl = torch.cat([self.latent.kl(q) for q in posteriors]).mean(0).cpu()
         self.order: list[int] = self.kl.argsort(descending=True).tolist()
-        values = self._values(torch.cat([self.latent.mode(q) for q in posteriors]))
-        self.low, self.high = self._range(values)
+        modes = torch.cat([self.latent.mode(q) for q in posteriors])
+        ends = self.latent.range(self.latent.numbers(modes))
+        self.low, self.high = (end.cpu() for end in ends)
 
     @property
     def kind(self) -> Literal["numbers", "codes", "bits"]:
         """What the values are: any numbers; 0, 1, ... of which one is chosen; 0 or 1."""
-        if not self.latent.discrete:
+        if self.latent.kind == "numbers":
             return "numbers"
         return "bits" if self.high.max() == 1 else "codes"
 
     @property
     def uniform(self) -> bool:
         """Has the prior the same probability for all values, so that it has no temperature."""
-        if self.kind == "numbers":
-            return False
-        log_p = self._log_prior()
-        return torch.allclose(log_p, log_p[:, :1])
+        return self.latent.uniform
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -89,7 +85,7 @@ class Explorer:
 
     def values(self, z: Tensor) -> list[float]:
         """The value of every latent variable, [L]."""
-        return self._values(z).tolist()
+        return self.latent.numbers(z).tolist()
 
     def edited(self, z: Tensor, latent: int, value: float) -> Tensor:
         """A z in which one latent variable has another value.
@@ -99,12 +95,17 @@ class Explorer:
         """
         if not 0 <= latent < len(self.order):
             raise ValueError(f"latent must be in 0 to {len(self.order) - 1}, got {latent}")
-        offered = range(int(self.high[latent]) + 1)
-        if not (value in offered if self.latent.discrete else math.isfinite(value)):
+        if not self._can_be(latent, value):
             raise ValueError(f"z{latent} cannot have the value {value}")
-        values = self._values(z)
-        values[latent] = value
-        return self._z(values)
+        numbers = self.latent.numbers(z).clone()
+        numbers[latent] = value
+        return self.latent.from_numbers(numbers)
+
+    def _can_be(self, latent: int, value: float) -> bool:
+        if self.kind == "numbers":
+            low, high = self.latent.bounds
+            return math.isfinite(value) and low <= value <= high
+        return value in range(int(self.high[latent]) + 1)
 
     def path(self, z0: Tensor, z1: Tensor) -> Tensor:
         r"""The latent's way from z0 to z1 in :data:`STEPS` steps, [STEPS + 1, \*E]."""
@@ -114,20 +115,11 @@ class Explorer:
     def samples(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
         r"""Draws from the prior at a temperature t, [count, \*E]; the same noise at every t.
 
-        Of a Gaussian the standard deviation is t times the prior's; of a discrete variable
-        :math:`p_t(k) \\propto p(k)^{1/t}`, which leaves a uniform prior as it is.
+        See :meth:`.Latent.sample`. A uniform prior it leaves as it is.
         """
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        noise = torch.Generator().manual_seed(seed)
-        prior = self.latent.prior()
-        if not self.latent.discrete:
-            epsilon = torch.randn(count, *self.latent.event_shape, generator=noise)
-            return prior.mean + temperature * prior.stddev * epsilon.to(self.images.device)
-        log_p = self._log_prior()  # [L, K]
-        uniform = torch.rand(count, *log_p.shape, generator=noise).to(log_p.device)
-        gumbel = -(-uniform.log()).log()
-        return self._z((log_p / temperature + gumbel).argmax(-1).to(self.images.dtype))
+        return self.latent.sample(count, temperature, seed)
 
     def upload(self, data: bytes) -> Tensor:
         """A picture file as an image of the model's shape, read and binarised as its data is.
@@ -138,44 +130,6 @@ class Explorer:
         image = read_upload(data, self.vae.shape, **self.pixels).unsqueeze(0)
         loader = TensorLoader(image, torch.tensor([-1]), 1, stage="test", binarize=self.binarize)
         return next(iter(loader)).x[0]
-
-    def _range(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """What the prior and the test images span; values [N, L]."""
-        prior = self.latent.prior()
-        if not self.latent.discrete:
-            low, high = (prior.mean + side * WIDTH * prior.stddev for side in (-1, 1))
-            low, high = torch.minimum(low, values.amin(0)), torch.maximum(high, values.amax(0))
-            return low.cpu(), high.cpu()
-        codes = self.latent.codes(prior)
-        if codes is not None:
-            high = codes.new_full((len(self.kl),), codes.shape[-1] - 1)
-        else:
-            high = torch.maximum((prior.mean + WIDTH * prior.stddev).ceil(), values.amax(0))
-        return torch.zeros_like(high).cpu(), high.cpu()
-
-    def _log_prior(self) -> Tensor:
-        """log p of every value that is offered, [L, K]."""
-        prior = self.latent.prior()
-        codes = self.latent.codes(prior)
-        if codes is not None:
-            return codes.log()
-        counts = torch.arange(int(self.high.max()) + 1, device=self.images.device)
-        return base(prior).log_prob(counts.unsqueeze(-1)).T
-
-    def _values(self, z: Tensor) -> Tensor:
-        r"""z [\*, \*E] -> values [\*, L]."""
-        return z.argmax(-1).to(z.dtype) if self._one_hot else z.clone()
-
-    def _z(self, values: Tensor) -> Tensor:
-        r"""Values [\*, L] -> z [\*, \*E]."""
-        if not self._one_hot:
-            return values
-        categories = self.latent.event_shape[-1]
-        return torch.nn.functional.one_hot(values.long(), categories).to(values.dtype)
-
-    @property
-    def _one_hot(self) -> bool:
-        return len(self.latent.event_shape) == 2
 
 
 def png(image: Tensor) -> bytes:

@@ -103,8 +103,8 @@ class Page:
         self.x, self.other = images[0], images[-1]
         self.start = self.z = explorer.encode(self.x)
         self.values = explorer.values(self.z)
-        discrete = explorer.latent.discrete
-        self.cells = [int(high) + 1 if discrete and high < WIDE else 0 for high in explorer.high]
+        whole = explorer.kind != "numbers"
+        self.cells = [int(high) + 1 if whole and high < WIDE else 0 for high in explorer.high]
         ui.add_css(STYLE.read_text())
         ui.colors(primary="#2a78d6")
         ui.label(title).classes("title")
@@ -195,7 +195,7 @@ class Page:
             if self.cells[latent]:
                 return Code(name, self.cells[latent], changed)
             low, high = explorer.low[latent].item(), explorer.high[latent].item()
-            return Slider(name, low, high, 1 if explorer.latent.discrete else 0.01, changed)
+            return Slider(name, low, high, 0.01 if explorer.kind == "numbers" else 1, changed)
 
     def _random(self, count: int) -> list[Tensor]:
         images = self.explorer.images

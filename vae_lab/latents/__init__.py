@@ -2,6 +2,8 @@
 
 from .base import Latent as Latent
 from .discrete import Bernoulli, Categorical
+from .discrete import Discrete as Discrete
+from .discrete import Finite as Finite
 from .discrete import discrete_latent as discrete_latent
 from .gaussian import Gaussian
 from .poisson import Poisson

@@ -1,12 +1,22 @@
-"""A latent: the family of q(z|x), how a network's output becomes one, its prior and its KL."""
+"""A latent: the family of q(z|x), how a network's output becomes one, its prior, its KL, and what a
+z is, so that nobody else has to ask."""
 
-from typing import ClassVar
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..distributions import bounds, kl, wrapped
+from ..seeding import seed_generators
+
 ACTIVE = 0.01  # nats of mean KL above which a latent variable counts as in use
+WIDTH = 3  # standard deviations of the prior, on each side of its mean, that are worth a look
+
+Kind = Literal["numbers", "codes", "bits", "counts"]
 
 
 class Latent(nn.Module):
@@ -16,12 +26,22 @@ class Latent(nn.Module):
     encoder's output, the prior from zeros (standard normal, uniform) or, with `learn_prior`, from
     trained values.
 
+    A family of numbers needs :meth:`distribution` only, if torch knows its KL, its mean and its
+    variance; what it says better itself, it overrides. For codes, bits and counts begin with
+    :class:`~vae_lab.latents.discrete.Discrete`.
+
+    A latent *variable* is one component of z, of which there are L; the shape of z says how they
+    lie. Each is written as one number, by :meth:`numbers`, and read by :meth:`from_numbers`.
+
     Attributes:
         event_shape: the shape of one z.
         parameter_size: the number of parameters of q for one datum.
+        kind: what a variable's number means: any number, the name of a category, a bit, a count.
+        categories: K, of which one is chosen by each variable; None where they cannot be listed.
     """
 
-    discrete: ClassVar[bool]
+    kind: ClassVar[Kind] = "numbers"
+    categories: int | None = None
 
     def __init__(
         self, event_shape: tuple[int, ...], parameter_size: int, learn_prior: bool
@@ -39,6 +59,21 @@ class Latent(nn.Module):
         """The width of a flattened z."""
         return torch.Size(self.event_shape).numel()
 
+    @property
+    def num_variables(self) -> int:
+        """L, the number of latent variables."""
+        return self.size
+
+    @property
+    def num_states(self) -> float:
+        """K^L, the number of values of z; infinite where they cannot be listed."""
+        return math.inf if self.categories is None else self.categories**self.num_variables
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest number that a variable can be; infinite where there is none."""
+        return bounds(self.prior())
+
     def prior(self) -> Distribution:
         """p(z), batch shape []."""
         return self.distribution(self.prior_parameters)
@@ -47,25 +82,117 @@ class Latent(nn.Module):
         """Parameters [*B, parameter_size] -> a distribution of batch shape [*B]."""
         raise NotImplementedError
 
+    def independent(self, variables: Distribution) -> Distribution:
+        """Distributions of single variables, batch shape [*B, *V] -> that of z, [*B]."""
+        return wrapped(variables, len(self.event_shape))
+
     def kl(self, q: Distribution) -> Tensor:
         """KL(q || prior) of each latent variable in closed form, [*B, L], in nats."""
-        raise NotImplementedError
+        return kl(q, self.prior())
 
     def mode(self, q: Distribution) -> Tensor:
-        """The most probable z, [*B, *E]."""
-        raise NotImplementedError
+        """The most probable z, [*B, *E]; the mean, if nothing else is said."""
+        return q.mean
+
+    def numbers(self, z: Tensor) -> Tensor:
+        """One number for each variable, z [*, *E] -> [*, L]."""
+        return z.flatten(z.ndim - len(self.event_shape))
+
+    def from_numbers(self, numbers: Tensor) -> Tensor:
+        """The z that :meth:`numbers` wrote, [*, L] -> [*, *E]."""
+        return numbers.unflatten(-1, self.event_shape)
 
     def codes(self, q: Distribution) -> Tensor | None:
-        """The probability of every category, [*B, L, K]; None for continuous latents."""
+        """The probability of every category, [*B, L, K]; None where they cannot be listed."""
+        return None
+
+    def log_codes(self, q: Distribution) -> Tensor | None:
+        """The logarithms of :meth:`codes`, in double precision on the CPU."""
+        return None
+
+    def usage(self, q: Distribution, steps: int = 7) -> Tensor | None:
+        """The probability of each of :meth:`values`, [*B, L, steps]; None for numbers, of which
+        each has none."""
         return None
 
     def values(self, steps: int = 7) -> Tensor:
-        """What every variable can be set to, to see what it does: [V, *E].
+        """What every variable can be set to, to see what it does, as numbers: [steps, L].
 
         All categories, or `steps` values where there is no end of them.
         """
-        raise NotImplementedError
+        low, high = self.range()
+        return low + torch.linspace(0, 1, steps, device=low.device).unsqueeze(-1) * (high - low)
+
+    def value_names(self, count: int) -> tuple[list[str], str]:
+        """What so many of :meth:`values` are called in a picture, and the name of their axis."""
+        return [f"{share:.0%}" for share in torch.linspace(0, 1, count)], "of the prior's range"
+
+    def range(self, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The least and the largest number that is worth a look, of each variable, [L] each.
+
+        Args:
+            numbers: of z that have to lie within, [N, L].
+        """
+        low, high = (self._from_mean(side * WIDTH) for side in (-1, 1))
+        if numbers is not None:
+            low, high = torch.minimum(low, numbers.amin(0)), torch.maximum(high, numbers.amax(0))
+        return low, high
+
+    def _from_mean(self, deviations: Tensor | float) -> Tensor:
+        """So many of the prior's standard deviations from its mean, as far as there are numbers."""
+        prior = self.prior()
+        return self.numbers((prior.mean + deviations * prior.stddev).clamp(*self.bounds))
+
+    @property
+    def uniform(self) -> bool:
+        """Has the prior the same probability for all values, so that it has no temperature."""
+        return False
+
+    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+        r"""Draws from the prior at a temperature t, [count, \*E]; the same noise at every t.
+
+        Numbers are t times as far from the prior's mean as draws of the prior are; of discrete
+        variables it is :math:`p_t(k) \propto p(k)^{1/t}`, over the values that are worth a look.
+        """
+        prior = self.prior()
+        with self._seeded(seed):
+            z = prior.sample((count,))
+        return (prior.mean + temperature * (z - prior.mean)).clamp(*self.bounds)
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """Noise of this seed, after which the generators are where they were."""
+        device = self.prior_parameters.device
+        devices = [] if device.type == "cpu" else [device]
+        with torch.random.fork_rng(devices, device_type=device.type):
+            seed_generators(seed)
+            yield
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
-        """A path from z0 to z1, [*B, *E] -> [steps, *B, *E]."""
-        raise NotImplementedError
+        """A path from z0 to z1, [*B, *E] -> [steps, *B, *E]; straight, if nothing else is said."""
+        t = torch.linspace(0, 1, steps, device=z0.device).reshape(-1, *[1] * z0.ndim)
+        return (1 - t) * z0 + t * z1
+
+    # What evaluation can tell faster, or at all, of families that say it.
+
+    def natural(self, q: Distribution) -> tuple[Tensor, Tensor] | None:
+        r"""The natural parameters :math:`\eta` [*B, L, P] and the log-normaliser A [*B, L] of an
+        exponential family, :math:`\log q(z_l) = T(z_l) \cdot \eta_l - A_l + h(z_l)`, in double
+        precision on the CPU; None of others."""
+        return None
+
+    def statistics(self, z: Tensor) -> Tensor:
+        """T of z, [*, *E] -> [*, L, P], if there are natural parameters."""
+        return self.numbers(z).unsqueeze(-1)
+
+    def gap(self, q: Distribution) -> tuple[Tensor, int] | None:
+        """How far the posteriors' mixture is from the prior, from its moments only.
+
+        Args:
+            q: the posteriors of N data, batch shape [N].
+
+        Returns:
+            KL(p' || p) of the distribution p' nearest to the prior p of all that have the mixture's
+            moments, in nats, and how many moments these are; None if it is not known.
+        """
+        return None

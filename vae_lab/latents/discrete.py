@@ -1,63 +1,111 @@
-"""Discrete latents: L categorical variables of K classes, or L bits."""
+"""Discrete latents: L categorical variables of K classes, or L bits; and what all of them share."""
 
-from collections.abc import Sequence
+import math
+from typing import ClassVar
 
 import torch
 import torch.distributions as td
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
-from ..estimators.base import base, log_softmax, one_hot
-from .base import Latent
+from ..distributions import OneHotCategorical as OneHotCategorical
+from ..distributions import base, like, log_softmax, one_hot, per_variable
+from .base import WIDTH, Kind, Latent
 
 
-class OneHotCategorical(td.OneHotCategorical):
-    r"""torch's distribution with :math:`\log q(z) = \sum_k z_k \log \pi_k`.
+class Discrete(Latent):
+    """What latents share whose variables are 0, 1, 2, ...; if nothing else is said, counts.
 
-    The same at every one-hot z, but also defined between them and differentiable in z, which
-    relaxed and straight-through samples need inside a multi-sample bound.
+    Attributes:
+        mean_parameter: what the family calls the parameter that is its mean, if it has one.
     """
 
-    def __init__(
-        self,
-        probs: Tensor | None = None,
-        logits: Tensor | None = None,
-        validate_args: bool | None = None,
-    ) -> None:
-        # torch's own validates the categorical inside in any case: a wait for the device a step.
-        self._categorical = td.Categorical(probs, logits, validate_args)
-        shapes = self._categorical.batch_shape, self._categorical.param_shape[-1:]
-        Distribution.__init__(self, *shapes, validate_args=validate_args)
+    kind: ClassVar[Kind] = "counts"
+    mean_parameter: ClassVar[str | None] = None
 
-    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "OneHotCategorical":
-        logits = self.logits.expand(*batch_shape, *self.event_shape)
-        return OneHotCategorical(logits=logits, validate_args=False)
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, math.inf if self.categories is None else self.categories - 1.0
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """torch's draws; its own way to one-hot vectors cannot be vmapped."""
-        return one_hot(self._categorical.sample(torch.Size(sample_shape)), self.logits)
+    def mode(self, q: Distribution) -> Tensor:
+        return q.mean.floor()
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        finite = self.logits.clamp_min(torch.finfo(self.logits.dtype).min)  # 0 times -inf is 0
-        return (value * finite).sum(-1)
+    def usage(self, q: Distribution, steps: int = 7) -> Tensor:
+        counts = self.from_numbers(self.values(steps))  # [steps, *E]
+        counts = counts.reshape(steps, *[1] * len(q.batch_shape), *self.event_shape)
+        return per_variable(base(q).log_prob(counts).exp().movedim(0, -1), q, last=1)
+
+    def values(self, steps: int = 7) -> Tensor:
+        """All categories, or the counts from 0."""
+        values = torch.arange(self.categories or steps, device=self.prior_parameters.device)
+        return values.to(self.prior_parameters).unsqueeze(1).expand(-1, self.num_variables)
+
+    def value_names(self, count: int) -> tuple[list[str], str]:
+        return [str(value) for value in range(count)], "value"
+
+    def range(self, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        high = self._highest()
+        if numbers is not None:
+            high = torch.maximum(high, numbers.amax(0))
+        return torch.zeros_like(high), high
+
+    def _highest(self) -> Tensor:
+        """The largest value of each variable that the prior makes worth a look, [L]."""
+        if self.categories is None:
+            return self._from_mean(WIDTH).ceil()
+        return self.prior_parameters.new_full((self.num_variables,), self.categories - 1)
+
+    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+        p = self.usage(self.prior(), int(self._highest().max()) + 1)  # [L, K]
+        with self._seeded(seed):
+            uniform = torch.rand(count, *p.shape, device=p.device)
+        gumbel = -(-uniform.log()).log()
+        return self.from_numbers((p.log() / temperature + gumbel).argmax(-1).to(p))
+
+    def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
+        """The values nearest to the straight line."""
+        t = torch.linspace(0, 1, steps, device=z0.device).reshape(-1, *[1] * z0.ndim)
+        return (z0 + t * (z1 - z0)).round()
+
+    def gap(self, q: Distribution) -> tuple[Tensor, int] | None:
+        if self.mean_parameter is None:
+            return None
+        mean = base(q).mean.mean(0)
+        nearest = like(q, type(base(q)), **{self.mean_parameter: mean})
+        # Categories sum to one.
+        return self.kl(nearest).sum(), self.num_variables * ((self.categories or 2) - 1)
 
 
-class _Discrete(Latent):
-    discrete = True
+class Finite(Discrete):
+    """Discrete latents whose values are names, with no order among them."""
+
+    mean_parameter = "probs"
+
+    def codes(self, q: Distribution) -> Tensor:
+        raise NotImplementedError
+
+    def log_codes(self, q: Distribution) -> Tensor:
+        raise NotImplementedError
+
+    def usage(self, q: Distribution, steps: int = 7) -> Tensor:
+        return self.codes(q)
+
+    @property
+    def uniform(self) -> bool:
+        log_p = self.codes(self.prior()).log()  # [L, K]
+        return torch.allclose(log_p, log_p[:, :1])
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """One variable after the other changes from its value in z0 to that in z1."""
-        first = self.event_shape[0]
-        order = torch.arange(first, device=z0.device).reshape(
-            first, *[1] * (len(self.event_shape) - 1)
-        )
-        changed = torch.linspace(0, first, steps, device=z0.device)
-        changed = changed.reshape(-1, *[1] * z0.ndim)
-        return torch.where(order < changed, z1, z0)
+        first, last = self.numbers(z0), self.numbers(z1)  # [*B, L]
+        order = torch.arange(self.num_variables, device=z0.device)
+        changed = torch.linspace(0, self.num_variables, steps, device=z0.device)
+        changed = changed.reshape(-1, *[1] * first.ndim)
+        return self.from_numbers(torch.where(order < changed, last, first)).to(z0)
 
 
-class Categorical(_Discrete):
+class Categorical(Finite):
     r"""L independent one-hot variables of K classes; z is [L, K].
 
     .. math:: \mathrm{KL}_l = \sum_k \pi_{lk} (\log \pi_{lk} - \log p_{lk})
@@ -68,36 +116,50 @@ class Categorical(_Discrete):
         learn_prior: train the prior's logits; uniform otherwise.
     """
 
+    kind = "codes"
+
     def __init__(self, latents: int = 20, categories: int = 10, learn_prior: bool = False) -> None:
         if categories < 2:
             raise ValueError(f"categories must be at least 2, got {categories}")
         super().__init__((latents, categories), latents * categories, learn_prior)
         self.latents, self.categories = latents, categories
 
+    @property
+    def num_variables(self) -> int:
+        return self.size // self.event_shape[-1]
+
     def distribution(self, parameters: Tensor) -> Distribution:
         # torch normalises by logits - logsumexp, which at logits of 100 leaves errors of 1e-5.
         logits = log_softmax(parameters.unflatten(-1, self.event_shape))
-        categorical = OneHotCategorical(logits=logits, validate_args=False)
-        return Independent(categorical, 1, validate_args=False)
-
-    def kl(self, q: Distribution) -> Tensor:
-        log_pi = base(q).logits  # normalised, so exact where a probability underflows
-        log_prior = base(self.prior()).logits
-        return (log_pi.exp() * (log_pi - log_prior)).sum(-1)
+        return self.independent(OneHotCategorical(logits=logits, validate_args=False))
 
     def mode(self, q: Distribution) -> Tensor:
         logits = base(q).logits
         return one_hot(logits.argmax(-1), logits)
 
-    def values(self, steps: int = 7) -> Tensor:
-        codes = torch.eye(self.categories, device=self.prior_parameters.device)
-        return codes.to(self.prior_parameters).unsqueeze(1).expand(-1, self.latents, -1)
+    def numbers(self, z: Tensor) -> Tensor:
+        """The category of each variable: a whole number, which is its name."""
+        return z.argmax(-1).flatten(z.ndim - len(self.event_shape))
+
+    def from_numbers(self, numbers: Tensor) -> Tensor:
+        categories = self.prior_parameters.unflatten(-1, self.event_shape)
+        return one_hot(numbers.unflatten(-1, self.event_shape[:-1]), categories)
 
     def codes(self, q: Distribution) -> Tensor:
-        return base(q).probs
+        return per_variable(base(q).probs, q, last=1)
+
+    def log_codes(self, q: Distribution) -> Tensor:
+        return per_variable(base(q).logits.cpu().double(), q, last=1)
+
+    def natural(self, q: Distribution) -> tuple[Tensor, Tensor]:
+        eta = self.log_codes(q)
+        return eta, torch.zeros_like(eta[..., 0])  # already normalised
+
+    def statistics(self, z: Tensor) -> Tensor:
+        return z.flatten(z.ndim - len(self.event_shape), -2)
 
 
-class Bernoulli(_Discrete):
+class Bernoulli(Finite):
     r"""L independent bits; z is [L].
 
     .. math:: \mathrm{KL}_l = \pi_l (\ell_l - m_l) - \log(1 + e^{\ell_l}) + \log(1 + e^{m_l})
@@ -108,28 +170,31 @@ class Bernoulli(_Discrete):
         learn_prior: train the prior's logits; fair coins otherwise.
     """
 
+    kind = "bits"
+    categories = 2
+
     def __init__(self, latents: int = 200, learn_prior: bool = False) -> None:
         super().__init__((latents,), latents, learn_prior)
         self.latents = latents
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        bernoulli = td.Bernoulli(logits=parameters, validate_args=False)
-        return Independent(bernoulli, 1, validate_args=False)
-
-    def kl(self, q: Distribution) -> Tensor:
-        logits, prior = base(q).logits, self.prior_parameters
-        return logits.sigmoid() * (logits - prior) - F.softplus(logits) + F.softplus(prior)
+        return self.independent(td.Bernoulli(logits=parameters, validate_args=False))
 
     def mode(self, q: Distribution) -> Tensor:
         logits = base(q).logits
         return (logits > 0).to(logits.dtype)
 
-    def values(self, steps: int = 7) -> Tensor:
-        return self.prior_parameters.new_tensor([[0.0], [1.0]]).expand(-1, self.latents)
-
     def codes(self, q: Distribution) -> Tensor:
         p = base(q).probs
-        return torch.stack([1 - p, p], -1)
+        return per_variable(torch.stack([1 - p, p], -1), q, last=1)
+
+    def log_codes(self, q: Distribution) -> Tensor:
+        eta, log_normaliser = self.natural(q)
+        return torch.cat([0 * eta, eta], -1) - log_normaliser.unsqueeze(-1)
+
+    def natural(self, q: Distribution) -> tuple[Tensor, Tensor]:
+        logits = per_variable(base(q).logits.cpu().double(), q)
+        return logits.unsqueeze(-1), F.softplus(logits)
 
 
 def discrete_latent(latents: int, categories: int | None, learn_prior: bool = False) -> Latent:

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Normal
 
-from ..estimators.base import base
-from .base import Latent
+from ..distributions import base
+from .base import WIDTH, Latent
 
 
 class Gaussian(Latent):
@@ -22,40 +22,43 @@ class Gaussian(Latent):
         learn_prior: train the prior's mean and log sigma.
     """
 
-    discrete = False
-
     def __init__(self, latents: int = 20, learn_prior: bool = False) -> None:
         super().__init__((latents,), 2 * latents, learn_prior)
         self.latents = latents
 
     def distribution(self, parameters: Tensor) -> Distribution:
         mean, log_scale = parameters.chunk(2, -1)
-        normal = Normal(mean, log_scale.exp(), validate_args=False)
-        return Independent(normal, 1, validate_args=False)
-
-    def kl(self, q: Distribution) -> Tensor:
-        posterior = base(q)
-        mean, log_scale = self.prior_parameters.chunk(2, -1)
-        scale = log_scale.exp()
-        # torch's own takes the logarithm of sigma**2, which underflows long before sigma does.
-        ratio = posterior.scale / scale
-        distance = (posterior.loc - mean) / scale
-        return 0.5 * (ratio.square() + distance.square() - 1) - ratio.log()
-
-    def mode(self, q: Distribution) -> Tensor:
-        return q.mean
+        return self.independent(Normal(mean, log_scale.exp(), validate_args=False))
 
     def values(self, steps: int = 7) -> Tensor:
         """From -3 to 3 standard deviations of the prior around its mean."""
-        prior = self.prior()
-        deviations = torch.linspace(-3, 3, steps, device=prior.mean.device).unsqueeze(-1)
-        return prior.mean + deviations * prior.stddev
+        deviations = torch.linspace(-WIDTH, WIDTH, steps, device=self.prior_parameters.device)
+        return self._from_mean(deviations.reshape(-1, *[1] * len(self.event_shape)))
+
+    def value_names(self, count: int) -> tuple[list[str], str]:
+        deviations = torch.linspace(-WIDTH, WIDTH, count).tolist()
+        return [f"{d:g}" for d in deviations], "standard deviations of the prior"
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """Spherical: the straight line runs through lengths that the prior does not have."""
+        z0, z1 = self.numbers(z0), self.numbers(z1)
         t = torch.linspace(0, 1, steps, device=z0.device).reshape(-1, *[1] * z0.ndim)
         cosine = torch.cosine_similarity(z0, z1, dim=-1).clamp(-1 + 1e-6, 1 - 1e-6).unsqueeze(-1)
         angle = cosine.acos()
         arc = ((1 - t) * angle).sin() / angle.sin() * z0 + (t * angle).sin() / angle.sin() * z1
         # Of (nearly) parallel vectors, as all are of one dimension, there is no one arc.
-        return torch.where(cosine.abs() < 1 - 1e-5, arc, (1 - t) * z0 + t * z1)
+        path = torch.where(cosine.abs() < 1 - 1e-5, arc, (1 - t) * z0 + t * z1)
+        return self.from_numbers(path)
+
+    def gap(self, q: Distribution) -> tuple[Tensor, int]:
+        """By the normal with the mixture's covariance; where there are not twice as many data as
+        variables, correlations are left out."""
+        inner, p = base(q), base(self.prior())
+        means = ((inner.loc - p.loc).double() / p.scale).flatten(1)  # [N, L]
+        variances = (inner.scale.double() / p.scale).square().flatten(1)
+        data, size = means.shape
+        covariance = means.T.cov(correction=0).reshape(size, size) + variances.mean(0).diag()
+        if data < 2 * size:
+            covariance = covariance.diag().diag()
+        second = covariance.trace() + means.mean(0).square().sum() - size - covariance.logdet()
+        return second / 2, size + (size if data < 2 * size else size * (size + 1) // 2)

@@ -1,0 +1,31 @@
+"""Weights that are shared out among processes (FSDP2)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.nn import Module
+
+STEPS = ("training_step", "validation_step", "test_step")
+
+
+def shard(module: pl.LightningModule, parts: tuple[Module, ...]) -> None:
+    """Shards the parts, and then the rest of the module, where its strategy has a mesh of devices;
+    once."""
+    if module.device_mesh is None or isinstance(module, FSDPModule):
+        return
+    for part in (*parts, module):
+        fully_shard(part, mesh=module.device_mesh)  # [machines: copies, processes: shares]
+    for step in STEPS:
+        register_fsdp_forward_method(module, step)  # gathers what no part holds
+
+
+@contextmanager
+def gathered(module: pl.LightningModule) -> Iterator[None]:
+    """Keeps a sharded module together where an estimator takes derivatives of its own."""
+    if isinstance(module, FSDPModule):
+        module.set_reshard_after_backward(False)
+    yield
+    if isinstance(module, FSDPModule):
+        module.set_reshard_after_backward(True)

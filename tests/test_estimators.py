@@ -26,7 +26,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Chi2, Independent, Normal
 
 from vae_lab.aggregates import log_mean_exp, log_mean_exp_of_others, mean, mean_of_others
-from vae_lab.distributions import OneHotCategorical
+from vae_lab.distributions import OneHotCategorical, detach
 from vae_lab.estimators import (
     ARM,
     ARMS,
@@ -53,7 +53,7 @@ from vae_lab.estimators import (
     UnorderedSet,
     catalog,
 )
-from vae_lab.estimators.base import Unbiased, descent, detach
+from vae_lab.estimators.base import Unbiased, descent
 
 ROWS = 200_000
 FEWER = {UnorderedSet: 20_000}  # a step of it integrates numerically

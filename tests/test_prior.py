@@ -7,8 +7,8 @@ from oracles import z_scores
 from tiny import LinearGaussian, binary_images, discrete_vae, gradients, randomize
 from torch import nn
 
+from vae_lab.distributions import support
 from vae_lab.estimators import DReG, Exact, Reparameterization, ScoreFunction, StickingTheLanding
-from vae_lab.estimators.exact import support
 from vae_lab.evaluation import evaluate
 from vae_lab.evaluation.evidence import annealed, enumerated
 from vae_lab.latents import Bernoulli, Gaussian

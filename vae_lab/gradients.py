@@ -62,8 +62,8 @@ def encoder_gradients(
 
 
 def bound_samples(objective: Objective, estimator: Estimator) -> int:
-    """How many samples the objective's expectation is over: the estimator's S for IWAE, else 1."""
-    return estimator.num_samples if isinstance(objective, IWAE) else 1
+    """How many samples the objective's expectation is over: the estimator's S, or 1 of a mean."""
+    return estimator.num_samples if objective.multi_sample else 1
 
 
 def reference(

@@ -202,7 +202,7 @@ class VAE(nn.Module):
 
     def _sampled_kl(self, q: Distribution, z: Tensor) -> Tensor:
         kl = (q.log_prob(z) - self.p_z().log_prob(z)).mean(0)
-        variables = self.latent.event_shape[0]
+        variables = self.latent.num_variables
         return kl.unsqueeze(-1).expand(-1, variables) / variables
 
     @torch.no_grad()

@@ -94,7 +94,7 @@ class StreamLoader(Loader):
         self._workers: DataLoader[Rows | Exception] = DataLoader(
             _Guarded(reader),
             batch_sampler=_Parts(self),
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             worker_init_fn=_leave_the_group,
@@ -154,7 +154,7 @@ class _Guarded(Dataset[Any]):
             return error.with_traceback(None)
 
 
-def _as_it_is(found: Any) -> Any:
+def _identity(found: Any) -> Any:
     return found
 
 

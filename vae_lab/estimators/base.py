@@ -103,9 +103,9 @@ class Estimator(nn.Module):
         if 0 in getattr(q, "batch_shape", ()):
             return self.of_no_data(q, f)
         if torch.compiler.is_compiling() and not self.compiles:
-            from .compiled import as_it_is
+            from .compiled import run_eagerly
 
-            return as_it_is(self.settled, q, f, aggregate, context)
+            return run_eagerly(self.settled, q, f, aggregate, context)
         return self.settled(q, f, aggregate, context)
 
     def of_no_data(self, q: Distribution, f: Integrand) -> Tensor:

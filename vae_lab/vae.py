@@ -156,6 +156,11 @@ class VAE(nn.Module):
         """The prior p(z), batch shape []."""
         return self.latent.prior() if self.prior is None else self.prior(None)
 
+    def check_own_prior(self, who: str) -> None:
+        """Refuses a prior that was set, in what goes by the latent's own."""
+        if self.prior is not None:
+            raise ValueError(f"{who} goes by the latent's own prior, this model has another")
+
     def infer(self, x: Tensor) -> Level:
         """x [B, *X] -> the level from which an objective starts, batch shape [B]."""
         features = self.features(x)

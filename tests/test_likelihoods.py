@@ -366,6 +366,7 @@ def test_the_cross_entropy_is_torchs(dtype):
         torch.testing.assert_close(found, wanted, rtol=8 * eps, atol=16 * eps)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # of forward_ad, once a process
 def test_the_cross_entropy_has_derivatives_of_derivatives_and_of_each_datum():
     logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     x = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)

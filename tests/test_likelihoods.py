@@ -366,6 +366,7 @@ def test_the_cross_entropy_is_torchs(dtype):
         torch.testing.assert_close(found, wanted, rtol=8 * eps, atol=16 * eps)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")  # torch's, in forward mode
 def test_the_cross_entropy_has_derivatives_of_derivatives_and_of_each_datum():
     logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     x = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)
@@ -384,3 +385,12 @@ def test_the_cross_entropy_compiles():
     logits, x = torch.randn(5, requires_grad=True), torch.rand(5)
     (found,) = torch.autograd.grad(compiled(logits, x).sum(), logits)
     torch.testing.assert_close(found, x - logits.sigmoid().detach())
+
+
+def test_the_cross_entropy_leaves_other_types_and_shapes_to_torch():
+    logits, x = torch.linspace(-2, 2, 3), torch.tensor([0.0, 0.3, 1.0])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = bernoulli_log_prob(logits.bfloat16(), x.bfloat16())
+    assert found.dtype == torch.float32
+    with pytest.raises(ValueError, match="size"):
+        bernoulli_log_prob(logits, x[:1])

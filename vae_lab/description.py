@@ -249,9 +249,12 @@ def _forms(vae: VAE) -> tuple[dict[str, Any], dict[str, Any]]:
     return modules, tensors
 
 
-def _form(module: nn.Module) -> tuple[str, str]:
+def _form(module: nn.Module) -> tuple[str, str, bool, int]:
+    """Its class, torch's arguments, and what was put in place of its forward, or around it."""
     ours = type(module).__module__.startswith("torch.nn.")
-    return _address(type(module)), module.extra_repr() if ours else ""
+    hooks = len(module._forward_pre_hooks) + len(module._forward_hooks)
+    replaced = "forward" in vars(module)
+    return _address(type(module)), module.extra_repr() if ours else "", replaced, hooks
 
 
 def shortened(items: list[str], shown: int = 5) -> str:

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from ..aggregates import Aggregate, mean
+from ..arguments import PrintsArguments
 
 Integrand = Callable[[Tensor], Tensor]  # z [S, *B, *E] -> f(z) [S, *B]
 Unbiased = Literal[True, "cubic f", "quadratic f", "linear f", False]
 
 
-class Estimator(nn.Module):
+class Estimator(PrintsArguments, nn.Module):
     r"""Estimates :math:`\mathbb{E}_{z \sim q}[f(z)]` and its gradient.
 
     .. code-block:: python

@@ -1,4 +1,4 @@
-"""What all datamodules share: the splits, the loaders, and the position in the epoch."""
+"""The base class of all datamodules: splits, loaders, and the position in the epoch."""
 
 import os
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def pixels(self) -> dict[str, Any]:
-        """What :func:`vae_lab.data.image_files.read` is told to read a picture like these."""
+        """Arguments of :func:`vae_lab.data.image_files.read` that prepare a picture like these."""
         return {}
 
     def load(self) -> Images:
@@ -117,7 +117,7 @@ class ImageDataModule(pl.LightningDataModule):
         return (total.double() / (255 * len(images))).float()
 
     def _for_mean(self, images: Reader) -> Reader:
-        """Those of the training images that `train_mean` is the mean of."""
+        """The training images over which `train_mean` averages."""
         return images
 
     def train_dataloader(self) -> Loader:
@@ -163,13 +163,13 @@ class ImageDataModule(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Nothing to do for a batch that was made on its device."""
+        """Leaves a batch alone that was made on its device."""
         if isinstance(batch, Batch) and batch.x.device == device:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: [epoch, batches done, whether these were all]."""
+        """The position of training: [epoch, batches done, True if these were all of the epoch]."""
         if self._train_loader is None:
             return {}
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
@@ -179,7 +179,7 @@ class ImageDataModule(pl.LightningDataModule):
         return {"position": [self._train_loader.epoch, done, complete]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Lets the next training loader go on from there; a validation or test leaves it alone."""
+        """Lets the next training loader start at a saved position; other stages ignore it."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             epoch, done, complete = state["position"]
             self._position = (epoch + 1, 0) if complete else (epoch, done)
@@ -214,7 +214,7 @@ def check_size(name: str, size: int | float) -> None:
 
 
 def count_of(total: int, size: int | float) -> int:
-    """How many of `total` images a size is."""
+    """The number of images that a size stands for, out of `total`."""
     return round(size * total) if isinstance(size, float) else min(size, total)
 
 
@@ -250,7 +250,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def contents(folder: Path) -> str:
-    """What an error message says about a folder without the expected files."""
+    """The text about a folder in an error message that misses files in it."""
     if not folder.is_dir():
         return f"{folder} is not a folder"
     return f"{folder} holds {sum(path.is_file() for path in files_below(folder))} files"

@@ -105,8 +105,11 @@ class Loader:
         """Ends what an iteration may have left running."""
 
     def state_dict(self) -> dict[str, int]:
-        """What a position in the epoch refers to. The position itself is the datamodule's to save:
-        the loader knows which batches were fetched, not which were trained on."""
+        """The settings on which a position in the epoch depends.
+
+        The datamodule saves the position itself: the loader knows only which batches were fetched,
+        not which were trained on.
+        """
         return {"images": self.num_images, "batch_size": self.batch_size, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -117,8 +120,10 @@ class Loader:
             )
 
     def _fetch(self, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each of these row numbers [B], the images [B, C, H, W] uint8 and labels [B]; the
-        images are the loader's to change."""
+        """Images [B, C, H, W] uint8 and labels [B] for each tensor of row numbers [B].
+
+        The caller may overwrite the images.
+        """
         raise NotImplementedError
 
     def _order(self, epoch: int) -> Tensor:
@@ -129,7 +134,7 @@ class Loader:
         return torch.randperm(self.num_images, generator=generator)
 
     def _part(self, rows: Tensor) -> Tensor:
-        """Of a batch's rows, those of this rank; all ranks' together are the batch."""
+        """This rank's share of a batch's rows; the shares of all ranks make up the batch."""
         size, world = len(rows), self.world_size
         return rows[size * self.rank // world : size * (self.rank + 1) // world]
 

@@ -37,13 +37,13 @@ class Estimator(PrintsArguments, nn.Module):
 
     Attributes:
         num_samples: S, samples of z for one datum.
-        unbiased: is the gradient's expectation exact: for every f, for the f named, or not at all.
+        unbiased: for which f the gradient's expectation is exact: True for all, False for none.
         families: the torch.distributions whose parameters it can differentiate.
-        needs_differentiable: does it use df/dz, so that f must be differentiable in z.
-        relaxed_points: does it evaluate f between the points of q's support.
-        single_sample: can it differentiate the mean, of which an ELBO is made.
-        multi_sample: can it differentiate another aggregate than the mean.
-        compiles: does it trace into one graph, or does it run eagerly inside a compiled step.
+        needs_differentiable: True if it uses df/dz, so that f must be differentiable in z.
+        relaxed_points: True if it evaluates f between the points of q's support.
+        single_sample: True if it can differentiate the mean, of which an ELBO is made.
+        multi_sample: True if it can differentiate another aggregate than the mean.
+        compiles: True if it traces into one graph; else it runs eagerly inside a compiled step.
         evaluations: how often f is evaluated for one datum, in the constructor's arguments.
         source: the paper.
     """
@@ -61,7 +61,7 @@ class Estimator(PrintsArguments, nn.Module):
 
     @property
     def relaxed(self) -> bool:
-        """Does it train at points that z cannot take, and not correct for it."""
+        """True if it evaluates f at points that z cannot take, and does not correct for it."""
         return self.relaxed_points and self.unbiased is not True
 
     def forward(
@@ -95,9 +95,9 @@ class Estimator(PrintsArguments, nn.Module):
         if 0 in getattr(q, "batch_shape", ()):
             return self.of_no_data(q, f)
         if torch.compiler.is_compiling() and not self.compiles:
-            from .compiled import as_it_is
+            from .compiled import run_eagerly
 
-            return as_it_is(self.settled, q, f, aggregate, context)
+            return run_eagerly(self.settled, q, f, aggregate, context)
         return self.settled(q, f, aggregate, context)
 
     def of_no_data(self, q: Distribution, f: Integrand) -> Tensor:
@@ -132,7 +132,7 @@ class Estimator(PrintsArguments, nn.Module):
 
     @classmethod
     def accepts(cls, q: Distribution) -> bool:
-        """Whether this estimator can differentiate the parameters of q."""
+        """True if this estimator can differentiate the parameters of q."""
         if Distribution in cls.families:  # or what acts like one: an episode of a game
             return hasattr(q, "sample") and hasattr(q, "log_prob")
         return isinstance(base(q), cls.families)
@@ -232,17 +232,20 @@ def one_hot(index: Tensor, like: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor) -> Tensor:
-    """Over the last axis."""
+    """Softmax over the last axis, the categories."""
     return _over_categories(torch.softmax, x)
 
 
 def log_softmax(x: Tensor) -> Tensor:
-    """Over the last axis."""
+    """Logarithm of the softmax over the last axis, the categories."""
     return _over_categories(torch.log_softmax, x)
 
 
 def _over_categories(function: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:
-    """Of fewer than 16 categories a CPU takes a tenth of the time if they are the first axis."""
+    """Applies a function along the last axis, for few categories on a CPU by way of the first.
+
+    With fewer than 16 categories the CPU then needs a tenth of the time.
+    """
     if x.shape[-1] < 16 and x.device.type == "cpu":
         return function(x.movedim(-1, 0), 0).movedim(0, -1)
     return function(x, -1)

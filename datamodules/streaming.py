@@ -185,6 +185,9 @@ def write_shards(datamodule: ImageDataModule, folder: Path, shard_mb: float = 64
 
 
 def _add_to_index(folder: Path, pixels: dict[str, Any]) -> None:
-    """It is the one file that is fetched from a store anyhow, and litdata ignores what is new."""
+    """Adds the pictures' settings to litdata's index, a file that every reader fetches anyway.
+
+    litdata ignores entries that it does not know.
+    """
     index = folder / "index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"pixels": pixels}))

@@ -172,7 +172,7 @@ def _build(kind: str, description: Any, origin: str) -> Any:
 
 
 def check_described(vae: VAE) -> dict[str, Any]:
-    """Describes a VAE, and checks that a VAE built from this takes its weights and computes the same.
+    """Describes a VAE from which a VAE can be built that takes its weights and computes the same.
 
     Raises:
         ValueError: there is none, as it has parts that no release may name, or was changed after it

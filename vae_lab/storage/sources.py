@@ -100,7 +100,9 @@ def _hub_name(name: str) -> tuple[str, str | None]:
 
 
 def _from_wandb(entity: str, project: str, name: str, alias: str | None) -> Path:
-    """From the cache by version; an alias such as `latest` is asked for where there is a network.
+    """The folder of a release in the cache, downloaded if it is not there yet.
+
+    An alias such as `latest` is looked up at W&B, or in the cache if there is no network.
 
     The cache has a folder for every version, and for every alias a file with the version that it
     last stood for.

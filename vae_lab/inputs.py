@@ -1,4 +1,4 @@
-"""What is handed to a VAE, as it needs it: arrays become tensors, a mistake becomes one line."""
+"""Checks of the inputs of a VAE: arrays become tensors, mistakes become errors of one line."""
 
 import math
 from numbers import Integral

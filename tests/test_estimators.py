@@ -1,6 +1,7 @@
 """One battery over the catalogue: an estimator is tested by existing, for what it declares."""
 
 import copy
+import inspect
 import math
 import typing
 
@@ -54,6 +55,8 @@ from vae_lab.estimators import (
     catalog,
 )
 from vae_lab.estimators.base import Unbiased, descent, detach
+from vae_lab.estimators.baselines import BASELINES, MovingAverage
+from vae_lab.schedules import Constant, Linear
 
 ROWS = 200_000
 FEWER = {UnorderedSet: 20_000}  # a step of it integrates numerically
@@ -120,6 +123,42 @@ def test_declares_what_it_is(cls):
     assert cls.unbiased in typing.get_args(Unbiased)
     assert cls.families and cls.evaluations and cls.source
     assert issubclass(cls, Estimator) and cls.__doc__
+
+
+def other(default):
+    """An argument that is not the default one."""
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, str):
+        return MovingAverage(0.8)
+    return (7, 5) if isinstance(default, tuple) else default + 1
+
+
+@pytest.mark.parametrize("cls", catalog())
+def test_prints_as_the_call_that_makes_it(cls):
+    parameters = inspect.signature(cls).parameters  # without a constructor of its own: *args
+    given = {n: other(p.default) for n, p in parameters.items() if p.default is not p.empty}
+    text = repr(cls(**given))
+    assert text == f"{cls.__name__}({', '.join(f'{n}={v!r}' for n, v in given.items())})"
+    known = {each.__name__: each for each in (*catalog(), *BASELINES.values())}
+    assert repr(eval(text, known)) == text
+
+
+def test_a_schedule_prints_as_the_call_that_makes_it_and_a_constant_one_as_its_number():
+    warm = GumbelSoftmax(Linear(1.0, 0.5, 10))
+    warm.temperature.set_step(5)
+    rest = "hard=False, num_samples=1)"
+    assert repr(warm) == f"GumbelSoftmax(temperature=Linear(start=1.0, end=0.5, steps=10), {rest}"
+    assert repr(GumbelSoftmax(0.3)) == f"GumbelSoftmax(temperature=0.3, {rest}"
+    assert repr(Constant(0.3)) == "Constant(constant=0.3)"
+
+
+def test_what_was_learned_is_printed_as_it_is_now():
+    estimator = REBAR(eta=0.3)
+    assert repr(estimator).startswith("REBAR(eta=0.3, temperature=0.5, ")
+    with torch.no_grad():
+        estimator.eta.fill_(0.7)
+    assert repr(estimator).startswith("REBAR(eta=0.7, temperature=0.5, ")
 
 
 def sampled(estimator, case, f):

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from . import latents, likelihoods, networks
+from .arguments import arguments, number
 from .estimators import Estimator, catalog
 from .schedules import Schedule
 from .storage.sources import first_line
@@ -91,18 +92,13 @@ def describe(part: object) -> dict[str, Any]:
     """A part's class and constructor arguments, each kept by the part under its own name; of a
     schedule, its present value."""
     cls = type(part)
-    names = inspect.signature(cls).parameters
-    if lost := [name for name in names if not hasattr(part, name)]:
+    found = arguments(part)
+    if lost := [name for name in inspect.signature(cls).parameters if name not in found]:
         raise ValueError(
             f"{cls.__name__} must keep its argument {lost[0]} as self.{lost[0]}, for a release"
         )
-    found = {name: getattr(part, name) for name in names}
-    values = {name: _value(v) if isinstance(v, Schedule) else v for name, v in found.items()}
+    values = {n: number(v.value) if isinstance(v, Schedule) else v for n, v in found.items()}
     return {"class": cls.__name__} | values
-
-
-def _value(schedule: Schedule) -> float:
-    return float(f"{schedule.value.item():.6g}")  # 0.3, not what float32 makes of it
 
 
 def relaxation(facts: dict[str, Any]) -> Estimator | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, mean
+from ..arguments import PrintsArguments
 from ..distributions import base as base
 from ..distributions import detach as detach
 from ..distributions import full_precision as full_precision
@@ -22,7 +23,7 @@ Integrand = Callable[[Tensor], Tensor]  # z [S, *B, *E] -> f(z) [S, *B]
 Unbiased = Literal[True, "cubic f", "quadratic f", "linear f", False]
 
 
-class Estimator(nn.Module):
+class Estimator(PrintsArguments, nn.Module):
     r"""Estimates :math:`\mathbb{E}_{z \sim q}[f(z)]` and its gradient.
 
     .. code-block:: python

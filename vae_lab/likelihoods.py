@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arguments import PrintsArguments
 from .cross_entropy import bernoulli_log_prob
 from .inputs import Shape, readable
 
@@ -25,7 +26,7 @@ LOG_NORMALISER_SERIES = (1 / 3, -7 / 90, 62 / 2835, -127 / 18900, 146 / 66825)
 LANGEVIN_SERIES = (1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555)
 
 
-class Likelihood(nn.Module):
+class Likelihood(PrintsArguments, nn.Module):
     """Distribution of a datum given the decoder's output.
 
     A subclass gives `pixel_log_prob`, or `image_log_prob` where it sums up faster, and `mean`,

@@ -53,6 +53,18 @@ class DecoupledSTGumbelSoftmax(_Relaxation):
         forward_temperature: tau_f > 0, a number or a schedule.
         backward_temperature: tau_b > 0, a number or a schedule.
 
+    The largest part of a code, and the spread of the gradient:
+
+    >>> logits = torch.zeros(10_000, 2, 3, requires_grad=True)
+
+    >>> for estimator in GumbelSoftmax(0.2), GumbelSoftmax(1.0), DecoupledSTGumbelSoftmax(0.2, 1.0):
+    ...     z = estimator.sample(Independent(OneHotCategorical(logits=logits), 1))
+    ...     (g,) = torch.autograd.grad(10 * z[..., 0].sum(), logits)
+    ...     print(f"{z.amax(-1).mean():.2f}, {g[..., 0].mean():.1f} +- {g[..., 0].std():.1f}")
+    0.91, 2.2 +- 3.7
+    0.65, 1.5 +- 0.8
+    0.91, 1.5 +- 0.8
+
     Source: Shah, Yan, Mozer & Liu, *Improving Discrete Optimisation Via Decoupled Straight-Through
     Gumbel-Softmax*, 2024, arXiv:2410.13331
     """
@@ -97,6 +109,17 @@ class GappedStraightThrough(_StandIn):
     Args:
         temperature: tau > 0, a number or a schedule.
         gap: g >= 0, or "expected" (the paper's GST-p).
+
+    Beside the hard Gumbel-Softmax:
+
+    >>> logits = torch.zeros(40_000, 2, 3, requires_grad=True)
+
+    >>> for estimator in GumbelSoftmax(0.5, hard=True), GappedStraightThrough(0.5):
+    ...     q = Independent(OneHotCategorical(logits=logits), 1)
+    ...     (g,) = torch.autograd.grad(estimator(q, lambda z: z[..., 0].sum(-1)).sum(), logits)
+    ...     print(f"{g[..., 0].mean():.2f} +- {g[..., 0].std():.2f}")
+    0.20 +- 0.18
+    0.24 +- 0.07
 
     Source: Fan, Chi, Rudnicky & Ramadge, *Training Discrete Deep Generative Models via Gapped
     Straight-Through Estimator*, ICML 2022
@@ -143,6 +166,19 @@ class ReinMax(_StandIn):
 
     Args:
         temperature: tau > 0, a number or a schedule; the authors use 1 to 1.5.
+
+    For a quadratic f its mean is exact, and straight-through's is not:
+
+    >>> logits = torch.full((10_000, 3), -1.0, requires_grad=True)
+
+    >>> for estimator in Exact(), StraightThrough(), ReinMax():
+    ...     q = Independent(Bernoulli(logits=logits), 1)
+    ...     value = estimator(q, lambda b: b.sum(-1).square())
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g.mean():.1f} +- {g.std():.1f}")
+    0.4 +- 0.0
+    0.3 +- 0.3
+    0.4 +- 0.5
 
     Source: Liu, Dong, Liu, Yu & Gao, *Bridging Discrete and Backpropagation: Straight-Through and
     Beyond*, NeurIPS 2023, arXiv:2304.08612; Shekhovtsov, *Cold Analysis of Rao-Blackwellized

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import vae_lab
-from vae_lab import estimators
+from vae_lab import estimators, latents, likelihoods
 
 ROOT = Path(vae_lab.__file__).parent
 
@@ -39,6 +39,9 @@ def test_what_an_example_prints(example, beginning):
     assert not printed, "".join(printed)
 
 
-@pytest.mark.parametrize("cls", estimators.catalog())
-def test_every_estimator_has_an_example(cls):
+PARTS = [getattr(module, name) for module in (latents, likelihoods) for name in module.__all__]
+
+
+@pytest.mark.parametrize("cls", [*estimators.catalog(), *PARTS])
+def test_every_part_has_an_example(cls):
     assert ">>>" in cls.__doc__

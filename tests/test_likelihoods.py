@@ -46,6 +46,14 @@ def continuous():
 
 
 @likelihoods
+def test_prints_as_the_call_that_makes_it(likelihood):
+    again = eval(repr(likelihood), {type(each).__name__: type(each) for each in LIKELIHOODS})
+    assert repr(again) == repr(likelihood)
+    assert all(again.state_dict()[name] == t for name, t in likelihood.state_dict().items())
+    assert again.out_channels(3) == likelihood.out_channels(3)
+
+
+@likelihoods
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_shapes_and_broadcasting(likelihood, channels):
     x = images(4, channels, 5, 6)

@@ -101,6 +101,11 @@ def test_the_whole_image_can_be_reached(network):
 
 
 @networks
+def test_prints_as_the_call_that_makes_it(network):
+    assert eval(repr(network), {type(each).__name__: type(each) for each in NETWORKS}) == network
+
+
+@networks
 def test_recipe_is_a_value(network):
     arguments = {name: getattr(network, name) for name in network.__dataclass_fields__}
     assert type(network)(**arguments) == network

@@ -265,6 +265,18 @@ def test_below_the_free_bits_the_kl_has_no_gradient(discrete):
     assert not torch.allclose(free, paid)
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "ELBO(beta=1.0, free_bits=0.1)",
+        "MonteCarloELBO(beta=Linear(start=0.0, end=1.0, steps=10))",
+        "IWAE()",
+    ],
+)
+def test_prints_as_the_call_that_makes_it(objective):
+    assert repr(eval(objective)) == objective
+
+
 @pytest.mark.parametrize("objective", [ELBO(free_bits=0.1), IWAE()])
 def test_a_datum_does_not_notice_its_batch(discrete, objective):
     x = binary_images(5)

@@ -27,7 +27,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Chi2, Independent, Normal
 
 from vae_lab.aggregates import log_mean_exp, log_mean_exp_of_others, mean, mean_of_others
-from vae_lab.distributions import OneHotCategorical
+from vae_lab.distributions import OneHotCategorical, detach
 from vae_lab.estimators import (
     ARM,
     ARMS,

@@ -63,7 +63,7 @@ def encoder_gradients(
 
 def bound_samples(objective: Objective, estimator: Estimator) -> int:
     """The samples of one term of the objective: the estimator's S for IWAE, else 1."""
-    return estimator.num_samples if isinstance(objective, IWAE) else 1
+    return estimator.num_samples if objective.multi_sample else 1
 
 
 def reference(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, credit
+from ..distributions import per_dimension
 from .base import Integrand, catalog
 
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]  # credit, weight, dc/dz -> g
@@ -104,14 +105,9 @@ def each_event(x: Tensor, q: Distribution) -> Tensor:
     return x.reshape(x.shape + (1,) * len(q.event_shape))
 
 
-def event_flat(x: Tensor, q: Distribution) -> Tensor:
-    """[*, *E] -> [*, size of E]."""
-    return x.reshape(*x.shape[: x.ndim - len(q.event_shape)], -1)
-
-
 def event_sum(x: Tensor, q: Distribution) -> Tensor:
     """[*, *E] -> [*]."""
-    return event_flat(x, q).sum(-1)
+    return per_dimension(x, q).sum(-1)
 
 
 class ControlNetwork(nn.Module):
@@ -130,7 +126,7 @@ class ControlNetwork(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
 
     def forward(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor:
-        inputs = event_flat(z, q)
+        inputs = per_dimension(z, q)
         if context is not None:
             features = context.detach().expand(*inputs.shape[:-1], -1)
             inputs = torch.cat([inputs, features.to(inputs)], -1)

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
 from ..aggregates import Aggregate, difference, mean_of_others, possible
-from ..distributions import base, full_precision
+from ..distributions import base, full_precision, per_dimension
 from .base import Estimator, Integrand, descent, positive_samples, surrogate
-from .control import each_event, event_flat, event_sum, leaf, number, slope
+from .control import each_event, event_sum, leaf, number, slope
 
 
 class DoubleCV(Estimator):
@@ -143,7 +143,7 @@ class RODEO(Estimator):
             return f(q.sample((self.num_samples,))).mean(0)
         z, values, df_dz = values_and_slopes(q, f, self.num_samples)
         hard, p = values.detach(), probabilities(q)
-        bits, slopes, rates = (event_flat(x, q) for x in (z, df_dz, p))
+        bits, slopes, rates = (per_dimension(x, q) for x in (z, df_dz, p))
         vector, scalar = self._stein(bits, possible(hard), slopes, rates)
         credit = difference(hard, mean_of_others(hard + scalar))
         g = (each_event(credit, q) * (z - p) + vector.reshape(z.shape)).mean(0)

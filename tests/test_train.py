@@ -429,24 +429,6 @@ def test_weights_that_went_bad_are_not_kept(run, tmp_path, capsys):
     assert torch.load(tmp_path / "x" / "debug.ckpt", weights_only=True)["config"]["seed"] == 0
 
 
-def started(tmp_path, line):
-    """As it is typed; the second process is Lightning's to start."""
-    ended = python(tmp_path, str(ROOT / "train.py"), *line)
-    assert ended.returncode == 0, ended.stderr
-    assert "Warning" not in ended.stderr
-    return ended.stdout
-
-
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes(tmp_path, strategy):
-    line = [*CSV, "run_dir=x", f"trainer={strategy}", "trainer.accelerator=cpu"]
-    line += ["trainer.devices=2"]
-    said = started(tmp_path, line)
-    assert said.count("test/elbo ") == 1
-    assert VAE.from_pretrained(tmp_path / "x").sample(1).isfinite().all()
-    assert [int(row["step"]) for row in rows(tmp_path / "x")] == [2, 4, 6, 8]
-
-
 PROBE = ["callbacks=gradient_probe", "callbacks.gradient_probe.every_n_steps=4"]
 PROBE += ["callbacks.gradient_probe.repeats=3", "callbacks.gradient_probe.reference_repeats=3"]
 

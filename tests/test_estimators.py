@@ -89,7 +89,7 @@ VARIANTS = {
     ARMS: [{"num_samples": 2}, {}],
     CARMS: [{"num_samples": 2}, {}],
     UnorderedSet: [{"num_samples": 2}, {}],
-    SumAndSample: [{"num_summed": 2, "num_samples": 3}],
+    SumAndSample: [{"num_summed": 3, "num_samples": 3}],
     MuProp: [{"num_samples": 3}],
     OVIS: [{"num_samples": 2}, {"num_samples": 2, "num_auxiliary": 2}],
 }

@@ -116,9 +116,8 @@ def test_reconstruction_and_interpolation_are_deterministic_and_agree(make):
     assert torch.equal(path, vae.interpolate(x0, x1, 5))
 
 
-@pytest.mark.parametrize("name", ["Bernoulli", "ContinuousBernoulli", "Gaussian"])
-def test_the_first_image_is_the_mean_of_the_data(name):
-    vae = VAE((1, 4, 4), Linear(), Gaussian(2), getattr(likelihoods, name)())
+def test_the_first_image_is_the_mean_of_the_data():
+    vae = VAE((1, 4, 4), Linear(), Gaussian(2), likelihoods.Bernoulli())
     mean = torch.rand(1, 4, 4) * 0.9 + 0.05
     vae.initialize_bias(mean)
     image = vae.likelihood.mean(vae.decode(torch.zeros(1, 2)))[0]

@@ -65,7 +65,7 @@ class IdxDataModule(ImageDataModule):
 
     @property
     def folders(self) -> list[Path]:
-        """Where the files may lie, in the order of search."""
+        """The folders in which the files are searched for, in this order."""
         base = self._download_folder
         downloaded = [base, base / self.source.__name__ / "raw"]
         return downloaded if self.root else [*self.system, *downloaded]

@@ -189,6 +189,14 @@ def test_codes_are_the_marginal_probabilities(make, float64):
     torch.testing.assert_close(codes, (weights * z).sum(0))
 
 
+@pytest.mark.parametrize("make", MAKE)
+def test_prints_as_the_call_that_makes_it(make):
+    latent = make()
+    again = eval(repr(latent), {cls.__name__: cls for cls, _ in FAMILIES})
+    assert repr(again) == repr(latent)
+    assert (again.event_shape, again.learn_prior) == (latent.event_shape, latent.learn_prior)
+
+
 def test_only_discrete_latents_have_codes():
     for latent in (Gaussian(3), Poisson(3)):
         assert latent.codes(posterior(latent)) is None

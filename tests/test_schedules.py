@@ -50,6 +50,14 @@ def test_the_value_depends_on_the_step_alone(schedule):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+def test_prints_as_the_call_that_makes_it(schedule):
+    known = {type(each).__name__: type(each) for each in SCHEDULES}
+    again = eval(repr(schedule), known)
+    assert repr(again) == repr(schedule)
+    assert [again.at(step) for step in range(50)] == [schedule.at(step) for step in range(50)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_steps_is_where_the_change_ends(schedule):
     assert {schedule.at(schedule.steps + n) for n in (0, 1, 50)} == {schedule.at(schedule.steps)}
     if schedule.steps:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arguments import PrintsArguments
 from .cross_entropy import bernoulli_log_prob
 from .inputs import Shape, readable
 
@@ -25,7 +26,7 @@ LOG_NORMALISER_SERIES = (1 / 3, -7 / 90, 62 / 2835, -127 / 18900, 146 / 66825)
 LANGEVIN_SERIES = (1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555)
 
 
-class Likelihood(nn.Module):
+class Likelihood(PrintsArguments, nn.Module):
     """Distribution of a datum given the decoder's output.
 
     A subclass gives `pixel_log_prob`, or `image_log_prob` where it sums up faster, and `mean`,
@@ -148,6 +149,16 @@ class Bernoulli(Likelihood):
 
     For values between 0 and 1 this is the cross-entropy, no log-probability: use binarised data, or
     :class:`ContinuousBernoulli`.
+
+    An image of two pixels: at logit 0 it may be black or white, at logit 9 it is almost surely
+    white. The probability that both are white is 0.5 * 0.9999:
+
+    >>> import torch
+    >>> likelihood, params = Bernoulli(), torch.tensor([[[0.0, 9.0]]])  # [C, H, W]
+    >>> likelihood.mean(params)
+    tensor([[[0.5000, 0.9999]]])
+    >>> likelihood.log_prob(params, torch.ones(1, 1, 2)).exp()
+    tensor(0.4999)
     """
 
     discrete = binary = True
@@ -171,6 +182,16 @@ class ContinuousBernoulli(Likelihood):
     r"""Density on [0, 1] with natural parameter l, the logit.
 
     .. math:: \log p(x) = x l - \log(1 + e^l) + \log \frac{l}{\tanh(l / 2)}
+
+    An image of two pixels: at logit 0 all greys are equally likely, with density 1; at logit 9 the
+    light ones are the likely ones, and white has density 9.001:
+
+    >>> import torch
+    >>> likelihood, params = ContinuousBernoulli(), torch.tensor([[[0.0, 9.0]]])  # [C, H, W]
+    >>> likelihood.mean(params)
+    tensor([[[0.5000, 0.8890]]])
+    >>> likelihood.log_prob(params, torch.tensor([[[0.3, 1.0]]])).exp()
+    tensor(9.0011)
 
     Source: Loaiza-Ganem & Cunningham, *The continuous Bernoulli: fixing a pervasive error in
     variational autoencoders*, NeurIPS 2019, arXiv:1907.06845
@@ -212,6 +233,16 @@ class Gaussian(Likelihood):
         sigma: the standard deviation, in units of the data's range [0, 1]; its first value
             if it is learned.
         learned: train log sigma; at the optimum sigma**2 is the mean squared error.
+
+    The density of a value that is as expected is 0.399 / sigma, so it can be larger than 1, and its
+    logarithm positive:
+
+    >>> import torch
+    >>> likelihood, params = Gaussian(sigma=0.1), torch.tensor([[[0.5]]])  # an image of one pixel
+    >>> likelihood.log_prob(params, torch.tensor([[[0.5]]])).exp()
+    tensor(3.9894)
+    >>> likelihood.log_prob(params, torch.tensor([[[0.6]]])).exp()  # one sigma away
+    tensor(2.4197)
 
     Source of the learned sigma: Rybkin, Daniilidis & Levine, *Simple and Effective VAE Training
     with Calibrated Decoders*, ICML 2021, arXiv:2006.13202
@@ -261,6 +292,17 @@ class DiscretizedLogisticMixture(Likelihood):
 
     Args:
         components: number of logistics in the mixture.
+
+    The decoder gives 10 numbers for each component and pixel of a colour image, 3 if it is grey.
+    The masses of all 256 greys sum to 1:
+
+    >>> import torch
+    >>> likelihood = DiscretizedLogisticMixture(components=5)
+    >>> likelihood.parameter_shape((3, 8, 8)), likelihood.parameter_shape((1, 8, 8))
+    ((50, 8, 8), (15, 8, 8))
+    >>> greys = (torch.arange(256) / 255).reshape(256, 1, 1, 1)  # 256 images of one pixel
+    >>> print(f"{likelihood.log_prob(torch.zeros(15, 1, 1), greys).exp().sum():.4f}")
+    1.0000
 
     Source: Salimans, Karpathy, Chen & Kingma, *PixelCNN++*, ICLR 2017, sections 2.1 and 2.2,
     arXiv:1701.05517

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .aggregates import Aggregate, log_mean_exp, mean
+from .arguments import PrintsArguments
 from .estimators import Estimator
 from .inputs import Array
 from .schedules import Schedule, as_schedule, bounds
@@ -25,7 +26,7 @@ class Terms(NamedTuple):
     kl: Tensor  # KL(q(z|x) || p(z)), in closed form where there is one
 
 
-class Objective(nn.Module):
+class Objective(PrintsArguments, nn.Module):
     """x [B, *X] -> terms [B], differentiable with the estimator's gradient.
 
     The first data are looked at: values outside the likelihood's range are refused.

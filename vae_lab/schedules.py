@@ -10,8 +10,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .arguments import PrintsArguments
 
-class Schedule(nn.Module):
+
+class Schedule(PrintsArguments, nn.Module):
     """A number that depends on the step; subclasses implement :meth:`at`.
 
     Attributes:
@@ -47,9 +49,12 @@ class Constant(Schedule):
     def set_step(self, step: int) -> None:
         """Nothing to do."""
 
+    def as_argument(self) -> str:
+        return repr(self.constant)
+
 
 class _Ramp(Schedule):
-    """From one value to another, where it then stays.
+    """A value that goes from `start` to `end` and then stays there.
 
     Args:
         start: the value at step 0.

@@ -113,6 +113,9 @@ class VAE(nn.Module):
         """
         from .objectives import ELBO
 
+        for part in (estimator, objective):
+            if isinstance(part, str):
+                raise ValueError(f"pass an object such as Reparameterization(), got {part!r}")
         return (objective or ELBO())(self, estimator or self._estimator(), x)
 
     def _estimator(self) -> "Estimator":

@@ -33,15 +33,15 @@ class Reader(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one datum as it is stored; of an image (C, H, W)."""
+        """The shape of one datum as it is stored; of an image (C, H, W)."""
 
     def __len__(self) -> int: ...
 
     def read(self, rows: Sequence[int]) -> Rows:
-        """These data in this order, which may be none."""
+        """The data with these numbers, in this order; there may be none."""
 
     def subset(self, rows: Tensor) -> "Reader":
-        """The set of these data only."""
+        """A reader of the data with these numbers only."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class StreamLoader(Loader):
 
 
 class _Parts(Sampler[list[int]]):
-    """What the processes are to read in the next iteration."""
+    """Hands out the row numbers that the processes read in the next iteration."""
 
     def __init__(self, loader: StreamLoader) -> None:
         self.loader = loader

@@ -1,4 +1,16 @@
-"""Estimators of the gradient of an expectation, one page a paper."""
+"""Estimators of the gradient of an expectation, one page a paper.
+
+Each has an example, which begins with these lines:
+
+>>> import torch
+>>> from torch.distributions import Bernoulli, Independent, Normal, OneHotCategorical, Poisson
+>>> from vae_lab.aggregates import log_mean_exp
+>>> from vae_lab.estimators import *
+>>> _ = torch.manual_seed(0)
+
+An example makes many independent estimates at once, one for each row of the parameters. What it
+prints, such as `0.08 +- 0.17`, is the mean and the standard deviation of their gradients.
+"""
 
 from .antithetic import ARM, ARMS, DisARM
 from .base import Estimator, catalog

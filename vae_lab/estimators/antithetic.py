@@ -43,7 +43,7 @@ class _Pairs(Estimator):
         return value + surrogate(event_sum(gradient * parameter, q))
 
     def weight(self, u: Tensor, difference: Tensor, logits: Tensor) -> Tensor:
-        """What a credit is multiplied with, from u, b - b~ and the logits, [S, *B, *E]."""
+        """The factor of each credit in the gradient, from u, b - b~ and the logits, [S, *B, *E]."""
         raise NotImplementedError
 
 
@@ -60,6 +60,17 @@ class ARM(_Pairs):
 
     Args:
         num_samples: S, the number of pairs.
+
+    ARM uses only the values of f, so f may be a step function:
+
+    >>> logits = torch.ones(100_000, 3, requires_grad=True)
+
+    >>> value = ARM()(Independent(Bernoulli(logits=logits), 1), lambda b: (b.sum(-1) > 1).float())
+
+    >>> value.sum().backward()
+
+    >>> print(f"{value.mean():.2f}, {logits.grad.mean():.2f}")  # exact: 0.822 and 0.077
+    0.82, 0.08
 
     Source: Yin & Zhou, *ARM: Augment-REINFORCE-Merge Gradient for Stochastic Binary Networks*, ICLR
     2019, arXiv:1807.11143
@@ -86,6 +97,17 @@ class DisARM(_Pairs):
     Args:
         num_samples: S, the number of pairs.
 
+    ARM and DisARM both evaluate f twice; DisARM's gradients vary less:
+
+    >>> logits = torch.full((10_000, 3), 2.0, requires_grad=True)
+
+    >>> for estimator in ARM(), DisARM():
+    ...     value = estimator(Independent(Bernoulli(logits=logits), 1), lambda b: b.prod(-1))
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g.mean():.2f} +- {g.std():.2f}")
+    0.08 +- 0.21
+    0.08 +- 0.17
+
     Source: Dong, Mnih & Tucker, *DisARM: An Antithetic Gradient Estimator for Binary Latent
     Variables*, NeurIPS 2020, arXiv:2006.10680; Yin, Ho, Yan, Qian & Zhou, *Probabilistic Best
     Subset Selection via Gradient-Based Optimization*, 2020, arXiv:2006.06448
@@ -111,6 +133,17 @@ class ARMS(Estimator):
 
     Args:
         num_samples: S, at least two.
+
+    Its gradient varies less than that of four independent samples with leave-one-out:
+
+    >>> logits = torch.full((10_000, 3), -0.8, requires_grad=True)
+
+    >>> for estimator in ScoreFunction(4), ARMS(4):
+    ...     value = estimator(Independent(Bernoulli(logits=logits), 1), lambda b: b.amax(-1))
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g.mean():.2f} +- {g.std():.2f}")
+    0.10 +- 0.10
+    0.10 +- 0.06
 
     Source: Dimitriev & Zhou, *ARMS: Antithetic-REINFORCE-Multi-Sample Gradient for Binary
     Variables*, ICML 2021, arXiv:2105.14141
@@ -156,7 +189,7 @@ def coincidence(log_p: Tensor, num_samples: int) -> Tensor:
 
 
 def correction(log_p: Tensor, num_samples: int) -> Tensor:
-    r"""How much more two events would differ if independent, :math:`p (1 - p) / (p - \rho)`."""
+    r"""The factor by which independent events would differ more, :math:`p (1 - p) / (p - \rho)`."""
     return -log_p.expm1() / (1 - coincidence(log_p, num_samples))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, mean
+from ..arguments import PrintsArguments
 from ..distributions import base as base
 from ..distributions import detach as detach
 from ..distributions import full_precision as full_precision
@@ -22,7 +23,7 @@ Integrand = Callable[[Tensor], Tensor]  # z [S, *B, *E] -> f(z) [S, *B]
 Unbiased = Literal[True, "cubic f", "quadratic f", "linear f", False]
 
 
-class Estimator(nn.Module):
+class Estimator(PrintsArguments, nn.Module):
     r"""Estimates :math:`\mathbb{E}_{z \sim q}[f(z)]` and its gradient.
 
     .. code-block:: python
@@ -45,13 +46,13 @@ class Estimator(nn.Module):
 
     Attributes:
         num_samples: S, samples of z for one datum.
-        unbiased: is the gradient's expectation exact: for every f, for the f named, or not at all.
+        unbiased: for which f the gradient's expectation is exact: True for all, False for none.
         families: the torch.distributions whose parameters it can differentiate.
-        needs_differentiable: does it use df/dz, so that f must be differentiable in z.
-        relaxed_points: does it evaluate f between the points of q's support.
-        single_sample: can it differentiate the mean, of which an ELBO is made.
-        multi_sample: can it differentiate another aggregate than the mean.
-        compiles: does it trace into one graph, or does it run eagerly inside a compiled step.
+        needs_differentiable: True if it uses df/dz, so that f must be differentiable in z.
+        relaxed_points: True if it evaluates f between the points of q's support.
+        single_sample: True if it can differentiate the mean, of which an ELBO is made.
+        multi_sample: True if it can differentiate another aggregate than the mean.
+        compiles: True if it traces into one graph; else it runs eagerly inside a compiled step.
         evaluations: how often f is evaluated for one datum, in the constructor's arguments.
         source: the paper.
     """
@@ -69,7 +70,7 @@ class Estimator(nn.Module):
 
     @property
     def relaxed(self) -> bool:
-        """Does it train at points that z cannot take, and not correct for it."""
+        """True if it evaluates f at points that z cannot take, and does not correct for it."""
         return self.relaxed_points and self.unbiased is not True
 
     def forward(
@@ -140,7 +141,7 @@ class Estimator(nn.Module):
 
     @classmethod
     def accepts(cls, q: Distribution) -> bool:
-        """Whether this estimator can differentiate the parameters of q."""
+        """True if this estimator can differentiate the parameters of q."""
         if Distribution in cls.families:  # or what acts like one: an episode of a game
             return hasattr(q, "sample") and hasattr(q, "log_prob")
         return isinstance(base(q), cls.families)

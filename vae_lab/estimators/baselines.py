@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..aggregates import difference, log_mean_exp_of_others, mean_of_others
+from ..arguments import PrintsArguments
 from ..distributed import all_sum
 from .control import inputs_of
 
 
-class Baseline(nn.Module):
+class Baseline(PrintsArguments, nn.Module):
     """values [S, *B], context [*B, features] -> counterfactuals [S, *B] and own loss [*B]."""
 
     least_samples = 1
@@ -104,6 +105,7 @@ class Learned(Baseline):
 
     def __init__(self, hidden: Sequence[int] = (100,)) -> None:
         super().__init__()
+        self.hidden = hidden
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.LazyLinear(width), nn.Tanh()]

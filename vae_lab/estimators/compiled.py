@@ -1,4 +1,4 @@
-"""What a compiled step needs to have the gradients of an eager one.
+"""Two ways out of the compiler, with which a compiled step has the gradients of an eager one.
 
 This imports the compiler: slowly, so only where something is being compiled.
 """

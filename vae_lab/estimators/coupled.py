@@ -27,6 +27,20 @@ class ARSM(Estimator):
     parameters as usual. **Bias** none. **Cost** K(K - 1)/2 + 1 evaluations for K categories,
     however many variables.
 
+    With K = 3 categories f sees 3 * 2 / 2 + 1 = 4 points for each estimate:
+
+    >>> logits = torch.zeros(20_000, 2, 3, requires_grad=True)
+
+    >>> def f(z):
+    ...     print(f"{len(z)} points")
+    ...     return z[..., 0].sum(-1)
+
+    >>> ARSM()(Independent(OneHotCategorical(logits=logits), 1), f).sum().backward()
+    4 points
+
+    >>> print([f"{g:.2f}" for g in logits.grad.mean((0, 1))])  # exact: 2/9 and -1/9 twice
+    ['0.22', '-0.11', '-0.11']
+
     Source: Yin, Yue & Zhou, *ARSM: Augment-REINFORCE-Swap-Merge Estimator for Gradient
     Backpropagation Through Categorical Variables*, ICML 2019, arXiv:1905.01413
     """
@@ -72,6 +86,17 @@ class CARMS(Estimator):
 
     Args:
         num_samples: S, at least two.
+
+    Its gradient varies less than that of two independent samples with leave-one-out:
+
+    >>> logits = torch.zeros(20_000, 2, 3, requires_grad=True)
+
+    >>> for estimator in ScoreFunction(2), CARMS(2):
+    ...     q = Independent(OneHotCategorical(logits=logits), 1)
+    ...     (g,) = torch.autograd.grad(estimator(q, lambda z: 3 * z[..., 0].sum(-1)).sum(), logits)
+    ...     print(f"{g[..., 0].mean():.1f} +- {g[..., 0].std():.1f}")
+    0.7 +- 1.0
+    0.7 +- 0.8
 
     Source: Dimitriev & Zhou, *CARMS: Categorical-Antithetic-REINFORCE Multi-Sample Gradient
     Estimator*, NeurIPS 2021, arXiv:2110.14002; for S = 2 Dong, Mnih & Tucker, *Coupled Gradient

@@ -27,6 +27,17 @@ class Exact(Estimator):
     Args:
         max_states: a larger number of states (of S-tuples of them) is refused.
         max_points: evaluations of f that fit in memory at a time.
+
+    The chance that three fair bits are all 1, and its derivative by each logit:
+
+    >>> logits = torch.zeros(3, requires_grad=True)
+
+    >>> value = Exact()(Independent(Bernoulli(logits=logits), 1), lambda b: b.prod(-1))
+
+    >>> value.backward()
+
+    >>> print(value.item(), logits.grad)
+    0.125 tensor([0.0625, 0.0625, 0.0625])
     """
 
     unbiased = True

@@ -26,6 +26,19 @@ class Reparameterization(Estimator):
     continuous; the gradient of a jump in f is missed, and a function of an angle jumps where it is
     not periodic. **Cost** `num_samples` evaluations.
 
+    E[z^2] is mu^2 + sigma^2 = 10, and its derivatives are 2 mu = 6 and 2 sigma = 2:
+
+    >>> mu, sigma = torch.tensor([3.0], requires_grad=True), torch.tensor([1.0], requires_grad=True)
+
+    >>> q = Independent(Normal(mu, sigma), 1)
+
+    >>> value = Reparameterization(100_000)(q, lambda z: z.square().sum(-1))
+
+    >>> value.backward()
+
+    >>> print(f"{value:.0f}, {mu.grad.item():.0f}, {sigma.grad.item():.0f}")
+    10, 6, 2
+
     Source: Kingma & Welling, *Auto-Encoding Variational Bayes*, ICLR 2014, arXiv:1312.6114
     """
 
@@ -116,6 +129,20 @@ class StickingTheLanding(Reparameterization):
     inside a multi-sample bound there would be, see :class:`DReG`. **Cost** `num_samples`
     evaluations.
 
+    If q equals the posterior p, the exact gradient is zero. The standard deviation of the plain
+    estimates is 1, and that of these is 0:
+
+    >>> mean = torch.zeros(10_000, 1, requires_grad=True)
+    >>> p = Independent(Normal(torch.zeros(1), 1.0), 1)
+
+    >>> for estimator in Reparameterization(), StickingTheLanding():
+    ...     q = Independent(Normal(mean, 1.0), 1)
+    ...     f = lambda z: p.log_prob(z) - estimator.density(q).log_prob(z)
+    ...     (g,) = torch.autograd.grad(estimator(q, f).sum(), mean)
+    ...     print(f"+- {g.std():.1f}")
+    +- 1.0
+    +- 0.0
+
     Source: Roeder, Wu & Duvenaud, *Sticking the Landing: Simple, Lower-Variance Gradient Estimators
     for Variational Inference*, NeurIPS 2017, arXiv:1703.09194
     """
@@ -150,6 +177,19 @@ class DReG(StickingTheLanding):
 
     Args:
         num_samples: S.
+
+    Its gradient varies less than the one along the path of all of log w:
+
+    >>> mean = torch.zeros(10_000, 4, requires_grad=True)
+    >>> p = Independent(Normal(torch.ones(4), 1.0), 1)
+
+    >>> for estimator in Reparameterization(12), DReG(12):
+    ...     q = Independent(Normal(mean, 1.0), 1)
+    ...     log_w = lambda z: p.log_prob(z) - estimator.density(q).log_prob(z)
+    ...     (g,) = torch.autograd.grad(estimator(q, log_w, aggregate=log_mean_exp).sum(), mean)
+    ...     print(f"{g.mean():.1f} +- {g.std():.1f}")
+    0.4 +- 0.6
+    0.4 +- 0.2
 
     Source: Tucker, Lawson, Gu & Maddison, *Doubly Reparameterized Gradient Estimators for Monte
     Carlo Objectives*, ICLR 2019, arXiv:1810.04152

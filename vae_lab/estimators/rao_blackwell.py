@@ -31,6 +31,17 @@ class GumbelRao(_StandIn):
         temperature: tau > 0, a number or a schedule.
         conditional_samples: K.
 
+    Its gradient has the mean of the hard Gumbel-Softmax at the same temperature, and varies less:
+
+    >>> logits = torch.zeros(10_000, 2, 5, requires_grad=True)
+
+    >>> for estimator in GumbelSoftmax(0.3, hard=True), GumbelRao(0.3, 30):
+    ...     q = Independent(OneHotCategorical(logits=logits), 1)
+    ...     (g,) = torch.autograd.grad(estimator(q, lambda z: z[..., 0].sum(-1)).sum(), logits)
+    ...     print(f"{g[..., 0].mean():.2f} +- {g[..., 0].std():.2f}")
+    0.15 +- 0.25
+    0.16 +- 0.11
+
     Source: Paulus, Maddison & Krause, *Rao-Blackwellizing the Straight-Through Gumbel-Softmax
     Gradient Estimator*, ICLR 2021, arXiv:2010.04838
     """

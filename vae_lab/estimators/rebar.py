@@ -44,6 +44,18 @@ class REBAR(Estimator):
         temperature: tau > 0 at the start.
         learned: train both.
 
+    Its gradient varies less than leave-one-out with as many evaluations, already before eta and tau
+    have learned anything:
+
+    >>> logits = torch.zeros(20_000, 3, requires_grad=True)
+
+    >>> for estimator in ScoreFunction(2), REBAR():
+    ...     value = estimator(Independent(Bernoulli(logits=logits), 1), lambda b: 4 * b.sum(-1))
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g.mean():.1f} +- {g.std():.1f}")
+    1.0 +- 1.7
+    1.0 +- 1.1
+
     Source: Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein, *REBAR: Low-variance, unbiased gradient
     estimates for discrete latent variable models*, NeurIPS 2017, arXiv:1703.07370
     """

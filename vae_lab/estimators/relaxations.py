@@ -51,6 +51,19 @@ class GumbelSoftmax(_Relaxation):
         temperature: tau > 0, a number or a schedule.
         hard: the straight-through variant.
 
+    The exact gradient, and those at a high and a low temperature: less bias, but more variance:
+
+    >>> logits = torch.zeros(40_000, 2, 3, requires_grad=True)
+
+    >>> for estimator in Exact(), GumbelSoftmax(1.0), GumbelSoftmax(0.2):
+    ...     q = Independent(OneHotCategorical(logits=logits), 1)
+    ...     value = estimator(q, lambda z: 2 * z[..., 0].sum(-1).square())
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g[..., 0].mean():.1f} +- {g[..., 0].std():.1f}")
+    0.7 +- 0.0
+    0.4 +- 0.3
+    0.7 +- 1.5
+
     Source: Jang, Gu & Poole, *Categorical Reparameterization with Gumbel-Softmax*, ICLR 2017,
     arXiv:1611.01144; Maddison, Mnih & Teh, *The Concrete Distribution*, ICLR 2017, arXiv:1611.00712
     """
@@ -78,6 +91,20 @@ class StraightThrough(_Relaxation):
 
     **Forward** a sample of q. **Backward** dz/dl := dpi/dl, pi = softmax(l) or sigmoid(l).
     **Bias** none for an f that is linear in z. **Cost** `num_samples` evaluations.
+
+    Its gradient of a linear f is exact, without bias or variance. That of a quadratic f is biased:
+
+    >>> logits = torch.full((10_000, 3), -1.0, requires_grad=True)
+
+    >>> for f in (lambda b: b.sum(-1)), (lambda b: b.sum(-1).square()):
+    ...     for estimator in Exact(), StraightThrough():
+    ...         value = estimator(Independent(Bernoulli(logits=logits), 1), f)
+    ...         (g,) = torch.autograd.grad(value.sum(), logits)
+    ...         print(f"{g.mean():.1f} +- {g.std():.1f}")
+    0.2 +- 0.0
+    0.2 +- 0.0
+    0.4 +- 0.0
+    0.3 +- 0.3
 
     Source: Bengio, Leonard & Courville, *Estimating or Propagating Gradients Through Stochastic
     Neurons for Conditional Computation*, 2013, arXiv:1308.3432

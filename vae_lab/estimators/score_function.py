@@ -30,6 +30,18 @@ class ScoreFunction(Estimator):
             leave_one_out_arithmetic (the other VIMCO); or a
             :class:`~vae_lab.estimators.baselines.Baseline`.
 
+    A baseline lowers the variance of the gradient and does not change its mean:
+
+    >>> logits = torch.ones(10_000, 3, requires_grad=True)
+
+    >>> for baseline in "none", "leave_one_out":
+    ...     q = Independent(Bernoulli(logits=logits), 1)
+    ...     value = ScoreFunction(2, baseline)(q, lambda b: 3 + b.sum(-1))
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g.mean():.1f} +- {g.std():.1f}")
+    0.2 +- 1.5
+    0.2 +- 0.4
+
     Source: Williams, *Simple Statistical Gradient-Following Algorithms for Connectionist
     Reinforcement Learning*, 1992; Mnih & Rezende, *Variational Inference for Monte Carlo
     Objectives*, ICML 2016, arXiv:1602.06725; Kool, van Hoof & Welling, *Buy 4 REINFORCE Samples,

@@ -31,6 +31,17 @@ class DoubleCV(Estimator):
         alpha: the second control variate's weight at the start; 0 is leave-one-out.
         learned: train it.
 
+    Its gradient varies less than that of leave-one-out alone:
+
+    >>> logits = torch.zeros(20_000, 3, requires_grad=True)
+
+    >>> for estimator in ScoreFunction(2), DoubleCV(2):
+    ...     value = estimator(Independent(Bernoulli(logits=logits), 1), lambda b: 4 * b.sum(-1))
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g.mean():.1f} +- {g.std():.1f}")
+    1.0 +- 1.7
+    1.0 +- 0.9
+
     Source: Titsias & Shi, *Double Control Variates for Gradient Estimation in Discrete Latent
     Variable Models*, AISTATS 2022, arXiv:2111.05300
     """
@@ -89,6 +100,22 @@ class RODEO(Estimator):
         num_samples: S, at least two.
         hidden: the width of the network's one hidden layer.
 
+    While the network learns, the gradient's standard deviation falls from that of leave-one-out:
+
+    >>> rodeo, f = RODEO(4), lambda b: b.sum(-1).square()
+
+    >>> adam = torch.optim.Adam(rodeo.parameters(), lr=0.02)
+
+    >>> for step in range(41):
+    ...     logits = torch.full((500, 3), 1.25, requires_grad=True)
+    ...     rodeo(Independent(Bernoulli(logits=logits), 1), f).sum().backward()
+    ...     adam.step()
+    ...     adam.zero_grad()
+    ...     if step in (0, 40):
+    ...         print(f"{logits.grad.mean():.1f} +- {logits.grad.std():.1f}")
+    0.7 +- 0.7
+    0.7 +- 0.1
+
     Source: Shi, Zhou, Hwang, Titsias & Mackey, *Gradient Estimation with Discrete Stein Operators*,
     NeurIPS 2022, arXiv:2202.09497
     """
@@ -136,7 +163,7 @@ class RODEO(Estimator):
     def _functions(
         self, z: Tensor, f: Tensor, df_dz: Tensor, step: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Both h_s at z_s, [S, *B, 1, 2], and at its neighbours, [S, *B, D, 2]."""
+        """The two functions h_s at z_s, [S, *B, 1, 2], and at its neighbours, [S, *B, D, 2]."""
         j = _others(len(z), z.device)
         f, df_dz, z_j = f[j], df_dz[j], z[j]  # [S, S - 1, *B, ...], s then j
         here = (df_dz * (z.unsqueeze(1) - z_j)).sum(-1, keepdim=True)
@@ -147,7 +174,7 @@ class RODEO(Estimator):
 
 
 def _others(num_samples: int, device: torch.device) -> Tensor:
-    """For each sample s the j other than s, [S, S - 1]."""
+    """The numbers of the other samples, for each sample, [S, S - 1]."""
     s = torch.arange(num_samples, device=device)
     return s[:-1] + (s[:-1] >= s.unsqueeze(1))  # made there: a copy would wait for the device
 

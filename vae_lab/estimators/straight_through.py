@@ -26,7 +26,7 @@ class _StandIn(_Relaxation):
         return z + surrogate(self.stand_in(inner, z))
 
     def stand_in(self, q: Distribution, x: Tensor) -> Tensor:
-        """What to differentiate in the place of the samples x of q, of their shape [S, *B, *E]."""
+        """A differentiable tensor whose gradient the samples x of q are given, [S, *B, *E]."""
         raise NotImplementedError
 
 
@@ -52,6 +52,19 @@ class DecoupledSTGumbelSoftmax(_Relaxation):
     Args:
         forward_temperature: tau_f > 0, a number or a schedule.
         backward_temperature: tau_b > 0, a number or a schedule.
+
+    Its codes are as near to one-hot as those at the low temperature (their largest entry is 0.91 on
+    average), and its gradient varies as little as the one at the high temperature:
+
+    >>> logits = torch.zeros(10_000, 2, 3, requires_grad=True)
+
+    >>> for estimator in GumbelSoftmax(0.2), GumbelSoftmax(1.0), DecoupledSTGumbelSoftmax(0.2, 1.0):
+    ...     z = estimator.sample(Independent(OneHotCategorical(logits=logits), 1))
+    ...     (g,) = torch.autograd.grad(10 * z[..., 0].sum(), logits)
+    ...     print(f"{z.amax(-1).mean():.2f}, {g[..., 0].mean():.1f} +- {g[..., 0].std():.1f}")
+    0.91, 2.2 +- 3.7
+    0.65, 1.5 +- 0.8
+    0.91, 1.5 +- 0.8
 
     Source: Shah, Yan, Mozer & Liu, *Improving Discrete Optimisation Via Decoupled Straight-Through
     Gumbel-Softmax*, 2024, arXiv:2410.13331
@@ -97,6 +110,17 @@ class GappedStraightThrough(_StandIn):
     Args:
         temperature: tau > 0, a number or a schedule.
         gap: g >= 0, or "expected" (the paper's GST-p).
+
+    The gradient of the hard Gumbel-Softmax, then this one, which varies less. Exact is 0.22:
+
+    >>> logits = torch.zeros(40_000, 2, 3, requires_grad=True)
+
+    >>> for estimator in GumbelSoftmax(0.5, hard=True), GappedStraightThrough(0.5):
+    ...     q = Independent(OneHotCategorical(logits=logits), 1)
+    ...     (g,) = torch.autograd.grad(estimator(q, lambda z: z[..., 0].sum(-1)).sum(), logits)
+    ...     print(f"{g[..., 0].mean():.2f} +- {g[..., 0].std():.2f}")
+    0.20 +- 0.18
+    0.24 +- 0.07
 
     Source: Fan, Chi, Rudnicky & Ramadge, *Training Discrete Deep Generative Models via Gapped
     Straight-Through Estimator*, ICML 2022
@@ -144,6 +168,19 @@ class ReinMax(_StandIn):
     Args:
         temperature: tau > 0, a number or a schedule; the authors use 1 to 1.5.
 
+    Its mean is exact for a quadratic f. That of straight-through, in the second line, is not:
+
+    >>> logits = torch.full((10_000, 3), -1.0, requires_grad=True)
+
+    >>> for estimator in Exact(), StraightThrough(), ReinMax():
+    ...     q = Independent(Bernoulli(logits=logits), 1)
+    ...     value = estimator(q, lambda b: b.sum(-1).square())
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g.mean():.1f} +- {g.std():.1f}")
+    0.4 +- 0.0
+    0.3 +- 0.3
+    0.4 +- 0.5
+
     Source: Liu, Dong, Liu, Yu & Gao, *Bridging Discrete and Backpropagation: Straight-Through and
     Beyond*, NeurIPS 2023, arXiv:2304.08612; Shekhovtsov, *Cold Analysis of Rao-Blackwellized
     Straight-Through Gumbel-Softmax Gradient Estimator*, ICML 2023
@@ -166,7 +203,7 @@ class ReinMax(_StandIn):
 
 
 def expected_gap(q: Any, x: Tensor) -> Tensor:
-    r"""Between the two largest of l + G, in the mean given that x won; [*, K] -> [*, 1], or [*].
+    r"""Mean gap between the two largest of l + G, given that x is the largest, [*, 1]; of bits [*].
 
     .. math:: \mathbb{E}[\text{first} - \text{second} \mid x] = -\log(1 - \pi_x) / \pi_x
     """

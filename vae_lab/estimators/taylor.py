@@ -22,6 +22,20 @@ class MuProp(Estimator):
     Args:
         num_samples: S, each with the same expansion.
 
+    For a linear f the gradient has no variance, for a quadratic f less than the score function's:
+
+    >>> logits = torch.ones(40_000, 3, requires_grad=True)
+
+    >>> for f in (lambda b: b.sum(-1)), (lambda b: b.sum(-1).square()):
+    ...     for estimator in ScoreFunction(1, "none"), MuProp():
+    ...         value = estimator(Independent(Bernoulli(logits=logits), 1), f)
+    ...         (g,) = torch.autograd.grad(value.sum(), logits)
+    ...         print(f"{g.mean():.1f} +- {g.std():.1f}")
+    0.2 +- 0.8
+    0.2 +- 0.0
+    0.8 +- 1.8
+    0.8 +- 0.6
+
     Source: Gu, Levine, Sutskever & Mnih, *MuProp: Unbiased Backpropagation for Stochastic Neural
     Networks*, ICLR 2016, arXiv:1511.05176
     """

@@ -32,6 +32,19 @@ class UnorderedSet(Estimator):
     Args:
         num_samples: the size of S, at least two.
 
+    Three bits have eight states. The more of them are drawn, the less the gradient varies:
+
+    >>> logits = torch.ones(10_000, 3, requires_grad=True)
+
+    >>> for num_samples in 2, 4, 8:
+    ...     q = Independent(Bernoulli(logits=logits), 1)
+    ...     value = UnorderedSet(num_samples)(q, lambda b: b.sum(-1))
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g.mean():.1f} +- {g.std():.1f}")
+    0.2 +- 0.3
+    0.2 +- 0.1
+    0.2 +- 0.0
+
     Source: Kool, van Hoof & Welling, *Estimating Gradients for Discrete Random Variables by
     Sampling without Replacement*, ICLR 2020, arXiv:2002.06043
     """
@@ -74,6 +87,17 @@ class SumAndSample(Estimator):
     Args:
         num_summed: k; one state of q always remains.
         num_samples: independent samples of the rest.
+
+    For bits that are nearly certain it varies less than four independent samples:
+
+    >>> logits = torch.full((10_000, 3), 3.0, requires_grad=True)
+
+    >>> for estimator in ScoreFunction(4), SumAndSample(3, 1):
+    ...     value = estimator(Independent(Bernoulli(logits=logits), 1), lambda b: b.prod(-1))
+    ...     (g,) = torch.autograd.grad(value.sum(), logits)
+    ...     print(f"{g.mean():.2f} +- {g.std():.2f}")
+    0.04 +- 0.09
+    0.04 +- 0.01
 
     Source: Liu, Regier, Tripuraneni, Jordan & McAuliffe, *Rao-Blackwellized Stochastic Gradients
     for Discrete Distributions*, ICML 2019, arXiv:1810.04777

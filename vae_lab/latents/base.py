@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..arguments import PrintsArguments
 from ..distributions import bounds, kl, wrapped
 from ..seeding import seed_generators
 
@@ -19,7 +20,7 @@ WIDTH = 3  # standard deviations of the prior, on each side of its mean, that ar
 Kind = Literal["numbers", "codes", "bits", "counts"]
 
 
-class Latent(nn.Module):
+class Latent(PrintsArguments, nn.Module):
     """The family of the posterior and of the prior.
 
     Both are made by :meth:`distribution` from a vector of parameters: the posterior from the

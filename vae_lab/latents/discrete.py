@@ -114,6 +114,18 @@ class Categorical(Finite):
         latents: L.
         categories: K.
         learn_prior: train the prior's logits; uniform otherwise.
+
+    A z is L rows, each with a one at its category. A posterior that is uniform has a KL of 0; the
+    surer it is of a category, the nearer is its KL to log K, here log 3 = 1.0986 nats:
+
+    >>> import torch
+    >>> latent = Categorical(latents=2, categories=3)
+    >>> q = latent.distribution(torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0, 0.0]))  # three logits each
+    >>> latent.mode(q)
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
+    >>> latent.kl(q)
+    tensor([0.0000, 1.0961])
     """
 
     kind = "codes"
@@ -168,6 +180,17 @@ class Bernoulli(Finite):
     Args:
         latents: L.
         learn_prior: train the prior's logits; fair coins otherwise.
+
+    A z is L zeros and ones. A fair coin has a KL of 0; the surer a posterior is of its bit, the
+    nearer is its KL to log 2 = 0.6931 nats:
+
+    >>> import torch
+    >>> latent = Bernoulli(latents=2)
+    >>> q = latent.distribution(torch.tensor([0.0, 9.0]))  # a logit each
+    >>> latent.mode(q)
+    tensor([0., 1.])
+    >>> latent.kl(q)
+    tensor([0.0000, 0.6919])
     """
 
     kind = "bits"

@@ -19,6 +19,16 @@ class Poisson(Discrete):
     Args:
         latents: L.
         learn_prior: train the prior's log-rates.
+
+    A z is L whole numbers, with no largest one. A posterior of the prior's rate has a KL of 0:
+
+    >>> import torch
+    >>> latent = Poisson(latents=2)
+    >>> q = latent.distribution(torch.tensor([1.0, 4.5]).log())  # a log-rate each
+    >>> latent.mode(q)
+    tensor([1., 4.])
+    >>> latent.kl(q)
+    tensor([0.0000, 3.2683])
     """
 
     mean_parameter = "rate"

@@ -79,7 +79,7 @@ VARIANTS = {
     GumbelSoftmax: [{"temperature": 0.5}, {"temperature": 0.5, "hard": True}],
     GumbelRao: [{"temperature": 0.7, "conditional_samples": 3}],
     GappedStraightThrough: [{"gap": 1.0}, {"gap": "expected"}],
-    ReinMax: [{"temperature": 1.3, "num_samples": 2}],
+    ReinMax: [{}, {"temperature": 1.3, "num_samples": 2}],
     Fini: [{"degree": 2}, {"degree": 3}],
     MeasureValued: [{"num_samples": 2}],
     REBAR: [{}, {"eta": 0.7, "learned": False, "num_samples": 2}],

@@ -1,4 +1,4 @@
-"""What all datamodules share: the splits, the loaders, and the position in the epoch."""
+"""The base class of all datamodules: splits, loaders, and the position in the epoch."""
 
 import os
 import shutil
@@ -142,13 +142,13 @@ class DataModule(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Nothing to do for a batch that was made on its device."""
+        """Leaves a batch alone that was made on its device."""
         if isinstance(batch, Batch) and batch.x.device == device:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: [epoch, batches done, whether these were all]."""
+        """The position of training: [epoch, batches done, True if these were all of the epoch]."""
         if self._train_loader is None:
             return {}
         done, begun, last = place(self.trainer)
@@ -156,7 +156,7 @@ class DataModule(pl.LightningDataModule):
         return {"position": [self._train_loader.epoch, done, complete]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Lets the next training loader go on from there; a validation or test leaves it alone."""
+        """Lets the next training loader start at a saved position; other stages ignore it."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             epoch, done, complete = state["position"]
             self._position = (epoch + 1, 0) if complete else (epoch, done)
@@ -252,7 +252,7 @@ def check_size(name: str, size: int | float) -> None:
 
 
 def count_of(total: int, size: int | float) -> int:
-    """How many of `total` examples a size is."""
+    """The number of examples that a size stands for, out of `total`."""
     return round(size * total) if isinstance(size, float) else min(size, total)
 
 
@@ -305,7 +305,7 @@ def all_or_nothing(*places: Path) -> Iterator[None]:
 
 
 def contents(folder: Path) -> str:
-    """What an error message says about a folder without the expected files."""
+    """The text about a folder in an error message that misses files in it."""
     if not folder.is_dir():
         return f"{folder} is not a folder"
     return f"{folder} holds {sum(path.is_file() for path in files_below(folder))} files"

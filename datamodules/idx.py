@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.base import CACHE, ImageDataModule, Images, all_or_nothing, contents, one_line
 
-FILES = (
+NAMES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",
@@ -65,7 +65,7 @@ class IdxDataModule(ImageDataModule):
 
     @property
     def folders(self) -> list[Path]:
-        """Where the files may lie, in the order of search."""
+        """The folders in which the files are searched for, in this order."""
         base = self._download_folder
         downloaded = [base, base / self.source.__name__ / "raw"]
         return downloaded if self.root else [*self.system, *downloaded]
@@ -83,7 +83,7 @@ class IdxDataModule(ImageDataModule):
         """Downloads in one process, before `setup` reads in all."""
         self.check_root()
         if self.download and self._find() is None:
-            files = [self.folders[-1] / f"{name}{end}" for name in FILES for end in ("", ".gz")]
+            files = [self.folders[-1] / f"{name}{end}" for name in NAMES for end in ("", ".gz")]
             try:
                 with all_or_nothing(*files):
                     self.source(self._download_folder, download=True)
@@ -98,7 +98,7 @@ class IdxDataModule(ImageDataModule):
 
     def _find(self) -> list[Path] | None:
         for folder in self.folders:
-            found = [_plain_or_gzipped(folder / name) for name in FILES]
+            found = [_plain_or_gzipped(folder / name) for name in NAMES]
             if all(found):
                 return found
         return None
@@ -106,7 +106,7 @@ class IdxDataModule(ImageDataModule):
     def _missing(self) -> str:
         seen = "; ".join(contents(folder) for folder in self.folders)
         return (
-            f"{type(self).__name__} needs {', '.join(FILES)} (or .gz) in one folder, but {seen}. "
+            f"{type(self).__name__} needs {', '.join(NAMES)} (or .gz) in one folder, but {seen}. "
             f"Type {self.hint}data.root=FOLDER or data.download=true"
         )
 

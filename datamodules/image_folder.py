@@ -88,7 +88,7 @@ class ImageFolder(StreamedDataModule):
 
     @property
     def _allowed(self) -> int:
-        """How many pictures may be skipped."""
+        """The number of pictures that may be skipped."""
         return max(int(MAX_SKIPPED * self._total), 1) if self.on_corrupt == "skip" else 0
 
     def check_root(self) -> None:
@@ -110,7 +110,7 @@ class ImageFolder(StreamedDataModule):
         return pictures.subset(train), pictures.subset(test)
 
     def _names(self, root: Path) -> list[str]:
-        """Of all pictures, from `root` on, folder by folder; says how many files are hidden."""
+        """Paths of all pictures relative to `root`, sorted by folder; warns of hidden files."""
         files = [path.relative_to(root) for path in files_below(root)]
         hidden = [path for path in files if _is_hidden(path)]
         told = f"{len(hidden)} hidden files are left out" if hidden else ""

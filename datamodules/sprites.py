@@ -71,7 +71,7 @@ class Sprites(ImageDataModule):
 
     @property
     def factor_sizes(self) -> tuple[int, ...]:
-        """How many values each factor has."""
+        """The number of values of each factor."""
         return (len(SHAPES), SCALES, self.rotations, self.positions, self.positions)
 
     def factors(self, y: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Sprites(ImageDataModule):
 
 
 def _inside(shape: str, u: Tensor, v: Tensor) -> Tensor:
-    """Which points, u to the right and v down, are in a shape that fits into the unit circle."""
+    """True at the points inside a shape that fits into the unit circle; u goes right, v down."""
     if shape == "square":
         return torch.maximum(u.abs(), v.abs()) < 0.7
     if shape == "ellipse":

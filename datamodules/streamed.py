@@ -1,4 +1,4 @@
-"""What the data sets share that need not fit in memory."""
+"""The base class of the data sets that need not fit in memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +42,7 @@ class StreamedDataModule(ImageDataModule):
         self.teardown("fit")
 
     def report(self, unreadable: dict[str, str]) -> None:
-        """Is told of files that others had to stand in for, and may raise."""
+        """Receives the unreadable files that others stood in for, with the reasons; may raise."""
 
     def _for_mean(self, images: Reader) -> Reader:
         step = -(-len(images) // MEAN_OF)

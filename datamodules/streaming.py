@@ -24,7 +24,7 @@ NO_SHARDS = "data.root must hold the shards that task=shards writes, in train/ a
 
 @dataclass(kw_only=True, eq=False)
 class Streaming(StreamedDataModule):
-    """What `task=shards` has written, from any other data set.
+    """The shards that `task=shards` has written from any other data set.
 
     A shard is downloaded when the first of its images is needed, and kept. The batches are those of
     the data set that was written, with the same settings.
@@ -88,7 +88,7 @@ class Shards:
 
     @property
     def pixels(self) -> dict[str, Any]:
-        """How the pictures were read; older shards do not say it."""
+        """The settings with which the pictures were read; empty for older shards."""
         index = Path(self._data.input_dir.path, "index.json")
         return json.loads(index.read_text()).get("pixels", {})
 
@@ -185,6 +185,9 @@ def write_shards(datamodule: ImageDataModule, folder: Path, shard_mb: float = 64
 
 
 def _add_to_index(folder: Path, pixels: dict[str, Any]) -> None:
-    """It is the one file that is fetched from a store anyhow, and litdata ignores what is new."""
+    """Adds the pictures' settings to litdata's index, a file that every reader fetches anyway.
+
+    litdata ignores entries that it does not know.
+    """
     index = folder / "index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"pixels": pixels}))

@@ -162,7 +162,7 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
     return [*callbacks, Checkpointing(run_dir / CHECKPOINTS, *times)]
 
 
-def card(config: DictConfig, model: VAEModule) -> dict[str, Any]:
+def facts(config: DictConfig, model: VAEModule) -> dict[str, Any]:
     """The part of a release's card that says where it comes from."""
     estimator = model.estimator
     known = estimator.relaxed and type(estimator) in catalog()

@@ -244,7 +244,7 @@ def _release(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the run began
         _, model = restored(config, best)
-    facts = build.card(config, model) | {"step": trainer.global_step, "metrics": metrics}
+    facts = build.facts(config, model) | {"step": trainer.global_step, "metrics": metrics}
     release = model.vae.save_pretrained(Path(config.run_dir) / "release", **facts)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

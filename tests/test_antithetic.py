@@ -116,18 +116,6 @@ def test_crediting_both_halves_lowers_the_variance_of_a_bound():
     assert both.var(0).sum() < one.var(0).sum() < vimco.var(0).sum()
 
 
-@pytest.mark.parametrize("estimator", [ARM(2), DisARM(2)], ids=["ARM", "DisARM"])
-def test_unbiased_for_a_bound_whose_weights_contain_q(estimator):
-    def gradient(estimator, rows):
-        q, leaves = BITS.q(rows)
-        log_w = lambda z: bumpy(z) - q.log_prob(z)  # noqa: E731
-        value = estimator(q, log_w, aggregate=log_mean_exp)
-        return torch.autograd.grad(value.sum(), leaves["logits"])[0]
-
-    samples = gradient(estimator, ROWS)
-    assert z_scores(samples, gradient(Exact(2), 1)[0]).abs().max() < 4
-
-
 def test_two_arms_are_disarm():
     z, gradient = recorded(ARMS(2))
     difference = (bumpy(z[0]) - bumpy(z[1])).unsqueeze(-1)
@@ -165,10 +153,10 @@ def test_many_exclusive_bits_become_independent():
     assert correction(log_p, 100_000) == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("logit", [-500.0, -90.0, 0.0, 90.0, 500.0])
 @pytest.mark.parametrize("estimator", [ARM(2), DisARM(2), ARMS(2), ARMS(4)])
-def test_any_logit_gives_a_finite_gradient(estimator, logit):
-    logits = torch.full((1000, 3), logit, requires_grad=True)
+def test_any_logit_gives_a_finite_gradient(estimator):
+    logits = torch.tensor([-500.0, -90.0, 0.0, 90.0, 500.0]).repeat(1000)
+    logits = logits.unsqueeze(-1).expand(-1, 3).clone().requires_grad_()
     q = Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
     estimator(q, bumpy).sum().backward()
     assert logits.grad.isfinite().all()

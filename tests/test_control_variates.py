@@ -376,22 +376,9 @@ def test_without_gradients_the_value_is_one_plain_call(estimator, case, aggregat
     assert value.shape == (6,) and calls == [estimator.num_samples]
 
 
-@EVERY
-def test_training_lowers_the_variance(estimator, case, aggregate):
-    estimator = alive(estimator, case)
-    optimizer = torch.optim.Adam(trained(estimator), lr=0.05)
-    before = moment_of(estimator, case, aggregate)
-    for _ in range(60):
-        optimizer.zero_grad()
-        q, _ = case.q(200)
-        estimator(q, case.flat(bumpy), aggregate=aggregate).mean().backward()
-        optimizer.step()
-    assert moment_of(estimator, case, aggregate) < 0.95 * before
-
-
-def moment_of(estimator, case, aggregate=mean):
+def moment_of(estimator, case):
     torch.manual_seed(6)
-    _, samples = gradient_samples(estimator, case, bumpy, 10_000, aggregate=aggregate)
+    _, samples = gradient_samples(estimator, case, bumpy, 10_000)
     return second_moment(samples).mean()
 
 
@@ -404,9 +391,9 @@ def test_ranking_of_variances():
 
 
 @pytest.mark.parametrize("estimator", [REBAR(), RELAX(with_f=True), DoubleCV(), RODEO()])
-@pytest.mark.parametrize("theta", [1.0, torch.ones((), requires_grad=True)])
-def test_a_black_box_is_refused(estimator, theta):
+def test_a_black_box_is_refused_also_if_it_is_trained(estimator):
     q, _ = BITS.q(3, torch.float32)
+    theta = torch.ones((), requires_grad=True)
     with pytest.raises(ValueError, match="f must be differentiable in z"):
         estimator(q, lambda z: theta * (z > 0.5).double().sum(-1))
 

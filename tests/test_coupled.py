@@ -169,8 +169,8 @@ def test_variance_ranking_at_equal_cost():
 
 
 @pytest.mark.parametrize("estimator", [ARSM(), CARMS(2), CARMS(4)])
-@pytest.mark.parametrize("logit", [0.0, 100.0, 500.0])
-def test_any_logit_gives_a_finite_gradient(estimator, logit):
-    logits = logit * torch.randn(500, 2, 5).sign()
+def test_any_logit_gives_a_finite_gradient(estimator):
+    size = torch.tensor([0.0, 100.0, 500.0]).repeat(500).reshape(-1, 1, 1)
+    logits = size * torch.randn(1500, 2, 5).sign()
     _, gradient = recorded(estimator, logits, lambda z: z.square().sum((-1, -2)) + z[..., 0, 1])
     assert gradient.isfinite().all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import randomize
 
-from vae_lab.estimators.exact import support
+from vae_lab.distributions import support
 from vae_lab.evaluation.decomposition import activity, code_use, decompose, prior_gap
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from same_runs import differences, metrics
-from test_train import started, weights
+from test_train import ROOT, python, weights
 from tiny import SHAPE, Images, randomize
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train as train_py
 from models import GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
+from vae_lab import VAE
 from vae_lab.callbacks import FiniteUpdates, StepSeed
 from vae_lab.data import Batch
 from vae_lab.distributed import all_sum, each, rank, world_size
@@ -346,10 +347,15 @@ def test_runs(run, tmp_path):
 
 
 def test_shares_of_a_model(run, tmp_path):
-    """FSDP trains as DDP does, and what it saves is whole."""
+    """As it is typed: FSDP trains as DDP does, says it once, and what it saves is whole."""
     for strategy in ("ddp", "fsdp"):
         line = [f"trainer={strategy}", f"run_dir={strategy}", "estimator=rebar"]
-        started(tmp_path, [*line, *RUN, "trainer.devices=2"])
+        line = [*line, *RUN, "trainer.devices=2"]
+        ended = python(tmp_path, str(ROOT / "train.py"), *line)
+        assert ended.returncode == 0, ended.stderr
+        assert "Warning" not in ended.stderr and ended.stdout.count("test/elbo ") == 1
+        assert [int(row["step"]) for row in metrics(tmp_path / strategy)] == [2, 4, 6, 8]
+        assert VAE.from_pretrained(tmp_path / strategy).sample(1).isfinite().all()
     assert_same_metrics(tmp_path / "ddp", tmp_path / "fsdp")
     torch.testing.assert_close(weights(tmp_path / "ddp"), weights(tmp_path / "fsdp"))
     run("task=test", "checkpoint=fsdp", "trainer=cpu")  # in one process

@@ -7,8 +7,8 @@ from PIL import Image
 from tiny import discrete_vae
 
 from vae_lab import figures
+from vae_lab.distributions import base
 from vae_lab.drawing import gallery, latent_figures
-from vae_lab.estimators.base import base
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 
 ROWS = [

@@ -19,7 +19,7 @@ from PIL import Image
 from datamodules.base import contents
 from datamodules.cifar10 import CIFAR10
 from datamodules.fashion_mnist import FashionMNIST
-from datamodules.idx import FILES, read_idx
+from datamodules.idx import NAMES, read_idx
 from datamodules.image_folder import ImageFolder
 from datamodules.mnist import MNIST
 from vae_lab.data.image_files import read, read_upload
@@ -73,8 +73,8 @@ def write_idx(folder, train=20, test=7, gz=False):
     """Image number i of the training set, and -i of the test, has all pixels i and label i % 10."""
     folder.mkdir(parents=True, exist_ok=True)
     for names, numbers in (
-        (FILES[:2], np.arange(train)),
-        (FILES[2:], 255 - np.arange(test)),
+        (NAMES[:2], np.arange(train)),
+        (NAMES[2:], 255 - np.arange(test)),
     ):
         pictures = np.broadcast_to(numbers[:, None, None], (len(numbers), 28, 28))
         for name, values in zip(names, (np.ascontiguousarray(pictures), numbers % 10), strict=True):
@@ -150,7 +150,7 @@ def test_idx_files_are_read_as_written(tmp_path):
 )
 def test_a_damaged_file_is_named(tmp_path, damage, message):
     write_idx(tmp_path)
-    path = tmp_path / FILES[1]
+    path = tmp_path / NAMES[1]
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=message) as error:
         ready(MNIST(root=str(tmp_path)))
@@ -160,7 +160,7 @@ def test_a_damaged_file_is_named(tmp_path, damage, message):
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-20], lambda raw: b"<html>" + raw])
 def test_a_damaged_gzip_file_is_named(tmp_path, damage):
     write_idx(tmp_path, gz=True)
-    path = tmp_path / f"{FILES[0]}.gz"
+    path = tmp_path / f"{NAMES[0]}.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=f"{path} is not a complete gzip file"):
         ready(MNIST(root=str(tmp_path)))
@@ -168,17 +168,17 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
 
 def test_missing_idx_files(tmp_path):
     write_idx(tmp_path)
-    (tmp_path / FILES[2]).unlink()
+    (tmp_path / NAMES[2]).unlink()
     with pytest.raises(FileNotFoundError) as error:
         ready(FashionMNIST(root=str(tmp_path), download=False))
-    for part in (FILES[2], f"{tmp_path} holds 3 files", "apt-get install dataset-fashion-mnist"):
+    for part in (NAMES[2], f"{tmp_path} holds 3 files", "apt-get install dataset-fashion-mnist"):
         assert part in str(error.value)
 
 
 def test_mnist_downloads_what_is_missing(tmp_path, server, monkeypatch):
     folder, url = server
     write_idx(folder, gz=True)
-    names = [f"{name}.gz" for name in FILES]
+    names = [f"{name}.gz" for name in NAMES]
     sums = [md5((folder / name).read_bytes()).hexdigest() for name in names]
     source = torchvision.datasets.MNIST
     monkeypatch.setattr(source, "mirrors", [url])
@@ -198,7 +198,7 @@ def test_a_failed_download_leaves_what_was_there(kind, tmp_path, server, monkeyp
     """MNIST's second file is damaged, and so is CIFAR10's archive."""
     folder, url = server
     write_idx(folder, gz=True)
-    first, second, *_ = (f"{name}.gz" for name in FILES)
+    first, second, *_ = (f"{name}.gz" for name in NAMES)
     sums = [(first, md5((folder / first).read_bytes()).hexdigest()), (second, "0" * 32)]
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [url])
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)

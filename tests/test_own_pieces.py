@@ -9,6 +9,7 @@ import torch
 import torch.distributions as td
 from PIL import Image
 from tiny import Images
+from torch import nn
 
 from models.base import VAEModule
 from vae_lab import VAE, description, register
@@ -92,6 +93,14 @@ class CategoricalGrid(Categorical):
         self.event_shape = (2, 2, 3, 4)
 
 
+class Standard(nn.Module):
+    """A prior for it that is a module."""
+
+    def forward(self, condition):
+        zeros = torch.zeros(2, 2, 3)
+        return td.Independent(td.Normal(zeros, zeros + 1), 3)
+
+
 CLASSES = [Gamma, Angle, Geometric, GaussianGrid, CategoricalGrid]
 COUNTED = (Geometric, CategoricalGrid)
 OWN = pytest.mark.parametrize("cls", CLASSES)
@@ -143,6 +152,13 @@ def test_it_is_trained(cls):
     assert model.vae.eval().elbo(images(), 50).elbo.mean() > -40
     assert sizes(model.vae.latent)["latents"] == model.vae.latent.num_variables
     assert ("val/code_perplexity" in trainer.callback_metrics) == (cls is CategoricalGrid)
+
+
+def test_a_sampled_kl_has_a_share_for_each_variable():
+    vae = small(GaussianGrid)
+    vae.prior = Standard()
+    kl = vae.elbo(images(), 5).kl
+    assert kl.shape == (16, vae.latent.num_variables) and (kl[:, 0] == kl[:, -1]).all()
 
 
 @OWN

@@ -1,19 +1,12 @@
 """Count latents, and the estimator made for them."""
 
-import math
-
 import pytest
 import torch
 from oracles import COUNTS, bumpy, gradient_samples, z_scores
 from torch.distributions import Poisson as PoissonDistribution
-from torch.distributions import kl_divergence
 
 from vae_lab.estimators import Fini, MeasureValued, ScoreFunction
 from vae_lab.latents import Poisson
-from vae_lab.likelihoods import Bernoulli
-from vae_lab.networks import MLP
-from vae_lab.objectives import ELBO, MonteCarloELBO
-from vae_lab.vae import VAE
 
 COUNT = torch.arange(400, dtype=torch.float64)
 
@@ -89,30 +82,6 @@ def test_measure_valued_counts_have_less_variance_than_the_score_function():
     assert measure["rate"].var(0).sum() < score["rate"].var(0).sum()
 
 
-def test_the_kl_is_that_of_the_distributions_and_zero_at_the_prior():
-    latent = Poisson(3, learn_prior=True).double()
-    with torch.no_grad():
-        latent.prior_parameters.copy_(torch.tensor([0.2, -1.0, 1.4]))
-    q = latent.distribution(torch.randn(5, 3, dtype=torch.float64))
-    expected = kl_divergence(q.base_dist, latent.prior().base_dist)
-    torch.testing.assert_close(latent.kl(q), expected)
-    same = latent.distribution(latent.prior_parameters.expand(5, 3))
-    assert latent.kl(same).abs().max() < 1e-12
-    one, prior = (PoissonDistribution(d.base_dist.rate[..., 0]) for d in (q, latent.prior()))
-    z = COUNT.unsqueeze(-1)
-    summed = (one.log_prob(z).exp() * (one.log_prob(z) - prior.log_prob(z))).sum(0)
-    torch.testing.assert_close(latent.kl(q)[:, 0], summed)
-
-
-def test_the_prior_is_of_rate_one_until_it_is_learned():
-    latent = Poisson(4)
-    assert torch.equal(latent.prior().mean, torch.ones(4))
-    assert not latent.prior_parameters.requires_grad
-    learned = Poisson(4, learn_prior=True)
-    learned.kl(learned.distribution(torch.ones(2, 4))).sum().backward()
-    torch.testing.assert_close(learned.prior_parameters.grad, 2 * (1 - torch.full((4,), math.e)))
-
-
 def test_the_mode_is_the_most_probable_count():
     latent = Poisson(5)
     q = latent.distribution(torch.tensor([[-3.0, -0.2, 0.3, 1.7, 3.1]]))
@@ -139,24 +108,6 @@ def test_extreme_rates_stay_finite(estimator, log_rate):
     value = estimator(q, lambda z: torch.tanh(z).sum(-1)) - latent.kl(q).sum(-1)
     value.sum().backward()
     assert value.isfinite().all() and parameters.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("objective", [ELBO(), MonteCarloELBO()])
-@pytest.mark.parametrize("estimator", [ScoreFunction(4), Fini(), MeasureValued()])
-def test_a_vae_with_count_latents_learns(estimator, objective):
-    vae = VAE((1, 4, 4), MLP((16,)), Poisson(4, learn_prior=True), Bernoulli())
-    x = torch.rand(8, 1, 4, 4).round()
-    optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
-    elbos = []
-    for _ in range(60):
-        terms = objective(vae, estimator, x)
-        optimizer.zero_grad()
-        (-terms.objective.mean()).backward()
-        optimizer.step()
-        elbos.append(terms.elbo.mean().item())
-    assert sum(elbos[-10:]) > sum(elbos[:10]) + 10
-    assert vae.interpolate(x[:2], x[2:4], 5).shape == (5, 2, 1, 4, 4)
-    assert vae.sample(3).shape == (3, 1, 4, 4)
 
 
 def test_bad_arguments():

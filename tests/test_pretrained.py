@@ -518,7 +518,7 @@ CHANGES = {
     "weight_norm": (lambda v: weight_norm(v.encoder[1]), "in encoder.1, encoder.1.param"),
     "pruning": (
         lambda v: prune.l1_unstructured(v.head, "weight", 0.5),
-        "in head.weight_orig, head",
+        "in head, head.weight_orig",
     ),
     "twice": (lambda v: setattr(v, "trunk", v.encoder), "in trunk, trunk.0, trunk.1"),
     "more": (lambda v: v.encoder.append(nn.Identity()), "in encoder.3,"),
@@ -533,6 +533,8 @@ CHANGES = {
     "integers": (lambda v: v.head.__setattr__("bias", whole(v.head.bias)), "in head.bias,"),
     "tied": (lambda v: v.encoder[1].__setattr__("bias", v.decoder[0].bias), "decoder.0.bias,"),
     "method": (lambda v: setattr(v, "decode", lambda z: 0 * z), "come back with .* own decode,"),
+    "forward": (lambda v: setattr(v.head, "forward", lambda x: 0 * x), "in head,"),
+    "hook": (lambda v: v.head.register_forward_hook(lambda m, x, y: 0 * y), "in head,"),
     "class": (
         lambda v: setattr(v, "__class__", OwnVAE),
         "own decode, features, .* OwnVAE",

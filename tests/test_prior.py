@@ -7,10 +7,12 @@ from oracles import z_scores
 from tiny import LinearGaussian, binary_images, discrete_vae, gradients, randomize
 from torch import nn
 
+from vae_lab.distributions import support
+from vae_lab.drawing import gallery
 from vae_lab.estimators import DReG, Exact, Reparameterization, ScoreFunction, StickingTheLanding
-from vae_lab.estimators.exact import support
 from vae_lab.evaluation import evaluate
 from vae_lab.evaluation.evidence import annealed, enumerated
+from vae_lab.explorer.edits import Explorer
 from vae_lab.latents import Bernoulli, Gaussian
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
 from vae_lab.vae import Level
@@ -157,7 +159,12 @@ def test_its_sampled_kl_is_the_closed_form_on_average(pair):
         (lambda vae, x: ELBO(free_bits=0.1)(vae, Exact(), x), "free_bits=0.1 needs a KL in closed"),
         (
             lambda vae, x: evaluate(vae, [x]),
-            "KLs to the latent's own prior, this model has another",
+            "evaluate goes by the latent's own prior, this model has another",
+        ),
+        (lambda vae, x: gallery.draw(vae, x, x, "."), "the gallery goes by the latent's own prior"),
+        (
+            lambda vae, x: Explorer(vae, x),
+            "the explorer goes by the latent's own prior",
         ),
         (lambda vae, x: vae.save_pretrained("x"), "a release has no place for the prior Mixture"),
     ],

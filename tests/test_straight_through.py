@@ -22,7 +22,7 @@ from vae_lab.estimators.straight_through import expected_gap, moved
 ROWS = 60_000
 DISCRETE = pytest.mark.parametrize("case", [BITS, CODES], ids=lambda c: c.name)
 EXACT_SAMPLES = [GappedStraightThrough(), GappedStraightThrough(gap="expected"), GumbelRao()]
-EXACT_SAMPLES += [ReinMax(), ReinMax(1.3)]
+EXACT_SAMPLES += [ReinMax(1.3), GumbelSoftmax(0.5, hard=True)]
 
 
 def traced(estimator, case, f, rows):

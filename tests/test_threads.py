@@ -165,3 +165,12 @@ def test_watching_ends_with_the_task():
         assert {t.name for t in set(threading.enumerate()) - before} == {"vae_lab.threads"}
     assert set(threading.enumerate()) == before and threads._watch is None
     assert threads.others() == 0
+
+
+def test_a_watch_within_a_watch_is_the_same():
+    with watched():
+        outer = threads._watch
+        with watched():
+            assert threads._watch is outer
+        assert threads._watch is outer
+    assert threads._watch is None

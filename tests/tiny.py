@@ -6,7 +6,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from vae_lab import VAE
 from vae_lab.data import TensorLoader
-from vae_lab.estimators.exact import support
+from vae_lab.distributions import support
 from vae_lab.likelihoods import Bernoulli, Gaussian
 from vae_lab.networks import MLP, Linear
 

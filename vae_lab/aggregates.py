@@ -62,9 +62,10 @@ def substitute(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> 
 
 
 def credit(values: Tensor, counterfactual: Tensor, aggregate: Aggregate) -> Tensor:
-    r"""What the aggregate would lose, :math:`A(f_1, .., f_S) - A(f_1, .., c_s, .., f_S)`.
+    r"""The drop in the aggregate when c_s replaces f_s, for every s, [S, *B].
 
-    Arguments and returns as of :func:`substitute`; 0 where either is minus infinity.
+    It is :math:`A(f_1, .., f_S) - A(f_1, .., c_s, .., f_S)`, and 0 where either of the two is minus
+    infinity. The arguments are those of :func:`substitute`.
     """
     if aggregate is mean:  # of which S values are enough, and nothing is lost to rounding
         return difference(values, counterfactual) / values.shape[0]

@@ -21,7 +21,8 @@ def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
         logits: any shape.
         x: of the same shape.
     """
-    if logits.device.type == "cpu" and not _is_transformed():
+    known = logits.dtype == x.dtype and logits.dtype in (torch.float32, torch.float64)
+    if known and logits.is_cpu and logits.shape == x.shape and not _is_transformed():
         return _BernoulliLogProb.apply(logits, x)
     return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
 

@@ -82,7 +82,10 @@ def _address(cls: type) -> str:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """In here tensors are made on the CPU and can be trained; the caller's random state stays."""
+    """Within this context tensors are made on the CPU and can be trained.
+
+    The random state of the caller does not change.
+    """
     # Without an accelerator's: on the CPU nothing draws from it.
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device("cpu"):
         yield
@@ -171,7 +174,7 @@ def _build(kind: str, description: Any, origin: str) -> Any:
 
 
 def check_described(vae: VAE) -> dict[str, Any]:
-    """A VAE's description, from which one is built that takes its weights and computes the same.
+    """Describes a VAE from which a VAE can be built that takes its weights and computes the same.
 
     Raises:
         ValueError: there is none, as it has parts that no release may name, or was changed after it
@@ -204,7 +207,7 @@ def check_described(vae: VAE) -> dict[str, Any]:
 
 
 def outline(plan: dict[str, Any], origin: str) -> VAE:
-    """As :func:`assemble`, to look at names and sizes only: where it can be without any memory."""
+    """Like :func:`assemble`, but only for names and sizes: without memory, if that is possible."""
     try:
         with torch.device("meta"):
             return assemble(plan, origin)
@@ -213,7 +216,7 @@ def outline(plan: dict[str, Any], origin: str) -> VAE:
 
 
 def _overridden(vae: VAE) -> list[str]:
-    """What a subclass, or the instance, does in its own way."""
+    """Names of the members of VAE that a subclass, or the instance itself, has replaced."""
     mro = type(vae).__mro__
     spaces = [vars(vae), *map(vars, mro[: mro.index(VAE)])]
     names = {name for space in spaces for name in space if name in vars(VAE)}
@@ -234,7 +237,7 @@ def _changes(vae: VAE, again: VAE) -> list[str]:
 
 
 def _forms(vae: VAE) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What each module and each tensor is, but for its values."""
+    """The form of each module and of each tensor by its name: class or shape, but no values."""
     modules = {name: _form(m) for name, m in vae.named_modules(remove_duplicate=False) if name}
     state = vae.state_dict(keep_vars=True)
     first = {id(t): name for name, t in reversed(state.items())}  # of those that are one
@@ -245,9 +248,12 @@ def _forms(vae: VAE) -> tuple[dict[str, Any], dict[str, Any]]:
     return modules, tensors
 
 
-def _form(module: nn.Module) -> tuple[str, str]:
+def _form(module: nn.Module) -> tuple[str, str, bool, int]:
+    """Its class, torch's arguments, and what was put in place of its forward, or around it."""
     ours = type(module).__module__.startswith("torch.nn.")
-    return _address(type(module)), module.extra_repr() if ours else ""
+    hooks = len(module._forward_pre_hooks) + len(module._forward_hooks)
+    replaced = "forward" in vars(module)
+    return _address(type(module)), module.extra_repr() if ours else "", replaced, hooks
 
 
 def shortened(items: list[str], shown: int = 5) -> str:

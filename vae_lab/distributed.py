@@ -1,4 +1,4 @@
-"""What the library needs of the other processes, where there are any."""
+"""Sums over all processes of a run, which also work where there is only one process."""
 
 import math
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ _aside = False
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes in this run, 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this one."""
+    """The number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
@@ -33,7 +33,7 @@ def all_sum(x: Tensor) -> Tensor:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """In here this process takes part in sums over all of them, and adds nothing."""
+    """Within this context the process joins sums over all processes, but adds only zeros."""
     global _aside
     before, _aside = _aside, True
     try:
@@ -43,14 +43,14 @@ def aside() -> Iterator[None]:
 
 
 def each(x: Tensor) -> Tensor:
-    """Every process's x, which has the same shape in all of them, [processes, *]."""
+    """The x of every process, [processes, *]; x must have the same shape in all of them."""
     gathered = torch.zeros(world_size(), *x.shape, dtype=x.dtype, device=x.device)
     gathered[rank()] = x
     return all_sum(gathered)
 
 
 def timeout(minutes: float) -> timedelta:
-    """How long a process waits for the others before it ends, as a config says it.
+    """The time that a process waits for the others before it ends.
 
     Raises:
         ValueError: minutes is not positive and finite.

@@ -1,4 +1,4 @@
-"""How good an estimator's gradient is: its bias, variance and direction, measured on a batch."""
+"""The quality of an estimator's gradient: bias, variance and direction, measured on a batch."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from .vae import VAE
 
 @dataclass(frozen=True)
 class GradientStatistics:
-    r"""Of R estimates g_r of the encoder's gradient g, as vectors over all its parameters.
+    r"""Quality of R estimates g_r of the encoder's gradient g, vectors over all its parameters.
 
     Attributes:
         bias: :math:`\|\bar g - g\| / \|g\|`.
-        bias_noise: what `bias` would be of an unbiased estimator, from the R samples' own noise
-            (and the reference's, where that is an average too).
+        bias_noise: the `bias` that an unbiased estimator would show, by the noise of the R samples
+            (and of the reference, if that is an average too).
         variance: :math:`\frac{1}{R - 1} \sum_r \|g_r - \bar g\|^2`.
         snr: :math:`\|g\| / \sqrt{\text{variance}}`.
         cosine: mean cosine of g_r and g.
@@ -62,8 +62,8 @@ def encoder_gradients(
 
 
 def bound_samples(objective: Objective, estimator: Estimator) -> int:
-    """How many samples the objective's expectation is over: the estimator's S for IWAE, else 1."""
-    return estimator.num_samples if isinstance(objective, IWAE) else 1
+    """The samples of one term of the objective: the estimator's S for IWAE, else 1."""
+    return estimator.num_samples if objective.multi_sample else 1
 
 
 def reference(

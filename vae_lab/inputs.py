@@ -1,4 +1,4 @@
-"""What is handed to a VAE, as it needs it: arrays become tensors, a mistake becomes one line."""
+"""Checks of the inputs of a VAE: arrays become tensors, mistakes become errors of one line."""
 
 import math
 from numbers import Integral
@@ -44,6 +44,8 @@ def as_floats(name: str, x: Array, like: Placed) -> Tensor:
     if x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f":
         return tensor
     advice = f"type {name} / 255 for bytes, {name} * 1.0 for bits"
+    if isinstance(x, Tensor) and x.is_complex():
+        advice = f"type torch.view_as_real({name}) for two numbers each"
     raise ValueError(f"{name} must hold floats, got {x.dtype}: {advice}")
 
 

@@ -35,10 +35,12 @@ class Likelihood(PrintsArguments, nn.Module):
 
     Attributes:
         discrete: is it a probability mass, of binary or 8-bit values, and not a density.
+        binary: do only 0 and 1 have a probability, so that values between them have none.
         data_axes: how many a datum has; 3, as an image has, until a VAE tells it by :meth:`bind`.
     """
 
     discrete: ClassVar[bool] = False
+    binary: ClassVar[bool] = False
     data_axes = 3  # no part of its state
     _met = False  # has it met data; neither is this
 
@@ -159,7 +161,7 @@ class Bernoulli(Likelihood):
     tensor(0.4999)
     """
 
-    discrete = True
+    discrete = binary = True
 
     def image_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         return self.sum_over_datum(bernoulli_log_prob(*torch.broadcast_tensors(params, x)))

@@ -30,7 +30,12 @@ class Objective(PrintsArguments, nn.Module):
     """x [B, *X] -> terms [B], differentiable with the estimator's gradient.
 
     The first data are looked at: values outside the likelihood's range are refused.
+
+    Attributes:
+        multi_sample: is it a bound with all samples of z in one logarithm, and no mean over them.
     """
+
+    multi_sample: ClassVar[bool] = False
 
     def __call__(self, vae: "VAE", estimator: Estimator, x: Array) -> Terms:
         # Here and not in forward, which may be compiled: `objective.compile()`.
@@ -89,7 +94,7 @@ class _OverLevels(Objective):
         return Terms(objective, reconstruction - kl, reconstruction, kl)
 
     def _of_lower(self, level: "Level", estimator: Estimator, seen: "_Seen") -> Tensor:
-        if type(self).aggregate is not mean:
+        if self.multi_sample:
             raise ValueError(
                 f"{type(self).__name__} takes all levels of z as one joint distribution, got "
                 "several: use ELBO or MonteCarloELBO"
@@ -176,6 +181,7 @@ class IWAE(_OverLevels):
     arXiv:1509.00519
     """
 
+    multi_sample = True
     sampled = True
     aggregate = staticmethod(log_mean_exp)
 

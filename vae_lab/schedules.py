@@ -54,7 +54,7 @@ class Constant(Schedule):
 
 
 class _Ramp(Schedule):
-    """From one value to another, where it then stays.
+    """A value that goes from `start` to `end` and then stays there.
 
     Args:
         start: the value at step 0.

@@ -169,12 +169,13 @@ def watched() -> Iterator[None]:
     Afterwards there are as many threads as before.
     """
     global _watch
-    before = torch.get_num_threads()
-    _watch = _begun(before)
+    before, outer = torch.get_num_threads(), _watch
+    if outer is None:
+        _watch = _begun(before)
     try:
         yield
     finally:
-        if _watch is not None:
+        if outer is None and _watch is not None:
             _watch.end()
             _watch = None
         torch.set_num_threads(before)

@@ -113,6 +113,9 @@ class VAE(nn.Module):
         """
         from .objectives import ELBO
 
+        for part in (estimator, objective):
+            if isinstance(part, str):
+                raise ValueError(f"pass an object such as Reparameterization(), got {part!r}")
         return (objective or ELBO())(self, estimator or self._estimator(), x)
 
     def _estimator(self) -> "Estimator":
@@ -155,6 +158,11 @@ class VAE(nn.Module):
     def p_z(self) -> Distribution:
         """The prior p(z), batch shape []."""
         return self.latent.prior() if self.prior is None else self.prior(None)
+
+    def check_own_prior(self, who: str) -> None:
+        """Refuses a prior that was set, in what goes by the latent's own."""
+        if self.prior is not None:
+            raise ValueError(f"{who} goes by the latent's own prior, this model has another")
 
     def infer(self, x: Tensor) -> Level:
         """x [B, *X] -> the level from which an objective starts, batch shape [B]."""
@@ -202,7 +210,7 @@ class VAE(nn.Module):
 
     def _sampled_kl(self, q: Distribution, z: Tensor) -> Tensor:
         kl = (q.log_prob(z) - self.p_z().log_prob(z)).mean(0)
-        variables = self.latent.event_shape[0]
+        variables = self.latent.num_variables
         return kl.unsqueeze(-1).expand(-1, variables) / variables
 
     @torch.no_grad()

@@ -75,7 +75,7 @@ def rgb(background: str | Sequence[int]) -> tuple[int, ...]:
 
 
 def check_range(value_range: Sequence[float] | None) -> None:
-    """Whether these can be black and white."""
+    """Refuses two numbers that cannot be the values of black and white."""
     if value_range is None:
         return
     if len(value_range) != 2 or not -math.inf < value_range[0] < value_range[1] < math.inf:
@@ -131,7 +131,7 @@ def _decode(data: bytes, shape: tuple[int, ...], **pixels: Any) -> Tensor:
 
 
 class _Stored(NamedTuple):
-    """What a file says of its pixels, which is forgotten when they are decoded.
+    """A file's own description of its pixels, which Pillow drops when it decodes them.
 
     Attributes:
         layout: Pillow's name for their bits, such as "RGB;16B"; empty where it has none.
@@ -196,14 +196,17 @@ def _bytes(
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """To 0 at `low` and 255 at `high`, in place until they are bytes."""
+    """The values as bytes, 0 at `low` and 255 at `high`; overwrites them on the way."""
     values -= low
     values *= 255 / (high - low)
     return values.clip(0, 255, out=values).round(out=values).astype(np.uint8)
 
 
 def _values(picture: Image.Image, stored: _Stored) -> tuple[np.ndarray, float]:
-    """As they are in the file, and the largest that its format can hold, infinite if any."""
+    """The values as they are in the file, and the largest that its format can hold.
+
+    The latter is infinite if the format can hold any value.
+    """
     values = np.asarray(picture)
     if stored.layout == "I;32N":  # Pillow takes them for signed
         values = values.view(np.uint32)

@@ -106,8 +106,11 @@ class Loader:
         """Ends what an iteration may have left running."""
 
     def state_dict(self) -> dict[str, int]:
-        """What a position in the epoch refers to. The position itself is the datamodule's to save:
-        the loader knows which batches were fetched, not which were trained on."""
+        """The settings on which a position in the epoch depends.
+
+        The datamodule saves the position itself: the loader knows only which batches were fetched,
+        not which were trained on.
+        """
         return {"images": self.num_images, "batch_size": self.batch_size, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -118,8 +121,10 @@ class Loader:
             )
 
     def _fetch(self, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each of these row numbers [B], the data [B, *] as it is stored and labels [B]; the
-        data is the loader's to change."""
+        """Data [B, *] as it is stored and labels [B], for each tensor of row numbers [B].
+
+        The caller may overwrite the data.
+        """
         raise NotImplementedError
 
     def _order(self, epoch: int) -> Tensor:

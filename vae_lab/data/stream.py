@@ -33,15 +33,15 @@ class Reader(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one datum as it is stored; of an image (C, H, W)."""
+        """The shape of one datum as it is stored; of an image (C, H, W)."""
 
     def __len__(self) -> int: ...
 
     def read(self, rows: Sequence[int]) -> Rows:
-        """These data in this order, which may be none."""
+        """The data with these numbers, in this order; there may be none."""
 
     def subset(self, rows: Tensor) -> "Reader":
-        """The set of these data only."""
+        """A reader of the data with these numbers only."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class StreamLoader(Loader):
         self._workers: DataLoader[Rows | Exception] = DataLoader(
             _Guarded(reader),
             batch_sampler=_Parts(self),
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             worker_init_fn=_leave_the_group,
@@ -131,7 +131,7 @@ class StreamLoader(Loader):
 
 
 class _Parts(Sampler[list[int]]):
-    """What the processes are to read in the next iteration."""
+    """Hands out the row numbers that the processes read in the next iteration."""
 
     def __init__(self, loader: StreamLoader) -> None:
         self.loader = loader
@@ -154,7 +154,7 @@ class _Guarded(Dataset[Any]):
             return error.with_traceback(None)
 
 
-def _as_it_is(found: Any) -> Any:
+def _identity(found: Any) -> Any:
     return found
 
 

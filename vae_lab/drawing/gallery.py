@@ -96,6 +96,7 @@ def draw(
     Returns:
         The files, by the names of :data:`CAPTIONS`.
     """
+    vae.check_own_prior("the gallery")
     folder = Path(folder)
     device = vae.device
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):

@@ -36,7 +36,8 @@ BESIDE = (
 )
 CARD = ("network", "latent", "likelihood", "data")  # parts on a release's card
 ACRONYMS = ("elbo", "kl", "nll", "fid", "mig", "dci", "sap", "snr")
-PARTS = ("network", "likelihood", "objective", "estimator")  # of the model, by their own groups too
+# Settings of the model that have groups of their own.
+OF_MODEL = ("network", "likelihood", "objective", "estimator")
 
 
 def write(
@@ -142,7 +143,7 @@ def _facts(run: Run) -> dict[str, str]:
     """The rows of the report's table that says what was trained: model, data, length, seed."""
     config, card = run.config, run.card
     model = config.get("model", {})
-    own = {k: v for k, v in model.items() if k not in (*PARTS, "optimizer")}
+    own = {k: v for k, v in model.items() if k not in (*OF_MODEL, "optimizer")}
     shape = card.get("shape")
     seconds = [float(row["perf/seconds"]) for row in run.rows if row.get("perf/seconds")]
     steps = card.get("step") or (int(run.rows[-1]["step"]) if run.rows else None)
@@ -243,7 +244,7 @@ def _settings(run: Run) -> dict[str, str]:
     model = run.config.get("model", {})
     config = {k: v for k, v in run.config.items() if k not in (*BESIDE, *on_card)}
     if model:
-        named = (*PARTS, *on_card.get("latent", {}))
+        named = (*OF_MODEL, *on_card.get("latent", {}))
         config["model"] = {k: v for k, v in model.items() if k not in named}
     flat = _flat(config | on_card)
     return {

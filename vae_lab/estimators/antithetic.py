@@ -43,7 +43,7 @@ class _Pairs(Estimator):
         return value + surrogate(event_sum(gradient * parameter, q))
 
     def weight(self, u: Tensor, difference: Tensor, logits: Tensor) -> Tensor:
-        """What a credit is multiplied with, from u, b - b~ and the logits, [S, *B, *E]."""
+        """The factor of each credit in the gradient, from u, b - b~ and the logits, [S, *B, *E]."""
         raise NotImplementedError
 
 
@@ -61,7 +61,7 @@ class ARM(_Pairs):
     Args:
         num_samples: S, the number of pairs.
 
-    f may jump, as nothing is asked of it but its values:
+    ARM uses only the values of f, so f may be a step function:
 
     >>> logits = torch.ones(100_000, 3, requires_grad=True)
 
@@ -97,7 +97,7 @@ class DisARM(_Pairs):
     Args:
         num_samples: S, the number of pairs.
 
-    With as many evaluations as ARM, its estimates are closer to each other:
+    ARM and DisARM both evaluate f twice; DisARM's gradients vary less:
 
     >>> logits = torch.full((10_000, 3), 2.0, requires_grad=True)
 
@@ -134,7 +134,7 @@ class ARMS(Estimator):
     Args:
         num_samples: S, at least two.
 
-    Four independent samples, and four that exclude each other:
+    Its gradient varies less than that of four independent samples with leave-one-out:
 
     >>> logits = torch.full((10_000, 3), -0.8, requires_grad=True)
 
@@ -189,7 +189,7 @@ def coincidence(log_p: Tensor, num_samples: int) -> Tensor:
 
 
 def correction(log_p: Tensor, num_samples: int) -> Tensor:
-    r"""How much more two events would differ if independent, :math:`p (1 - p) / (p - \rho)`."""
+    r"""The factor by which independent events would differ more, :math:`p (1 - p) / (p - \rho)`."""
     return -log_p.expm1() / (1 - coincidence(log_p, num_samples))
 
 

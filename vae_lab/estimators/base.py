@@ -46,13 +46,13 @@ class Estimator(PrintsArguments, nn.Module):
 
     Attributes:
         num_samples: S, samples of z for one datum.
-        unbiased: is the gradient's expectation exact: for every f, for the f named, or not at all.
+        unbiased: for which f the gradient's expectation is exact: True for all, False for none.
         families: the torch.distributions whose parameters it can differentiate.
-        needs_differentiable: does it use df/dz, so that f must be differentiable in z.
-        relaxed_points: does it evaluate f between the points of q's support.
-        single_sample: can it differentiate the mean, of which an ELBO is made.
-        multi_sample: can it differentiate another aggregate than the mean.
-        compiles: does it trace into one graph, or does it run eagerly inside a compiled step.
+        needs_differentiable: True if it uses df/dz, so that f must be differentiable in z.
+        relaxed_points: True if it evaluates f between the points of q's support.
+        single_sample: True if it can differentiate the mean, of which an ELBO is made.
+        multi_sample: True if it can differentiate another aggregate than the mean.
+        compiles: True if it traces into one graph; else it runs eagerly inside a compiled step.
         evaluations: how often f is evaluated for one datum, in the constructor's arguments.
         source: the paper.
     """
@@ -70,7 +70,7 @@ class Estimator(PrintsArguments, nn.Module):
 
     @property
     def relaxed(self) -> bool:
-        """Does it train at points that z cannot take, and not correct for it."""
+        """True if it evaluates f at points that z cannot take, and does not correct for it."""
         return self.relaxed_points and self.unbiased is not True
 
     def forward(
@@ -104,9 +104,9 @@ class Estimator(PrintsArguments, nn.Module):
         if 0 in getattr(q, "batch_shape", ()):
             return self.of_no_data(q, f)
         if torch.compiler.is_compiling() and not self.compiles:
-            from .compiled import as_it_is
+            from .compiled import run_eagerly
 
-            return as_it_is(self.settled, q, f, aggregate, context)
+            return run_eagerly(self.settled, q, f, aggregate, context)
         return self.settled(q, f, aggregate, context)
 
     def of_no_data(self, q: Distribution, f: Integrand) -> Tensor:
@@ -141,7 +141,7 @@ class Estimator(PrintsArguments, nn.Module):
 
     @classmethod
     def accepts(cls, q: Distribution) -> bool:
-        """Whether this estimator can differentiate the parameters of q."""
+        """True if this estimator can differentiate the parameters of q."""
         if Distribution in cls.families:  # or what acts like one: an episode of a game
             return hasattr(q, "sample") and hasattr(q, "log_prob")
         return isinstance(base(q), cls.families)

@@ -1,4 +1,4 @@
-"""What a compiled step needs to have the gradients of an eager one.
+"""Two ways out of the compiler, with which a compiled step has the gradients of an eager one.
 
 This imports the compiler: slowly, so only where something is being compiled.
 """
@@ -12,7 +12,7 @@ import torch
 # torch.compile does not trace autograd.grad unless told to by a process-wide flag, and fails on a
 # graph that breaks there. So these estimators run as they are, f included.
 @torch.compiler.disable(reason="an estimator that takes derivatives of f or of a network")
-def as_it_is(function: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
+def run_eagerly(function: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
     return function(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""What the control variates that learn have in common.
+"""Functions that the estimators with a control variate share.
 
 A control variate c(z) is subtracted from f in the score function's credit, and the gradient of its
 own expectation added back along the path of z. What it depends on is trained on the variance of
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, credit
+from ..distributions import per_dimension
 from .base import Integrand, catalog
 
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]  # credit, weight, dc/dz -> g
@@ -44,7 +45,10 @@ _GRAPH = "their graph: use ScoreFunction, or RELAX without f"
 def derivatives(
     total: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
 ) -> tuple[Tensor, ...]:
-    """Of a sum by each input, 0 where it does not depend on it; its graph stays for the caller."""
+    """The derivatives of a sum by each input, 0 for an input that it does not depend on.
+
+    The graph of the sum is kept, so that the caller can go backward through it again.
+    """
     if not total.requires_grad:
         return tuple(torch.zeros_like(x) for x in inputs)
     return torch.autograd.grad(
@@ -70,7 +74,7 @@ def slope(values: Tensor, z: Tensor, f: Integrand, create_graph: bool = True) ->
 
 @torch.no_grad()
 def _constant(f: Integrand, z: Tensor) -> bool:
-    """Whether f is the same at other points: z with its coordinates moved on, zeros and ones."""
+    """True if f has the same values at other points: z with shifted coordinates, zeros, ones."""
     others = z.roll(1, -1), torch.zeros_like(z), torch.ones_like(z)
     return all(torch.equal(f(z), f(other)) for other in others)
 
@@ -101,14 +105,9 @@ def each_event(x: Tensor, q: Distribution) -> Tensor:
     return x.reshape(x.shape + (1,) * len(q.event_shape))
 
 
-def event_flat(x: Tensor, q: Distribution) -> Tensor:
-    """[*, *E] -> [*, size of E]."""
-    return x.reshape(*x.shape[: x.ndim - len(q.event_shape)], -1)
-
-
 def event_sum(x: Tensor, q: Distribution) -> Tensor:
     """[*, *E] -> [*]."""
-    return event_flat(x, q).sum(-1)
+    return per_dimension(x, q).sum(-1)
 
 
 class ControlNetwork(nn.Module):
@@ -127,7 +126,7 @@ class ControlNetwork(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
 
     def forward(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor:
-        inputs = event_flat(z, q)
+        inputs = per_dimension(z, q)
         if context is not None:
             features = context.detach().expand(*inputs.shape[:-1], -1)
             inputs = torch.cat([inputs, features.to(inputs)], -1)

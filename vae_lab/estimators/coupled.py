@@ -27,7 +27,7 @@ class ARSM(Estimator):
     parameters as usual. **Bias** none. **Cost** K(K - 1)/2 + 1 evaluations for K categories,
     however many variables.
 
-    Samples of three categories come from 3 * 2 / 2 + 1 = 4 points:
+    With K = 3 categories f sees 3 * 2 / 2 + 1 = 4 points for each estimate:
 
     >>> logits = torch.zeros(20_000, 2, 3, requires_grad=True)
 
@@ -87,7 +87,7 @@ class CARMS(Estimator):
     Args:
         num_samples: S, at least two.
 
-    Two independent samples, and two that avoid each other:
+    Its gradient varies less than that of two independent samples with leave-one-out:
 
     >>> logits = torch.zeros(20_000, 2, 3, requires_grad=True)
 

@@ -125,7 +125,10 @@ class _Tree:
         self._take(parent, variable)
 
     def _own_nodes(self, new: slice, along: Tensor) -> None:
-        """What reaches and what leaves the nodes of paths, as if no other path left them."""
+        """Sets the probabilities of reaching and of leaving each node of the new paths.
+
+        Paths that leave these nodes later are not yet taken into account: `_take` does that.
+        """
         reached = F.pad(along[..., :-1], (1, 0)).cumsum(-1)
         position = torch.arange(along.shape[-1], device=along.device)
         others = position <= self.variable[..., new, None]
@@ -181,9 +184,9 @@ def _lexicographic(states: Tensor, categories: int) -> Tensor:
 
 
 def _forks(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Of all sorted states but the first: which one each leaves, and at which variable.
+    """Parents of all sorted states but the first, and the variables where they part, [*B, k - 1].
 
-    That is the last before it to have branched off higher up.
+    A state's parent is the last one before it that has branched off higher up.
     """
     variable = (states[..., 1:, :] != states[..., :-1, :]).byte().argmax(-1)  # [*B, k - 1]
     higher = F.pad(variable, (1, 0), value=-1).unsqueeze(-2) < variable.unsqueeze(-1)
@@ -224,13 +227,13 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _along(x: Tensor, states: Tensor) -> Tensor:
-    """What x [*B, L, K] is at the categories of the states, [*B, m, L]."""
+    """The entries of x [*B, L, K] at the categories of the states, [*B, m, L]."""
     each = _repeated(x, states.shape[-2], -3)
     return each.gather(-1, states.unsqueeze(-1)).squeeze(-1)
 
 
 def _repeated(x: Tensor, size: int, dim: int) -> Tensor:
-    """With an axis more, of this size, at `dim` from the end."""
+    """x with one more axis of this size, at the negative index `dim`."""
     shape = list(x.unsqueeze(dim).shape)
     shape[dim] = size
     return x.unsqueeze(dim).expand(shape)

@@ -32,7 +32,8 @@ class Fini(_Relaxation):
     Args:
         degree: 2 or 3.
 
-    The mean of z^2 rises by 1 + 2 * 2 = 5 at the rate 2. With as few evaluations or fewer:
+    The derivative of E[z^2] by the rate is 1 + 2 * 2 = 5 at the rate 2. The score function uses two
+    samples, Fini one:
 
     >>> rate = torch.full((20_000, 1), 2.0, requires_grad=True)
 

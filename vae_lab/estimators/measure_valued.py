@@ -30,7 +30,8 @@ class MeasureValued(Estimator):
     and a jump in f is seen. **Bias** none. **Cost** per sample one evaluation and, for each of the
     D coordinates, three (Normal) or one (Poisson).
 
-    The chance that a Gaussian is positive, which has no derivative along the path of a sample:
+    The chance that a Gaussian number is positive is the mean of a step function, whose derivative
+    is zero. The gradient is right all the same, here without any variance:
 
     >>> mean = torch.zeros(10_000, 1, requires_grad=True)
 

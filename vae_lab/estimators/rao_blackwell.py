@@ -31,7 +31,7 @@ class GumbelRao(_StandIn):
         temperature: tau > 0, a number or a schedule.
         conditional_samples: K.
 
-    The hard Gumbel-Softmax, and its average given the sample:
+    Its gradient has the mean of the hard Gumbel-Softmax at the same temperature, and varies less:
 
     >>> logits = torch.zeros(10_000, 2, 5, requires_grad=True)
 

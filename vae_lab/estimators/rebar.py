@@ -44,7 +44,8 @@ class REBAR(Estimator):
         temperature: tau > 0 at the start.
         learned: train both.
 
-    With as many evaluations, and eta and tau as they are at the start:
+    Its gradient varies less than leave-one-out with as many evaluations, already before eta and tau
+    have learned anything:
 
     >>> logits = torch.zeros(20_000, 3, requires_grad=True)
 

@@ -52,7 +52,7 @@ class RELAX(Estimator):
         with_f: add f at the relaxed sample, which needs a differentiable f.
         temperature: tau > 0 at the start; means something with f only.
 
-    f is a black box; the network learns from its values, with any optimizer:
+    f need not be differentiable. While the network learns, the gradient's standard deviation falls:
 
     >>> relax, f = RELAX(), lambda b: (b.sum(-1) == 3).float()
 
@@ -141,7 +141,7 @@ class LAX(Estimator):
     Args:
         hidden: the widths of the network's layers.
 
-    f may jump, where the path of a sample has no derivative:
+    f may be a step function, whose derivative along the path of a sample is zero:
 
     >>> mean = torch.zeros(10_000, 1, requires_grad=True)
 

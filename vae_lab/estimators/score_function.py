@@ -30,7 +30,7 @@ class ScoreFunction(Estimator):
             leave_one_out_arithmetic (the other VIMCO); or a
             :class:`~vae_lab.estimators.baselines.Baseline`.
 
-    A baseline takes from the variance and leaves the mean; f may be a black box:
+    A baseline lowers the variance of the gradient and does not change its mean:
 
     >>> logits = torch.ones(10_000, 3, requires_grad=True)
 

@@ -26,7 +26,7 @@ class _StandIn(_Relaxation):
         return z + surrogate(self.stand_in(inner, z))
 
     def stand_in(self, q: Distribution, x: Tensor) -> Tensor:
-        """What to differentiate in the place of the samples x of q, of their shape [S, *B, *E]."""
+        """A differentiable tensor whose gradient the samples x of q are given, [S, *B, *E]."""
         raise NotImplementedError
 
 
@@ -53,7 +53,8 @@ class DecoupledSTGumbelSoftmax(_Relaxation):
         forward_temperature: tau_f > 0, a number or a schedule.
         backward_temperature: tau_b > 0, a number or a schedule.
 
-    The largest part of a code, and the spread of the gradient:
+    Its codes are as near to one-hot as those at the low temperature (their largest entry is 0.91 on
+    average), and its gradient varies as little as the one at the high temperature:
 
     >>> logits = torch.zeros(10_000, 2, 3, requires_grad=True)
 
@@ -110,7 +111,7 @@ class GappedStraightThrough(_StandIn):
         temperature: tau > 0, a number or a schedule.
         gap: g >= 0, or "expected" (the paper's GST-p).
 
-    Beside the hard Gumbel-Softmax:
+    The gradient of the hard Gumbel-Softmax, then this one, which varies less. Exact is 0.22:
 
     >>> logits = torch.zeros(40_000, 2, 3, requires_grad=True)
 
@@ -167,7 +168,7 @@ class ReinMax(_StandIn):
     Args:
         temperature: tau > 0, a number or a schedule; the authors use 1 to 1.5.
 
-    For a quadratic f its mean is exact, and straight-through's is not:
+    Its mean is exact for a quadratic f. That of straight-through, in the second line, is not:
 
     >>> logits = torch.full((10_000, 3), -1.0, requires_grad=True)
 
@@ -202,7 +203,7 @@ class ReinMax(_StandIn):
 
 
 def expected_gap(q: Any, x: Tensor) -> Tensor:
-    r"""Between the two largest of l + G, in the mean given that x won; [*, K] -> [*, 1], or [*].
+    r"""Mean gap between the two largest of l + G, given that x is the largest, [*, 1]; of bits [*].
 
     .. math:: \mathbb{E}[\text{first} - \text{second} \mid x] = -\log(1 - \pi_x) / \pi_x
     """

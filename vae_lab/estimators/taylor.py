@@ -22,7 +22,7 @@ class MuProp(Estimator):
     Args:
         num_samples: S, each with the same expansion.
 
-    For a linear f nothing is left to chance; of another one the linear part is not:
+    For a linear f the gradient has no variance, for a quadratic f less than the score function's:
 
     >>> logits = torch.ones(40_000, 3, requires_grad=True)
 

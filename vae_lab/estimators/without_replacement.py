@@ -32,7 +32,7 @@ class UnorderedSet(Estimator):
     Args:
         num_samples: the size of S, at least two.
 
-    Three bits have eight states; with all of them the gradient is exact:
+    Three bits have eight states. The more of them are drawn, the less the gradient varies:
 
     >>> logits = torch.ones(10_000, 3, requires_grad=True)
 
@@ -88,7 +88,7 @@ class SumAndSample(Estimator):
         num_summed: k; one state of q always remains.
         num_samples: independent samples of the rest.
 
-    Four independent samples, and the three best states of eight with one sample of the others:
+    For bits that are nearly certain it varies less than four independent samples:
 
     >>> logits = torch.full((10_000, 3), 3.0, requires_grad=True)
 

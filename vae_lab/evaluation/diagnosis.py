@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from ..latents import Latent
 from ..latents.base import ACTIVE
-from ..likelihoods import Bernoulli, Likelihood
+from ..likelihoods import Likelihood
 from ..schedules import schedules
 
-Level = Literal["problem", "warning", "fine"]
-Finding = tuple[Level, str, str]  # the level, the numbers in words, what to type
+Severity = Literal["problem", "warning", "fine"]
+Finding = tuple[Severity, str, str]  # the level, the numbers in words, what to type
 
-LEVELS: tuple[Level, ...] = ("problem", "warning", "fine")
+LEVELS: tuple[Severity, ...] = ("problem", "warning", "fine")
 MIN_KL = 0.1  # nats a datum
 MIN_CODES = 0.1  # of the way from one code in use to all alike
 MAX_DOMINATED = 0.1  # of the images, by one weight each
@@ -35,7 +35,7 @@ class Diagnosis(NamedTuple):
     """
 
     name: str
-    level: Level
+    level: Severity
     because: str
     advice: str
     numbers: dict[str, float]
@@ -79,7 +79,7 @@ def own_temperature(module: nn.Module) -> dict[str, float]:
 
 def has_grey_pixels(likelihood: Likelihood, x: Tensor) -> bool:
     """Are there pixels between 0 and 1 under a likelihood of bits."""
-    return isinstance(likelihood, Bernoulli) and bool(((x != 0) & (x != 1)).any())
+    return likelihood.binary and bool(((x != 0) & (x != 1)).any())
 
 
 def sizes(latent: Latent) -> dict[str, float]:

@@ -139,9 +139,7 @@ def annealed(
             f"{type(vae.latent).__name__}: use importance_weighted"
         )
     if start == "prior" and vae.prior is not None:
-        raise ValueError(
-            "start=prior needs the latent's own prior, a Gaussian: use start=posterior"
-        )
+        raise ValueError("start=prior needs the latent's own prior: use start=posterior")
     x = vae.images(x)
     path = _Path(vae, x, start)
     betas = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()

@@ -17,7 +17,7 @@ from .results import Metric
 BATCH = 100  # images that share the noise of one seed
 
 OnProgress = Callable[[str, int, int], None]  # a part, images done, of how many
-Terms = Callable[[Tensor], tuple[Tensor, ...]]  # x [B, C, H, W] -> some [B]
+Rule = Callable[[Tensor], tuple[Tensor, ...]]  # x [B, C, H, W] -> some [B]
 
 
 class Measurement:
@@ -53,7 +53,7 @@ class Measurement:
         return self.vae.device
 
     def measure(
-        self, part: str, x: Tensor, terms: Terms, names: tuple[str, ...], batch: int | None = None
+        self, part: str, x: Tensor, terms: Rule, names: tuple[str, ...], batch: int | None = None
     ) -> None:
         """Terms of every image by name, of which the processes take the batches in turn.
 

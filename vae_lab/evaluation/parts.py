@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from .. import likelihoods
 from ..estimators import Estimator
 from ..latents.base import ACTIVE
 from ..objectives import ELBO
@@ -44,7 +43,7 @@ def bound(m: Measurement, samples: int) -> None:
     names = ("log_likelihood", "elbo", "reconstruction", "kl", "reconstruction_gain")
     m.measure("bound", m.x, terms, (*names, "effective_samples", "largest_weight"))
     grey = has_grey_pixels(vae.likelihood, m.x)
-    if isinstance(vae.likelihood, likelihoods.Bernoulli):
+    if vae.likelihood.binary:
         m.numbers["grey"] = float(grey)
     how = f"exact, {states:.0f} states" if exact else f"importance-weighted, {samples} samples"
     m.mean("log_likelihood", "nats", how + "; no likelihood of grey pixels" * grey)

@@ -49,6 +49,7 @@ class Explorer:
     ) -> None:
         if not len(images):
             raise ValueError("images must hold at least one image, got 0")
+        vae.check_own_prior("the explorer")
         self.vae, self.latent, self.binarize = vae, vae.latent, binarize
         self.pixels = pixels or {}
         self.images = images.to(vae.device, vae.dtype)

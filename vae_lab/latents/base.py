@@ -49,7 +49,7 @@ class Latent(PrintsArguments, nn.Module):
     ) -> None:
         super().__init__()
         if min(event_shape) < 1:
-            raise ValueError(f"latents must be at least 1, got {event_shape[0]}")
+            raise ValueError(f"latents must be at least 1, got {min(event_shape)}")
         self.event_shape = event_shape
         self.parameter_size = parameter_size
         self.learn_prior = learn_prior

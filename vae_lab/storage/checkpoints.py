@@ -184,7 +184,7 @@ def _digest(file: BinaryIO, size: int) -> bytes:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a file holds: tensors and plain types; anything else in it is refused, not run.
+    """Reads a checkpoint of tensors and plain types; refuses anything else, without running it.
 
     Raises:
         FileNotFoundError: there is no such file.

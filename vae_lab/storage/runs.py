@@ -36,7 +36,7 @@ AGAIN = "runs/again"  # where the commands of a run that was resumed make it aga
 
 
 class Run(NamedTuple):
-    """What a run's folder, or a release, holds; empty where it does not."""
+    """The contents of a run's folder or of a release; a field is empty if its file is absent."""
 
     folder: Path
     name: str
@@ -136,7 +136,7 @@ def read(
     name: str | None = None,
     sha256: str | None = None,
 ) -> Run:
-    """What the folder of a run or of a release holds; see :func:`vae_lab.drawing.report.write`."""
+    """Reads the folder of a run or of a release; see :func:`vae_lab.drawing.report.write`."""
     folder = Path(folder)
     own = Path(source or folder)
     release = own if is_release(own) else own / "release"
@@ -164,7 +164,7 @@ def read(
 
 
 def commands_of(folder: Path) -> list[str]:
-    """What to type, one line after the other, to make a run again."""
+    """The commands that make a run again when they are typed one after the other."""
     file = folder / "commands.txt"
     return _repeatable(file.read_text().splitlines()) if file.is_file() else []
 
@@ -188,7 +188,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _evaluation(path: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """What task=evaluate has measured, unless it was of other weights."""
+    """The measurements of task=evaluate; none if they were made with other weights."""
     evaluation = _json(path)
     of_this = "sha256" not in card or evaluation.get("sha256") in (None, card["sha256"])
     return evaluation if of_this else {}

@@ -1,4 +1,4 @@
-"""Where a model comes from and goes to: this machine, the zoo, Weights & Biases, Hugging Face."""
+"""Places to load models from and upload them to: disk, zoo, Weights & Biases, Hugging Face."""
 
 import difflib
 import json
@@ -100,7 +100,9 @@ def _hub_name(name: str) -> tuple[str, str | None]:
 
 
 def _from_wandb(entity: str, project: str, name: str, alias: str | None) -> Path:
-    """From the cache by version; an alias such as `latest` is asked for where there is a network.
+    """The folder of a release in the cache, downloaded if it is not there yet.
+
+    An alias such as `latest` is looked up at W&B, or in the cache if there is no network.
 
     The cache has a folder for every version, and for every alias a file with the version that it
     last stood for.
@@ -154,12 +156,12 @@ def _download(found: "Artifact", folder: Path) -> None:
 
 
 def is_release(folder: Path) -> bool:
-    """Does the folder have both files of a release."""
+    """True if the folder has both files of a release."""
     return all((folder / file).is_file() for file in FILES)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What the release in a folder says of itself: its `config.json`."""
+    """The card of the release in a folder: the contents of its `config.json`."""
     path = folder / FILES[0]
     if path.stat().st_size > MAX_CARD_BYTES:
         raise ValueError(f"{path} must be a short text, got {path.stat().st_size} bytes")
@@ -173,7 +175,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def _from_hub(repository: str, revision: str | None) -> Path:
-    """From huggingface_hub's own cache, which it also serves where there is no network."""
+    """The folder of a release in huggingface_hub's own cache, which also works without network."""
     with needs("hub", "hf:"):
         from huggingface_hub import snapshot_download
 
@@ -224,5 +226,5 @@ def _to_wandb(folder: Path, entity: str, project: str, name: str, alias: str | N
 
 
 def first_line(error: Exception) -> str:
-    """Of its message; its name where it says nothing."""
+    """The first line of an error's message, or the name of its class if the message is empty."""
     return next(iter(str(error).splitlines()), type(error).__name__)

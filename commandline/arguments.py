@@ -90,7 +90,7 @@ def attribute(target: str, name: str) -> Any:
 
 
 def imported(target: str) -> dict[str, Any]:
-    """The same of the object itself, where there is no source to be read."""
+    """The arguments read off the imported object itself, where there is no source to be read."""
     thing = get_object(target)
     if not inspect.isclass(thing):
         return _inspected(thing)
@@ -138,7 +138,7 @@ def _is_dataclass(cls: Definition) -> bool:
 
 
 def _fields(definition: Definition) -> Written:
-    """Of a dataclass, those of its bases first."""
+    """The fields of a dataclass with their annotations, those of its bases first."""
     found: Written = {}
     classes = [cls for cls in bases(definition) if cls is not None and _is_dataclass(cls)]
     for cls in reversed(classes):

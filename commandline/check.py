@@ -124,7 +124,7 @@ def _jobs(overrides: list[Override], multirun: bool) -> Iterator[list[str]]:
 
 
 def _or_else(override: Override) -> str:
-    """What A,B may have been meant as, if not as several runs."""
+    """The end of an error line: how to type A,B if it was not meant as several runs."""
     key, value = override.get_key_element(), (override.input_line or "").partition("=")[2]
     if not (override.is_choice_sweep() and override.value().simple_form):
         return ""
@@ -134,7 +134,7 @@ def _or_else(override: Override) -> str:
 
 
 def _values(override: Override) -> Iterable[str]:
-    """What a sweep takes a setting through; of an interval, its ends."""
+    """The values that a sweep gives to a setting; for an interval, its two ends."""
     value = override.value()
     if isinstance(value, IntervalSweep):
         return [str(value.start), str(value.end)]

@@ -1,4 +1,4 @@
-"""Which errors are the user's to mend, and the one line that says how."""
+"""The errors that the user can mend, and the one line that says how."""
 
 import functools
 import re
@@ -63,7 +63,7 @@ def lost(error: Exception, folder: str | None = None) -> str | None:
 
 
 def as_chosen(text: str, places: Iterable[str] = ()) -> str:
-    """What the library says of its classes, with the names that one types for them.
+    """The library's text, with its classes' names replaced by those that one types for them.
 
     Paths and values stay what they are, and so do the places that were typed.
     """
@@ -82,7 +82,7 @@ def _places(config: DictConfig) -> list[str]:
 
 @functools.cache
 def _typed_names() -> dict[str, str]:
-    """Of every class that one file alone stands for."""
+    """The name to type for each class that has exactly one file in configs/."""
     groups = [name for name, group in GROUPS.items() if group.spoken]
     files = [file for group in groups for file in (CONFIGS / group).glob("*.yaml")]
     classes = [OmegaConf.load(file)._target_.rpartition(".")[2] for file in files]

@@ -1,4 +1,4 @@
-"""What `python train.py --help` says."""
+"""The text of `python train.py --help`."""
 
 import textwrap
 

@@ -1,11 +1,11 @@
-"""Which of the known names was meant by one that is not."""
+"""Finds the known name that was probably meant by an unknown one."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def did_you_mean(typed: str, known: Iterable[str], prefix: str = "") -> str:
-    """What to end a line with that refuses a name: the one that is like it, if there is one."""
+    """The end of an error line about an unknown name: the most similar known one, if any."""
     close = closest(typed, known)
     return "" if close is None else f"; did you mean {prefix}{close}"
 

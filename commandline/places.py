@@ -1,4 +1,4 @@
-"""Where the project and its YAML files lie."""
+"""The folders of the project and of its YAML files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How what is typed is quoted, so that the shell and Hydra read it as it is meant."""
+"""Quotes settings so that the shell and Hydra read them as they are meant."""
 
 import re
 import shlex

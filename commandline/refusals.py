@@ -1,4 +1,4 @@
-"""What a run would be refused for, as far as it is known before torch is imported."""
+"""Finds the reasons to refuse a run that can be known before torch is imported."""
 
 import itertools
 from collections.abc import Iterator
@@ -59,8 +59,10 @@ def _foreseen(config: DictConfig, here: bool) -> str | None:
 
 
 def _begins(config: DictConfig, here: bool) -> bool:
-    """Does resume=auto begin a run, in a sweep every one: there is none to go on with, or only one
-    with the same settings."""
+    """Whether resume=auto begins a new run, and in a sweep each of its runs.
+
+    There is then no run to go on with, or only one with the same settings.
+    """
     if config.resume != "auto" or config.run_dir is None:
         return config.resume == "auto"
     saved = (Path(config.run_dir).glob(f"{jobs}checkpoints/*.ckpt") for jobs in ("", "*/"))
@@ -68,7 +70,7 @@ def _begins(config: DictConfig, here: bool) -> bool:
 
 
 def _refused(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[str | None]:
-    """Of all constructors, where no checkpoint brings its own settings."""
+    """The refusals of all constructors, if no checkpoint brings settings of its own."""
     for name in MADE.get(config.task, ()):
         given = ("shape",) if name == "model" else ()  # by the data
         yield refusal(plain[name], name, ROOT, given, then="check_root" if here else None)
@@ -80,7 +82,7 @@ def _refused(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[
 
 
 def _missing(config: DictConfig, starts: bool) -> Iterator[str | None]:
-    """What is said of a model or a run that is not there; with `starts`, of what `init` names."""
+    """Error lines for models and runs that do not exist; with `starts`, for those in `init` too."""
     if config.task in OF_A_MODEL:
         several = f"task={config.task}" in OF_SEVERAL
         yield from map(_no_model, checkpoints_of(config) if several else [config.checkpoint])
@@ -112,7 +114,7 @@ def check_task(config: DictConfig) -> None:
 
 
 def checkpoint_of(config: DictConfig) -> str:
-    """What was typed as `checkpoint`."""
+    """The value typed for `checkpoint`, which must be given."""
     if config.checkpoint is None:
         raise ValueError(f"task={config.task} needs a trained model: type checkpoint=runs/NAME")
     return config.checkpoint
@@ -147,7 +149,7 @@ def check_ranges(config: DictConfig) -> None:
 
 
 def _check_sharding(config: DictConfig) -> None:
-    """What FSDP cannot have; it shards no scalars."""
+    """Refuses settings that do not work with FSDP, which shards no scalars."""
     target = OmegaConf.select(config, "trainer.strategy._target_") or ""
     if not target.endswith("ModelParallelStrategy"):
         return

@@ -29,11 +29,11 @@ INSTALLED = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
 
 
 class Refused(Exception):
-    """What a constructor says, and the place in the config where it says it."""
+    """The error of a constructor, with its place in the config."""
 
 
 def foresee(target: str, arguments: Mapping[str, Any], root: Path) -> str | None:
-    """What a function of one's own code would refuse; None where it does not, or cannot be said.
+    """The error that a function of one's own code would raise; None if none is known to be raised.
 
     Args:
         target: the dotted name of the function.
@@ -54,7 +54,7 @@ def foresee(target: str, arguments: Mapping[str, Any], root: Path) -> str | None
 def refusal(
     node: Any, path: str, root: Path, given: tuple[str, ...] = (), then: str | None = None
 ) -> str | None:
-    """What would be refused while everything below a node of the config is made.
+    """The error that making everything below a node of the config would raise, or None.
 
     Args:
         node: plain values.
@@ -77,7 +77,7 @@ def refusal(
 
 
 def _made(node: Any, path: str, root: Path, given: tuple[str, ...] = ()) -> Any:
-    """As Hydra makes it, the innermost first."""
+    """Makes the objects of a node as Hydra does, the innermost first."""
     if isinstance(node, list):
         return [_made(child, f"{path}.{at}", root) for at, child in enumerate(node)]
     if not isinstance(node, Mapping):
@@ -183,7 +183,7 @@ class _Package:
 
 
 def _is_below(path: Path, root: Path) -> bool:
-    """Is it one's own code, and not installed in an environment in the same folder."""
+    """Whether a file is one's own code, and not installed in an environment in the same folder."""
     return path.is_relative_to(root) and not any(map(path.is_relative_to, INSTALLED))
 
 

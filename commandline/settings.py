@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Role(Enum):
-    """What a setting decides."""
+    """The kinds of settings, by what they decide."""
 
     MAKES = "what is trained: with another value it is another run"
     ENDS = "when training ends: a run may go on with another end"
@@ -155,7 +155,7 @@ GROUPS = {name: row.group for name, row in TABLE.items() if row.group is not Non
 
 
 def role_of(name: str) -> Role:
-    """What a setting decides, by its own row or by the next one above it."""
+    """The role of a setting, by its own row of the table or by the next one above it."""
     while name and name not in TABLE:
         name = name.rpartition(".")[0]
     return TABLE[name].role if name else Role.MAKES

@@ -88,7 +88,7 @@ def leaves(file: Path, prefix: str, target: str | None = None) -> Iterator[Setti
 
 
 def _meaning(tree: DictConfig, names: list[str], target: str | None) -> str:
-    """What the class that it is an argument of says: the innermost around it, or `target`."""
+    """The text about a setting in the docstring of the innermost class around it, or `target`."""
     for depth in range(len(names) - 1, 0, -1):
         inner = OmegaConf.select(tree, ".".join([*names[:depth], "_target_"]))
         if inner is not None:
@@ -98,7 +98,7 @@ def _meaning(tree: DictConfig, names: list[str], target: str | None) -> str:
 
 @functools.cache
 def _arguments(target: str) -> dict[str, str]:
-    """What the docstrings of a class and of its bases say of the constructor's arguments."""
+    """The texts about a constructor's arguments in the docstrings of a class and of its bases."""
     if not target.startswith(OURS):
         return {}  # the files themselves explain what is other libraries'
     made = get_object(target)

@@ -1,4 +1,4 @@
-"""What a config may say: the keys and types are those of the constructors' signatures."""
+"""Checks a config against the constructors: keys and types must be those of the signatures."""
 
 import inspect
 import math
@@ -25,7 +25,7 @@ class Init(TypedDict):
 
 
 class Save(TypedDict):
-    """When a run is saved."""
+    """The settings below `save`: when a run is saved."""
 
     every_n_steps: int | None
     every_minutes: float | None
@@ -34,7 +34,7 @@ class Save(TypedDict):
 
 
 class Compare(TypedDict):
-    """What task=compare measures."""
+    """The settings below `compare`: what task=compare measures."""
 
     estimators: list[str] | None
     images: int
@@ -46,7 +46,7 @@ class Compare(TypedDict):
 
 
 class Evaluate(TypedDict):
-    """What task=evaluate measures."""
+    """The settings below `evaluate`: what task=evaluate measures."""
 
     parts: list[Literal["bound", "ais", "split", "samples", "latents"]] | None
     images: int | None
@@ -135,7 +135,7 @@ def _of_fields(fields: Mapping[str, Any], hints: Mapping[str, Any], prefix: str)
 
 
 def _instead(prefix: str, name: str, value: Any, hint: Any) -> str:
-    """What to type for a value of a kind that has its own form."""
+    """The end of an error line: how to type a value whose kind has a form of its own."""
     group = GROUPS.get(name)
     if prefix == "model." and group and group.of_model and isinstance(value, str):
         return f": type {name}={value}"
@@ -193,7 +193,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _takes_object(hint: Any) -> bool:
-    """Is there anything in the type that is not a plain value, so that a `_target_` can make it."""
+    """Whether the type allows anything but plain values, which a `_target_` could then make."""
     return any(
         kind not in (int, float, bool, str, type(None), Literal)
         and not (inspect.isclass(kind) and issubclass(kind, Collection))

@@ -28,7 +28,7 @@ class Module:
 
     @property
     def package(self) -> str:
-        """What its relative imports start from."""
+        """The package from which the module's relative imports start."""
         return self.name if self.path.stem == "__init__" else self.name.rpartition(".")[0]
 
     def absolute(self, level: int, name: str | None) -> str:
@@ -38,7 +38,7 @@ class Module:
 
 
 class Definition(NamedTuple):
-    """Where a name is made: by which statement of which module."""
+    """The statement that makes a name, and its module."""
 
     module: Module
     statement: ast.stmt
@@ -59,7 +59,7 @@ def read(name: str) -> Module | None:
 
 @functools.cache
 def _spec(name: str) -> ModuleSpec | None:
-    """Of a submodule without importing its parents, as `importlib.util.find_spec` would."""
+    """The spec of a module; unlike `importlib.util.find_spec` it does not import the parents."""
     parent = name.rpartition(".")[0]
     try:
         if not parent:
@@ -72,8 +72,10 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a module, within a `with` too; all branches of a choice count, the later ones
-    first."""
+    """The statements of a module, also those within a `with`, and of all branches of a choice.
+
+    Later branches come first.
+    """
     for statement in body:
         if isinstance(statement, ast.If):
             yield from _statements(statement.orelse + statement.body)
@@ -107,14 +109,14 @@ def _enter(module: Module, statement: ast.stmt) -> None:
 
 
 def find(target: str) -> Definition | Module | None:
-    """What a dotted name stands for: a definition or a module; None where no source says it."""
+    """The definition or module that a dotted name stands for; None where no source says it."""
     parent, _, name = target.rpartition(".")
     module = read(parent) if parent else None
     return read(target) if module is None else lookup(module, name)
 
 
 def lookup(module: Module, name: str) -> Definition | Module | None:
-    """What a name means in a module, wherever it is defined."""
+    """The definition or module that a name means in a module, wherever it is defined."""
     match module.names.get(name):
         case None:
             found = (lookup(m, name) for m in map(read, module.stars) if m is not None)
@@ -155,7 +157,7 @@ def _is_class(definition: Definition) -> bool:
 
 
 def _named(module: Module, expression: ast.expr) -> Definition | Module | None:
-    """What `name` or `package.name` stands for."""
+    """The definition or module that `name` or `package.name` stands for."""
     if isinstance(expression, ast.Name):
         return lookup(module, expression.id)
     if isinstance(expression, ast.Attribute):

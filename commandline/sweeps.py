@@ -1,4 +1,4 @@
-"""What becomes of a sweep of which a job fails."""
+"""Decides how a sweep goes on after a job has failed."""
 
 import logging
 import sys
@@ -40,7 +40,10 @@ class FailedJobs(Callback):
                 self._count_batches(Plugins.instance().class_name_to_class[launcher._target_])
 
     def _count_batches(self, launcher: type[Any]) -> None:
-        """Of the one launcher that this process will have; Hydra calls nothing between batches."""
+        """Has the launcher count failed jobs after every batch, as Hydra calls nothing in between.
+
+        The class itself is changed: a process has one launcher.
+        """
         launch = launcher.launch
 
         def counted(*arguments: Any, **named: Any) -> Sequence[JobReturn]:

@@ -1,5 +1,5 @@
-"""What is not known in a rehearsal, and what stands there in the place of Python's own functions,
-where they would ask it something or have an effect."""
+"""Stand-ins for a rehearsal: for values that are not known in it, and for functions of Python that
+would ask such a value something or have an effect."""
 
 import functools
 import pathlib
@@ -54,8 +54,11 @@ for _name in VALUES:
 
 
 class Outside(ABCMeta):
-    """What other libraries name: it may be a class, and then one can derive from it. What one's own
-    code derives from it is a class like any other."""
+    """A stand-in for anything that another library names.
+
+    It may be a class, so one can derive from it; a class that one's own code derives from it is a
+    class like any other.
+    """
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
@@ -88,7 +91,7 @@ def _is_unknown(cls: type) -> bool:
 
 
 def _derives(cls: Any) -> bool:
-    """Has a class bases of which nobody knows what they are."""
+    """Whether a class has bases of which nobody knows what they are."""
     return any(map(_is_unknown, getattr(cls, "__mro__", ())))
 
 
@@ -105,7 +108,7 @@ def outside(name: str) -> Any:
 
 
 def _accept(self: Any, *_: Any, **__: Any) -> None:
-    """What another library's constructor does is unknown, and it refuses nothing of ours."""
+    """Takes any arguments: nobody knows which ones another library's constructor refuses."""
 
 
 def _member(self: Any, name: str) -> Any:
@@ -170,7 +173,7 @@ def _get(value: Any, name: str, *default: Any) -> Any:
 
 
 def _check_decided(value: Any, name: str) -> None:
-    """Whether a value has an attribute may be decided by bases that nobody knows."""
+    """Raises Undecided if a value may have an attribute from bases that nobody knows."""
     cls = value if isinstance(value, type) else type(value)
     own = [c for c in cls.__mro__ if not _is_unknown(c)]
     found = any(name in vars(c) for c in own) or name in getattr(value, "__dict__", {})

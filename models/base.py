@@ -1,4 +1,4 @@
-"""What all models share: a VAE, an estimator, an objective, an optimizer, as a LightningModule."""
+"""The base class of all models: VAE, estimator, objective and optimizer in a LightningModule."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal

@@ -49,7 +49,7 @@ def scheduled(
 def rate_factor(
     warmup_steps: int, decay: str, all_steps: Callable[[], float]
 ) -> Callable[[int], float]:
-    """What the learning rate is multiplied by, as a function of the step.
+    """The factor on the learning rate, as a function of the step.
 
     Args:
         warmup_steps: so many steps it rises linearly, and is 1 in the last of them.

@@ -1,1 +1,1 @@
-"""What train.py can be asked to do, a file each, and what they share."""
+"""The tasks that train.py can be asked to do, one file each, and the code that they share."""

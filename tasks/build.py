@@ -59,7 +59,7 @@ def make(config: DictConfig, **arguments: Any) -> Any:
 
 
 def _place(message: str) -> str:
-    """Where Hydra says that it was in the config."""
+    """The place in the config, as the end of an error line, that a message of Hydra names."""
     key = message.rpartition("full_key: ")[2] if "full_key: " in message else ""
     return f" (in {key.strip()})" if key.strip() else ""
 
@@ -163,7 +163,7 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
 
 
 def facts(config: DictConfig, model: VAEModule) -> dict[str, Any]:
-    """What a release says of where it comes from."""
+    """The part of a release's card that says where it comes from."""
     estimator = model.estimator
     known = estimator.relaxed and type(estimator) in catalog()
     data = OmegaConf.to_container(config.data, resolve=True)
@@ -180,7 +180,8 @@ def facts(config: DictConfig, model: VAEModule) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Those that decide whether a run can be repeated to the bit, and the number of threads."""
+    """The versions, and the number of threads, on which it depends whether a run can be repeated to
+    the bit."""
     return {
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
@@ -190,8 +191,11 @@ def versions() -> dict[str, str]:
 
 
 def command(resume: str | None = None, threads: int | None = None) -> str:
-    """What was typed, to be typed again: for a folder of its own, and with `~` for the home; for a
-    new run with the number of threads, on which its last bits depend."""
+    """The command that was typed, in a form to be typed again.
+
+    It names no folder of this run, and the home as `~`. A new run's has the number of threads, on
+    which its last bits depend.
+    """
     typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("run_dir=")]
     if resume in (None, "auto"):
         if threads is not None and f"threads={threads}" not in typed:

@@ -130,7 +130,7 @@ def _made(settings: DictConfig, model: VAEModule, x: Tensor) -> tuple[Estimator,
 
 @contextmanager
 def _decoded(model: VAEModule) -> Iterator[list[int]]:
-    """How many z the decoder is given, call by call."""
+    """Yields a list to which each call of the decoder appends its number of z."""
     counts: list[int] = []
     hook = model.vae.decoder.register_forward_hook(lambda m, i, output: counts.append(len(output)))
     try:
@@ -160,7 +160,7 @@ def _cost(estimator: Estimator, model: VAEModule, x: Tensor, steps: int = 10) ->
 
 
 def _say_unequal(rows: list[Row], evaluations: int | None) -> None:
-    """Which could not be given as many evaluations as were asked for."""
+    """Prints the estimators that could not be given as many evaluations as were asked for."""
     other = {r["estimator"]: r["evaluations"] for r in rows if r["evaluations"] != evaluations}
     if evaluations is not None and other:
         named = ", ".join(f"{name} {count:g}" for name, count in other.items())

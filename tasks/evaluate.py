@@ -109,7 +109,7 @@ def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
 
 
 def _settings(config: DictConfig, loaded: Trained, train: Iterable[Any]) -> Settings:
-    """What is asked for, and what is known of the run and of its data."""
+    """The settings that were asked for, together with what is known of the run and of its data."""
     asked: dict[str, Any] = OmegaConf.to_container(config.evaluate, resolve=True)
     memory, data = asked.pop("memory_gb") * 1e9, loaded.datamodule
     return Settings(

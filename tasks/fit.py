@@ -115,8 +115,10 @@ def _pieces(config: DictConfig, saved: Saved | None) -> tuple[pl.LightningDataMo
 
 
 def _differences(config: DictConfig, trainer: pl.Trainer, checkpoint: Saved) -> list[str]:
-    """What keeps the run from going on exactly; refused unless that was asked for. An end that it
-    has passed is always refused."""
+    """The changed settings that keep the run from going on exactly.
+
+    They are refused unless exact=false was typed. An end that the run has passed is always refused.
+    """
     saved = checkpoint.content
     found = resume.changes(saved["config"], build.kept(config))
     if line := resume.transparency(saved["config"]["data"]):
@@ -136,7 +138,7 @@ def _differences(config: DictConfig, trainer: pl.Trainer, checkpoint: Saved) -> 
 
 
 def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:
-    """Whether the run is asked to end before where it is."""
+    """Refuses an end of the run that it has passed already."""
     done, most = saved["epoch"] + ended_its_epoch(saved), config.trainer.max_epochs
     if most is not None and -1 < most < done:
         raise ValueError(
@@ -146,7 +148,7 @@ def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:
 
 
 def _occupied(config: DictConfig, begun: Start) -> Saved | None:
-    """What the run goes on from, now that no other process can train in its folder."""
+    """Locks the run's folder; returns the checkpoint to go on from, read anew if it has changed."""
     saved = begun.saved
     if is_first():
         begun.held.enter_context(lock(begun.folder))

@@ -1,4 +1,4 @@
-"""What only the machine and the data can tell or decide, each before the run has begun."""
+"""Checks and choices before a run begins that depend on the machine or on the data."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ from .show import say
 
 
 def check_devices(config: DictConfig) -> None:
-    """Whether the machine has the GPUs that are asked for; Lightning's answer is hard to read."""
+    """Refuses to ask for GPUs that the machine does not have; Lightning's error is hard to read."""
     accelerator, devices = config.trainer.accelerator, config.trainer.devices
     present = torch.accelerator.device_count()
     if accelerator in ("gpu", "cuda", "mps") and present == 0:
@@ -28,7 +28,7 @@ def check_devices(config: DictConfig) -> None:
 
 
 def check_batches(config: DictConfig, datamodule: pl.LightningDataModule) -> None:
-    """Whether there is a batch to train on and to validate with, as often as is asked.
+    """Refuses limits that leave no batch to train on, to validate or to test with.
 
     Lightning finds out when the run has begun.
     """

@@ -1,4 +1,4 @@
-"""What a model is called that `checkpoint` names, and the folder for what is made of it."""
+"""The name of a model that `checkpoint` names, and the folder for the results made with it."""
 
 import re
 from pathlib import Path

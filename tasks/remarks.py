@@ -1,4 +1,4 @@
-"""What a run says of itself, a line each: what is allowed, but seldom meant."""
+"""Remarks of a run on its settings and its model, one line each: allowed, but seldom meant."""
 
 import math
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def remarks(
     model: VAEModule,
     x: Tensor,
 ) -> Iterator[str]:
-    """Of the run that these make, and of its first validation images x.
+    """Remarks before training, on the settings and on the first validation images x.
 
     The rate and the schedules stay as they were typed: shortened to the run, they would be others
     when it is resumed with a later end. A run on part of its data is a trial, whose length means
@@ -48,7 +48,7 @@ def remarks(
 
 
 def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
-    """Of a trained model in evaluation mode, from the posteriors of some training images."""
+    """Remarks on a trained model in evaluation mode, by the posteriors of some training images."""
     with closing(datamodule.train_dataloader()) as loader, torch.no_grad():
         x, _ = collect(loader, IMAGES)
         device = vae.device
@@ -60,7 +60,7 @@ def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
 
 
 def run_steps(trainer: pl.Trainer, batches: int) -> float:
-    """Of the optimizer, in a run with so many batches an epoch; infinite where no end is set."""
+    """Number of optimizer steps in a run with so many batches an epoch; infinite without an end."""
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     most = math.inf if trainer.max_steps == -1 else trainer.max_steps
     return min(math.ceil(batches / trainer.accumulate_grad_batches) * epochs, most)
@@ -98,7 +98,7 @@ def _long_schedules(config: DictConfig, model: VAEModule, steps: float) -> Itera
 
 
 def _keys(node: dict[str, Any], name: str, steps: int, prefix: str = "") -> Iterator[str]:
-    """What is typed before `.steps` for the schedule of that name and length."""
+    """The keys to type before `.steps` for the schedules of that name and length."""
     for key, child in node.items():
         if not isinstance(child, dict):
             continue

@@ -27,7 +27,10 @@ IMAGES = 1000  # of the test split
 def write_report(
     config: DictConfig, trainer: pl.Trainer, datamodule: pl.LightningDataModule
 ) -> None:
-    """Of the release. What it has cost is done already: whatever fails here is one warning."""
+    """Draws the run's release and writes its report.
+
+    Training is done already, so whatever fails here is one warning.
+    """
     folder = Path(config.run_dir)
     try:
         vae = VAE.from_pretrained(folder / "release").to(trainer.strategy.root_device)

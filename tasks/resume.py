@@ -1,4 +1,4 @@
-"""What `resume=` goes on with, and whether it goes on exactly."""
+"""Finds the run that `resume=` goes on with, and the changes that keep it from going on exactly."""
 
 import json
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ RUNS = Path("runs")
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Has a run been saved there, whole or not."""
+    """Whether a run has been saved in a folder, be the file whole or not."""
     return any(versions(folder / CHECKPOINTS / f"{name}.ckpt") for name in ("last", "best"))
 
 
 def newest_like(config: DictConfig) -> Saved | None:
-    """Of the runs in runs/ with this config that are not finished, the last one that was saved."""
+    """The last saved of the unfinished runs in runs/ with this config; None if there is none."""
     wanted = OmegaConf.to_container(config, resolve=True)
     saved = [folder for folder in RUNS.glob("*") if has_checkpoint(folder)]
     for folder in sorted(saved, key=lambda f: (f / CHECKPOINTS).stat().st_mtime, reverse=True):
@@ -63,7 +63,7 @@ def changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
 
 
 def transparency(data: Mapping[str, Any]) -> str | None:
-    """What has changed since for a run whose saved settings do not know `data.background`."""
+    """A warning for a run that was saved before there was `data.background`, if it is affected."""
     if "background" in data or not str(data.get("_target_")).endswith(".ImageFolder"):
         return None
     return (

@@ -1,4 +1,4 @@
-"""Whether several models were measured on the same images, so that their nats can be compared."""
+"""Finds out if several models were measured on the same images, so that their nats compare."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ def measured_on(loaded: Trained) -> dict[str, str]:
 
 
 def differences(measured: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """What is not the same for all models: its name, and the value of each."""
+    """Each fact that differs between the models: its name, and its value for every model."""
     for name in dict.fromkeys(name for one in measured for name in one):
         values = [one.get(name, "") for one in measured]
         if len(set(values)) > 1:

@@ -1,4 +1,4 @@
-"""What the tasks say: lines and a table of metrics, from the first process only."""
+"""Prints the lines and tables of the tasks, from the first process only."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where a run begins: its folder, and the checkpoint that it goes on from."""
+"""The start of a run: its folder, and the checkpoint that it goes on from."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +19,7 @@ from .show import say
 
 
 class Start(NamedTuple):
-    """Where a run begins.
+    """The folder of a run, and the checkpoint that it goes on from.
 
     Attributes:
         folder: of the run; where it was not typed, only the first process knows it.
@@ -106,5 +106,5 @@ def check_free(folder: Path, asked: str | None) -> None:
 
 
 def is_first() -> bool:
-    """Is this the process that writes; known before there is a process group."""
+    """Whether this is the process that writes; known before there is a process group."""
     return rank_zero_only.rank == 0

@@ -1,4 +1,4 @@
-"""What train.py can be asked to do, by the names of `TASKS`."""
+"""The tasks that train.py can be asked to do, by the names in `TASKS`."""
 
 from contextlib import ExitStack
 from pathlib import Path

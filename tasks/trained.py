@@ -25,7 +25,7 @@ from .names import folder_of, name_of
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What is there to work with after training: all that the tasks need to know of a model.
+    """A trained model, with all that the tasks need to know of it.
 
     Attributes:
         typed: the source as it was typed.
@@ -51,7 +51,7 @@ class Trained:
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """What the release says of itself; empty for a checkpoint without a release."""
+        """The release's description of itself; empty for a checkpoint without a release."""
         there = any(map(is_release, (self.source, self.source / "release")))
         return pretrained.card(self.source) if there else {}
 
@@ -63,7 +63,7 @@ class Trained:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the weights, as their release has it or would have it."""
+        """The digest of the weights, as their release has it or would have it."""
         return self.card["sha256"] if self.model is None else pretrained.digest(self.vae)
 
 
@@ -135,7 +135,7 @@ def restored(config: DictConfig, saved: Saved) -> tuple[pl.LightningDataModule, 
 
 
 def _is_run(path: Path) -> bool:
-    """Is there a checkpoint of train.py, and not only a release."""
+    """Whether a path has a checkpoint of train.py, and not only a release."""
     return path.suffix != ".safetensors" if path.is_file() else resume.has_checkpoint(path)
 
 

@@ -51,12 +51,12 @@ def _is_plain(bias: Tensor, weight: Tensor) -> bool:
 
 
 def _is_written_down() -> bool:
-    """Is the layer traced or exported, maybe for another machine."""
+    """Whether the layer is being traced or exported, maybe for another machine."""
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def _is_for_torch() -> bool:
-    """Is the layer transformed by torch.func or in forward mode, or oneDNN switched off."""
+    """Whether the layer is transformed by torch.func or in forward mode, or oneDNN is off."""
     return (
         torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0

@@ -1,4 +1,4 @@
-"""What the library asks of a distribution, whatever its family. Imports nothing of the library.
+"""Functions of a distribution, whatever its family. Imports nothing of the library.
 
 A distribution is one of torch's, in any number of `Independent` wrappers, or an object of one's own
 with `sample`, `log_prob` and the two shapes. Such an object says itself what cannot be read off its
@@ -81,7 +81,7 @@ def detach(q: Distribution) -> Distribution:
 
 
 def can_detach(q: Distribution) -> bool:
-    """Whether :func:`detach` knows how: q says it, or is made of its named parameters alone."""
+    """Whether :func:`detach` can copy q, by q's own `detach()` or by its named parameters alone."""
     inner = base(q)  # transforms and temperatures are not among the parameters
     named = bool(_names(inner)) and not hasattr(inner, "temperature")
     return hasattr(inner, "detach") or named
@@ -227,7 +227,10 @@ def log_softmax(x: Tensor) -> Tensor:
 
 
 def _over_categories(function: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:
-    """Of fewer than 16 categories a CPU takes a tenth of the time if they are the first axis."""
+    """Applies a function along the last axis, for few categories on a CPU by way of the first.
+
+    With fewer than 16 categories the CPU then needs a tenth of the time.
+    """
     if x.shape[-1] < 16 and x.device.type == "cpu":
         return function(x.movedim(-1, 0), 0).movedim(0, -1)
     return function(x, -1)

@@ -57,7 +57,7 @@ def plain(axis: Axes) -> None:
 
 
 def write(figure: Figure, path: Path) -> None:
-    """As a PNG."""
+    """Writes a figure as a PNG."""
     content = io.BytesIO()
     with matplotlib.rc_context({"savefig.facecolor": "white"}):
         figure.savefig(content, format="png", metadata={"Software": None})

@@ -48,7 +48,7 @@ class Likelihood(PrintsArguments, nn.Module):
         super().__init__()  # without arguments: a release reads them from the signature
 
     def bind(self, shape: Shape) -> Shape:
-        """Is told the shape of a datum by the VAE, and gives that of the parameters."""
+        """Called by the VAE with the shape of a datum; returns that of the parameters."""
         if "data_axes" in vars(self) and self.data_axes != len(shape):
             raise ValueError(
                 f"this {type(self).__name__} belongs to a VAE of data with {self.data_axes} axes, "
@@ -401,7 +401,7 @@ def _shrink(mean: Tensor, margin: float) -> Tensor:
 
 
 def _near_zero(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the series serves, then the arguments of the series and of the closed form.
+    """A mask that is true where the series serves, and the arguments of series and closed form.
 
     Each argument is harmless where it is not used: torch.where would spread its NaN gradient.
     """
@@ -425,7 +425,7 @@ def _log_normaliser(logits: Tensor) -> Tensor:
 
 
 def _shift(a: Tensor, earlier: Tensor) -> Tensor:
-    """What the c earlier channels add to the location of the next one, [*, K, 1, H, W]."""
+    """The shift of the next channel's location by the c earlier ones, [*, K, 1, H, W]."""
     c = earlier.shape[-3]
     return (a.narrow(-3, c * (c - 1) // 2, c) * earlier).sum(-3, keepdim=True)
 

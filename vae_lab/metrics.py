@@ -47,10 +47,10 @@ class BoundMetrics(Metric):
 
     @classmethod
     def of(cls, vae: VAE, relaxed: bool) -> "BoundMetrics":
-        """Of the latents of a VAE.
+        """Metrics for the latents of a VAE.
 
-        One that is trained at relaxed points, which it will not meet again, is shown beside the
-        true ELBO the one that it sees.
+        With `relaxed`, it is trained at points that it will not meet again: its ELBO at these is
+        shown beside the true one.
         """
         return cls(vae.latent.num_variables, vae.latent.categories, relaxed)
 

@@ -1,4 +1,4 @@
-"""What is maximised: bounds on log p(x), one per datum, in nats."""
+"""The objectives, which training maximises: bounds on log p(x), one per datum, in nats."""
 
 from collections.abc import Callable
 from functools import partial
@@ -104,7 +104,7 @@ class _OverLevels(Objective):
         return terms.objective
 
     def _penalty(self, each_kl: Tensor, kl: Tensor) -> Tensor:
-        """What beta weighs, [*B], given the KL of each variable and their sum."""
+        """The term that beta weighs, [*B], given the KL of each variable and their sum."""
         return kl
 
     def _reconstruction(self, value: Tensor, kl: Tensor, seen: "_Seen") -> Tensor:
@@ -194,7 +194,7 @@ class IWAE(_OverLevels):
 
 
 class _Seen:
-    """What came up at an estimator's points, without gradient: for the terms that are logged."""
+    """The values at an estimator's points, kept without gradient for the terms that are logged."""
 
     def __init__(self, level: "Level", estimator: Estimator) -> None:
         self._sample_mean = partial(estimator.sample_mean, level.q)

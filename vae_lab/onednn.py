@@ -13,7 +13,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _mkl_is_slow() -> bool:
-    """Is this a CPU with AVX-512 on which MKL does not use it."""
+    """Whether this is a CPU with AVX-512 on which MKL does not use it."""
     return (
         torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkl.is_available()

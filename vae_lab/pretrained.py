@@ -51,7 +51,7 @@ class Model(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What a model could take over from another one, by the names of the tensors."""
+    """The names of the tensors that one model can take over from another one, and of the rest."""
 
     taken: list[str]
     missing: list[str]  # here, but not there
@@ -170,7 +170,7 @@ def take(vae: VAE, source: str | Path, part: Part | None = None, strict: bool = 
 
 
 def matched(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Taken:
-    """Which of `theirs` can stand for which of `ours`, by name and shape."""
+    """Matches `theirs` with `ours` by name and shape."""
     both = [name for name in ours if name in theirs]
     fits = {name: theirs[name].shape == ours[name].shape for name in both}
     return Taken(
@@ -186,7 +186,7 @@ def matched(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Taken:
 
 
 def card(source: str | Path) -> dict[str, Any]:
-    """What a release says of itself: its `config.json`."""
+    """The card of a release, which is its `config.json`."""
     return read_card(_release(sources.resolve(source)))
 
 

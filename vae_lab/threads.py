@@ -38,7 +38,7 @@ def cores() -> int:
 
 
 class Load:
-    """How many cores are free for this process.
+    """Measures how many cores are free for this process.
 
     Raises:
         OSError: this is not Linux, or it does not tell.
@@ -95,7 +95,7 @@ def quota(groups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> floa
 
 
 def _quota_of(folder: Path) -> float:
-    """Of one control group: its file of version 2, or the two of version 1."""
+    """The quota of one control group, from its file of version 2 or the two of version 1."""
     names = ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     for files in ([folder / name for name in pair] for pair in names):
         if all(file.is_file() for file in files):
@@ -105,7 +105,7 @@ def _quota_of(folder: Path) -> float:
 
 
 class _Watch(threading.Thread):
-    """Has torch's threads spin while there is a core for each, and sleep while there is none.
+    """Lets torch's threads spin while there is a core for each, and sleep while there is none.
 
     Args:
         load: what is looked at.

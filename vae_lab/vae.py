@@ -87,7 +87,7 @@ class VAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the data has to be."""
+        """The device of the weights, where the data has to be."""
         return self.output_bias.device
 
     @property

@@ -1,4 +1,4 @@
-"""When a run is saved, and how it stops when it is asked to."""
+"""Saves a run when it is time to, and stops it when it is asked to stop."""
 
 import math
 import signal
@@ -187,7 +187,7 @@ class Checkpointing(pl.callbacks.Checkpoint):
             self._stop(trainer, asked)
 
     def _agreed(self, trainer: pl.Trainer, batch_idx: int) -> tuple[bool, int]:
-        """Has the first process waited long enough, and was it asked to stop."""
+        """Whether it is time to save, and the signal to stop or 0; the same in all processes."""
         minutes = (time.monotonic() - self._saved_at) / 60
         own = self.every_minutes is not None and minutes >= self.every_minutes, self._asked
         if trainer.world_size == 1:
@@ -229,8 +229,10 @@ class Checkpointing(pl.callbacks.Checkpoint):
 
 
 def _is_whole(trainer: pl.Trainer, batch_idx: int, validated: bool) -> bool:
-    """Has the step been taken, with all that is to follow it within the epoch; the epoch's end is
-    another moment to save."""
+    """Whether a step has been taken with all that is to follow it within the epoch.
+
+    Not so at the epoch's end, which is another moment to save.
+    """
     if trainer.is_last_batch or accumulates(trainer, batch_idx):
         return False
     return validated or not validation_follows(trainer)

@@ -19,7 +19,7 @@ from .training import Training, write
 
 
 class _Update(NamedTuple):
-    """Where an optimizer step was taken, and what it was made of."""
+    """An optimizer step: its place in training, and the numbers that it was made of."""
 
     step: int  # counted from 1
     epoch: int

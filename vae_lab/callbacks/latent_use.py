@@ -14,7 +14,7 @@ class PosteriorCollapseWarning(UserWarning):
 
 
 class DeadCodesWarning(UserWarning):
-    """Of the categories of a discrete latent few are ever used."""
+    """A discrete latent uses few of its categories."""
 
 
 WARNINGS: dict[str, type[UserWarning]] = {

@@ -1,4 +1,4 @@
-"""How far the run is: one line per validation, and on a terminal a bar beneath the lines."""
+"""Shows a run's progress: one line per validation, and on a terminal a bar beneath the lines."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""What the callbacks share: the module that they watch, and how a row reaches the loggers."""
+"""Shared by the callbacks: the type of the module that they watch, and the way to the loggers."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -14,7 +14,7 @@ from ..vae import VAE
 
 
 class Training(Protocol):
-    """What the callbacks here use of a LightningModule; `models.base.VAEModule` has it all.
+    """The parts of a LightningModule that the callbacks use; `models.base.VAEModule` has them all.
 
     Attributes:
         vae: the model.

@@ -1,1 +1,1 @@
-"""What is drawn of a trained model, and the page with all of it."""
+"""Pictures of a trained model, and the page with all of them."""

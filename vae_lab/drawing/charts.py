@@ -39,7 +39,7 @@ class Charts(NamedTuple):
 
 
 def of_run(run: Run) -> Charts:
-    """What was logged in a run, a panel a quantity."""
+    """Charts of the metrics that were logged in a run, one panel for each quantity."""
     charts = []
     for title, names in PANELS.items():
         curves = {name.partition("/")[0]: series(run.rows, name) for name in names}

@@ -46,7 +46,7 @@ def cells(
 def codes(
     usage: Tensor, names: Sequence[str], images: Tensor, pictured: Sequence[int], path: Path
 ) -> None:
-    """How often every code is used, as a heat map, and beside it the image that each code adds.
+    """A heat map of how often every code is used, beside the image that each code adds.
 
     Args:
         usage: mean probability of every value of every variable, [L, K].
@@ -201,7 +201,7 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 
 def _bar(figure: Figure, image: AxesImage, left: float, height: float) -> None:
-    """What the colours of an image mean, to the right of it."""
+    """Draws the scale of an image's colours to the right of it."""
     axis = _axes(figure, left + 0.1, TEXT, 0.12, height)
     figure.colorbar(image, cax=axis)
     axis.tick_params(labelsize="small")

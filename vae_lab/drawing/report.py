@@ -140,7 +140,7 @@ def _subject(run: Run) -> str:
 
 
 def _facts(run: Run) -> dict[str, str]:
-    """What was trained."""
+    """The rows of the report's table that says what was trained: model, data, length, seed."""
     config, card = run.config, run.card
     model = config.get("model", {})
     own = {k: v for k, v in model.items() if k not in (*OF_MODEL, "optimizer")}
@@ -195,7 +195,7 @@ def _label(name: str) -> str:
 
 
 def _measured(run: Run) -> str:
-    """What the metrics were measured on."""
+    """The sentence that says on which images the metrics were measured."""
     if "metrics" not in run.evaluation:
         return "On the test split, at the end of training. task=evaluate measures more."
     e = {key: run.evaluation.get(key, "unknown") for key in ("images", "split", "data", "seed")}
@@ -280,7 +280,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
 
 
 def _keys(tables: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Those of all tables, in order."""
+    """The keys of all tables, each once, in their order."""
     return list(dict.fromkeys(key for table in tables for key in table))
 
 

@@ -1,4 +1,4 @@
-"""What a trained model is worth, in numbers that can be believed.
+"""Measures how good a trained model is, in numbers that can be believed.
 
 :func:`evaluate` puts together what the modules here measure, each of which can be used alone:
 

@@ -1,4 +1,4 @@
-r"""What the KL of a VAE is made of, and how much of its latent is in use.
+r"""Splits the KL of a VAE into its parts, and measures how much of the latent is in use.
 
 With the aggregate posterior of the N images of a split, :math:`q(z) = \frac{1}{N} \sum_n q(z|x_n)`,
 
@@ -54,7 +54,7 @@ class Decomposition(NamedTuple):
 
 
 class CodeUse(NamedTuple):
-    """How discrete latents use their categories over a split.
+    """The use that discrete latents make of their categories over a split.
 
     Attributes:
         used: the share of all codes that are the most probable one for at least one image.
@@ -132,7 +132,7 @@ def activity(q: Distribution) -> Tensor:
 
 
 def code_use(codes: Tensor) -> CodeUse:
-    """Of the probabilities [N, L, K] of every category."""
+    """The use of the categories, given their probabilities [N, L, K] for N images."""
     _, variables, categories = codes.shape
     seen = torch.zeros(variables, categories, dtype=torch.bool, device=codes.device)
     seen.scatter_(1, codes.argmax(-1).T, True)
@@ -180,8 +180,11 @@ def _without(controls: Tensor, values: Tensor) -> tuple[Tensor, float]:
 
 
 def _standard_error(values: Tensor, images: int) -> float:
-    """Of the mean of S draws for each of M of the images, [S, M]: where all have drawn, how much
-    images differ is no error. Cochran, *Sampling Techniques*, 1977, section 10.4."""
+    """Standard error of the mean of [S, M] values: S draws for each of M of the images.
+
+    If all images are among the M, the differences between them are no error. Cochran, *Sampling
+    Techniques*, 1977, section 10.4.
+    """
     draws, drawing = values.shape
     within = values.var(0).mean() / draws / drawing
     between = values.mean(0).var(correction=0) / max(drawing - 1, 1)

@@ -35,8 +35,15 @@ class Densities(NamedTuple):
 def densities(
     latent: Latent, q: Distribution, rows: Tensor, drawing: Tensor, draws: int
 ) -> Densities:
-    """Of q(z|x_n), batch shape [N'], at `draws` points of each that is `drawing`, from the mixture
-    of those in `rows`."""
+    """Draws points from posteriors q(z|x_n) and returns the log-densities at them.
+
+    Args:
+        latent: the family of q.
+        q: the posteriors, batch shape [N'].
+        rows: numbers of the posteriors of which the mixture is made.
+        drawing: places in `rows` of those from which points are drawn.
+        draws: points from each.
+    """
     prior = latent.prior()
     if isinstance(base(q), Normal):
         return _normal(q, prior, rows, drawing, draws)

@@ -1,4 +1,4 @@
-"""What may be wrong with a model, by name, with the numbers that say so and what to type."""
+"""Names what may be wrong with a model, with the numbers that say so and what to type."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -173,8 +173,10 @@ def _discrete(code: Tensor, bins: int) -> Tensor:
 
 
 def _columns(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """What trees can cut, [N, C], and of which code each column is, [C]: the codes themselves, or
-    for every category whether it is there."""
+    """Columns for decision trees, [N, C], and the code that each belongs to, [C].
+
+    Numbers are columns themselves; a discrete code has one for each category, 1 where it is there.
+    """
     if codes.is_floating_point():
         return codes, torch.arange(codes.shape[1])
     parts = [F.one_hot(_numbered(code)) for code in codes.T]
@@ -195,7 +197,7 @@ def _information(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _gap(scores: Tensor) -> Tensor:
-    """What the best of scores [D] has before the second; one alone has it before 0."""
+    """The best of the scores [D] less the second best; one score alone, less 0."""
     best = torch.cat([scores, scores.new_zeros(1)]).topk(2).values
     return best[0] - best[1]
 

@@ -44,7 +44,7 @@ class Weighted(NamedTuple):
 
 
 class Annealed(NamedTuple):
-    """What annealed importance sampling found.
+    """The result of annealed importance sampling.
 
     Attributes:
         estimate: of log p(x), [B], in nats; a lower bound in expectation.
@@ -189,7 +189,7 @@ def can_anneal(latent: Latent) -> bool:
 
 
 def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
-    """How many images are decoded at once: what a cache or an accelerator likes, within memory.
+    """Number of images to decode at once: good for a cache or an accelerator, within memory.
 
     Args:
         memory: in bytes, roughly: for six times what the largest layer puts out, as was measured.
@@ -202,7 +202,7 @@ def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
 
 
 def _outputs(vae: "VAE") -> list[int]:
-    """How many numbers each of the decoder's layers puts out for an image."""
+    """The sizes of the outputs of all the decoder's layers for one image."""
     found = [vae.output_bias.numel()]
 
     def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -241,7 +241,7 @@ class _Sum:
         return self._top + self._sum.log()
 
     def effective(self) -> Tensor:
-        """How many equal weights would be as good, [B]."""
+        """The effective number of samples, [B]: so many equal weights would be as good."""
         return self._sum.square() / self._squares
 
     def largest(self) -> Tensor:
@@ -250,7 +250,7 @@ class _Sum:
 
 
 class _Point(NamedTuple):
-    """Where the chains are, [S, B, D], with both log-densities [S, B] and their gradients."""
+    """The points z [S, B, D] of the chains, with both log-densities [S, B] and their gradients."""
 
     z: Tensor
     log_base: Tensor

@@ -1,4 +1,4 @@
-"""What images look like, in numbers: the features in which sets of images are compared.
+"""Features of images: the numbers by which sets of images are compared.
 
 The network that comes with the package is small and knows clothes and digits only. Distances in its
 features rank models on one data set; they are not the FIDs of papers, which take Inception's.

@@ -73,7 +73,7 @@ class Measurement:
         self.each |= dict(zip(names, all_sum(found).cpu(), strict=True))
 
     def batch(self, most: int = BATCH, decoded: int = 1, graph: bool = False) -> int:
-        """How many images at a time, if for each so many are decoded, maybe for a gradient."""
+        """Number of images in a batch, if `decoded` are decoded for each, maybe for a gradient."""
         at_once = images_at_once(self.vae, self.memory, graph)
         return max(min(most, at_once // decoded), 1)
 

@@ -94,7 +94,7 @@ def annealing(m: Measurement, images: int, steps: int) -> None:
 
 
 def split(m: Measurement, estimator: Estimator | None) -> None:
-    """What the KL is made of, how much of z is in use, and what relaxed samples hide."""
+    """Measures the parts of the KL, the use of z, and the ELBO that relaxed samples hide."""
     vae, latent = m.vae, m.vae.latent
     m.progress("split", 0, 1)
     parameters = [vae.head(vae.encoder(x.to(m.device))) for x in m.x.split(BATCH)]
@@ -135,7 +135,7 @@ def _add_decomposition(m: Measurement, found: Decomposition) -> None:
 
 
 def _relaxed_gap(m: Measurement, estimator: Estimator) -> None:
-    """Of an estimator that trains at points between those that z can take."""
+    """The gap in the ELBO of an estimator that trains at points between those that z can take."""
     relaxed = ELBO()
 
     def terms(x: Tensor) -> tuple[Tensor]:
@@ -166,7 +166,7 @@ def quality(
 
 
 def classifiers(m: Measurement, train: Labelled, most: int) -> None:
-    """What the codes tell of the labels."""
+    """Measures how well classifiers find the labels from the codes."""
     from .representation import linear_probe, nearest_neighbours
 
     train_x, train_y = (part[:most] for part in train)

@@ -1,4 +1,4 @@
-"""What a classifier can do with the codes of a trained model, which it takes as they are.
+"""Classifiers of the codes of a trained model, which they take as they are.
 
 Fitted on the training images' codes, scored on the test images'. Codes are floats [N, D], labels
 whole numbers [N]. Each returns the accuracy, in [0, 1], and draws no random numbers.

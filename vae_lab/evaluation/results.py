@@ -1,4 +1,4 @@
-"""What an evaluation leaves: metrics with their errors, lists over the latents, diagnoses."""
+"""The results of an evaluation: metrics with their errors, lists over the latents, diagnoses."""
 
 import math
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Metric(NamedTuple):
 
 @dataclass
 class Evaluation:
-    """What :func:`vae_lab.evaluation.evaluate` found.
+    """The result of :func:`vae_lab.evaluation.evaluate`.
 
     Attributes:
         metrics: by name.
@@ -55,7 +55,7 @@ class Evaluation:
     seconds: float = 0.0
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Of every metric its name, its value with error and unit, and its note."""
+        """A row for every metric: its name, its value with error and unit, and its note."""
         return [(name, str(metric), metric.note) for name, metric in self.metrics.items()]
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ ROWS = 1 << 20  # distances that are in memory at once: more leave the cache
 
 
 class Coverage(NamedTuple):
-    """What :func:`precision_recall` returns."""
+    """The result of :func:`precision_recall`."""
 
     precision: float
     recall: float
@@ -46,7 +46,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Coverage:
-    """How many of the generated images are among the real ones, and how many of these are reached.
+    """Precision and recall of generated images: how real they look, and how much of the real ones
+    they reach.
 
     A set covers the balls around its points that reach to their k-th nearest neighbour in the set.
     Precision is the fraction of `generated` that `real` covers, recall that of `real` which

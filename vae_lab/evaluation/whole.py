@@ -25,7 +25,7 @@ LEAST_IMAGES = 50  # of which FID, precision, recall and the scores of factors s
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Settings:
-    """What is measured, how well, and what is known besides the model and the images.
+    """Settings of an evaluation: what to measure, how exactly, and facts about run and data.
 
     Args:
         parts: "bound" (ELBO and the importance-weighted bound on log p(x)), "ais" (annealed
@@ -80,12 +80,12 @@ class Settings:
             raise ValueError(f"ais_images must not be negative, got {self.ais_images}")
 
     def asks(self, part: str) -> bool:
-        """Is this part to be measured."""
+        """Whether this part is to be measured."""
         return self.parts is None or part in self.parts
 
 
 class Work(NamedTuple):
-    """What the measures work on."""
+    """The input of the measures: the images at hand, the settings, and training images."""
 
     m: Measurement
     settings: Settings

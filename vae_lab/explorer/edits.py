@@ -21,7 +21,7 @@ STEPS = 100  # of a path between two pictures
 
 
 class Explorer:
-    r"""What can be done to a z. Nothing changes the explorer: who explores keeps the z.
+    r"""The edits of a z. None of them changes the explorer: who explores keeps the z.
 
     A z is one of the latent's, [\*E], an image [C, H, W] in [0, 1]. A *value* of a latent variable
     is a number, the number of the category, a bit, or a count.
@@ -62,14 +62,14 @@ class Explorer:
 
     @property
     def kind(self) -> Literal["numbers", "codes", "bits"]:
-        """What the values are: any numbers; 0, 1, ... of which one is chosen; 0 or 1."""
+        """The kind of the values: any numbers, codes 0, 1, ... or bits 0 and 1."""
         if self.latent.kind == "numbers":
             return "numbers"
         return "bits" if self.high.max() == 1 else "codes"
 
     @property
     def uniform(self) -> bool:
-        """Has the prior the same probability for all values, so that it has no temperature."""
+        """Whether the prior has the same probability for all values, and so no temperature."""
         return self.latent.uniform
 
     @torch.no_grad()

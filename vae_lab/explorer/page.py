@@ -266,7 +266,7 @@ class Page:
 
 
 class Latest:
-    """Does a work for the newest state, leaving out those that came and went while it was busy."""
+    """Runs a piece of work for the newest state, and skips states that came while it was busy."""
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self.work, self.due, self.busy = work, False, False

@@ -1,4 +1,4 @@
-"""What the explorer's page is made of: pictures, sliders and cells, none of which knows a z."""
+"""The parts of the explorer's page: pictures, sliders and cells, none of which knows a z."""
 
 import base64
 from collections.abc import Callable

@@ -117,7 +117,7 @@ class Latent(PrintsArguments, nn.Module):
         return None
 
     def values(self, steps: int = 7) -> Tensor:
-        """What every variable can be set to, to see what it does, as numbers: [steps, L].
+        """Values to set each variable to, to see what it does, as numbers: [steps, L].
 
         All categories, or `steps` values where there is no end of them.
         """
@@ -125,7 +125,7 @@ class Latent(PrintsArguments, nn.Module):
         return low + torch.linspace(0, 1, steps, device=low.device).unsqueeze(-1) * (high - low)
 
     def value_names(self, count: int) -> tuple[list[str], str]:
-        """What so many of :meth:`values` are called in a picture, and the name of their axis."""
+        """The names of so many of :meth:`values` in a picture, and that of their axis."""
         return [f"{share:.0%}" for share in torch.linspace(0, 1, count)], "of the prior's range"
 
     def range(self, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -146,7 +146,7 @@ class Latent(PrintsArguments, nn.Module):
 
     @property
     def uniform(self) -> bool:
-        """Has the prior the same probability for all values, so that it has no temperature."""
+        """Whether the prior has the same probability for all values, and so no temperature."""
         return False
 
     def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
@@ -187,7 +187,7 @@ class Latent(PrintsArguments, nn.Module):
         return self.numbers(z).unsqueeze(-1)
 
     def gap(self, q: Distribution) -> tuple[Tensor, int] | None:
-        """How far the posteriors' mixture is from the prior, from its moments only.
+        """The distance of the posteriors' mixture from the prior, from its moments only.
 
         Args:
             q: the posteriors of N data, batch shape [N].

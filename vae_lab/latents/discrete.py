@@ -15,7 +15,7 @@ from .base import WIDTH, Kind, Latent
 
 
 class Discrete(Latent):
-    """What latents share whose variables are 0, 1, 2, ...; if nothing else is said, counts.
+    """The base of latents whose variables are 0, 1, 2, ...; if nothing else is said, counts.
 
     Attributes:
         mean_parameter: what the family calls the parameter that is its mean, if it has one.

@@ -65,7 +65,7 @@ class EpochLoop(_TrainingEpochLoop):
         return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def _skip_the_rest(self) -> None:
-        """Of an epoch: a module's hook has answered -1."""
+        """Ends the epoch, as a module's hook has answered -1."""
         self.batch_progress.increment_by(0, is_last_batch=True)
         self.batch_progress.increment_processed()
         self._step_schedulers()
@@ -88,7 +88,7 @@ class EpochLoop(_TrainingEpochLoop):
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
 
     def _log(self, trainer: Any) -> None:
-        """What `self.log` was given; three dictionaries are merged also where that is nothing."""
+        """Logs what `self.log` was given; Lightning would merge dictionaries even without any."""
         results, connector = trainer._results, trainer._logger_connector
         if results:
             connector.on_batch_end()
@@ -116,7 +116,7 @@ class Optimization(_AutomaticOptimization):
         return self.step(optimizer, *kwargs.values())
 
     def step(self, optimizer: Optimizer, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Where :meth:`is_plain` holds."""
+        """One optimizer step, where :meth:`is_plain` holds."""
         trainer: Any = self.trainer
         module = trainer.lightning_module
         progress = self.optim_progress.optimizer
@@ -153,8 +153,10 @@ class Optimization(_AutomaticOptimization):
 
 
 def _only_moves(trainer: Any) -> bool:
-    """Is nothing done with a batch on its way to the device, but by the datamodule that moves it;
-    Lightning looks for all three hooks at every step."""
+    """Whether a batch is only moved to the device, by the datamodule, and not changed on its way.
+
+    Lightning looks for all three hooks at every step.
+    """
     around = ("on_before_batch_transfer", "on_after_batch_transfer")
     module, data = type(trainer.lightning_module), type(trainer.datamodule)
     return isinstance(trainer.datamodule, pl.LightningDataModule) and all(

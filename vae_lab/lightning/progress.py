@@ -1,4 +1,4 @@
-"""Where a run stands within its epoch: in its trainer, and in a checkpoint."""
+"""The position of a run within its epoch: in its trainer, and in a checkpoint."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from .versions import is_known
 
 
 class Place(NamedTuple):
-    """Where training stands in its epoch.
+    """The position of training in its epoch.
 
     Attributes:
         batches: so many were trained on.
@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 
 def place(trainer: pl.Trainer) -> Place:
-    """Where training stands, for code that is given no `batch_idx`, as when a datamodule is saved.
+    """The position of training, for code without a `batch_idx`, as when a datamodule is saved.
 
     An unknown version of Lightning is asked for what a checkpoint would hold, which takes longer:
     it has the loaders' states, too.
@@ -44,7 +44,7 @@ def accumulates(trainer: pl.Trainer, batch_idx: int) -> bool:
 
 
 def validation_follows(trainer: pl.Trainer) -> bool:
-    """Does a validation follow the batch that was trained on last, within the epoch.
+    """Whether a validation follows the batch that was trained on last, within the epoch.
 
     Under an unknown version of Lightning the settings decide. They do not tell of the validation of
     a run that stops early, nor of one that is due by the clock.

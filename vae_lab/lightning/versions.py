@@ -6,5 +6,5 @@ KNOWN = ("2.6",)  # tests/test_lightning.py compares each private way with the p
 
 
 def is_known() -> bool:
-    """Is the version that is installed one of them."""
+    """Whether the installed version of Lightning is a known one."""
     return ".".join(pl.__version__.split(".")[:2]) in KNOWN

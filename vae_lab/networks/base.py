@@ -1,4 +1,4 @@
-"""What the networks share: their contract, the activations, the initialisation, the checks."""
+"""Shared by the networks: their contract, the activations, the initialisation, the checks."""
 
 import math
 from collections.abc import Sequence

@@ -40,7 +40,7 @@ class FailedJobs(Callback):
                 self._count_batches(Plugins.instance().class_name_to_class[launcher._target_])
 
     def _count_batches(self, launcher: type[Any]) -> None:
-        """Has the launcher count failed jobs after every batch, as Hydra calls nothing in between.
+        """Makes the launcher count failed jobs after every batch; Hydra calls nothing in between.
 
         The class itself is changed: a process has one launcher.
         """

@@ -185,7 +185,7 @@ def classifiers(m: Measurement, train: Labelled, most: int) -> None:
 def disentanglement(
     m: Measurement, factors: Callable[[Tensor], Tensor], categorical: Collection[int]
 ) -> None:
-    """Whether single codes stand for single factors."""
+    """Measures whether single codes stand for single factors."""
     from .disentanglement import dci, mig, sap
 
     known = factors(m.y[:FACTOR_CODES])

@@ -36,8 +36,8 @@ from vae_lab.description import RELAXATION, describe
 from vae_lab.estimators import catalog
 from vae_lab.lightning import count_epochs_once, shorten_steps
 from vae_lab.loggers import CSVLogger
-from vae_lab.pretrained import PREFIXES
 from vae_lab.storage.checkpoints import CHECKPOINTS, run_of
+from vae_lab.storage.releases import PREFIXES
 from vae_lab.storage.runs import AGAIN, commands_of
 
 from .handing import HandedIO

@@ -8,7 +8,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,7 +19,9 @@ from .arguments import arguments, number
 from .estimators import Estimator, catalog
 from .schedules import Schedule
 from .storage.sources import first_line
-from .vae import VAE
+
+if TYPE_CHECKING:
+    from .vae import VAE
 
 KINDS = {"network": networks, "latent": latents, "likelihood": likelihoods}
 RELAXATION = "relaxation"  # among the facts of a card
@@ -113,7 +115,7 @@ def relaxation(facts: dict[str, Any]) -> Estimator | None:
         return _build(RELAXATION, facts[RELAXATION], "the card").eval()
 
 
-def check_listed(vae: VAE) -> None:
+def check_listed(vae: "VAE") -> None:
     """Refuses parts that no description may name: what is trained with them could not be loaded.
 
     Raises:
@@ -134,14 +136,14 @@ def check_listed(vae: VAE) -> None:
             )
 
 
-def blueprint(vae: VAE) -> dict[str, Any]:
+def blueprint(vae: "VAE") -> dict[str, Any]:
     """All that is needed to build the like of a VAE, in plain types."""
     parts = {kind: describe(getattr(vae, kind)) for kind in KINDS}
     return {"shape": list(vae.shape), **parts}
 
 
-def assemble(plan: dict[str, Any], origin: str) -> VAE:
-    """The VAE that :func:`blueprint` described, untrained.
+def assemble(cls: type["VAE"], plan: dict[str, Any], origin: str) -> "VAE":
+    """The VAE that :func:`blueprint` described, untrained, made by the class that is given.
 
     Raises:
         ValueError: the description names a class that is not in vae_lab's lists, or arguments that
@@ -151,7 +153,7 @@ def assemble(plan: dict[str, Any], origin: str) -> VAE:
         raise ValueError(f"{origin} lacks {', '.join(sorted(missing))}")
     parts = {kind: _build(kind, plan[kind], origin) for kind in KINDS}
     try:
-        return VAE(tuple(plan["shape"]), **parts)
+        return cls(tuple(plan["shape"]), **parts)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{origin} describes no VAE: {first_line(error)}") from None
 
@@ -173,7 +175,7 @@ def _build(kind: str, description: Any, origin: str) -> Any:
         ) from None
 
 
-def check_described(vae: VAE) -> dict[str, Any]:
+def check_described(vae: "VAE") -> dict[str, Any]:
     """Describes a VAE from which a VAE can be built that takes its weights and computes the same.
 
     Raises:
@@ -196,7 +198,7 @@ def check_described(vae: VAE) -> dict[str, Any]:
     with undisturbed():
         if altered := _altered(plan, origin):
             raise ValueError(f"a part must keep its arguments as given, {altered[0]}")
-        again = outline(plan, origin)
+        again = outline(library_class(vae), plan, origin)
     if changed := _changes(vae, again):
         raise ValueError(
             f"the model was changed after it was built, in {shortened(changed)}, which no release "
@@ -206,20 +208,25 @@ def check_described(vae: VAE) -> dict[str, Any]:
     return plan
 
 
-def outline(plan: dict[str, Any], origin: str) -> VAE:
+def outline(cls: type["VAE"], plan: dict[str, Any], origin: str) -> "VAE":
     """Like :func:`assemble`, but only for names and sizes: without memory, if that is possible."""
     try:
         with torch.device("meta"):
-            return assemble(plan, origin)
+            return assemble(cls, plan, origin)
     except Exception:  # an own constructor that reads a tensor's values, which there has none
-        return assemble(plan, origin)
+        return assemble(cls, plan, origin)
 
 
-def _overridden(vae: VAE) -> list[str]:
+def library_class(vae: "VAE") -> type["VAE"]:
+    """:class:`vae_lab.VAE` itself, also where `vae` is of a subclass."""
+    return next(cls for cls in type(vae).__mro__ if cls.__module__ == f"{__package__}.vae")
+
+
+def _overridden(vae: "VAE") -> list[str]:
     """Names of the members of VAE that a subclass, or the instance itself, has replaced."""
-    mro = type(vae).__mro__
-    spaces = [vars(vae), *map(vars, mro[: mro.index(VAE)])]
-    names = {name for space in spaces for name in space if name in vars(VAE)}
+    mro, ours = type(vae).__mro__, library_class(vae)
+    spaces = [vars(vae), *map(vars, mro[: mro.index(ours)])]
+    names = {name for space in spaces for name in space if name in vars(ours)}
     return sorted(name for name in names if not name.startswith("__"))
 
 
@@ -230,13 +237,13 @@ def _altered(plan: dict[str, Any], origin: str) -> list[str]:
     return [f"got {plan[k]} and keeps {kept[k]}" for k in KINDS if kept[k] != plan[k]]
 
 
-def _changes(vae: VAE, again: VAE) -> list[str]:
+def _changes(vae: "VAE", again: "VAE") -> list[str]:
     """The names of modules and tensors that are not the same in both."""
     pairs = zip(_forms(vae), _forms(again), strict=True)
     return [name for a, b in pairs for name in {**a, **b} if a.get(name) != b.get(name)]
 
 
-def _forms(vae: VAE) -> tuple[dict[str, Any], dict[str, Any]]:
+def _forms(vae: "VAE") -> tuple[dict[str, Any], dict[str, Any]]:
     """The form of each module and of each tensor by its name: class or shape, but no values."""
     modules = {name: _form(m) for name, m in vae.named_modules(remove_duplicate=False) if name}
     state = vae.state_dict(keep_vars=True)

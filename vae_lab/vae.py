@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .likelihoods import Likelihood
     from .networks import Network
     from .objectives import Objective, Terms
-    from .pretrained import Taken
+    from .storage.releases import Taken
 
 
 class Bound(NamedTuple):
@@ -277,7 +277,7 @@ class VAE(nn.Module):
                 registered (:func:`vae_lab.register`), or a layer that was changed after it was
                 built. Nothing is written.
         """
-        from .pretrained import save
+        from .storage.releases import save
 
         return save(self, Path(folder), facts, dtype)
 
@@ -310,9 +310,9 @@ class VAE(nn.Module):
             FileNotFoundError: there is no such model.
             ValueError: it is damaged, or not a model of this library.
         """
-        from .pretrained import load
+        from .storage.releases import load
 
-        return load(source, strict)
+        return load(VAE, source, strict)
 
     def load_pretrained(
         self,
@@ -334,6 +334,6 @@ class VAE(nn.Module):
         Raises:
             ValueError: the two do not fit; nothing was changed.
         """
-        from .pretrained import take
+        from .storage.releases import take
 
         return take(self, source, part, strict)

@@ -74,7 +74,7 @@ class DataModule(pl.LightningDataModule):
         raise NotImplementedError
 
     def prepare(self) -> Prepare:
-        """What makes the model's numbers of the data as it is stored."""
+        """The step that makes the model's numbers of the data as it is stored."""
         return Prepare()
 
     def setup(self, stage: str = "fit") -> None:
@@ -192,7 +192,7 @@ class ImageDataModule(DataModule):
 
     @property
     def pixels(self) -> dict[str, Any]:
-        """What :func:`vae_lab.data.image_files.read` is told to read a picture like these."""
+        """Arguments of :func:`vae_lab.data.image_files.read` for a picture like these."""
         return {}
 
     def load(self) -> Images:

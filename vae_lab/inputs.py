@@ -13,7 +13,7 @@ Shape = tuple[int, ...]  # of one datum; of an image C, H, W
 
 
 class Placed(Protocol):
-    """What has a device and a type: a model, or a tensor."""
+    """Anything that has a device and a type: a model, or a tensor."""
 
     @property
     def device(self) -> torch.device: ...

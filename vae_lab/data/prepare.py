@@ -12,7 +12,7 @@ Noise = Callable[[int, torch.Generator], Tensor]  # size of the whole batch -> n
 
 
 class Prepare:
-    """Of data that is stored as the model takes it, which needs nothing done to it."""
+    """Prepares data that is stored as the model takes it: nothing is done to it."""
 
     def check(self, stored: Tensor) -> None:
         """Refuses a data set [N, *] that it cannot prepare."""
@@ -30,7 +30,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Pixels(Prepare):
-    """Of images, stored as bytes [B, C, H, W]: numbers in [0, 1].
+    """Prepares images that are stored as bytes [B, C, H, W]: numbers in [0, 1].
 
     Args:
         binarize: "none" gives x in [0, 1], "threshold" x > 0.5, and "stochastic" a draw from

@@ -237,13 +237,13 @@ def _of_train_py(path: Path, content: Any, sealed: bool, stamp: tuple[int, ...])
 
 
 def _read(path: Path) -> tuple[Any, bool, tuple[int, ...]]:
-    """What a file holds, whether it has a digest, and its stamp."""
+    """The content of a file, whether it has a digest, and its stamp."""
     with _naming_a_whole_one(path), _open_whole(path) as (file, sealed):
         return _content(file, path), sealed, stamp_of(os.fstat(file.fileno()))
 
 
 def stamp_of(found: os.stat_result) -> tuple[int, ...]:
-    """What tells a file from another one that takes its place."""
+    """Marks by which a file differs from another one that takes its place."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

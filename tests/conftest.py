@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 
 import pytest
@@ -32,6 +33,25 @@ def environment():
         before["WANDB_SERVICE"] = os.environ["WANDB_SERVICE"]
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """What answers Ctrl-C and SIGTERM is a process's, and stays where a test has left it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def known_classes():
+    """A class that a test registers, also by running a page of the docs, is known to that test."""
+    from vae_lab.description import CLASSES
+
+    before = {kind: dict(classes) for kind, classes in CLASSES.items()}
+    yield
+    CLASSES.update(before)
 
 
 @pytest.fixture

@@ -50,11 +50,11 @@ class VAE(nn.Module):
 
         x -> encoder -> features -> head -> q(z|x)      z -> decoder -> parameters of p(x|z)
 
-    Data are floats in the likelihood's range, tensors [B, *X] or numpy arrays, which take the
+    Data are floats in the likelihood's range, tensors ``[B, *X]`` or numpy arrays, which take the
     model's type and device. Images are data of the shape [C, H, W].
 
     Args:
-        shape: of one datum, (*X); of an image (C, H, W).
+        shape: of one datum, ``(*X)``; of an image (C, H, W).
         network: makes the encoder and the decoder; see :mod:`vae_lab.networks`.
         latent: the family of q and of the prior; see :mod:`vae_lab.latents`.
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.

@@ -247,19 +247,10 @@ class Several(pl.LightningModule):
         return torch.optim.LBFGS(self.parameters())
 
 
-@pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*logging interval")
+@pytest.mark.filterwarnings("ignore:.*many workers")
 def test_an_optimizer_that_computes_the_loss_has_lightnings_step(tmp_path):
-    trainer = pl.Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    lightning.shorten_steps(trainer)
-    module = Several()
+    run, module = trainer(max_steps=1, default_root_dir=tmp_path), Several()
+    lightning.shorten_steps(run)
     before = module.layer.weight.clone()
-    trainer.fit(module, torch.utils.data.DataLoader(torch.ones(4, 2), batch_size=4))
-    assert trainer.global_step == 1 and not module.layer.weight.equal(before)
+    run.fit(module, torch.utils.data.DataLoader(torch.ones(4, 2), batch_size=4))
+    assert run.global_step == 1 and not module.layer.weight.equal(before)

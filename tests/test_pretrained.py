@@ -421,14 +421,6 @@ class Bits(Bernoulli):
     pass
 
 
-@pytest.fixture
-def registered(monkeypatch):
-    """Registers until the test is over."""
-    for kind, known in CLASSES.items():
-        monkeypatch.setitem(CLASSES, kind, dict(known))
-    return register
-
-
 @pytest.mark.parametrize(
     "cls, parts",
     [
@@ -437,13 +429,13 @@ def registered(monkeypatch):
         (Bits, {"latent": Bits(3)}),
     ],
 )
-def test_an_own_class_is_released_once_it_is_registered(cls, parts, registered, tmp_path):
+def test_an_own_class_is_released_once_it_is_register(cls, parts, tmp_path):
     vae, x = small_vae(**parts), torch.rand(2, 1, 4, 4).round()
     for refused in (lambda: vae.save_pretrained(tmp_path), lambda: check_described(vae)):
         with pytest.raises(ValueError, match=f"the .* {cls.__name__} could .*@vae_lab.register$"):
             refused()
     assert not [*tmp_path.iterdir()]
-    assert registered(cls) is cls and registered(cls) is cls
+    assert register(cls) is cls and register(cls) is cls
     loaded = VAE.from_pretrained(vae.save_pretrained(tmp_path))
     assert torch.equal(loaded.reconstruct(x), vae.reconstruct(x))
     del CLASSES[next(iter(parts))][cls.__name__]  # another process, which did not import it
@@ -451,20 +443,20 @@ def test_an_own_class_is_released_once_it_is_registered(cls, parts, registered, 
         VAE.from_pretrained(tmp_path)
 
 
-def test_a_class_called_like_another_is_not_taken_for_it(registered, tmp_path):
+def test_a_class_called_like_another_is_not_taken_for_it(tmp_path):
     own = type("MLP", (Thin,), {})
     with pytest.raises(ValueError, match="MLP is test_pretrained.MLP, .* means vae_lab.networks"):
         small_vae(network=own(4)).save_pretrained(tmp_path / "x")
     with pytest.raises(ValueError, match="vae_lab.networks.mlp.MLP has the name MLP already: give"):
-        registered(own)
+        register(own)
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_class_that_is_defined_anew_takes_the_place_of_the_old(registered):
+def test_a_class_that_is_defined_anew_takes_the_place_of_the_old():
     first, second = (type("Cell", (Thin,), {}) for _ in range(2))
-    registered(first)
+    register(first)
     vae = small_vae(network=first(4))
-    registered(second)
+    register(second)
     assert CLASSES["network"]["Cell"] is second
     check_described(vae)
 
@@ -477,8 +469,8 @@ class Spaced(Thin):
         self.rates = [rate.item() for rate in torch.linspace(0, 1, width)]
 
 
-def test_a_constructor_may_read_a_tensor(registered, tmp_path):
-    vae = small_vae(network=registered(Spaced)(4))
+def test_a_constructor_may_read_a_tensor(tmp_path):
+    vae = small_vae(network=register(Spaced)(4))
     before = torch.get_rng_state()
     assert VAE.from_pretrained(vae.save_pretrained(tmp_path)).network.rates == vae.network.rates
     assert torch.equal(torch.get_rng_state(), before)
@@ -492,9 +484,9 @@ def test_a_constructor_may_read_a_tensor(registered, tmp_path):
         (Loose, r"Loose must list its arguments by name, it has \*\*settings"),
     ],
 )
-def test_what_cannot_be_registered_is_said(cls, message, registered):
+def test_what_cannot_be_registered_is_said(cls, message):
     with pytest.raises(ValueError, match=message):
-        registered(cls)
+        register(cls)
 
 
 @pytest.mark.parametrize(
@@ -505,10 +497,8 @@ def test_what_cannot_be_registered_is_said(cls, message, registered):
         (Sized(4), "the arguments of the parts must be plain: .*Tensor is not JSON"),
     ],
 )
-def test_an_own_class_that_keeps_no_arguments_is_not_released(
-    network, message, registered, tmp_path
-):
-    registered(type(network))
+def test_an_own_class_that_keeps_no_arguments_is_not_released(network, message, tmp_path):
+    register(type(network))
     with pytest.raises(ValueError, match=message):
         small_vae(network=network).save_pretrained(tmp_path / "x")
     assert not [*tmp_path.iterdir()]
@@ -666,8 +656,8 @@ def test_a_relaxation_comes_back_whatever_the_context(name):
     assert not again.temperature.value.is_inference()
 
 
-def test_whole_numbers_are_not_halved(registered, tmp_path):
-    @registered
+def test_whole_numbers_are_not_halved(tmp_path):
+    @register
     class Counting(MLP):
         def encoder(self, shape):
             made = super().encoder(shape)

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from .transforms import is_transformed
 
 
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
@@ -22,17 +23,9 @@ def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
         x: of the same shape.
     """
     known = logits.dtype == x.dtype and logits.dtype in (torch.float32, torch.float64)
-    if known and logits.is_cpu and logits.shape == x.shape and not _is_transformed():
+    if known and logits.is_cpu and logits.shape == x.shape and not is_transformed():
         return _BernoulliLogProb.apply(logits, x)
     return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
-
-
-def _is_transformed() -> bool:
-    """By torch.func, or by derivatives in forward mode: what they could take, a Function with
-    `setup_context` and `jvp`, is slow to call."""
-    return not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
 
 
 class _BernoulliLogProb(torch.autograd.Function):

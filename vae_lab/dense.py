@@ -5,9 +5,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from . import onednn
+from .transforms import is_transformed
 
 LEAST = 1 << 22  # multiplications of a product, below which MKL is as fast
 
@@ -41,7 +41,7 @@ def _suits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and type(weight) in (Tensor, nn.Parameter)
         and (bias is None or _is_plain(bias, weight))
         and not torch.is_autocast_enabled("cpu")
-        and (torch.compiler.is_compiling() or not _is_for_torch())
+        and not _is_for_torch()
     )
 
 
@@ -56,12 +56,9 @@ def _is_written_down() -> bool:
 
 
 def _is_for_torch() -> bool:
-    """Whether the layer is transformed by torch.func or in forward mode, or oneDNN is off."""
-    return (
-        torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or not torch._C._get_mkldnn_enabled()
-    )
+    """Whether the layer is transformed, or oneDNN is off; a compiled function cannot ask."""
+    off = not torch.compiler.is_compiling() and not torch._C._get_mkldnn_enabled()
+    return off or is_transformed()
 
 
 class _Product(torch.autograd.Function):
@@ -80,8 +77,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad
-        plain = not torch.compiler.is_compiling() and _is_for_torch()
-        product = F.linear if plain else _Product.apply  # vmap maps over gradients, too
+        product = F.linear if _is_for_torch() else _Product.apply  # vmap maps over gradients, too
         return (
             product(gradient, weight.t(), None) if by_x else None,
             product(gradient.t(), x.t(), None) if by_weight else None,

@@ -27,8 +27,9 @@ def vendor(cpus: Path = Path("/proc/cpuinfo")) -> str:
     """The maker of an x86 CPU, as the CPU names it; empty where it is not known."""
     if not cpus.exists():
         return platform.processor().partition(", ")[2]  # Windows: "AMD64 Family 25, AuthenticAMD"
-    lines = (line.partition(":") for line in cpus.read_text().splitlines())
-    return next((value.strip() for name, _, value in lines if name.strip() == "vendor_id"), "")
+    with cpus.open() as file:  # which the system writes as it is read, anew for every core
+        lines = (line.partition(":") for line in file)
+        return next((value.strip() for name, _, value in lines if name.strip() == "vendor_id"), "")
 
 
 MKL_IS_SLOW = _mkl_is_slow()

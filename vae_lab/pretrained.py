@@ -5,15 +5,12 @@ from typing import Any
 
 from .description import blueprint as blueprint
 from .description import relaxation as relaxation
-from .storage import releases, sources
+from .storage import sources
 from .storage.releases import digest as digest
 from .storage.releases import release_of
 from .vae import VAE
 
-
-def load(source: str | Path, strict: bool = True) -> VAE:
-    """:meth:`vae_lab.VAE.from_pretrained`."""
-    return releases.load(VAE, source, strict)
+load = VAE.from_pretrained
 
 
 def card(source: str | Path) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class VAE(nn.Module):
         from .objectives import ELBO
 
         for part in (estimator, objective):
-            if isinstance(part, str):
+            if part is not None and not callable(part):
                 raise ValueError(f"pass an object such as Reparameterization(), got {part!r}")
         return (objective or ELBO())(self, estimator or self._estimator(), x)
 

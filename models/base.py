@@ -39,6 +39,8 @@ class VAEModule(pl.LightningModule):
         optimizer: makes the optimizer from groups of parameters.
         estimator_lr: the learning rate of the estimator's own parameters (baselines, control
             variates); None: the optimizer's.
+        likelihood_lr: the learning rate of the likelihood's own parameters, such as a learned
+            sigma, which lags behind the errors if it is too low; None: the optimizer's.
         lr_warmup_steps: the learning rate rises linearly over so many steps.
         lr_decay: after the warm-up the learning rate stays (none), or falls along a cosine to zero
             at the end of training.
@@ -60,6 +62,7 @@ class VAEModule(pl.LightningModule):
         estimator: Estimator,
         optimizer: Callable[..., Optimizer],
         estimator_lr: float | None = None,
+        likelihood_lr: float | None = None,
         lr_warmup_steps: int = 0,
         lr_decay: Literal["none", "cosine"] = "none",
     ) -> None:
@@ -75,6 +78,7 @@ class VAEModule(pl.LightningModule):
         self.objective = objective
         self.optimizer = optimizer
         self.estimator_lr = estimator_lr
+        self.likelihood_lr = likelihood_lr
         self.lr_warmup_steps = lr_warmup_steps
         self.lr_decay = lr_decay
         self.config: dict[str, Any] = {}  # of the run, in plain types; kept in its checkpoints
@@ -93,7 +97,10 @@ class VAEModule(pl.LightningModule):
         self._fresh_optimizer()
 
     def _fresh_optimizer(self) -> Optimizer:
-        groups = parameter_groups((self.vae, self.objective), self.estimator, self.estimator_lr)
+        apart = [(self.estimator, self.estimator_lr)]
+        if self.likelihood_lr is not None:
+            apart.append((self.vae.likelihood, self.likelihood_lr))
+        groups = parameter_groups((self.vae, self.objective), apart)
         return self.optimizer(groups)
 
     def setup(self, stage: str) -> None:

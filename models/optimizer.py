@@ -15,19 +15,24 @@ from vae_lab.schedules import Constant, Cosine, Linear, Schedule
 
 
 def parameter_groups(
-    trained: Iterable[nn.Module], estimator: nn.Module, estimator_lr: float | None
+    trained: Iterable[nn.Module], apart: Iterable[tuple[nn.Module, float | None]]
 ) -> list[dict[str, Any]]:
-    """The parameters of the modules that are trained, and the estimator's as a group of their own.
+    """The parameters of the modules that are trained, in groups of one learning rate each.
 
-    `estimator_lr` is the learning rate of that group; None: the optimizer's.
+    Args:
+        trained: the modules with the optimizer's rate, but for what is set apart.
+        apart: modules that are groups of their own, and their rates; None: the optimizer's.
     """
-    model = [p for module in trained for p in module.parameters()]
-    groups: list[dict[str, Any]] = [{"params": [p for p in model if p.requires_grad]}]
-    if own := list(estimator.parameters()):
-        rate = {} if estimator_lr is None else {"lr": estimator_lr}
-        # Decay would pull a control variate's weight to 0 and its temperature to 1.
-        groups.append({"params": own, "weight_decay": 0.0, **rate})
-    return groups
+    groups: list[dict[str, Any]] = []
+    for module, rate in apart:
+        if own := [p for p in module.parameters() if p.requires_grad]:
+            # Decay would pull a scale or a control variate's weight to 0, and a temperature to 1.
+            groups.append(
+                {"params": own, "weight_decay": 0.0} | ({} if rate is None else {"lr": rate})
+            )
+    others = {id(p) for group in groups for p in group["params"]}
+    model = [p for module in trained for p in module.parameters() if p.requires_grad]
+    return [{"params": [p for p in model if id(p) not in others]}, *groups]
 
 
 def check_learning_rate(warmup_steps: int, decay: str) -> None:

@@ -78,7 +78,9 @@ EXTREME = [
     (Bernoulli(1), [100.0], math.log(2)),
     (Bernoulli(1), [-100.0], math.log(2)),
     (Gaussian(1), [100.0, 0], 5000.0),
-    (Gaussian(1), [0.0, -60], 59.5),
+    (Gaussian(1), [0.0, -14], 13.5),
+    (Gaussian(1), [0.0, -60], 39.5),  # sigma has bounds
+    (Gaussian(1), [0.0, 60], math.exp(20) / 2 - 10.5),
     (Poisson(1), [-104.0], 1.0),
     (Poisson(1), [-100.0], 1.0),
 ]

@@ -1,6 +1,7 @@
 """The generative model p(z) p(x|z) and its recognition model q(z|x). No Lightning in it."""
 
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from .dense import Dense
 from .distributions import full_precision
 from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count
 from .latents import Latent
-from .networks.base import check_shape
+from .networks.base import check_shape, grid
 
 if TYPE_CHECKING:
     from .estimators import Estimator
@@ -75,15 +76,45 @@ class VAE(nn.Module):
         super().__init__()
         check_shape(shape)
         self.shape = tuple(shape)
-        output = likelihood.bind(self.shape)
+        self.output_shape = likelihood.bind(self.shape)
         self.network = network
         self.encoder = network.encoder(self.shape)
+        latent.bind(grid(network, self.shape))
         self.head = Dense(self.encoder.features, latent.parameter_size)
         self.latent = latent
-        self.decoder = network.decoder(latent.size, output)
-        self.output_bias = nn.Parameter(torch.zeros(output))
+        self.decoder = network.decoder(latent.width, self.output_shape)
+        bias = (self.output_shape[0], 1, 1) if latent.grid else self.output_shape
+        self.output_bias = nn.Parameter(torch.zeros(bias))
         self.likelihood = likelihood
         self.prior: nn.Module | None = None
+
+    def at(self, *shape: int) -> "VAE":
+        """The same model for pictures of another size; it shares all weights and modes.
+
+        .. code-block:: python
+
+            vae.at(3, 256, 256).reconstruct(x)
+
+        Args:
+            shape: of one picture, (C, H, W).
+
+        Raises:
+            ValueError: the network is not fully convolutional, or C is another.
+        """
+        if not self.latent.grid:
+            raise ValueError(
+                f"{type(self.network).__name__} takes data of shape {list(self.shape)} only: train "
+                "with a fully convolutional network, such as Grid, for pictures of any size"
+            )
+        check_shape(shape)
+        if len(shape) != 3 or shape[0] != self.shape[0]:
+            raise ValueError(f"shape must be [{self.shape[0]}, H, W], got {list(shape)}")
+        other = copy(self)
+        other._modules = dict(self._modules)
+        other.shape, other.latent = tuple(shape), copy(self.latent)
+        other.output_shape = self.likelihood.bind(other.shape)
+        other.latent.bind(grid(self.network, other.shape))
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -139,11 +170,11 @@ class VAE(nn.Module):
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        """The encoder's of x [B, *X], [B, F]."""
+        """The encoder's of x [B, *X], [B, F]; of a fully convolutional one [B, h, w, F]."""
         return self.encoder(x.to(self.dtype))
 
     def posterior(self, features: Tensor) -> Distribution:
-        """The encoder's features [B, F] -> q(z|x), batch shape [B]."""
+        """The encoder's features -> q(z|x), batch shape [B]."""
         width = self.head.in_features
         if features.shape[-1:] != (width,):
             raise ValueError(
@@ -169,6 +200,8 @@ class VAE(nn.Module):
         features = self.features(x)
         q = self.posterior(features)
         kl = partial(self.latent.kl, q) if self.prior is None else None
+        if self.latent.grid:
+            features = features.flatten(1, -2).mean(1)
         return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z))
 
     def decode(self, z: Array) -> Tensor:
@@ -179,8 +212,11 @@ class VAE(nn.Module):
         if z.shape != (*leading, *event):
             raise ValueError(f"z must have a shape that ends in {list(event)}, got {list(z.shape)}")
         z = z.to(self.dtype)  # sampled in float32 also where the weights are not
-        decoded = self.decoder(z.reshape(-1, self.latent.size)) + self.output_bias
-        return full_precision(decoded.reshape(*leading, *self.output_bias.shape))
+        decoded = self.decoder(self.latent.embed(z.reshape(-1, *event))) + self.output_bias
+        if self.latent.grid:  # whole places, of which the last may stand out of the picture
+            _, height, width = self.output_shape
+            decoded = decoded[..., :height, :width]
+        return full_precision(decoded.reshape(*leading, *self.output_shape))
 
     def log_px_z(self, x: Array, z: Array) -> Tensor:
         """log p(x|z), x [B, *X] and z [*, B, *E] -> [*, B]."""
@@ -257,6 +293,8 @@ class VAE(nn.Module):
         mean = as_floats("mean", mean, like=self)
         if mean.shape != self.shape:
             raise ValueError(f"mean must have the shape {list(self.shape)}, got {list(mean.shape)}")
+        if self.latent.grid:  # a place does not know where in the picture it is
+            mean = mean.mean((-2, -1), keepdim=True)
         bias = self.likelihood.bias(mean.to(self.device, self.dtype))
         if not bias.isfinite().all():
             low, high = mean.min().item(), mean.max().item()

@@ -203,7 +203,7 @@ def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
 
 def _outputs(vae: "VAE") -> list[int]:
     """The sizes of the outputs of all the decoder's layers for one image."""
-    found = [vae.output_bias.numel()]
+    found = [math.prod(vae.output_shape)]
 
     def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):

@@ -34,9 +34,16 @@ class Latent(PrintsArguments, nn.Module):
     A latent *variable* is one component of z, of which there are L; the shape of z says how they
     lie. Each is written as one number, by :meth:`numbers`, and read by :meth:`from_numbers`.
 
+    A fully convolutional network has such variables at each place of a grid: the family is the
+    same, its z has the grid's axes in front, and all places have the prior in common. The VAE says
+    which grid, by :meth:`bind`.
+
+    Args:
+        variables: the shape of z, of one place if there is a grid.
+
     Attributes:
-        event_shape: the shape of one z.
-        parameter_size: the number of parameters of q for one datum.
+        grid: the places, (h, w); () where there is no grid.
+        parameter_size: the number of parameters of q for one datum, or for one place of it.
         kind: what a variable's number means: any number, the name of a category, a bit, a count.
         categories: K, of which one is chosen by each variable; None where they cannot be listed.
     """
@@ -44,21 +51,39 @@ class Latent(PrintsArguments, nn.Module):
     kind: ClassVar[Kind] = "numbers"
     categories: int | None = None
 
-    def __init__(
-        self, event_shape: tuple[int, ...], parameter_size: int, learn_prior: bool
-    ) -> None:
+    grid: tuple[int, ...] = ()
+
+    def __init__(self, variables: tuple[int, ...], parameter_size: int, learn_prior: bool) -> None:
         super().__init__()
-        if min(event_shape) < 1:
-            raise ValueError(f"latents must be at least 1, got {min(event_shape)}")
-        self.event_shape = event_shape
+        if min(variables) < 1:
+            raise ValueError(f"latents must be at least 1, got {min(variables)}")
+        self.variables = variables
         self.parameter_size = parameter_size
         self.learn_prior = learn_prior
         self.prior_parameters = nn.Parameter(torch.zeros(parameter_size), requires_grad=learn_prior)
 
+    def bind(self, grid: tuple[int, ...]) -> None:
+        """Called by the VAE with the grid of its network, () if it has none."""
+        self.grid = grid
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one z."""
+        return (*self.grid, *self.variables)
+
     @property
     def size(self) -> int:
         """The width of a flattened z."""
-        return torch.Size(self.event_shape).numel()
+        return math.prod(self.event_shape)
+
+    @property
+    def width(self) -> int:
+        """The width of what :meth:`embed` gives the decoder, for a datum or for each place."""
+        return math.prod(self.variables)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """What the decoder sees of z, [*, *E] -> [*, width], on a grid [*, h, w, width]."""
+        return z.flatten(z.ndim - len(self.variables))
 
     @property
     def num_variables(self) -> int:
@@ -77,10 +102,11 @@ class Latent(PrintsArguments, nn.Module):
 
     def prior(self) -> Distribution:
         """p(z), batch shape []."""
-        return self.distribution(self.prior_parameters)
+        parameters = self.prior_parameters
+        return self.distribution(parameters.expand(*self.grid, -1) if self.grid else parameters)
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        """Parameters [*B, parameter_size] -> a distribution of batch shape [*B]."""
+        """Parameters [*B, *grid, parameter_size] -> a distribution of batch shape [*B]."""
         raise NotImplementedError
 
     def independent(self, variables: Distribution) -> Distribution:

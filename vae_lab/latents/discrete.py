@@ -142,7 +142,7 @@ class Categorical(Finite):
 
     def distribution(self, parameters: Tensor) -> Distribution:
         # torch normalises by logits - logsumexp, which at logits of 100 leaves errors of 1e-5.
-        logits = log_softmax(parameters.unflatten(-1, self.event_shape))
+        logits = log_softmax(parameters.unflatten(-1, self.variables))
         return self.independent(OneHotCategorical(logits=logits, validate_args=False))
 
     def mode(self, q: Distribution) -> Tensor:
@@ -154,7 +154,7 @@ class Categorical(Finite):
         return z.argmax(-1).flatten(z.ndim - len(self.event_shape))
 
     def from_numbers(self, numbers: Tensor) -> Tensor:
-        categories = self.prior_parameters.unflatten(-1, self.event_shape)
+        categories = self.prior_parameters.unflatten(-1, self.variables)
         return one_hot(numbers.unflatten(-1, self.event_shape[:-1]), categories)
 
     def codes(self, q: Distribution) -> Tensor:

@@ -7,11 +7,14 @@ from torch.distributions import Distribution, Normal
 from ..distributions import base
 from .base import WIDTH, Latent
 
+LOG_SCALES = -40.0, 10.0
+
 
 class Gaussian(Latent):
     r"""D independent Gaussians, :math:`q(z|x) = \mathcal{N}(\mu, \operatorname{diag} \sigma^2)`.
 
-    The parameters are the mean and log sigma; zeros give the standard normal prior.
+    The parameters are the mean and log sigma, which is kept in [-40, 10], so that nothing
+    overflows. Zeros give the standard normal prior.
 
     .. math:: \mathrm{KL}_d = \log \tfrac{s}{\sigma}
               + \tfrac{\sigma^2 + (\mu - m)^2}{2 s^2} - \tfrac{1}{2}
@@ -39,7 +42,8 @@ class Gaussian(Latent):
 
     def distribution(self, parameters: Tensor) -> Distribution:
         mean, log_scale = parameters.chunk(2, -1)
-        return self.independent(Normal(mean, log_scale.exp(), validate_args=False))
+        scale = log_scale.clamp(*LOG_SCALES).exp()
+        return self.independent(Normal(mean, scale, validate_args=False))
 
     def values(self, steps: int = 7) -> Tensor:
         """From -3 to 3 standard deviations of the prior around its mean."""

@@ -1,7 +1,7 @@
 """Shared by the networks: their contract, the activations, the initialisation, the checks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -20,13 +20,25 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Network(Protocol):
-    """A recipe for an encoder and a decoder; no layer mixes the data of a batch (no BatchNorm)."""
+    """A recipe for an encoder and a decoder; no layer mixes the data of a batch (no BatchNorm).
+
+    A fully convolutional one also has a `stride`: so many pixels, along each side, are one place of
+    a grid. Its encoder gives features [N, h, w, features], its decoder takes latents
+    [N, h, w, latent_size] and gives h * stride x w * stride pixels, of which the VAE cuts out the
+    picture. It takes pictures of any size.
+    """
 
     def encoder(self, shape: Shape) -> "Encoder":
         """Module from data [N, *shape] to features [N, features]."""
 
     def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
         """Module from flat latents [N, latent_size] to likelihood parameters [N, *shape]."""
+
+
+def grid(network: Network, shape: Shape) -> Shape:
+    """The places (h, w) at which this network has latent variables of an image; () if it is flat."""
+    stride = getattr(network, "stride", None)
+    return () if stride is None else tuple(-(-side // stride) for side in shape[1:])
 
 
 class Encoder(nn.Sequential):
@@ -105,8 +117,13 @@ def check_positive(name: str, value: int) -> None:
 
 def check_activation(name: str) -> None:
     """Refuse an unknown activation, and list the known ones."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    check_choice("activation", name, ACTIVATIONS)
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Refuse what is not among the choices, and list them."""
+    if value not in (known := list(choices)):
+        raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, got {value!r}")
 
 
 def check_shape(shape: Shape, latent_size: int = 1) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..dense import Dense
 from .base import (
@@ -19,6 +19,7 @@ from .base import (
     nonlinearity,
     widths,
 )
+from .layers import Residual
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,3 @@ class ResNet:
 
     def _act(self) -> nn.Module:
         return nonlinearity(self.activation)
-
-
-class Residual(nn.Sequential):
-    """The identity plus the layers in a row."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)

@@ -1,0 +1,155 @@
+"""Values around the decoder's output, with one scale for all of them: normal, Laplace, logistic."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .base import Likelihood
+from .eight_bits import check_levels, levels, log_mass
+
+
+class _Location(Likelihood):
+    """The base: the decoder gives where a value is expected, and one number how far off it is."""
+
+    def _keep(self, name: str, scale: float, learned: bool) -> None:
+        """Keeps the logarithm of a scale as `log_NAME`, which is trained if it is learned."""
+        if not 0 < scale < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {scale}")
+        self.learned = learned
+        log_scale = torch.tensor(math.log(scale))
+        if learned:
+            self.register_parameter(f"log_{name}", nn.Parameter(log_scale))
+        else:
+            # The constructor's argument says it all: nothing to save.
+            self.register_buffer(f"log_{name}", log_scale, persistent=False)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """Mean of the values, clamped to what can be shown."""
+        return params.clamp(0, 1)
+
+    def bias(self, mean: Tensor) -> Tensor:
+        """The mean datum."""
+        return mean.clone()
+
+
+class Gaussian(_Location):
+    r"""Values are normal around the decoder's output, with one sigma for all of them.
+
+    .. math:: \log p(x) = -\frac{(x - \mu)^2}{2 \sigma^2} - \log \sigma - \frac{1}{2} \log 2 \pi
+
+    Args:
+        sigma: the standard deviation, in units of the data's range [0, 1]; its first value
+            if it is learned.
+        learned: train log sigma; at the optimum sigma**2 is the mean squared error.
+
+    The density of a value that is as expected is 0.399 / sigma, so it can be larger than 1, and its
+    logarithm positive:
+
+    >>> import torch
+    >>> likelihood, params = Gaussian(sigma=0.1), torch.tensor([[[0.5]]])  # an image of one pixel
+    >>> likelihood.log_prob(params, torch.tensor([[[0.5]]])).exp()
+    tensor(3.9894)
+    >>> likelihood.log_prob(params, torch.tensor([[[0.6]]])).exp()  # one sigma away
+    tensor(2.4197)
+
+    Source of the learned sigma: Rybkin, Daniilidis & Levine, *Simple and Effective VAE Training
+    with Calibrated Decoders*, ICML 2021, arXiv:2006.13202
+    """
+
+    log_sigma: Tensor
+
+    def __init__(self, sigma: float = 1.0, learned: bool = False) -> None:
+        super().__init__()
+        self.sigma = sigma
+        self._keep("sigma", sigma, learned)
+
+    def pixel_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        standardised = (x - params) * torch.exp(-self.log_sigma)
+        return -standardised.square() / 2 - self.log_sigma - math.log(2 * math.pi) / 2
+
+    def sample(self, params: Tensor) -> Tensor:
+        """A draw with its noise, which may leave [0, 1]."""
+        return params + self.log_sigma.exp() * torch.randn_like(params)
+
+
+class Laplace(_Location):
+    r"""Values have a Laplace density around the decoder's output: large errors cost less.
+
+    .. math:: \log p(x) = -\frac{|x - \mu|}{b} - \log 2 b
+
+    Args:
+        scale: b, in units of the data's range [0, 1]; its first value if it is learned.
+        learned: train log b; at the optimum b is the mean absolute error.
+
+    A value that is as expected has the density 1 / (2 b), and one that is b away e times less:
+
+    >>> import torch
+    >>> likelihood, params = Laplace(scale=0.1), torch.tensor([[[0.5]]])  # an image of one pixel
+    >>> likelihood.log_prob(params, torch.tensor([[[0.5]]])).exp()
+    tensor(5.)
+    >>> likelihood.log_prob(params, torch.tensor([[[0.6]]])).exp()
+    tensor(1.8394)
+    """
+
+    log_scale: Tensor
+
+    def __init__(self, scale: float = 1.0, learned: bool = False) -> None:
+        super().__init__()
+        self.scale = scale
+        self._keep("scale", scale, learned)
+
+    def pixel_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        return -(x - params).abs() * torch.exp(-self.log_scale) - self.log_scale - math.log(2)
+
+    def sample(self, params: Tensor) -> Tensor:
+        """A draw with its noise, which may leave [0, 1]."""
+        u = torch.rand_like(params) - 0.5
+        return params - self.log_scale.exp() * u.sign() * torch.log1p(-2 * u.abs())
+
+
+class DiscretizedLogistic(_Location):
+    r"""Mass of 8-bit values: a logistic around the decoder's output, integrated over a value's bin.
+
+    .. math:: p(x) = F((x + b - \mu) / s) - F((x - b - \mu) / s)
+
+    with F the sigmoid and b = 1 / 510 half a bin; the outermost bins extend to infinity, so the 256
+    masses sum to 1. The decoder gives one number for each value, where a mixture
+    (:class:`DiscretizedLogisticMixture`) wants a hundred for each pixel of a photograph.
+
+    Args:
+        scale: s, in units of the data's range [0, 1]; its first value if it is learned.
+        learned: train log s.
+
+    The masses of all 256 values sum to 1:
+
+    >>> import torch
+    >>> likelihood = DiscretizedLogistic(scale=0.1)
+    >>> greys = (torch.arange(256) / 255).reshape(256, 1, 1, 1)  # 256 images of one pixel
+    >>> print(f"{likelihood.log_prob(torch.full((1, 1, 1), 0.2), greys).exp().sum():.4f}")
+    1.0000
+
+    Source: Kingma et al., *Improved Variational Inference with Inverse Autoregressive Flow*,
+    NeurIPS 2016, arXiv:1606.04934, appendix
+    """
+
+    discrete = True
+    log_scale: Tensor
+
+    def __init__(self, scale: float = 0.1, learned: bool = True) -> None:
+        super().__init__()
+        self.scale = scale
+        self._keep("scale", scale, learned)
+
+    def pixel_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        level = levels(x)
+        return log_mass(level / 255 - params, torch.exp(-self.log_scale), level, half=1 / 510)
+
+    def sample(self, params: Tensor) -> Tensor:
+        noise = self.log_scale.exp() * torch.rand_like(params).logit()
+        return levels(params + noise).clamp(0, 255) / 255
+
+    def check(self, x: Tensor) -> None:
+        """Refuses data outside [0, 1] and values that are not k / 255."""
+        super().check(x)
+        check_levels(type(self).__name__, x)

@@ -1,0 +1,137 @@
+"""Residual convolutions from a picture to a grid of features and back, for pictures of any size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+from torch import nn
+
+from ..dense import Dense
+from .base import (
+    Encoder,
+    Shape,
+    check_activation,
+    check_choice,
+    check_image,
+    check_positive,
+    gain,
+    initialise,
+    nonlinearity,
+    widths,
+)
+from .layers import Attention, PlaceNorm, Residual, ToChannels, ToPlaces, Whole
+
+Padding = Literal["zeros", "reflect", "replicate", "circular"]
+Norm = Literal["place", "group"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A fully convolutional network: latent variables at each place of a grid.
+
+    For each entry of `channels` a halving and `blocks` residual blocks; there is no dense layer. A
+    place of the grid stands for :attr:`stride` x :attr:`stride` pixels, so that 96 x 96 pixels and
+    three halvings give 12 x 12 places. Nothing depends on the size of a picture, so that a trained
+    model takes any other: :meth:`vae_lab.VAE.at`. On the way up pixels are doubled and then
+    convolved, which leaves no checkerboard (Odena et al., 2016).
+
+    Args:
+        channels: channels after each halving, from the picture inwards.
+        blocks: residual blocks after each halving; two convolutions each.
+        attention: let the places of the grid look at each other, in the encoder and the decoder.
+        norm: over the channels of each place (Ba et al., 2016), so that a place depends on what is
+            near it only; or over groups of channels and the whole picture (Wu & He, 2018).
+        padding: what lies around a picture.
+        activation: relu, leaky_relu, tanh, elu, gelu or silu.
+        checkpointing: keep no activations inside of the blocks for the gradient, but compute them
+            again: less memory, a third more time, the same numbers.
+
+    Source: He, Zhang, Ren & Sun, *Identity Mappings in Deep Residual Networks*, ECCV 2016,
+    arXiv:1603.05027; the grid of latents: van den Oord, Vinyals & Kavukcuoglu, *Neural Discrete
+    Representation Learning*, NeurIPS 2017, arXiv:1711.00937
+    """
+
+    channels: Sequence[int] = (32, 48, 64)
+    blocks: int = 1
+    attention: bool = False
+    norm: Norm = "place"
+    padding: Padding = "zeros"
+    activation: str = "silu"
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", widths("channels", self.channels))
+        check_positive("blocks", self.blocks)
+        check_choice("norm", self.norm, get_args(Norm))
+        check_choice("padding", self.padding, get_args(Padding))
+        check_activation(self.activation)
+
+    @property
+    def stride(self) -> int:
+        """How many pixels, along each side, a place of the grid stands for."""
+        return 2 ** len(self.channels)
+
+    def encoder(self, shape: Shape) -> Encoder:
+        """Module from [N, C, H, W] to [N, h, w, features]; h is H / stride, rounded up."""
+        check_image(shape)
+        layers: list[nn.Module] = [Whole(self.stride)]
+        for a, b in pairwise((shape[0], *self.channels)):
+            layers += [self._conv(a, b, 4, stride=2, padding=1), *self._blocks(b)]
+        layers += [*self._attention(), self._norm(self.channels[-1]), self._act(), ToPlaces()]
+        trunk = Encoder(*layers, features=self.channels[-1])
+        self._initialise(trunk)
+        return trunk
+
+    def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
+        """Module from [N, h, w, latent_size] to [N, C', h * stride, w * stride]."""
+        check_image(shape, latent_size)
+        widest = self.channels[-1]
+        layers: list[nn.Module] = [Dense(latent_size, widest), ToChannels(), *self._attention()]
+        layers += self._blocks(widest)
+        for a, b in pairwise(reversed(self.channels)):
+            layers += [nn.Upsample(scale_factor=2), self._conv(a, b, 3), *self._blocks(b)]
+        output = self._conv(self.channels[0], 4 * shape[0], 3)
+        layers += [self._norm(self.channels[0]), self._act(), output, nn.PixelShuffle(2)]
+        trunk = nn.Sequential(*layers)
+        self._initialise(trunk, output)
+        return trunk
+
+    def _conv(self, a: int, b: int, kernel: int, stride: int = 1, padding: int = 1) -> nn.Conv2d:
+        return nn.Conv2d(a, b, kernel, stride, padding, padding_mode=self.padding)
+
+    def _blocks(self, channels: int) -> list[nn.Module]:
+        return [
+            self._around(*self._layers(channels), *self._layers(channels))
+            for _ in range(self.blocks)
+        ]
+
+    def _layers(self, channels: int) -> list[nn.Module]:
+        return [self._norm(channels), self._act(), self._conv(channels, channels, 3)]
+
+    def _attention(self) -> list[nn.Module]:
+        if not self.attention:
+            return []
+        channels = self.channels[-1]
+        return [
+            self._around(
+                self._norm(channels), Attention(channels), nn.Conv2d(channels, channels, 1)
+            )
+        ]
+
+    def _around(self, *layers: nn.Module) -> nn.Module:
+        return Residual(*layers, checkpointing=self.checkpointing)
+
+    def _norm(self, channels: int) -> nn.Module:
+        if self.norm == "place":
+            return PlaceNorm(channels)
+        return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+
+    def _act(self) -> nn.Module:
+        return nonlinearity(self.activation)
+
+    def _initialise(self, trunk: nn.Module, output: nn.Module | None = None) -> None:
+        initialise(trunk, gain(self.activation), output)
+        for layer in trunk.modules():
+            if isinstance(layer, Residual):
+                layer.start_as_identity()

@@ -1,0 +1,91 @@
+"""Layers of convolutional networks that torch does not have."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+HEAD = 32  # the width of a head of attention
+
+
+class Residual(nn.Sequential):
+    """The identity plus the layers in a row.
+
+    Args:
+        checkpointing: keep nothing of what the layers compute for the gradient, compute it again.
+    """
+
+    def __init__(self, *layers: nn.Module, checkpointing: bool = False) -> None:
+        super().__init__(*layers)
+        self.checkpointing = checkpointing
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            again: Any = checkpoint(
+                super().forward, x, use_reentrant=False, preserve_rng_state=False
+            )
+            return x + again
+        return x + super().forward(x)
+
+    def start_as_identity(self) -> None:
+        """Sets the last layer to zero."""
+        nn.init.zeros_(self[-1].weight)
+        nn.init.zeros_(self[-1].bias)
+
+
+class PlaceNorm(nn.LayerNorm):
+    """Normalises the channels of each place by themselves, [N, C, h, w].
+
+    Source: Ba, Kiros & Hinton, *Layer Normalization*, 2016, arXiv:1607.06450; at each place: Liu et
+    al., *A ConvNet for the 2020s*, CVPR 2022, arXiv:2201.03545
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Attention(nn.Module):
+    """Each place asks all others, [N, C, h, w]; it does not know where they are.
+
+    Source: Vaswani et al., *Attention Is All You Need*, NeurIPS 2017, arXiv:1706.03762
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(channels // HEAD, 1) if channels % HEAD == 0 else 1
+        self.questions = nn.Conv2d(channels, 3 * channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *_, height, width = x.shape
+        parts = self.questions(x).flatten(2).unflatten(1, (3, self.heads, -1))
+        q, k, v = parts.transpose(-1, -2).unbind(1)  # [N, heads, places, channels of a head]
+        answer = F.scaled_dot_product_attention(q, k, v)
+        return answer.transpose(-1, -2).flatten(1, 2).unflatten(-1, (height, width))
+
+
+class Whole(nn.Module):
+    """Repeats the last pixels, so that height and width are multiples of `size`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, right = (-side % self.size for side in x.shape[-2:])
+        return F.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
+
+
+class ToPlaces(nn.Module):
+    """[N, C, h, w] -> [N, h, w, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+class ToChannels(nn.Module):
+    """[N, h, w, C] -> [N, C, h, w]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2)

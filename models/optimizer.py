@@ -27,9 +27,8 @@ def parameter_groups(
     for module, rate in apart:
         if own := [p for p in module.parameters() if p.requires_grad]:
             # Decay would pull a scale or a control variate's weight to 0, and a temperature to 1.
-            groups.append(
-                {"params": own, "weight_decay": 0.0} | ({} if rate is None else {"lr": rate})
-            )
+            lr = {} if rate is None else {"lr": rate}
+            groups.append({"params": own, "weight_decay": 0.0, **lr})
     others = {id(p) for group in groups for p in group["params"]}
     model = [p for module in trained for p in module.parameters() if p.requires_grad]
     return [{"params": [p for p in model if id(p) not in others]}, *groups]

@@ -145,9 +145,8 @@ def _traversals(vae: VAE, latents: Latents, path: Path) -> None:
 def _codes(vae: VAE, latents: Latents, usage: Tensor, path: Path) -> None:
     order = latents.kl.argsort(descending=True, stable=True)
     shown = min(usage.shape[1], CODES)
-    images = max(
-        PIXELS // (len(latents.units) * usage.shape[1] * math.prod(vae.output_shape[1:])), 1
-    )
+    decoded = len(latents.units) * usage.shape[1] * math.prod(vae.output_shape[1:])
+    images = max(PIXELS // decoded, 1)
     z = vae.latent.mode(latents.q)[: min(images, 256)]
     added = pictures.code_images(vae, z, latents.units)[:, :shown].mean(2, keepdim=True)
     names = [f"$z_{{{unit}}}$" for unit in order.tolist()]

@@ -36,7 +36,7 @@ class Network(Protocol):
 
 
 def grid(network: Network, shape: Shape) -> Shape:
-    """The places (h, w) at which this network has latent variables of an image; () if it is flat."""
+    """The places (h, w) at which a network has latent variables of an image; () if it is flat."""
     stride = getattr(network, "stride", None)
     return () if stride is None else tuple(-(-side // stride) for side in shape[1:])
 

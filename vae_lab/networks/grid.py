@@ -101,23 +101,19 @@ class Grid:
         return nn.Conv2d(a, b, kernel, stride, padding, padding_mode=self.padding)
 
     def _blocks(self, channels: int) -> list[nn.Module]:
-        return [
-            self._around(*self._layers(channels), *self._layers(channels))
-            for _ in range(self.blocks)
-        ]
+        return [self._block(channels) for _ in range(self.blocks)]
 
-    def _layers(self, channels: int) -> list[nn.Module]:
-        return [self._norm(channels), self._act(), self._conv(channels, channels, 3)]
+    def _block(self, channels: int) -> nn.Module:
+        first, second = (self._conv(channels, channels, 3) for _ in range(2))
+        norms = [self._norm(channels), self._act()], [self._norm(channels), self._act()]
+        return self._around(*norms[0], first, *norms[1], second)
 
     def _attention(self) -> list[nn.Module]:
         if not self.attention:
             return []
         channels = self.channels[-1]
-        return [
-            self._around(
-                self._norm(channels), Attention(channels), nn.Conv2d(channels, channels, 1)
-            )
-        ]
+        answers = nn.Conv2d(channels, channels, 1)
+        return [self._around(self._norm(channels), Attention(channels), answers)]
 
     def _around(self, *layers: nn.Module) -> nn.Module:
         return Residual(*layers, checkpointing=self.checkpointing)

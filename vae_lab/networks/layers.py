@@ -1,7 +1,5 @@
 """Layers of convolutional networks that torch does not have."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,16 +21,15 @@ class Residual(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            again: Any = checkpoint(
-                super().forward, x, use_reentrant=False, preserve_rng_state=False
-            )
-            return x + again
+            inner = super().forward  # no layer of it draws noise
+            change: Tensor = checkpoint(inner, x, use_reentrant=False, preserve_rng_state=False)
+            return x + change
         return x + super().forward(x)
 
     def start_as_identity(self) -> None:
         """Sets the last layer to zero."""
-        nn.init.zeros_(self[-1].weight)
-        nn.init.zeros_(self[-1].bias)
+        for parameter in self[-1].parameters():
+            nn.init.zeros_(parameter)
 
 
 class PlaceNorm(nn.LayerNorm):

@@ -90,6 +90,10 @@ class Latent(PrintsArguments, nn.Module):
         """L, the number of latent variables."""
         return self.size
 
+    def at_places(self, values: Tensor) -> Tensor:
+        """One value for each variable, [*, L] -> [*, h, w, L of a place]; without a grid [*, L]."""
+        return values.unflatten(-1, (*self.grid, -1)) if self.grid else values
+
     @property
     def num_states(self) -> float:
         """K^L, the number of values of z; infinite where they cannot be listed."""

@@ -16,6 +16,8 @@ from vae_lab.evaluation.decomposition import prior_gap
 from vae_lab.evaluation.diagnosis import diagnose, has_grey_pixels, sizes
 from vae_lab.evaluation.measurement import BATCH, collect
 
+from . import estimate
+
 WARMUP = 10  # a tenth of the run, or less
 STEPS = 10  # an epoch, at least
 IMAGES = 1000  # of which q(z) is made
@@ -42,6 +44,10 @@ def remarks(
         return
     yield from _few_steps(loader, trainer.accumulate_grad_batches)
     steps = run_steps(trainer, len(loader))
+    if trainer.strategy.root_device.type == "cpu":  # elsewhere the progress bar knows it at once
+        mine = math.ceil(loader.batch_size / trainer.world_size)
+        batch = x[torch.arange(mine) % len(x)]
+        yield from estimate.told(model, batch, steps * trainer.accumulate_grad_batches)
     if math.isfinite(steps):
         yield from _long_warmup(model.lr_warmup_steps, steps)
         yield from _long_schedules(config, model, steps)

@@ -270,5 +270,6 @@ def _summary(
     say(f"files    {run_dir}: {there}")
     say(f"next     python train.py task=evaluate {as_typed('checkpoint', run_dir)}")
     say(f"         python train.py task=explore {as_typed('checkpoint', run_dir)}")
-    say(f"         python train.py {as_typed('resume', run_dir)} trainer.max_epochs=N")
+    end = "max_epochs" if trainer.max_steps == -1 else "max_steps"  # what it has come to
+    say(f"         python train.py {as_typed('resume', run_dir)} trainer.{end}=N")
     say(f'         vae_lab.VAE.from_pretrained("{run_dir}")')

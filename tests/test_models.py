@@ -18,6 +18,7 @@ from vae_lab.callbacks import StepSeed
 from vae_lab.estimators import Exact, ScoreFunction
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
+from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP, Linear
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
 from vae_lab.schedules import Linear as LinearSchedule
@@ -144,6 +145,32 @@ def test_the_learning_rate_of_the_estimator_is_its_own():
     assert torch.equal(same[1], again[1]) and not torch.allclose(same[1], faster[1])
     first = [vector(make(ReinforceVAE, baseline="learned", estimator_lr=r).vae) for r in rates]
     assert torch.equal(first[0], first[2])
+
+
+def test_the_learning_rate_of_a_learned_sigma_is_its_own():
+    def sigma(**settings):
+        model = make(GaussianVAE, likelihood=Normal(0.25, learned=True), **settings)
+        fit(model)
+        return model.vae.likelihood.log_sigma.item()
+
+    assert sigma(likelihood_lr=0.02) == sigma()
+    assert abs(sigma(likelihood_lr=0.2) - sigma(likelihood_lr=0.0)) > 0.3
+    assert sigma(likelihood_lr=0.0) == pytest.approx(math.log(0.25))
+
+
+def test_a_likelihood_with_a_rate_is_a_group_without_decay():
+    model = make(
+        ReinforceVAE,
+        likelihood=Normal(0.25, learned=True),
+        baseline="learned",
+        likelihood_lr=0.2,
+        optimizer=partial(torch.optim.AdamW, weight_decay=0.5),
+    )
+    groups = model._fresh_optimizer().param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0, 0.0]
+    assert groups[2]["lr"] == 0.2 and groups[2]["params"] == [model.vae.likelihood.log_sigma]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert sorted(map(id, trained)) == sorted(id(p) for g in groups for p in g["params"])
 
 
 def rates(model, steps):

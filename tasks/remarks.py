@@ -42,7 +42,8 @@ def remarks(
     loader, share = datamodule.train_dataloader(), trainer.limit_train_batches
     if isinstance(share, int) or share < 1:
         return
-    yield from _few_steps(loader, trainer.accumulate_grad_batches)
+    if trainer.max_epochs != -1:  # else the run counts in steps, however many make an epoch
+        yield from _few_steps(loader, trainer.accumulate_grad_batches)
     steps = run_steps(trainer, len(loader))
     if trainer.strategy.root_device.type == "cpu":  # elsewhere the progress bar knows it at once
         mine = math.ceil(loader.batch_size / trainer.world_size)

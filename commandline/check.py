@@ -197,7 +197,9 @@ def _check_choice(override: Override) -> None:
     if isinstance(chosen, list) and group not in MERGED:
         raise Mistake(f"{group} is one of {', '.join(known)}, got a list: type {group}=NAME")
     for name in chosen if isinstance(chosen, list) else [chosen]:
-        if name not in known and not (name is None and group in OPTIONAL):
+        if name is None and group in OPTIONAL:
+            raise Mistake(f"{group}=null is the default, the model's own: leave it out")
+        if name not in known:
             close = did_you_mean(str(name), known)
             shown = "null" if name is None else repr(name)
             raise Mistake(f"unknown {group} {shown}{close}; known: {', '.join(known)}")

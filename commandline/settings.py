@@ -29,7 +29,7 @@ class Group(NamedTuple):
         of_model: the model's constructor takes what the file names.
         spoken: an error's words may name a class of this group, which is shown as its file's name.
         own: its files have settings of the group's own, and do not only set those of others.
-        optional: null can be chosen as well, and is the default: the model's own.
+        optional: the default is null: the model's own.
     """
 
     several: bool = False

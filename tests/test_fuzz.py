@@ -228,14 +228,16 @@ def assert_visible(key, value, config, datamodule, model, trainer):
         return
     assert same(OmegaConf.select(config, key), value), key
     vae = model.vae
-    own = vars(model.estimator) if config.estimator is None else {}
+    own = vars(vae.latent) if config.latent is None else {}
+    own |= vars(model.estimator) if config.estimator is None else {}
     objects = {
         "data": vars(datamodule),
         "network": vars(vae.network),
         "likelihood": vars(vae.likelihood),
         "objective": vars(model.objective),
         "estimator": vars(model.estimator),
-        "model": vars(vae.latent) | own | vars(model),
+        "latent": vars(vae.latent),
+        "model": own | vars(model),
         "model.optimizer": model.optimizer.keywords,
         "trainer": {name: getattr(trainer, name) for name in TRAINERS_OWN},
         "save": vars(trainer.checkpoint_callback) | vars(trainer.strategy.checkpoint_io),

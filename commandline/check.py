@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -126,7 +126,8 @@ def _jobs(overrides: list[Override], multirun: bool) -> Iterator[list[str]]:
 def _or_else(override: Override) -> str:
     """The end of an error line: how to type A,B if it was not meant as several runs."""
     key, value = override.get_key_element(), (override.input_line or "").partition("=")[2]
-    if not (override.is_choice_sweep() and override.value().simple_form):
+    chosen = override.value()
+    if not (isinstance(chosen, ChoiceSweep) and chosen.simple_form):
         return ""
     if not choices(override.key_or_group):
         return f", or type {key}=[{value}] for a list, {as_typed(key, value)} for a text"

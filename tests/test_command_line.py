@@ -111,6 +111,7 @@ BAD = {
         "a list, 'network.hidden=\"256,128\"' for a text"
     ),
     "logger=wandb,csv": "logger=wandb,csv is more than one run: add -m, or type logger=[wandb,csv]",
+    "model=glob(g*)": "model=glob(g*) is more than one run: add -m",
     "seed=range(1,4)": "seed=range(1,4) is more than one run: add -m",
     "network.hidden=[256, 128]": (
         "cannot read network.hidden=[256,: type a list without spaces, or quote it whole, as in "

@@ -147,7 +147,7 @@ def elsewhere(root, monkeypatch):
 def test_any_command_line_is_a_run_or_one_line(root):
     outcomes = []
 
-    @settings(FUZZ, max_examples=CASES // 4)
+    @settings(FUZZ, max_examples=CASES // 2)
     @given(command_lines(root))
     def tried(typed):
         try:
@@ -166,7 +166,7 @@ def test_any_command_line_is_a_run_or_one_line(root):
 def test_any_config_is_a_run_or_one_line(root):
     outcomes = []
 
-    @settings(FUZZ, max_examples=CASES - CASES // 4)
+    @settings(FUZZ, max_examples=CASES // 2)
     @given(changed_configs(root))
     def tried(case):
         config, changes = case

@@ -229,7 +229,7 @@ def assert_visible(key, value, config, datamodule, model, trainer):
     assert same(OmegaConf.select(config, key), value), key
     vae = model.vae
     own = vars(vae.latent) if config.latent is None else {}
-    own |= vars(model.estimator) if config.estimator is None else {}
+    own = own | (vars(model.estimator) if config.estimator is None else {})
     objects = {
         "data": vars(datamodule),
         "network": vars(vae.network),

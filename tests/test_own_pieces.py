@@ -297,8 +297,6 @@ def test_it_is_chosen_by_its_file(checkout):
 def test_a_mistake_in_its_settings_is_one_line(checkout):
     typed = "latent=mine latent.latent=3", "latent=mine model.latents=3", "latent=mien"
     said = [type_lines(checkout, line).stderr for line in typed]
-    assert said[0] == (
-        "train.py: unknown setting latent.latent; did you mean latent.latents\n"
-    )
+    assert said[0] == ("train.py: unknown setting latent.latent; did you mean latent.latents\n")
     assert "which latent=... replaces; type latent.latents=..." in said[1]
     assert "did you mean mine" in said[2]

@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +25,7 @@ from .likeness import did_you_mean
 from .places import CONFIGS
 from .quoting import as_meant, as_typed
 from .refusals import foreseen
-from .settings import DECIDED, GROUPS
+from .settings import DECIDED, GROUPS, OPTIONAL
 from .settings_table import choices
 from .signatures import SECTIONS, complaints
 
@@ -126,7 +126,8 @@ def _jobs(overrides: list[Override], multirun: bool) -> Iterator[list[str]]:
 def _or_else(override: Override) -> str:
     """The end of an error line: how to type A,B if it was not meant as several runs."""
     key, value = override.get_key_element(), (override.input_line or "").partition("=")[2]
-    if not (override.is_choice_sweep() and override.value().simple_form):
+    chosen = override.value()
+    if not (isinstance(chosen, ChoiceSweep) and chosen.simple_form):
         return ""
     if not choices(override.key_or_group):
         return f", or type {key}=[{value}] for a list, {as_typed(key, value)} for a text"
@@ -197,6 +198,8 @@ def _check_choice(override: Override) -> None:
     if isinstance(chosen, list) and group not in MERGED:
         raise Mistake(f"{group} is one of {', '.join(known)}, got a list: type {group}=NAME")
     for name in chosen if isinstance(chosen, list) else [chosen]:
+        if name is None and group in OPTIONAL:
+            raise Mistake(f"{group}=null is the default, the model's own: leave it out")
         if name not in known:
             close = did_you_mean(str(name), known)
             shown = "null" if name is None else repr(name)
@@ -213,9 +216,7 @@ def _check_key(override: Override, reference: dict[str, Any]) -> None:
     if name.startswith("_"):
         raise Mistake(f"{key} is not for the command line: add a file to configs/ and choose it")
     if key in DECIDED:
-        many = _exists(f"{key}s", reference)
-        instead = f"; did you mean {key}s" if many else f": {DECIDED[key]}"
-        raise Mistake(f"{key} is not a setting{instead}")
+        raise Mistake(f"{key} is not a setting: {DECIDED[key]}")
     if not _exists(key, reference):
         siblings = _find(parent, reference)
         known = arguments_of(siblings.get("_target_", "builtins.object"))
@@ -246,16 +247,15 @@ def _check_kind(override: Override, default: Any) -> None:
 
 
 def _check_used(key: str, reference: dict[str, Any]) -> None:
-    """Refuses a setting of the model's own estimator where another estimator was chosen."""
-    if reference["estimator"] is not None:
-        group, _, name = key.partition(".")
-        own = attribute(reference["model"]["_target_"], "own_estimator_settings") or ()
-        if group == "model" and name in own:
-            known = arguments_of(reference["estimator"]["_target_"])
-            instead = f"type estimator.{name}=..." if name in known else "leave it out"
+    """Refuses a setting of the model's own estimator or latent where another one was chosen."""
+    group, _, name = key.partition(".")
+    for part in [part for part in OPTIONAL if group == "model" and reference[part] is not None]:
+        own = attribute(reference["model"]["_target_"], f"own_{part}_settings") or ()
+        if name in own:
+            known = arguments_of(reference[part]["_target_"])
+            instead = f"type {part}.{name}=..." if name in known else "leave it out"
             raise Mistake(
-                f"{key} belongs to the model's own estimator, which estimator=... replaces; "
-                f"{instead}"
+                f"{key} belongs to the model's own {part}, which {part}=... replaces; {instead}"
             )
 
 

@@ -32,6 +32,8 @@ def explain(error: Exception, config: DictConfig) -> str | None:
     code, whose traceback somebody has to see.
     """
     text = as_chosen(" ".join(str(error).split()), _places(config))
+    if text.endswith("(in model)"):  # whose estimator cannot train its latent
+        text = text.replace("; use one of", "; type estimator=NAME, use one of")
     if isinstance(error, MemoryError) or _says(error, OUT_OF_MEMORY):
         return _less_memory(config, text)
     if isinstance(error, FloatingPointError) and rank_zero_only.rank:

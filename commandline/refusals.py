@@ -1,7 +1,7 @@
 """Finds the reasons to refuse a run that can be known before torch is imported."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,20 @@ def _begins(config: DictConfig, here: bool) -> bool:
 def _refused(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[str | None]:
     """The refusals of all constructors, if no checkpoint brings settings of its own."""
     for name in MADE.get(config.task, ()):
-        given = ("shape",) if name == "model" else ()  # by the data
-        yield refusal(plain[name], name, ROOT, given, then="check_root" if here else None)
+        of_model = name == "model"
+        node = plain[name] | chosen_latent(plain) if of_model else plain[name]
+        given = ("shape",) if of_model else ()  # by the data
+        yield refusal(node, name, ROOT, given, then="check_root" if here else None)
     if config.task == "fit":
         times = {name: plain["save"][name] for name in ("every_n_steps", "every_minutes")}
         counts = {name: plain["save"][name] for name in ("keep", "failures")}
         yield foresee("vae_lab.callbacks.Checkpointing", times, ROOT)
         yield foresee("vae_lab.callbacks.DurableIO", counts, ROOT)
+
+
+def chosen_latent(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What latent=NAME adds to the arguments of the model, which otherwise has its own."""
+    return {} if config["latent"] is None else {"latent": config["latent"]}
 
 
 def _missing(config: DictConfig, starts: bool) -> Iterator[str | None]:

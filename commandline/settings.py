@@ -29,12 +29,14 @@ class Group(NamedTuple):
         of_model: the model's constructor takes what the file names.
         spoken: an error's words may name a class of this group, which is shown as its file's name.
         own: its files have settings of the group's own, and do not only set those of others.
+        optional: the default is null: the model's own.
     """
 
     several: bool = False
     of_model: bool = False
     spoken: bool = False
     own: bool = True
+    optional: bool = False
 
 
 class Row(NamedTuple):
@@ -96,7 +98,7 @@ TABLE = {
     # the groups, in the order in which they are shown
     "model": Row(group=Group()),
     "model.shape": _decided("it is that of the data"),
-    "model.latent": _decided("each model has its own"),
+    "model.latent": _decided("type latent=NAME, or model.latents=NUMBER for the model's own"),
     "data": Row(group=Group()),
     "data.root": Row(PLACES, place=True),
     "data.cache_dir": Row(PLACES, place=True, decides_images=False),
@@ -111,9 +113,10 @@ TABLE = {
     "data.background": Row(old="white"),
     "data.value_range": Row(old=None),
     "network": Row(group=Group(of_model=True)),
+    "latent": Row(group=Group(of_model=True, optional=True), old=None),
     "likelihood": Row(group=OF_MODEL),
     "objective": Row(group=OF_MODEL),
-    "estimator": Row(group=OF_MODEL),
+    "estimator": Row(group=OF_MODEL._replace(optional=True)),
     "trainer": Row(group=Group()),
     "trainer.max_epochs": Row(ENDS, positive=True),
     "trainer.max_steps": Row(ENDS, positive=True),
@@ -152,6 +155,7 @@ POSITIVE = [name for name, row in TABLE.items() if row.positive]
 OLD = {name: row.old for name, row in TABLE.items() if row.old is not ...}
 # In the order in which they are shown.
 GROUPS = {name: row.group for name, row in TABLE.items() if row.group is not None}
+OPTIONAL = [name for name, group in GROUPS.items() if group.optional]
 
 
 def role_of(name: str) -> Role:

@@ -12,7 +12,7 @@ import yaml
 
 from .arguments import arguments_of
 from .likeness import did_you_mean
-from .settings import DECIDED, GROUPS, NAMING_PLACES
+from .settings import DECIDED, GROUPS, NAMING_PLACES, OPTIONAL
 
 
 class Init(TypedDict):
@@ -104,7 +104,7 @@ def complaints(config: Mapping[str, Any]) -> Iterator[str]:
         yield from _of_fields(config[name], typing.get_type_hints(hints[name]), f"{name}.")
     for name, node in config.items():
         if name not in hints:
-            if not isinstance(node, Mapping) and (name, node) != ("estimator", None):
+            if not isinstance(node, Mapping) and not (node is None and name in OPTIONAL):
                 yield f"{name} must be a group of settings, got {node!r}"
             yield from _of_node(node, name)
 

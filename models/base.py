@@ -46,9 +46,11 @@ class VAEModule(pl.LightningModule):
             at the end of training.
 
     Attributes:
-        own_estimator_settings: arguments of a subclass that only its own choice of estimator uses.
+        own_latent_settings: arguments of a subclass that only its own choice of latent uses.
+        own_estimator_settings: likewise of estimator.
     """
 
+    own_latent_settings: ClassVar[tuple[str, ...]] = ()
     own_estimator_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

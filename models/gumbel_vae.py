@@ -3,7 +3,7 @@
 from typing import Any
 
 from vae_lab.estimators import Estimator, GumbelSoftmax
-from vae_lab.latents import discrete_latent
+from vae_lab.latents import Latent, discrete_latent
 from vae_lab.schedules import Schedule
 
 from .base import VAEModule
@@ -19,6 +19,7 @@ class GumbelVAE(VAEModule):
         temperature: of the relaxation, a number or a schedule.
         hard: straight-through: exact samples forward, the relaxation's gradient backward.
         num_samples: samples of z for one datum.
+        latent: another one than these categories or bits.
         estimator: another one than :class:`GumbelSoftmax`.
         shared: see :class:`VAEModule`.
 
@@ -26,6 +27,7 @@ class GumbelVAE(VAEModule):
     arXiv:1611.01144
     """
 
+    own_latent_settings = ("latents", "categories", "learn_prior")
     own_estimator_settings = ("temperature", "hard", "num_samples")
 
     def __init__(
@@ -37,11 +39,12 @@ class GumbelVAE(VAEModule):
         temperature: float | Schedule = 1.0,
         hard: bool = False,
         num_samples: int = 1,
+        latent: Latent | None = None,
         estimator: Estimator | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(
-            latent=discrete_latent(latents, categories, learn_prior),
+            latent=latent or discrete_latent(latents, categories, learn_prior),
             estimator=estimator or GumbelSoftmax(temperature, hard, num_samples),
             **shared,
         )

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from vae_lab.estimators import Estimator, ScoreFunction
-from vae_lab.latents import discrete_latent
+from vae_lab.latents import Latent, discrete_latent
 
 from .base import VAEModule
 
@@ -17,6 +17,7 @@ class ReinforceVAE(VAEModule):
         learn_prior: train the prior's logits.
         baseline: what an image's log-likelihood is compared with.
         num_samples: samples of z for one datum; leave_one_out needs two.
+        latent: another one than these categories or bits.
         estimator: another one than :class:`ScoreFunction`.
         shared: see :class:`VAEModule`.
 
@@ -24,6 +25,7 @@ class ReinforceVAE(VAEModule):
     2014, arXiv:1402.0030; leave-one-out: Kool, van Hoof & Welling, 2019
     """
 
+    own_latent_settings = ("latents", "categories", "learn_prior")
     own_estimator_settings = ("baseline", "num_samples")
 
     def __init__(
@@ -34,11 +36,12 @@ class ReinforceVAE(VAEModule):
         learn_prior: bool = False,
         baseline: Literal["none", "moving_average", "learned", "leave_one_out"] = "leave_one_out",
         num_samples: int = 4,
+        latent: Latent | None = None,
         estimator: Estimator | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(
-            latent=discrete_latent(latents, categories, learn_prior),
+            latent=latent or discrete_latent(latents, categories, learn_prior),
             estimator=estimator or ScoreFunction(num_samples, baseline),
             **shared,
         )

@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from commandline.places import ROOT
+from commandline.refusals import chosen_latent
 from commandline.settings import Role, below
 from models.base import VAEModule
 from vae_lab import __version__
@@ -66,7 +67,7 @@ def _place(message: str) -> str:
 
 def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
     datamodule = make(config.data)
-    model = make(config.model, shape=datamodule.shape)
+    model = make(config.model, shape=datamodule.shape, **chosen_latent(config))
     if config.channels_last:
         model.vae.to(memory_format=torch.channels_last)
     model.config = kept(config)

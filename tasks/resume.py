@@ -47,10 +47,11 @@ def finished(folder: Path, checkpoint: dict[str, Any], config: DictConfig) -> fl
 def changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """The settings that differ, among those that make a run what it is: "seed 0 -> 1".
 
-    Groups that the saved config does not know at all are newer than it, and make no difference;
-    nor do new settings of `init`, which no class has a default of.
+    Groups that the saved config does not know at all are newer than it, and make no difference,
+    unless the table of settings has the value of an old run; nor do new settings of `init`, which
+    no class has a default of.
     """
-    known = {k: config[k] for k in config if k in saved}
+    known = {k: config[k] for k in config if k in saved or k in OLD}
     if "init" in known:
         known["init"] = {k: v for k, v in known["init"].items() if k in saved["init"]}
     new = dict(_flat(known))

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from commandline.check import Mistake, check, exit_on_mistake
 from commandline.places import CONFIGS, ROOT
 from commandline.quoting import as_typed, expand_home
-from commandline.settings import DECIDED
+from commandline.settings import DECIDED, OPTIONAL
 from tasks import build
 
 GOOD = [
@@ -24,6 +24,9 @@ GOOD = [
     "~callbacks.pictures",
     "callbacks.pictures=null",
     "estimator=exact model.latents=3",
+    "latent=categorical latent.categories=3 model.hard=true",
+    "latent=poisson estimator=fini",
+    "-m latent=bernoulli,categorical",
     "logger=[csv,tensorboard]",
     "run_dir=/x/y.z",
     "run_dir='runs/a=b'",
@@ -108,6 +111,7 @@ BAD = {
         "a list, 'network.hidden=\"256,128\"' for a text"
     ),
     "logger=wandb,csv": "logger=wandb,csv is more than one run: add -m, or type logger=[wandb,csv]",
+    "model=glob(g*)": "model=glob(g*) is more than one run: add -m",
     "seed=range(1,4)": "seed=range(1,4) is more than one run: add -m",
     "network.hidden=[256, 128]": (
         "cannot read network.hidden=[256,: type a list without spaces, or quote it whole, as in "
@@ -136,6 +140,19 @@ BAD = {
         "model.hard belongs to the model's own estimator, which estimator=... replaces; "
         "leave it out"
     ),
+    "latent=categorial": (
+        "unknown latent 'categorial'; did you mean categorical; known: bernoulli, categorical, "
+        "gaussian, poisson"
+    ),
+    "latent=bernoulli model.latents=3": (
+        "model.latents belongs to the model's own latent, which latent=... replaces; type "
+        "latent.latents=..."
+    ),
+    "latent=bernoulli estimator=arm model.categories=3": (
+        "model.categories belongs to the model's own latent, which latent=... replaces; leave it "
+        "out"
+    ),
+    "latent.latents=3": "unknown setting latent.latents; did you mean model.latents",
     "model=gumbel_vae,gaussian_vae": (
         "model=gumbel_vae,gaussian_vae is more than one run: add -m, or choose one"
     ),
@@ -150,17 +167,19 @@ def test_good_line(line):
     check(line.split())
 
 
-NEEDED = ["model", "data", "trainer", "callbacks", "compare", "init", "estimator", "seed"]
+NEEDED = ["model", "data", "trainer", "callbacks", "compare", "init", *OPTIONAL, "seed"]
 BAD |= {
     f"~{key}": f"a run needs {key}: leave out ~{key}"
     for key in (*NEEDED, "init.encoder", "trainer.max_epochs")
 }
+BAD |= {f"+{key}=1": f"{key} is not a setting: {instead}" for key, instead in DECIDED.items()}
+BAD["model.latent=10"] = (
+    "model.latent is not a setting: type latent=NAME, or model.latents=NUMBER for the model's own"
+)
 BAD |= {
-    f"+{key}=1": f"{key} is not a setting: {instead}"
-    for key, instead in DECIDED.items()
-    if key != "model.latent"
+    f"{group}=null": f"{group}=null is the default, the model's own: leave it out"
+    for group in OPTIONAL
 }
-BAD["model.latent=10"] = "model.latent is not a setting; did you mean model.latents"
 TASKS = "fit or test or sample or export or compare or shards or evaluate or report or explore"
 BAD["task=evalute"] = f"task must be {TASKS}, got 'evalute'; did you mean task=evaluate"
 MEANT = {
@@ -279,6 +298,7 @@ FORESEEN = {
         "not a folder"
     ),
     "model.latents=-1": "latents must be at least 1, got -1 (in model)",
+    "latent=gaussian latent.latents=-1": "latents must be at least 1, got -1 (in model.latent)",
     "-m model.latents=-1,0": "latents must be at least 1, got -1 (in model)",
     "model.temperature=0": "temperature must be positive, got 0 (in model)",
     "model.optimizer.lr=-1": "Invalid learning rate: -1 (in model.optimizer)",

@@ -17,15 +17,18 @@ from commandline.arguments import arguments_of
 from commandline.errors import explain, lost
 from commandline.refusals import check_ranges, foreseen
 from commandline.rehearsal import refusal
+from commandline.settings import OPTIONAL
 from commandline.signatures import complaints, in_words
+from models.base import VAEModule
 from tasks import build
-from vae_lab.description import CLASSES, check_described
+from vae_lab.description import CLASSES, check_described, describe
+from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(p for p in FOLDER.glob("*/*.yaml") if not p.stem.startswith("_"))
 OWN = ("vae_lab.", "models.", "datamodules.")
-GIVEN = {"shape", "latent"}  # to a model, by the data and by its own constructor
+GIVEN = {"shape", "latent"}  # to a model, by the data and by latent=NAME
 TINY = [
     "run_dir=nothing-is-written",
     "model.latents=3",
@@ -115,7 +118,7 @@ def test_every_estimator_is_exported(path):
     assert path.stem.replace("_", "") == name.lower()
 
 
-@pytest.mark.parametrize("group", ["likelihood", "network"])
+@pytest.mark.parametrize("group", ["latent", "likelihood", "network"])
 def test_every_part_of_a_release_can_be_loaded(group):
     for path in (FOLDER / group).glob("*.yaml"):
         cls = get_class(OmegaConf.load(path)._target_)
@@ -152,6 +155,7 @@ CHOICES = [
     *(["objective=" + name] for name in names("objective")),
     *(["network=" + name] for name in names("network")),
     *(["network=resnet", "model=" + name] for name in names("model")),
+    *(["model=reinforce_vae", "latent=" + name] for name in names("latent")),
 ]
 
 
@@ -181,6 +185,48 @@ def test_estimator_trains_the_models_it_accepts(chosen_and_q, estimator):
     else:
         with pytest.raises(ValueError, match=f"{cls.__name__} .*use one of"):
             build.datamodule_and_model(chosen)
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_a_model_takes_the_latent_that_is_chosen(model):
+    lines = ["latent=bernoulli", "latent.latents=3", "estimator=score_function"]
+    node = config(*TINY, *lines, f"model={model}")
+    built = build.datamodule_and_model(node)[1]
+    assert describe(built.vae.latent) == {
+        "class": "Bernoulli",
+        "latents": 3,
+        "learn_prior": False,
+    }
+    for part in OPTIONAL:  # what is refused with another one is what its own takes
+        own = arguments.attribute(node.model._target_, f"own_{part}_settings")
+        assert own and set(own) < set(node.model)
+
+
+@pytest.mark.parametrize(
+    ("model", "latent"), [("gaussian_vae", "categorical"), ("gumbel_vae", "gaussian")]
+)
+def test_a_latent_that_the_models_own_estimator_cannot_train(model, latent):
+    chosen = config(f"model={model}", f"latent={latent}")
+    with pytest.raises(ValueError) as refused:
+        build.datamodule_and_model(chosen)
+    said = explain(refused.value, chosen)
+    assert "; type estimator=NAME, use one of " in said and "score_function" in said
+
+
+class OwnLatentOnly(VAEModule):
+    """Takes no latent, as models did before there was latent=NAME."""
+
+    def __init__(self, *, latents: int = 2, **shared) -> None:
+        super().__init__(latent=Gaussian(latents), **shared)
+
+
+def test_a_model_need_not_take_a_latent():
+    node = config(*TINY, "estimator=score_function")
+    names_of_gumbel = ("categories", "learn_prior", "temperature", "hard", "num_samples")
+    settings = {k: v for k, v in node.model.items() if k not in names_of_gumbel}
+    node.model = settings | {"_target_": f"{__name__}.OwnLatentOnly"}
+    assert list(complaints(OmegaConf.to_container(node))) == []
+    assert type(build.datamodule_and_model(node)[1].vae.latent) is Gaussian
 
 
 def test_a_hint_names_what_one_types():

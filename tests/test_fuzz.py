@@ -147,7 +147,7 @@ def elsewhere(root, monkeypatch):
 def test_any_command_line_is_a_run_or_one_line(root):
     outcomes = []
 
-    @settings(FUZZ, max_examples=CASES // 4)
+    @settings(FUZZ, max_examples=CASES // 2)
     @given(command_lines(root))
     def tried(typed):
         try:
@@ -166,7 +166,7 @@ def test_any_command_line_is_a_run_or_one_line(root):
 def test_any_config_is_a_run_or_one_line(root):
     outcomes = []
 
-    @settings(FUZZ, max_examples=CASES - CASES // 4)
+    @settings(FUZZ, max_examples=CASES // 2)
     @given(changed_configs(root))
     def tried(case):
         config, changes = case
@@ -228,14 +228,16 @@ def assert_visible(key, value, config, datamodule, model, trainer):
         return
     assert same(OmegaConf.select(config, key), value), key
     vae = model.vae
-    own = vars(model.estimator) if config.estimator is None else {}
+    own = vars(vae.latent) if config.latent is None else {}
+    own = own | (vars(model.estimator) if config.estimator is None else {})
     objects = {
         "data": vars(datamodule),
         "network": vars(vae.network),
         "likelihood": vars(vae.likelihood),
         "objective": vars(model.objective),
         "estimator": vars(model.estimator),
-        "model": vars(vae.latent) | own | vars(model),
+        "latent": vars(vae.latent),
+        "model": own | vars(model),
         "model.optimizer": model.optimizer.keywords,
         "trainer": {name: getattr(trainer, name) for name in TRAINERS_OWN},
         "save": vars(trainer.checkpoint_callback) | vars(trainer.strategy.checkpoint_io),

@@ -1,7 +1,13 @@
 """A latent that is one class in a user's file: trained, evaluated, drawn, explored and released."""
 
+import inspect
 import math
+import os
+import shutil
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -11,6 +17,7 @@ from PIL import Image
 from tiny import Images
 from torch import nn
 
+import train
 from models.base import VAEModule
 from vae_lab import VAE, register
 from vae_lab.distributions import base
@@ -223,3 +230,73 @@ def test_it_is_released(cls, tmp_path):
     loaded = VAE.from_pretrained(vae.save_pretrained(tmp_path / "yes"))
     assert type(loaded.latent) is cls
     assert torch.equal(loaded.reconstruct(x), vae.reconstruct(x))
+
+
+OWN_MODULE = """
+import torch.distributions as td
+
+import vae_lab
+from vae_lab.latents import Latent
+
+
+@vae_lab.register
+"""
+SEVERAL = """
+import sys
+
+import train
+from commandline.check import exit_on_mistake
+
+for line in sys.argv[1:]:
+    sys.argv = ["train.py", *exit_on_mistake(line.split())]
+    train.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A checkout with two files more: a class, and the YAML that lists its arguments."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("commandline", "configs", "datamodules", "models", "tasks"):
+        shutil.copytree(Path(train.__file__).with_name(name), folder / name)
+    shutil.copy(train.__file__, folder)
+    (folder / "mine.py").write_text(OWN_MODULE + inspect.getsource(Gamma))
+    settings = "_target_: mine.Gamma\nlatents: 3\nlearn_prior: false\n"
+    (folder / "configs" / "latent" / "mine.yaml").write_text(settings)
+    return folder
+
+
+def type_lines(checkout, *lines):
+    """What `python train.py` says to each of them, in one new process."""
+    environment = os.environ | {"PYTHONPATH": str(Path(train.__file__).parent)}
+    command = [sys.executable, "-c", SEVERAL, *lines]
+    return subprocess.run(
+        command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_it_is_chosen_by_its_file(checkout):
+    trained = "experiment=smoke run_dir=x model=gaussian_vae latent=mine latent.learn_prior=true"
+    measured = "evaluate.samples=20 evaluate.images=20 evaluate.parts=[bound,latents]"
+    first = type_lines(checkout, trained)
+    assert first.returncode == 0, first.stderr
+    again = type_lines(
+        checkout,
+        "resume=x trainer.max_epochs=3",
+        f"task=evaluate checkpoint=x {measured}",
+        "task=report checkpoint=x",
+    )
+    assert again.returncode == 0, again.stderr
+    register(Gamma)
+    latent = VAE.from_pretrained(checkout / "x").latent
+    assert (latent.latents, latent.learn_prior) == (3, True)
+    assert "Gamma(latents=3, learn_prior=True)" in (checkout / "x" / "report.html").read_text()
+    assert "latent=mine" in (checkout / "x" / "commands.txt").read_text()
+
+
+def test_a_mistake_in_its_settings_is_one_line(checkout):
+    typed = "latent=mine latent.latent=3", "latent=mine model.latents=3", "latent=mien"
+    said = [type_lines(checkout, line).stderr for line in typed]
+    assert said[0] == ("train.py: unknown setting latent.latent; did you mean latent.latents\n")
+    assert "which latent=... replaces; type latent.latents=..." in said[1]
+    assert "did you mean mine" in said[2]

@@ -18,7 +18,16 @@ def test_the_estimator_table_is_current():
 
 
 def test_every_choice_is_named():
-    for group in ("model", "data", "network", "likelihood", "objective", "trainer", "experiment"):
+    for group in (
+        "model",
+        "data",
+        "latent",
+        "network",
+        "likelihood",
+        "objective",
+        "trainer",
+        "experiment",
+    ):
         row = re.search(rf"^\| `{group}` \|.*$", README, re.M).group()
         for file in (ROOT / "configs" / group).glob("[!_]*.yaml"):
             assert f"`{file.stem}`" in row, f"{group}={file.stem} is not in the README"

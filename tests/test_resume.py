@@ -200,7 +200,9 @@ def test_settings_that_a_run_is_older_than_are_no_change():
     black = new | {"data": new["data"] | {"background": "black"}}
     assert changes(old, black) == ['data.background "white" -> "black"']
     old["init"] = {k: v for k, v in new["init"].items() if k != "strict"}
+    del old["latent"]
     assert changes(old, new) == []
+    assert "latent.latents absent -> 20" in changes(old, new | {"latent": {"latents": 20}})
 
 
 def model_for(estimator):

@@ -437,6 +437,14 @@ def test_the_probe_sees_the_gradient_and_changes_nothing(run, tmp_path):
     assert (tmp_path / "probed" / "images" / "gradients.png").stat().st_size > 5_000
 
 
+def test_estimators_of_a_latent_that_is_chosen_are_compared(run, tmp_path):
+    asked = ["compare.repeats=2", "compare.reference_repeats=2", "compare.images=4"]
+    train = ["compare.train_epochs=1", "compare.estimators=[disarm]"]
+    bits = ["model=gaussian_vae", "latent=bernoulli", "latent.latents=2", "estimator=arm"]
+    run(*CSV, "task=compare", "run_dir=c", *bits, *asked, *train)
+    assert VAE.from_pretrained(tmp_path / "c" / "runs" / "disarm-0").latent.kind == "bits"
+
+
 def test_estimators_are_compared(run, tmp_path, capsys, monkeypatch):
     asked = ["estimators=[straight_through,score_function]", "train_epochs=1", "repeats=5"]
     asked += ["seeds=[0,1]", "evaluations=3"]

@@ -37,7 +37,7 @@ BESIDE = (
 CARD = ("network", "latent", "likelihood", "data")  # parts on a release's card
 ACRONYMS = ("elbo", "kl", "nll", "fid", "mig", "dci", "sap", "snr")
 # Settings of the model that have groups of their own.
-OF_MODEL = ("network", "likelihood", "objective", "estimator")
+OF_MODEL = ("network", "latent", "likelihood", "objective", "estimator")
 
 
 def write(

@@ -2,7 +2,7 @@
 
 A row stands for a setting, or for all that are below it: `data` for `data.val_size` as well, unless
 that has a row of its own. What has no row makes a run what it is and needs no more to be said. A
-new group of files, such as `prior=NAME`, is one row.
+new group of files, as `prior=NAME` has once been, is one row.
 """
 
 from enum import Enum
@@ -29,12 +29,14 @@ class Group(NamedTuple):
         of_model: the model's constructor takes what the file names.
         spoken: an error's words may name a class of this group, which is shown as its file's name.
         own: its files have settings of the group's own, and do not only set those of others.
+        optional: null, which chooses none of them, leaves it to another part.
     """
 
     several: bool = False
     of_model: bool = False
     spoken: bool = False
     own: bool = True
+    optional: bool = False
 
 
 class Row(NamedTuple):
@@ -67,6 +69,7 @@ def _decided(instead: str) -> Row:
 ENDS, ASKS, WATCHES = Role.ENDS, Role.ASKS, Role.WATCHES
 PLACES, WORKS = Role.PLACES, Role.WORKS
 OF_MODEL = Group(of_model=True, spoken=True)
+OF_ANOTHER = OF_MODEL._replace(optional=True)
 
 TABLE = {
     # the run
@@ -113,7 +116,8 @@ TABLE = {
     "network": Row(group=Group(of_model=True)),
     "likelihood": Row(group=OF_MODEL),
     "objective": Row(group=OF_MODEL),
-    "estimator": Row(group=OF_MODEL),
+    "estimator": Row(group=OF_ANOTHER),
+    "prior": Row(group=OF_ANOTHER),
     "trainer": Row(group=Group()),
     "trainer.max_epochs": Row(ENDS, positive=True),
     "trainer.max_steps": Row(ENDS, positive=True),

@@ -104,7 +104,8 @@ def complaints(config: Mapping[str, Any]) -> Iterator[str]:
         yield from _of_fields(config[name], typing.get_type_hints(hints[name]), f"{name}.")
     for name, node in config.items():
         if name not in hints:
-            if not isinstance(node, Mapping) and (name, node) != ("estimator", None):
+            optional = name in GROUPS and GROUPS[name].optional
+            if not (isinstance(node, Mapping) or optional and node is None):
                 yield f"{name} must be a group of settings, got {node!r}"
             yield from _of_node(node, name)
 

@@ -45,7 +45,7 @@ def commands():
         text = page.read_text().replace("\\\n", " ")
         own = re.findall(r"^(?: {4})?python train\.py(.*)$", text, re.M)
         within = re.findall(r"`python train\.py([^`]*)`", text)
-        made_up = re.compile("GROUP|squares|plain_reinforce|bit_vae")
+        made_up = re.compile("GROUP|squares|plain_reinforce|bit_vae|peaks")
         for line in own + [line for line in within if not made_up.search(line)]:
             arguments = shlex.split(line.partition("||")[0], comments=True)
             if arguments:
@@ -130,19 +130,21 @@ def resumes(arguments):
 
 
 @pytest.mark.slow
-def test_the_data_set_and_the_model_that_a_page_adds_train(tmp_path):
+def test_the_data_set_the_model_and_the_prior_that_a_page_adds_train(tmp_path):
     for name in FOLDERS:
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "train.py", tmp_path)
     page = (ROOT / "docs" / "extending.md").read_text()
     block = r"`(\w+/[\w/]*\.(?:py|yaml))`.*:\n\n```(?:python|yaml)\n((?s:.*?))```"
     added = re.findall(block, page)
-    assert len(added) == 4
+    assert len(added) == 6
     for name, content in added:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    line = ["data=squares", "model=bit_vae", "run_dir=run", "report=false", *SMALL]
-    subprocess.run([sys.executable, "train.py", *line], cwd=tmp_path, check=True)
-    assert (tmp_path / "run" / "release" / "model.safetensors").exists()
+    for number, chosen in enumerate((["model=bit_vae"], ["model=gaussian_vae", "prior=peaks"])):
+        line = ["data=squares", *chosen, f"run_dir=run{number}", "report=false", *SMALL]
+        subprocess.run([sys.executable, "train.py", *line], cwd=tmp_path, check=True)
+        assert (tmp_path / f"run{number}" / "release" / "model.safetensors").exists()
 
 
 @pytest.mark.slow

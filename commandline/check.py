@@ -146,7 +146,7 @@ def _values(override: Override) -> Iterable[str]:
 
 def _compose_checked(lines: list[str]) -> DictConfig:
     overrides = [o for o in _parse(lines) if not o.key_or_group.startswith("hydra")]
-    groups = [o for o in overrides if choices(o.key_or_group)]
+    groups = [o for o in overrides if o.key_or_group in GROUPS]
     for override in groups:
         _check_choice(override)
     reference = _reference(tuple(str(o.input_line) for o in groups))
@@ -203,7 +203,8 @@ def _check_choice(override: Override) -> None:
         if name not in known:
             close = did_you_mean(str(name), known)
             shown = "null" if name is None else repr(name)
-            raise Mistake(f"unknown {group} {shown}{close}; known: {', '.join(known)}")
+            listed = ", ".join(known) or f"none yet, add configs/{group}/NAME.yaml"
+            raise Mistake(f"unknown {group} {shown}{close}; known: {listed}")
 
 
 def _not_without(key: str) -> str:

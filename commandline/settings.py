@@ -2,7 +2,7 @@
 
 A row stands for a setting, or for all that are below it: `data` for `data.val_size` as well, unless
 that has a row of its own. What has no row makes a run what it is and needs no more to be said. A
-new group of files, such as `prior=NAME`, is one row.
+new group of files, as `prior=NAME` has once been, is one row.
 """
 
 from enum import Enum
@@ -29,7 +29,7 @@ class Group(NamedTuple):
         of_model: the model's constructor takes what the file names.
         spoken: an error's words may name a class of this group, which is shown as its file's name.
         own: its files have settings of the group's own, and do not only set those of others.
-        optional: the default is null: the model's own.
+        optional: null, which chooses none of them, leaves it to another part: the default.
     """
 
     several: bool = False
@@ -69,6 +69,7 @@ def _decided(instead: str) -> Row:
 ENDS, ASKS, WATCHES = Role.ENDS, Role.ASKS, Role.WATCHES
 PLACES, WORKS = Role.PLACES, Role.WORKS
 OF_MODEL = Group(of_model=True, spoken=True)
+OF_ANOTHER = OF_MODEL._replace(optional=True)
 
 TABLE = {
     # the run
@@ -116,7 +117,8 @@ TABLE = {
     "latent": Row(group=Group(of_model=True, optional=True), old=None),
     "likelihood": Row(group=OF_MODEL),
     "objective": Row(group=OF_MODEL),
-    "estimator": Row(group=OF_MODEL._replace(optional=True)),
+    "estimator": Row(group=OF_ANOTHER),
+    "prior": Row(group=OF_ANOTHER, old=None),
     "trainer": Row(group=Group()),
     "trainer.max_epochs": Row(ENDS, positive=True),
     "trainer.max_steps": Row(ENDS, positive=True),

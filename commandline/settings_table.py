@@ -33,7 +33,7 @@ def tables() -> str:
     parts = ["What is typed after `python train.py`, as `NAME=VALUE`.\n"]
     top = [s for s in leaves(CONFIGS / "train.yaml", "") if not s.name.startswith("hydra")]
     parts.append(f"## The run\n\n{_table(top)}")
-    for group in [name for name, group in GROUPS.items() if group.own]:
+    for group in [name for name, group in GROUPS.items() if group.own and choices(name)]:
         parts.append(f"## `{group}=`\n")
         for file in sorted((CONFIGS / group).glob("*.yaml")):
             parts.append(_section(file, group))

@@ -20,6 +20,7 @@ from vae_lab.likelihoods import Likelihood
 from vae_lab.metrics import BoundMetrics, sums_and_count
 from vae_lab.networks import Network
 from vae_lab.objectives import Objective, Terms
+from vae_lab.priors import Prior
 from vae_lab.schedules import schedules
 
 from .optimizer import check_learning_rate, clip, parameter_groups, scheduled, take_settings
@@ -34,6 +35,7 @@ class VAEModule(pl.LightningModule):
         latent: the family of q(z|x) and of the prior.
         network: the encoder and decoder.
         likelihood: p(x|z).
+        prior: p(z), to which the KL is sampled; None: the latent's own.
         objective: what is maximised.
         estimator: how it is differentiated.
         optimizer: makes the optimizer from groups of parameters.
@@ -60,6 +62,7 @@ class VAEModule(pl.LightningModule):
         latent: Latent,
         network: Network,
         likelihood: Likelihood,
+        prior: Prior | None = None,
         objective: Objective,
         estimator: Estimator,
         optimizer: Callable[..., Optimizer],
@@ -75,7 +78,7 @@ class VAEModule(pl.LightningModule):
                 "has to pass on its own choice, as in estimator=estimator or Reparameterization()"
             )
         check_learning_rate(lr_warmup_steps, lr_decay)
-        self.vae = VAE(shape, network, latent, likelihood)
+        self.vae = VAE(shape, network, latent, likelihood, prior)
         self.estimator = estimator
         self.objective = objective
         self.optimizer = optimizer

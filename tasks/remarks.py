@@ -60,6 +60,8 @@ def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
         x, _ = collect(loader, IMAGES)
         device = vae.device
         parameters = [vae.head(vae.encoder(part.to(device))) for part in x.split(BATCH)]
+    if vae.prior is not None:
+        return  # of another prior than the latent's own the gap is not known
     gap = prior_gap(vae.latent, vae.latent.distribution(torch.cat(parameters)))
     for found in diagnose({"prior_gap": gap} | sizes(vae.latent)):
         if found.level != "fine":

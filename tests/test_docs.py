@@ -45,7 +45,7 @@ def commands():
         text = page.read_text().replace("\\\n", " ")
         own = re.findall(r"^(?: {4})?python train\.py(.*)$", text, re.M)
         within = re.findall(r"`python train\.py([^`]*)`", text)
-        made_up = re.compile("GROUP|squares|plain_reinforce|bit_vae|latent=positive")
+        made_up = re.compile("GROUP|squares|plain_reinforce|bit_vae|latent=positive|peaks")
         for line in own + [line for line in within if not made_up.search(line)]:
             arguments = shlex.split(line.partition("||")[0], comments=True)
             if arguments:
@@ -135,16 +135,21 @@ def test_the_parts_that_a_page_adds_train(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "train.py", tmp_path)
     page = (ROOT / "docs" / "extending.md").read_text()
-    block = r"^\d\. `([\w/]+\.(?:py|yaml))`.*:\n\n```(?:python|yaml)\n((?s:.*?))```"
-    added = re.findall(block, page, re.M)
-    assert len(added) == 6
+    block = r"`([\w/]+\.(?:py|yaml))`.*:\n\n```(?:python|yaml)\n((?s:.*?))```"
+    added = re.findall(block, page)
+    assert len(added) == 8
     for name, content in added:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    for name in ("model=bit_vae", "model=gaussian_vae latent=positive"):
-        line = ["data=squares", *name.split(), "run_dir=run", "report=false", *SMALL]
+    typed = (
+        "model=bit_vae",
+        "model=gaussian_vae latent=positive",
+        "model=gaussian_vae prior=peaks",
+    )
+    for number, chosen in enumerate(typed):
+        line = ["data=squares", *chosen.split(), f"run_dir=run{number}", "report=false", *SMALL]
         subprocess.run([sys.executable, "train.py", *line], cwd=tmp_path, check=True)
-        assert (tmp_path / "run" / "release" / "model.safetensors").exists()
-        shutil.rmtree(tmp_path / "run")
+        assert (tmp_path / f"run{number}" / "release" / "model.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_what_is_no_latent_variable_and_no_number():
 def test_latents_by_their_kl(kind):
     explored = explorer(kind)
     kl = explored.vae.elbo(explored.images).kl.mean(0)
-    torch.testing.assert_close(explored.kl, kl)
+    torch.testing.assert_close(explored.use.each, kl)
     assert kl[explored.order].tolist() == sorted(kl.tolist(), reverse=True)
 
 

@@ -1,4 +1,5 @@
-"""A latent that is one class in a user's file: trained, evaluated, drawn, explored and released."""
+"""A latent or a prior that is one class in a user's file: trained, evaluated, drawn, explored and
+released."""
 
 import inspect
 import math
@@ -6,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import pytorch_lightning as pl
@@ -31,6 +34,8 @@ from vae_lab.latents import Categorical, Discrete, Gaussian, Latent, Poisson
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO
+from vae_lab.pretrained import card
+from vae_lab.priors import Prior
 
 
 class Gamma(Latent):
@@ -85,7 +90,7 @@ class GaussianGrid(Gaussian):
 
     def __init__(self) -> None:
         super().__init__(12)
-        self.event_shape = (2, 2, 3)
+        self.variables = (2, 2, 3)
 
     def distribution(self, parameters):
         mean, log_scale = parameters.unflatten(-1, (2, *self.event_shape)).unbind(-4)
@@ -97,32 +102,89 @@ class CategoricalGrid(Categorical):
 
     def __init__(self) -> None:
         super().__init__(12, 4)
-        self.event_shape = (2, 2, 3, 4)
+        self.variables = (2, 2, 3, 4)
 
 
-class Standard(nn.Module):
-    """A prior for it that is a module."""
+class Peaks(Prior):
+    """A mixture of normal distributions around means that are learned."""
+
+    def __init__(self, components: int = 2, reach: float = 2.0) -> None:
+        super().__init__()
+        self.components, self.reach = components, reach
+
+    def bind(self, latent):
+        self.means = nn.Parameter(self.reach * torch.randn(self.components, *latent.event_shape))
 
     def forward(self, condition):
-        zeros = torch.zeros(2, 2, 3)
-        return td.Independent(td.Normal(zeros, zeros + 1), 3)
+        means = td.Independent(td.Normal(self.means, 1.0, False), self.means.ndim - 1, False)
+        alike = td.Categorical(logits=torch.zeros_like(self.means.flatten(1)[:, 0]))
+        return td.MixtureSameFamily(alike, means, validate_args=False)
 
 
-CLASSES = [Gamma, Angle, Geometric, GaussianGrid, CategoricalGrid]
-COUNTED = (Geometric, CategoricalGrid)
-OWN = pytest.mark.parametrize("cls", CLASSES)
+class Codes(Prior):
+    """Names whose frequencies come in several tables, of which one is chosen for all variables."""
+
+    def __init__(self, tables: int = 3) -> None:
+        super().__init__()
+        self.tables = tables
+
+    def bind(self, latent):
+        self.logits = nn.Parameter(torch.randn(self.tables, *latent.event_shape))
+
+    def forward(self, condition):
+        codes = td.OneHotCategorical(logits=self.logits, validate_args=False)
+        codes = td.Independent(codes, codes.logits.ndim - 2, False)
+        alike = td.Categorical(logits=torch.zeros_like(self.logits.flatten(1)[:, 0]))
+        return td.MixtureSameFamily(alike, codes, validate_args=False)
 
 
-def small(cls):
+class Own(NamedTuple):
+    """A model with a piece from outside, and what its latent is."""
+
+    latent: Callable[[], Latent]
+    prior: Callable[[], Prior] | None = None
+    counted: bool = False  # its values can be counted
+    listed: bool = False  # and named
+    pathwise: bool = True  # its draws have a derivative
+
+    @property
+    def name(self) -> str:
+        return "-".join(type(piece).__name__ for piece in self.latent_and_prior() if piece)
+
+    def latent_and_prior(self) -> tuple[Latent, Prior | None]:
+        return self.latent(), self.prior and self.prior()
+
+
+MODELS = [
+    Own(Gamma),
+    Own(Angle, pathwise=False),
+    Own(Geometric, counted=True, pathwise=False),
+    Own(GaussianGrid),
+    Own(CategoricalGrid, counted=True, listed=True, pathwise=False),
+    Own(partial(Gaussian, 3), Peaks),
+    Own(GaussianGrid, Peaks),
+    Own(partial(Categorical, 4, 3), Codes, counted=True, listed=True, pathwise=False),
+]
+OWN = pytest.mark.parametrize("own", MODELS, ids=lambda own: own.name)
+LATENTS = pytest.mark.parametrize("cls", [own.latent for own in MODELS if own.prior is None])
+
+
+def outside(own):
+    """Its classes that are not vae_lab's."""
+    return [type(p) for p in own.latent_and_prior() if type(p).__module__ == __name__]
+
+
+def small(own):
     torch.manual_seed(0)
-    return VAE(Images.shape, MLP((16,), "tanh"), cls(), Bernoulli()).eval()
+    latent, prior = own.latent_and_prior()
+    return VAE(Images.shape, MLP((16,), "tanh"), latent, Bernoulli(), prior).eval()
 
 
 def images():
     return Images().images.float() / 255
 
 
-@OWN
+@LATENTS
 def test_its_kl_is_what_its_samples_say(cls):
     latent = cls()
     q = latent.distribution(0.5 * torch.randn(4, latent.parameter_size))
@@ -133,45 +195,83 @@ def test_its_kl_is_what_its_samples_say(cls):
     assert ((log_ratio.mean(0) - latent.kl(q).sum(-1)).abs() < 4 * error).all()
 
 
-@OWN
-def test_it_is_trained(cls):
-    """A model that ignores z is left at -60 log 2 = -41.6 nats."""
-    model = VAEModule(
+def module(own):
+    latent, prior = own.latent_and_prior()
+    return VAEModule(
         shape=Images.shape,
-        latent=cls(),
+        latent=latent,
         network=MLP((32,)),
         likelihood=Bernoulli(),
+        prior=prior,
         objective=ELBO(),
-        estimator=ScoreFunction(8) if cls in (*COUNTED, Angle) else Reparameterization(4),
+        estimator=Reparameterization(4) if own.pathwise else ScoreFunction(8),
         optimizer=partial(torch.optim.Adam, lr=0.02),
     )
+
+
+def fit(model, steps, resumed=None):
     settings = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(max_steps=150, max_epochs=-1, **settings, **quiet)
-    trainer.fit(model, Images())
+    trainer = pl.Trainer(max_steps=steps, max_epochs=-1, **settings, **quiet)
+    trainer.fit(model, Images(), ckpt_path=resumed, weights_only=True)
+    return trainer
+
+
+@OWN
+def test_it_is_trained(own):
+    """A model that ignores z is left at -60 log 2 = -41.6 nats."""
+    model = module(own)
+    before = {n: p.clone() for n, p in model.vae.named_parameters() if n.startswith("prior.")}
+    trainer = fit(model, 150)
     assert model.vae.eval().elbo(images(), 50).elbo.mean() > -40
     assert sizes(model.vae.latent)["latents"] == model.vae.latent.num_variables
-    assert ("val/code_perplexity" in trainer.callback_metrics) == (cls is CategoricalGrid)
+    assert ("val/code_perplexity" in trainer.callback_metrics) == own.listed
+    assert ("val/active_units" in trainer.callback_metrics) == (own.prior is None)
+    assert len(before) == (own.prior is not None)
+    after = model.vae.state_dict()
+    assert all((after[name] - tensor).abs().max() > 0.01 for name, tensor in before.items())
+
+
+@OWN
+def test_it_goes_on_from_its_checkpoint(own, tmp_path):
+    for cls in outside(own):
+        register(cls)
+    first = module(own)
+    fit(first, 2).save_checkpoint(tmp_path / "two.ckpt")
+    described = VAE.from_pretrained(tmp_path / "two.ckpt")
+    assert same(described, first.vae) and repr(described.prior) == repr(first.vae.prior)
+    resumed = module(own)
+    assert fit(resumed, 4, tmp_path / "two.ckpt").global_step == 4
+    assert not same(resumed.vae, first.vae)
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 def test_a_sampled_kl_has_a_share_for_each_variable():
-    vae = small(GaussianGrid)
-    vae.prior = Standard()
+    vae = small(Own(GaussianGrid, Peaks))
     kl = vae.elbo(images(), 5).kl
     assert kl.shape == (16, vae.latent.num_variables) and (kl[:, 0] == kl[:, -1]).all()
+    assert vae.kl(vae.encode(images())).shape == kl.shape
 
 
 @OWN
-def test_it_is_evaluated(cls):
+def test_it_is_evaluated(own):
     x = images().repeat(4, 1, 1, 1)
     train = [(x, torch.arange(64) % 2)]
-    found = evaluate(small(cls), [(x, torch.arange(64) % 2)], train=train, samples=50, ais_steps=5)
+    vae = small(own)
+    found = evaluate(vae, [(x, torch.arange(64) % 2)], train=train, samples=50, ais_steps=5)
     metrics = {name: metric.value for name, metric in found.metrics.items()}
-    assert {"log_likelihood", "mutual_information", "active_units", "linear_probe"} <= set(metrics)
-    assert ("code_perplexity" in metrics) == (cls is CategoricalGrid)
-    assert ("ais_log_likelihood" in metrics) == (cls is GaussianGrid)
-    assert ("prior_gap" in metrics) == (cls in (GaussianGrid, CategoricalGrid))
-    assert len(found.per_latent["marginal_kl"]) == cls().num_variables
+    gaussian = isinstance(vae.latent, Gaussian)
+    assert {"log_likelihood", "mutual_information", "varying_units", "linear_probe"} <= set(metrics)
+    assert ("code_perplexity" in metrics) == own.listed
+    assert ("ais_log_likelihood" in metrics) == gaussian
+    assert ("prior_gap" in metrics) == (own.prior is None and (gaussian or own.listed))
+    assert ("active_units" in metrics) == (own.prior is None) != ("aggregate_kl" in metrics)
+    each = "activity" if own.prior else "marginal_kl"
+    assert len(found.per_latent[each]) == vae.latent.num_variables
     assert all(math.isfinite(value) for value in metrics.values())
 
 
@@ -189,47 +289,57 @@ def test_densities_of_any_family_are_those_of_an_exponential_one(images):
 
 
 @OWN
-def test_it_is_drawn(cls, tmp_path):
+def test_it_is_drawn(own, tmp_path):
     x = images()
-    files = gallery.draw(small(cls), x, torch.arange(len(x)) % 3, tmp_path)
+    files = gallery.draw(small(own), x, torch.arange(len(x)) % 3, tmp_path)
     always = {"reconstructions", "samples", "interpolation", "traversals", "aggregate_posterior"}
-    assert set(files) == always | {"latent_map"} | ({"codes"} if cls in COUNTED else set())
+    assert set(files) == always | {"latent_map"} | ({"codes"} if own.counted else set())
     for path in files.values():
         with Image.open(path) as picture:
             assert min(picture.size) > 100
 
 
 @OWN
-def test_it_is_explored(cls):
-    explored = Explorer(small(cls), images())
+def test_it_is_explored(own):
+    explored = Explorer(small(own), images())
     low, high = explored.latent.bounds
     assert explored.low.min() >= low and explored.high.max() <= high
-    assert explored.kind == ("codes" if cls in COUNTED else "numbers")
+    assert explored.kind == ("codes" if own.counted else "numbers")
     z = explored.encode(explored.images[0])
     assert explored.values(explored.edited(z, 1, 1.0))[1] == 1
     with pytest.raises(ValueError, match="z1 cannot have the value"):
         explored.edited(z, 1, math.nan if low == -math.inf else -4)
-    for temperature in (0.5, 3.0):
+    assert explored.has_temperature == (own.prior is None and not explored.uniform)
+    assert explored.use.name == ("variance" if own.prior else "KL")
+    for temperature in (1.0,) if own.prior else (0.5, 3.0):
         drawn = explored.latent.numbers(explored.samples(1000, temperature)).float()
         assert drawn.shape == (1000, len(explored.order))
         assert low <= drawn.min() and drawn.max() <= high
         again = explored.samples(1000, temperature)
         assert torch.equal(drawn, explored.latent.numbers(again).float())
-    near, far = (explored.samples(1000, t).std(0) for t in (0.3, 1.0))
-    assert explored.uniform or (near < far).all()
+    if explored.has_temperature:
+        near, far = (explored.samples(1000, t).std(0) for t in (0.3, 1.0))
+        assert (near < far).all()
     path = explored.path(z, explored.encode(explored.images[5]))
     assert explored.decode(path).shape == (101, *Images.shape)
 
 
 @OWN
-def test_it_is_released(cls, tmp_path):
-    vae, x = small(cls), images()
-    with pytest.raises(ValueError, match=f"the latent {cls.__name__} could not be loaded"):
-        vae.save_pretrained(tmp_path / "no")
-    register(cls)
+def test_it_is_released(own, tmp_path):
+    vae, x = small(own), images()
+    for cls in outside(own):
+        with pytest.raises(ValueError, match=f"the (latent|prior) {cls.__name__} could not be"):
+            vae.save_pretrained(tmp_path / "no")
+        register(cls)
     loaded = VAE.from_pretrained(vae.save_pretrained(tmp_path / "yes"))
-    assert type(loaded.latent) is cls
+    assert type(loaded.latent) is type(vae.latent) and type(loaded.prior) is type(vae.prior)
+    assert card(tmp_path / "yes")["format"] == (2 if own.prior else 1)
     assert torch.equal(loaded.reconstruct(x), vae.reconstruct(x))
+    drawn = []
+    for model in (loaded, vae):
+        torch.manual_seed(1)
+        drawn.append(model.sample(5))
+    assert torch.equal(*drawn)
 
 
 OWN_MODULE = """

@@ -175,7 +175,7 @@ def rewrite(folder, **changes):
 
 
 REFUSED = [
-    ({"format": 99}, "has format 99, this vae_lab reads 1"),
+    ({"format": 99}, "has format 99, this vae_lab reads 1 and 2"),
     ({"sha256": "0"}, "does not match the sha256"),
     ({"sha256": None}, "does not match the sha256"),
     ({"network": {"class": "os.system"}}, "unknown network 'os.system' .* known: MLP, Conv"),
@@ -480,7 +480,7 @@ def test_a_constructor_may_read_a_tensor(tmp_path):
     "cls, message",
     [
         (len, "@vae_lab.register decorates a class, got <built-in function len>"),
-        (int, "int must be a Latent, a Likelihood, or a network with encoder and decoder"),
+        (int, "int must be a Latent, a Likelihood, a Prior, or a network with encoder and decoder"),
         (Loose, r"Loose must list its arguments by name, it has \*\*settings"),
     ],
 )

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from commandline.arguments import arguments_of
 from commandline.places import CONFIGS
 from commandline.settings import DECIDED, GROUPS, TABLE, Role, below, names, role_of
+from commandline.settings_table import choices
 from commandline.signatures import Evaluate
 from vae_lab.drawing import report
 from vae_lab.evaluation import PARTS, Settings
@@ -40,7 +41,8 @@ def test_every_row_is_a_setting(known):
 
 def test_every_group_has_a_row():
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    assert folders - {"hydra"} == GROUPS.keys()
+    assert folders - {"hydra"} == {name for name in GROUPS if choices(name)}
+    assert all(group.optional for name, group in GROUPS.items() if not choices(name))
 
 
 def test_a_role_is_that_of_the_next_row_above():

@@ -21,8 +21,8 @@ def randomize(module, scale=0.5):
     return module
 
 
-def discrete_vae(latent):
-    vae = VAE(SHAPE, MLP((3,), "tanh"), latent, Bernoulli()).double()
+def discrete_vae(latent, prior=None):
+    vae = VAE(SHAPE, MLP((3,), "tanh"), latent, Bernoulli(), prior).double()
     return randomize(vae, 0.8)
 
 
@@ -61,8 +61,8 @@ class LinearGaussian:
 
     sigma = 0.6
 
-    def __init__(self, latent):
-        vae = VAE(SHAPE, Linear(), latent, Gaussian(self.sigma)).double()
+    def __init__(self, latent, prior=None):
+        vae = VAE(SHAPE, Linear(), latent, Gaussian(self.sigma), prior).double()
         self.vae = randomize(vae)
         self.x = torch.rand(3, *SHAPE, dtype=torch.float64)
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from . import latents, likelihoods, networks
+from . import latents, likelihoods, networks, priors
 from .arguments import arguments, number
 from .estimators import Estimator, catalog
 from .schedules import Schedule
@@ -23,7 +23,8 @@ from .storage.sources import first_line
 if TYPE_CHECKING:
     from .vae import VAE
 
-KINDS = {"network": networks, "latent": latents, "likelihood": likelihoods}
+KINDS = {"network": networks, "latent": latents, "likelihood": likelihoods, "prior": priors}
+OPTIONAL = {"prior"}  # of which a VAE, and so its description, may have none
 RELAXATION = "relaxation"  # among the facts of a card
 
 # What a description may name.
@@ -36,7 +37,7 @@ Part = TypeVar("Part", bound=type)
 
 
 def register(cls: Part) -> Part:
-    """Lets releases name a network, latent or likelihood of one's own; a decorator.
+    """Lets releases name a network, latent, likelihood or prior of one's own; a decorator.
 
     .. code-block:: python
 
@@ -49,7 +50,7 @@ def register(cls: Part) -> Part:
     imported before. Loading itself imports nothing.
 
     Raises:
-        ValueError: it is none of the three, another class has its name, or its arguments have none.
+        ValueError: it is none of the four, another class has its name, or its arguments have none.
     """
     known = CLASSES[_kind(cls)]
     other = known.get(cls.__name__, cls)
@@ -71,10 +72,13 @@ def _kind(cls: type) -> str:
         return "latent"
     if issubclass(cls, likelihoods.Likelihood):
         return "likelihood"
+    if issubclass(cls, priors.Prior):
+        return "prior"
     if callable(getattr(cls, "encoder", None)) and callable(getattr(cls, "decoder", None)):
         return "network"
     raise ValueError(
-        f"{cls.__name__} must be a Latent, a Likelihood, or a network with encoder and decoder"
+        f"{cls.__name__} must be a Latent, a Likelihood, a Prior, or a network with encoder and "
+        "decoder"
     )
 
 
@@ -121,8 +125,8 @@ def check_listed(vae: "VAE") -> None:
     Raises:
         ValueError: one line that says where to name the class.
     """
-    for kind in KINDS:
-        cls = type(getattr(vae, kind))
+    for kind, part in parts(vae).items():
+        cls = type(part)
         known = CLASSES[kind].get(cls.__name__)
         if known is None:
             raise ValueError(
@@ -136,10 +140,16 @@ def check_listed(vae: "VAE") -> None:
             )
 
 
+def parts(vae: "VAE") -> dict[str, object]:
+    """The parts that a VAE has, by their kinds."""
+    found = {kind: getattr(vae, kind) for kind in KINDS}
+    return {kind: part for kind, part in found.items() if part is not None}
+
+
 def blueprint(vae: "VAE") -> dict[str, Any]:
     """All that is needed to build the like of a VAE, in plain types."""
-    parts = {kind: describe(getattr(vae, kind)) for kind in KINDS}
-    return {"shape": list(vae.shape), **parts}
+    described = {kind: describe(part) for kind, part in parts(vae).items()}
+    return {"shape": list(vae.shape), **described}
 
 
 def assemble(cls: type["VAE"], plan: dict[str, Any], origin: str) -> "VAE":
@@ -149,11 +159,11 @@ def assemble(cls: type["VAE"], plan: dict[str, Any], origin: str) -> "VAE":
         ValueError: the description names a class that is not in vae_lab's lists, or arguments that
             the class does not take.
     """
-    if missing := {"shape", *KINDS} - plan.keys():
+    if missing := {"shape", *KINDS} - OPTIONAL - plan.keys():
         raise ValueError(f"{origin} lacks {', '.join(sorted(missing))}")
-    parts = {kind: _build(kind, plan[kind], origin) for kind in KINDS}
+    made = {kind: _build(kind, plan[kind], origin) for kind in KINDS if kind in plan}
     try:
-        return cls(tuple(plan["shape"]), **parts)
+        return cls(tuple(plan["shape"]), **made)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{origin} describes no VAE: {first_line(error)}") from None
 
@@ -183,12 +193,10 @@ def check_described(vae: "VAE") -> dict[str, Any]:
             was built.
     """
     check_listed(vae)
-    if vae.prior is not None:
-        raise ValueError(f"a release has no place for the prior {type(vae.prior).__name__} yet")
     if own := _overridden(vae):
         raise ValueError(
             f"a release would come back with vae_lab's own {shortened(own)}, not with that of "
-            f"{type(vae).__name__}: put what differs into a network, latent or likelihood"
+            f"{type(vae).__name__}: put what differs into a network, latent, likelihood or prior"
         )
     try:
         plan: dict[str, Any] = json.loads(json.dumps(blueprint(vae)))
@@ -232,9 +240,9 @@ def _overridden(vae: "VAE") -> list[str]:
 
 def _altered(plan: dict[str, Any], origin: str) -> list[str]:
     """The parts that describe themselves in another way once they are built anew."""
-    again = {kind: describe(_build(kind, plan[kind], origin)) for kind in KINDS}
+    again = {k: describe(_build(k, plan[k], origin)) for k in KINDS if k in plan}
     kept = json.loads(json.dumps(again))
-    return [f"got {plan[k]} and keeps {kept[k]}" for k in KINDS if kept[k] != plan[k]]
+    return [f"got {plan[k]} and keeps {kept[k]}" for k in kept if kept[k] != plan[k]]
 
 
 def _changes(vae: "VAE", again: "VAE") -> list[str]:

@@ -54,7 +54,7 @@ class DecoderGraph(nn.Module):
         return parameters, self.vae.likelihood.mean(parameters)
 
     def example(self, count: int) -> Tensor:
-        return self.vae.latent.prior().sample((count,))
+        return self.vae.p_z().sample((count,))
 
 
 def check_packages() -> None:

@@ -19,7 +19,7 @@ class BoundMetrics(Metric):
     r"""Means over a split of the ELBO and its terms, and how much of the latent is in use.
 
     * `elbo`, `reconstruction`, `kl`, and `elbo_relaxed` where it is given: in nats.
-    * `active_units`: latent variables whose mean KL exceeds 0.01 nats.
+    * `active_units`: latent variables whose mean KL exceeds 0.01 nats, if each has one.
     * `code_perplexity`, of discrete latents: :math:`\exp H(\bar\pi_l)`, where :math:`\bar\pi_l`
       is the mean of q(z_l|x) over the data; mean over the variables. 1 is a dead variable, K is one
       that uses all categories alike.
@@ -28,6 +28,7 @@ class BoundMetrics(Metric):
         latents: L.
         categories: K, or None where they cannot be listed.
         relaxed: is there a relaxed ELBO beside the true one.
+        each: is the KL of each variable known, and not only their sum.
     """
 
     full_state_update = False
@@ -36,9 +37,11 @@ class BoundMetrics(Metric):
     codes: Tensor
     count: Tensor
 
-    def __init__(self, latents: int, categories: int | None, relaxed: bool) -> None:
+    def __init__(
+        self, latents: int, categories: int | None, relaxed: bool, each: bool = True
+    ) -> None:
         super().__init__()
-        self.categories, self.relaxed = categories, relaxed
+        self.categories, self.relaxed, self.each = categories, relaxed, each
         shapes = {"terms": (3,), "kl": (latents,), "codes": (latents, categories or 1), "count": ()}
         for name, shape in shapes.items():
             # Sums of 10^5 numbers of size 10^3 need more than float32.
@@ -52,7 +55,8 @@ class BoundMetrics(Metric):
         With `relaxed`, it is trained at points that it will not meet again: its ELBO at these is
         shown beside the true one.
         """
-        return cls(vae.latent.num_variables, vae.latent.categories, relaxed)
+        each = vae.prior is None
+        return cls(vae.latent.num_variables, vae.latent.categories, relaxed, each)
 
     def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
         """Adds a batch; `codes` are the probabilities [B, L, K] of discrete latents."""
@@ -69,7 +73,8 @@ class BoundMetrics(Metric):
         metrics = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl.sum()}
         if self.relaxed:
             metrics["elbo_relaxed"] = relaxed
-        metrics["active_units"] = (kl > ACTIVE).sum().to(kl)
+        if self.each:
+            metrics["active_units"] = (kl > ACTIVE).sum().to(kl)
         if self.categories is not None:
             usage = self.codes / self.count
             metrics["code_perplexity"] = torch.special.entr(usage).sum(-1).exp().mean()

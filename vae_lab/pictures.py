@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import variables
 from .latents.base import ACTIVE
 from .optional import needs
 from .storage import files
@@ -63,10 +64,10 @@ def interpolations(vae: VAE, x0: Tensor, x1: Tensor, steps: int = 8) -> Tensor:
 
 
 def active_units(kl: Tensor, most: int) -> list[int]:
-    """The latent variables in use, the one with the largest KL first.
+    """The latent variables in use, the most used one first.
 
     Args:
-        kl: mean over the data, shape [L], in nats.
+        kl: mean over the data, shape [L], in nats; or another measure of :func:`.variables.use`.
         most: how many at most. There is always one, in use or not.
     """
     order = kl.argsort(descending=True, stable=True).tolist()
@@ -81,7 +82,7 @@ def traversals(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Ten
         vae: The model.
         z: shape [*E].
         units: which variables, R of them.
-        steps: values of a variable that is not bound to fewer; see :meth:`.Latent.values`.
+        steps: values of a variable that is not bound to fewer; see :func:`.variables.values`.
 
     Returns:
         Shape [R, V, C, H, W].
@@ -114,7 +115,7 @@ def code_images(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Te
 
 def _each(vae: VAE, z: Tensor, units: Sequence[int], steps: int) -> Iterator[Tensor]:
     """For each of the variables, z [*, *E] with all of its values, [V, *, *E]."""
-    values, numbers = vae.latent.values(steps), vae.latent.numbers(z)  # [V, L], [*, L]
+    values, numbers = variables.values(vae, steps), vae.latent.numbers(z)  # [V, L], [*, L]
     for unit in units:
         changed = numbers.expand(len(values), *numbers.shape).clone()
         changed[..., unit] = values[:, unit].reshape(-1, *[1] * (numbers.ndim - 1))

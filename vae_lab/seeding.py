@@ -1,5 +1,7 @@
 """Seeds as pure functions of where the run stands, so that no random state has to be saved."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 
 import torch
@@ -38,3 +40,12 @@ def seed_generators(seed: int) -> None:
         # One that is not there, or that nothing has used yet, would only queue the seed, slowly.
         if not hasattr(device, "is_initialized") or device.is_initialized():
             device.manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Noise of this seed on a device, after which the generators are where they were."""
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type):
+        seed_generators(seed)
+        yield

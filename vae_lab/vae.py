@@ -16,6 +16,8 @@ from .distributions import full_precision
 from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count
 from .latents import Latent
 from .networks.base import check_shape, grid
+from .priors import Prior
+from .priors.base import bound
 
 if TYPE_CHECKING:
     from .estimators import Estimator
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from .networks import Network
     from .objectives import Objective, Terms
     from .storage.releases import Taken
+
+KL_SAMPLES = 16  # of z, for a KL without a closed form
 
 
 class Bound(NamedTuple):
@@ -59,11 +63,8 @@ class VAE(nn.Module):
         network: makes the encoder and the decoder; see :mod:`vae_lab.networks`.
         latent: the family of q and of the prior; see :mod:`vae_lab.latents`.
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
-
-    Attributes:
-        prior: p(z), a module whose `forward(None)` is a distribution of batch shape []; its KL is
-            sampled. None: the latent's own, with its KL in closed form. Set it before an optimizer
-            is given the parameters. A release has no place for it yet.
+        prior: p(z), to which the KL is sampled; see :mod:`vae_lab.priors`. None: the latent's own,
+            to which it has a closed form.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class VAE(nn.Module):
         network: "Network",
         latent: Latent,
         likelihood: "Likelihood",
+        prior: Prior | None = None,
     ) -> None:
         super().__init__()
         check_shape(shape)
@@ -86,7 +88,7 @@ class VAE(nn.Module):
         bias = (self.output_shape[0], 1, 1) if latent.grid else self.output_shape
         self.output_bias = nn.Parameter(torch.zeros(bias))
         self.likelihood = likelihood
-        self.prior: nn.Module | None = None
+        self.prior = None if prior is None else bound(prior, latent)
 
     def at(self, *shape: int) -> "VAE":
         """The same model for pictures of another size; it shares all weights and modes.
@@ -190,10 +192,21 @@ class VAE(nn.Module):
         """The prior p(z), batch shape []."""
         return self.latent.prior() if self.prior is None else self.prior(None)
 
-    def check_own_prior(self, who: str) -> None:
-        """Refuses a prior that was set, in what goes by the latent's own."""
-        if self.prior is not None:
-            raise ValueError(f"{who} goes by the latent's own prior, this model has another")
+    def kl(self, q: Distribution, z: Tensor | None = None) -> Tensor:
+        """KL(q || p(z)) of each latent variable, [*B, L], in nats.
+
+        To the latent's own prior in closed form. To another one it is sampled, and only the sum
+        over the variables is known, of which each has an equal share.
+
+        Args:
+            z: draws of q, [S, *B, *E], for a KL that is sampled; None: 16.
+        """
+        if self.prior is None:
+            return self.latent.kl(q)
+        z = q.sample((KL_SAMPLES,)) if z is None else z
+        kl = (q.log_prob(z) - self.p_z().log_prob(z)).mean(0)
+        variables = self.latent.num_variables
+        return kl.unsqueeze(-1).expand(*kl.shape, variables) / variables
 
     def infer(self, x: Tensor) -> Level:
         """x [B, *X] -> the level from which an objective starts, batch shape [B]."""
@@ -241,13 +254,8 @@ class VAE(nn.Module):
         q = self.encode(x)
         z = q.sample((num_samples,))
         reconstruction = self.log_px_z(x, z).mean(0)
-        kl = self.latent.kl(q) if self.prior is None else self._sampled_kl(q, z)
+        kl = self.kl(q, z)
         return Bound(reconstruction - kl.sum(-1), reconstruction, kl, q)
-
-    def _sampled_kl(self, q: Distribution, z: Tensor) -> Tensor:
-        kl = (q.log_prob(z) - self.p_z().log_prob(z)).mean(0)
-        variables = self.latent.num_variables
-        return kl.unsqueeze(-1).expand(-1, variables) / variables
 
     @torch.no_grad()
     def log_likelihood(self, x: Array, num_samples: int = 100, chunk: int | None = None) -> Tensor:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .. import figures, pictures
+from .. import figures, pictures, variables
 from ..distributions import base
 from ..optional import needs
-from ..seeding import seed_generators
+from ..seeding import seeded
 from ..vae import VAE
+from ..variables import Use
 from . import latent_figures
 
 CODES = 16  # values of a variable in a picture
@@ -22,6 +23,7 @@ PIXELS = 2**22  # that one picture decodes: some 5000 images of 28 x 28
 MAP_SIDE = 16  # images along a side of a plane
 MAP_POINTS = 500  # t-SNE of more takes many seconds
 DRAWS = 10_000  # in a histogram
+BINS = 60  # of it
 
 
 class Drawn(NamedTuple):
@@ -41,7 +43,8 @@ CAPTIONS = {
     "traversals": Drawn(
         "Latent traversals",
         "One test image with one latent variable at each of its values, the others as they are; "
-        "the variables in use, the one with the largest KL first.",
+        "the variables in use, the one with the largest KL first; where the prior gives them no KL "
+        "of their own, the one whose mean varies most.",
     ),
     "latent_map": Drawn("Map of the latent", "Where the test images lie in the latent, by label."),
     "aggregate_posterior": Drawn(
@@ -61,10 +64,10 @@ CAPTIONS = {
 
 
 class Latents(NamedTuple):
-    """The test images in the latent; the variables that are shown are by descending KL."""
+    """The test images in the latent; the variables that are shown are by descending use."""
 
     q: Distribution  # of every image, batch shape [N]
-    kl: Tensor  # mean over the images, [L]
+    use: Use  # of each variable
     units: list[int]  # those in use, R
     names: list[str]  # of these
 
@@ -96,12 +99,9 @@ def draw(
     Returns:
         The files, by the names of :data:`CAPTIONS`.
     """
-    vae.check_own_prior("the gallery")
     folder = Path(folder)
-    device = vae.device
-    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-        seed_generators(seed)
-        x = x.to(device)
+    with seeded(seed, vae.device):
+        x = x.to(vae.device)
         grids = {
             "samples": pictures.samples(vae),
             "reconstructions": pictures.reconstructions(vae, x[:8]),
@@ -116,11 +116,12 @@ def draw(
 
 def _draw_latent(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
     q = vae.encode(x)
-    kl = vae.latent.kl(q).mean(0).cpu()
-    units = pictures.active_units(kl, ROWS)
-    latents = Latents(q, kl, units, [f"$z_{{{unit}}}$  {kl[unit]:.2f} nats" for unit in units])
+    use = variables.use(vae, [q])
+    units = pictures.active_units(use.each, ROWS)
+    names = [f"$z_{{{unit}}}$  {use.each[unit]:.2f}{use.unit}" for unit in units]
+    latents = Latents(q, use, units, names)
     _traversals(vae, latents, folder / "traversals.png")
-    usage, expected = vae.latent.usage(q), vae.latent.usage(vae.latent.prior())
+    usage, expected = vae.latent.usage(q), _expected_usage(vae)
     if usage is None or expected is None:
         _densities(vae, latents, folder / "aggregate_posterior.png")
     else:
@@ -133,7 +134,7 @@ def _draw_latent(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
 def _traversals(vae: VAE, latents: Latents, path: Path) -> None:
     images = pictures.traversals(vae, vae.latent.mode(latents.q)[0], latents.units)
     count = images.shape[1]
-    rows, title = latents.names, "variable, its mean KL"
+    rows, title = latents.names, f"variable, its {latents.use.measure}"
     columns, across = vae.latent.value_names(count)
     if count < 4:  # a narrow column of pictures, unless lying down
         images, rows, columns = images.transpose(0, 1), columns, [n.split()[0] for n in rows]
@@ -143,7 +144,7 @@ def _traversals(vae: VAE, latents: Latents, path: Path) -> None:
 
 
 def _codes(vae: VAE, latents: Latents, usage: Tensor, path: Path) -> None:
-    order = latents.kl.argsort(descending=True, stable=True)
+    order = latents.use.each.argsort(descending=True, stable=True)
     shown = min(usage.shape[1], CODES)
     decoded = len(latents.units) * usage.shape[1] * math.prod(vae.output_shape[1:])
     images = max(PIXELS // decoded, 1)
@@ -157,20 +158,41 @@ def _codes(vae: VAE, latents: Latents, usage: Tensor, path: Path) -> None:
 def _frequencies(latents: Latents, usage: Tensor, expected: Tensor, path: Path) -> None:
     units = latents.units
     if usage.shape[1] == 2:  # there is room for all
-        units = latents.kl.argsort(descending=True, stable=True).tolist()
+        units = latents.use.each.argsort(descending=True, stable=True).tolist()
     latent_figures.frequencies(usage[units].cpu(), expected[units].cpu(), latents.names, path)
 
 
+def _expected_usage(vae: VAE) -> Tensor | None:
+    """How often the prior has each value of each variable, [L, V]; None for numbers."""
+    expected = vae.latent.usage(vae.latent.prior())
+    if vae.prior is None or expected is None:
+        return expected
+    drawn = vae.latent.numbers(vae.p_z().sample((DRAWS,)))  # [S, L]
+    return torch.stack([(drawn == value).float().mean(0) for value in vae.latent.values()], -1)
+
+
 def _densities(vae: VAE, latents: Latents, path: Path) -> None:
-    latent, prior = vae.latent, vae.latent.prior()
+    latent = vae.latent
     draws = math.ceil(DRAWS / latents.q.batch_shape[0])
     z = latent.numbers(latents.q.sample((draws,)).flatten(0, 1))[:, latents.units]
-    steps = torch.linspace(-4, 4, 200, device=z.device)
+    across, height = (part[:, latents.units].cpu() for part in _prior_densities(vae))
+    latent_figures.densities(z.cpu(), across, height, latents.names, path)
+
+
+def _prior_densities(vae: VAE) -> tuple[Tensor, Tensor]:
+    """Numbers of each variable, and the prior's density there, [P, L] each; of another prior than
+    the latent's own a histogram of draws."""
+    latent, prior = vae.latent, vae.latent.prior()
+    if vae.prior is not None:
+        drawn = latent.numbers(vae.p_z().sample((DRAWS,))).cpu()
+        found = [torch.histogram(column, BINS, density=True) for column in drawn.T.contiguous()]
+        centres = [(edges[1:] + edges[:-1]) / 2 for _, edges in found]
+        return torch.stack(centres, 1), torch.stack([height for height, _ in found], 1)
+    steps = torch.linspace(-4, 4, 200, device=vae.device)
     across = prior.mean + steps.reshape(-1, *[1] * prior.mean.ndim) * prior.stddev
     across = across.clamp(*latent.bounds)
     density = base(prior).log_prob(across).exp()
-    shown, height = (latent.numbers(part)[:, latents.units].cpu() for part in (across, density))
-    latent_figures.densities(z.cpu(), shown, height, latents.names, path)
+    return latent.numbers(across), latent.numbers(density)
 
 
 def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
@@ -191,7 +213,7 @@ def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
 
 def _plane(vae: VAE, points: Tensor, y: Tensor, path: Path) -> None:
     """The posteriors' means, and what is decoded where they and the most of the prior are."""
-    reach = torch.cat([points, vae.latent.values().cpu()])
+    reach = torch.cat([points, variables.values(vae).cpu()])
     low, high = reach.amin(0), reach.amax(0)
     half = (high - low) / (MAP_SIDE - 1) / 2  # a cell's
     across, up = (

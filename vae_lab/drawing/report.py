@@ -34,10 +34,10 @@ BESIDE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "logger", "callbacks"),
     *("compare", "evaluate", "explore", "report"),
 )
-CARD = ("network", "latent", "likelihood", "data")  # parts on a release's card
+CARD = ("network", "latent", "likelihood", "prior", "data")  # parts on a release's card
 ACRONYMS = ("elbo", "kl", "nll", "fid", "mig", "dci", "sap", "snr")
 # Settings of the model that have groups of their own.
-OF_MODEL = ("network", "latent", "likelihood", "objective", "estimator")
+OF_MODEL = ("network", "latent", "likelihood", "objective", "estimator", "prior")
 
 
 def write(
@@ -154,6 +154,7 @@ def _facts(run: Run) -> dict[str, str]:
         "network": _describe(config.get("network") or card.get("network")),
         "latent": _describe(card.get("latent")),
         "likelihood": _describe(config.get("likelihood") or card.get("likelihood")),
+        "prior": _describe(config.get("prior") or card.get("prior")),
         "objective": _describe(config.get("objective")),
         "estimator": _describe(config.get("estimator")) or ("the model's own" if config else ""),
         "optimizer": _describe(model.get("optimizer")),

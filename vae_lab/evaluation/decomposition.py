@@ -8,6 +8,10 @@ With the aggregate posterior of the N images of a split, :math:`q(z) = \frac{1}{
             _{\text{total correlation}}
           + \underbrace{\textstyle\sum_l \mathrm{KL}(q(z_l) \,\|\, p(z_l))}_{\text{marginal KL}}
 
+The first two do not depend on the prior, so that they are measured with the latent's own for every
+other one as well. Of a prior that is no product over the variables there are no marginals, and what
+the mutual information leaves is :math:`\mathrm{KL}(q(z) \,\|\, p(z))` as a whole.
+
 Sources: Hoffman & Johnson, *ELBO surgery*, NeurIPS workshop 2016; Chen et al., *Isolating Sources
 of Disentanglement in VAEs*, NeurIPS 2018, arXiv:1802.04942
 """
@@ -53,6 +57,18 @@ class Decomposition(NamedTuple):
     points: int
 
 
+class Aggregate(NamedTuple):
+    """KL(q(z) || p(z)) to any prior, in nats.
+
+    Attributes:
+        kl: what the mutual information leaves of the mean KL.
+        error: the standard error that the draws leave.
+    """
+
+    kl: float
+    error: float
+
+
 class CodeUse(NamedTuple):
     """The use that discrete latents make of their categories over a split.
 
@@ -70,7 +86,7 @@ class CodeUse(NamedTuple):
 def decompose(
     latent: Latent, q: Distribution, points: int = POINTS, mixture: int = MIXTURE
 ) -> Decomposition:
-    r"""Splits the mean KL of the posteriors q(z|x_n), batch shape [N].
+    r"""Splits the mean KL of the posteriors q(z|x_n), batch shape [N], to the latent's own prior.
 
     :math:`I(x; z) = \mathbb{E}[\log q(z|x) - \log q(z)]` is a mean over points z that every
     posterior has drawn alike, with its own part in the mixture q(z): unbiased for these N images,
@@ -118,17 +134,34 @@ def decompose(
     )
 
 
+def aggregate(kl: Tensor, found: Decomposition) -> Aggregate:
+    """The KL of the aggregate posterior to the prior that the posteriors' KL was sampled to.
+
+    Args:
+        kl: of each image, [S, N], from S independent draws.
+        found: the decomposition of the same posteriors to the latent's own prior.
+    """
+    kl = kl.cpu().double()[:, _evenly(kl.shape[1], found.images)]
+    error = (kl.var(0).mean() / kl.numel()).sqrt().item()
+    rest = kl.mean().item() - found.mutual_information
+    return Aggregate(rest, math.hypot(error, found.mutual_information_error))
+
+
 @torch.no_grad()
-def activity(q: Distribution) -> Tensor:
+def activity(*posteriors: Distribution) -> Tensor:
     """The variance over the images of the posterior's mean, [L]; a unit is active above 0.01.
 
     Of a one-hot variable it is the sum over its categories.
 
+    Args:
+        posteriors: of the images, in batches.
+
     Source: Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, ICLR 2016,
     arXiv:1509.00519
     """
-    variance = q.mean.double().var(0, correction=0)
-    return variance.reshape(-1, base(q).event_shape.numel()).sum(-1)
+    means = torch.cat([q.mean for q in posteriors])
+    variance = means.double().var(0, correction=0)
+    return variance.reshape(-1, base(posteriors[0]).event_shape.numel()).sum(-1)
 
 
 def code_use(codes: Tensor) -> CodeUse:

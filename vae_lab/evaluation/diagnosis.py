@@ -92,13 +92,12 @@ def sizes(latent: Latent) -> dict[str, float]:
 
 
 def _posterior_collapse(
-    kl: float, active_units: float, latents: float, prefix: str, min_kl: float
+    kl: float, latents: float, prefix: str, min_kl: float, active_units: float | None = None
 ) -> Finding:
-    because = (
-        f"{prefix}kl is {kl:.3g} nats, {active_units:.0f} of {latents:.0f} latent variables are "
-        "active"
-    )
-    if kl >= min_kl and active_units:
+    because = f"{prefix}kl is {kl:.3g} nats"
+    if active_units is not None:
+        because += f", {active_units:.0f} of {latents:.0f} latent variables are active"
+    if kl >= min_kl and active_units != 0:
         return "fine", because, ""
     return (
         "problem",

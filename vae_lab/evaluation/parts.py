@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..estimators import Estimator
 from ..latents.base import ACTIVE
 from ..objectives import ELBO
-from .decomposition import Decomposition, activity, code_use, decompose, prior_gap
+from .decomposition import Decomposition, activity, aggregate, code_use, decompose, prior_gap
 from .diagnosis import has_grey_pixels
 from .evidence import MAX_STATES, annealed, enumerated, importance_weighted
 from .features import Features
@@ -17,6 +18,7 @@ from .measurement import BATCH, Measurement
 
 VARYING = 0.01  # variance of the posteriors' means above which a variable varies
 FEW_SAMPLES = 16  # for an ELBO alone
+KL_REPEATS = 4  # of a KL that is sampled, for its error
 AIS_CHAINS, AIS_BATCH = 16, 50
 QUALITY_IMAGES = 10_000
 FACTOR_CODES = 5000
@@ -32,8 +34,8 @@ def bound(m: Measurement, samples: int) -> None:
 
     def terms(x: Tensor) -> tuple[Tensor, ...]:
         found = importance_weighted(vae, x, FEW_SAMPLES if exact else samples, memory=m.memory)
-        kl = vae.latent.kl(vae.encode(x)).sum(-1)
-        other = vae.log_px_z(x, vae.latent.prior().sample((len(x),)))
+        kl = vae.kl(vae.encode(x)).sum(-1)
+        other = vae.log_px_z(x, vae.p_z().sample((len(x),)))
         log_px = enumerated(vae, x, memory=m.memory) if exact else found.bound
         return (
             *(log_px, found.reconstruction - kl, found.reconstruction, kl),
@@ -49,7 +51,7 @@ def bound(m: Measurement, samples: int) -> None:
     m.mean("log_likelihood", "nats", how + "; no likelihood of grey pixels" * grey)
     m.mean("elbo", "nats")
     m.mean("reconstruction", "nats", "E_q log p(x|z)")
-    m.mean("kl", "nats", "KL(q(z|x) || p(z))")
+    _add_kl(m)
     m.mean("reconstruction_gain", "nats", "over the reconstruction from a z of the prior")
     if vae.likelihood.discrete and not grey:
         scale = -1 / (math.log(2) * math.prod(vae.shape))
@@ -67,7 +69,7 @@ def train_gap(m: Measurement, x: Tensor) -> None:
 
     def terms(x: Tensor) -> tuple[Tensor]:
         found = importance_weighted(m.vae, x, FEW_SAMPLES, memory=m.memory)
-        return (found.reconstruction - m.vae.latent.kl(m.vae.encode(x)).sum(-1),)
+        return (found.reconstruction - m.vae.kl(m.vae.encode(x)).sum(-1),)
 
     m.measure("train", x, terms, ("train_elbo",))
     m.mean("train_elbo", "nats", f"{len(x)} training images")
@@ -99,19 +101,21 @@ def split(m: Measurement, estimator: Estimator | None) -> None:
     m.progress("split", 0, 1)
     parameters = [vae.head(vae.encoder(x.to(m.device))) for x in m.x.split(BATCH)]
     q = latent.distribution(torch.cat(parameters))
-    kl, variance = latent.kl(q).double().cpu(), activity(q).cpu()
+    kl, variance = _each_kl(m, parameters, q), activity(q).cpu()
     if "kl" not in m.each:
-        m.each["kl"] = kl.sum(-1)
-        m.mean("kl", "nats", "KL(q(z|x) || p(z))")
+        m.each["kl"] = kl.mean(0).sum(-1)
+        _add_kl(m)
     m.draw_anew("split")
     found = decompose(latent, q)
     _add_decomposition(m, found)
-    if (gap := prior_gap(latent, q)) is not None:
-        m.add("prior_gap", gap, None, "nats", "KL(q(z) || p(z)) at least, by the moments of q(z)")
-    m.add("active_units", (kl.mean(0) > ACTIVE).sum().item(), note=f"KL above {ACTIVE} nats")
+    if vae.prior is None:
+        _add_marginals(m, kl[0], found, prior_gap(latent, q))
+    else:
+        rest = aggregate(kl.sum(-1), found)
+        note = "KL(q(z) || p(z)), kl less mutual_information; this prior has no KL of each variable"
+        m.add("aggregate_kl", rest.kl, rest.error, "nats", note)
     varying = (variance > VARYING).sum().item()
     m.add("varying_units", varying, note=f"variance of E_q[z] above {VARYING}")
-    m.per_latent |= {"kl": kl.mean(0).tolist(), "marginal_kl": found.marginal_kl.tolist()}
     m.per_latent["activity"] = variance.tolist()
     if (codes := latent.codes(q)) is not None:
         use = code_use(codes)
@@ -130,8 +134,35 @@ def _add_decomposition(m: Measurement, found: Decomposition) -> None:
     error, note = found.mutual_information_error, f"{how}; {most:.1f} at most"
     m.add("mutual_information", information, error, "nats", note)
     m.add("total_correlation", correlation, found.total_correlation_error, "nats", how)
+
+
+def _each_kl(m: Measurement, parameters: list[Tensor], q: Distribution) -> Tensor:
+    """The KL of each image and variable, [1, N, L]; where it is sampled, several times, [S, N, L].
+
+    Args:
+        parameters: of the posteriors q, in batches.
+    """
+    if m.vae.prior is None:
+        return m.vae.kl(q).double().cpu().unsqueeze(0)
+    m.draw_anew("kl")
+    batches = [m.vae.latent.distribution(batch) for batch in parameters]
+    draws = [torch.cat([m.vae.kl(q) for q in batches]) for _ in range(KL_REPEATS)]
+    return torch.stack(draws).double().cpu()
+
+
+def _add_kl(m: Measurement) -> None:
+    sampled = "" if m.vae.prior is None else ", sampled"
+    m.mean("kl", "nats", f"KL(q(z|x) || p(z)){sampled}")
+
+
+def _add_marginals(m: Measurement, kl: Tensor, found: Decomposition, gap: float | None) -> None:
+    """What is known of each variable, kl [N, L], where the prior is a product over them."""
     marginal, note = found.marginal_kl.sum().item(), "KL(q(z_l) || p(z_l)), summed"
     m.add("marginal_kl", marginal, found.marginal_kl_error or None, "nats", note)
+    if gap is not None:
+        m.add("prior_gap", gap, None, "nats", "KL(q(z) || p(z)) at least, by the moments of q(z)")
+    m.add("active_units", (kl.mean(0) > ACTIVE).sum().item(), note=f"KL above {ACTIVE} nats")
+    m.per_latent |= {"kl": kl.mean(0).tolist(), "marginal_kl": found.marginal_kl.tolist()}
 
 
 def _relaxed_gap(m: Measurement, estimator: Estimator) -> None:

@@ -163,7 +163,6 @@ def _work(vae: VAE, batches: Iterable[Any], settings: Settings, progress: OnProg
     x, y = collect(batches, settings.images)
     if tuple(x.shape[1:]) != vae.shape:
         raise ValueError(f"the model's images are {vae.shape}, got {tuple(x.shape[1:])}")
-    vae.check_own_prior("evaluate")
     m = Measurement(vae.eval(), x, y, settings.memory, settings.seed, progress)
     none = x[:0], y[:0]
     return Work(m, settings, none if settings.train is None else collect(settings.train, CODES))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .. import variables
 from ..data import TensorLoader
 from ..data.image_files import read_upload
 from ..optional import needs
@@ -34,8 +35,9 @@ class Explorer:
         pixels: the settings of :func:`vae_lab.data.image_files.read` that the data was read with.
 
     Attributes:
-        kl: the mean over `images` of KL(q(z|x) || p(z)) of each latent variable, [L], in nats.
-        order: the latent variables, by decreasing `kl`.
+        use: how much each latent variable says of `images`: the mean of its KL(q(z|x) || p(z)),
+            if the prior is the latent's own; see :func:`vae_lab.variables.use`.
+        order: the latent variables, by decreasing use.
         low, high: the least and the largest value to offer, of each latent variable, [L].
     """
 
@@ -49,15 +51,15 @@ class Explorer:
     ) -> None:
         if not len(images):
             raise ValueError("images must hold at least one image, got 0")
-        vae.check_own_prior("the explorer")
         self.vae, self.latent, self.binarize = vae, vae.latent, binarize
+        self.prior = vae.latent if vae.prior is None else vae.prior
         self.pixels = pixels or {}
         self.images = images.to(vae.device, vae.dtype)
         posteriors = [vae.encode(x) for x in self.images.split(CHUNK)]
-        self.kl = torch.cat([self.latent.kl(q) for q in posteriors]).mean(0).cpu()
-        self.order: list[int] = self.kl.argsort(descending=True).tolist()
+        self.use = variables.use(vae, posteriors)
+        self.order: list[int] = self.use.each.argsort(descending=True).tolist()
         modes = torch.cat([self.latent.mode(q) for q in posteriors])
-        ends = self.latent.range(self.latent.numbers(modes))
+        ends = variables.value_range(vae, self.latent.numbers(modes))
         self.low, self.high = (end.cpu() for end in ends)
 
     @property
@@ -70,7 +72,12 @@ class Explorer:
     @property
     def uniform(self) -> bool:
         """Whether the prior has the same probability for all values, and so no temperature."""
-        return self.latent.uniform
+        return self.prior.uniform
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether :meth:`samples` are others at another temperature than 1."""
+        return self.prior.has_temperature
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -116,11 +123,11 @@ class Explorer:
     def samples(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
         r"""Draws from the prior at a temperature t, [count, \*E]; the same noise at every t.
 
-        See :meth:`.Latent.sample`. A uniform prior it leaves as it is.
+        See :meth:`.Latent.sample` and :meth:`.Prior.sample`. A uniform prior it leaves as it is.
         """
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        return self.latent.sample(count, temperature, seed)
+        return self.prior.sample(count, temperature, seed)
 
     def upload(self, data: bytes) -> Tensor:
         """A picture file as an image of the model's shape, read and binarised as its data is.

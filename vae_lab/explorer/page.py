@@ -157,15 +157,17 @@ class Page:
                 button("New samples", self._resample)
                 if self.explorer.uniform:
                     quiet("the prior is uniform, at any temperature")
-                else:
+                elif self.explorer.has_temperature:
                     quiet("temperature")
                     Slider("temperature", 0.1, 2, 0.05, self._heat).classes("short").show(1)
 
     def _build_latents(self) -> None:
         with section("Latent variables"):
-            quiet(
-                f"sorted by their KL in nats, the mean over {len(self.explorer.images)} test images"
-            )
+            use, images = self.explorer.use, len(self.explorer.images)
+            unit = f" in{use.unit}" if use.unit else ""
+            quiet(f"sorted by their {use.measure}{unit} over {images} test images")
+            if use.note:
+                quiet(use.note)
             kind = self.explorer.kind
             self.latents = ui.element("div").classes(kind)
             with ui.element("div").classes("row"):
@@ -186,12 +188,12 @@ class Page:
 
     def _control(self, latent: int) -> Slider | Code | Bit:
         explorer, changed = self.explorer, partial(self._edit, latent)
-        name, kl = f"z{latent}", f"KL {explorer.kl[latent]:.2f}"
+        name, use = f"z{latent}", f"{explorer.use.name} {explorer.use.each[latent]:.2f}"
         if explorer.kind == "bits":
-            return Bit(name, kl, changed)
+            return Bit(name, use, changed)
         with ui.element("div").classes("latent"):
             ui.label(name)
-            ui.label(kl)
+            ui.label(use)
             if self.cells[latent]:
                 return Code(name, self.cells[latent], changed)
             low, high = explorer.low[latent].item(), explorer.high[latent].item()

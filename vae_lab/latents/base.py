@@ -2,8 +2,7 @@
 z is, so that nobody else has to ask."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import ClassVar, Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..arguments import PrintsArguments
 from ..distributions import bounds, kl, wrapped
-from ..seeding import seed_generators
+from ..seeding import seeded
 
 ACTIVE = 0.01  # nats of mean KL above which a latent variable counts as in use
 WIDTH = 3  # standard deviations of the prior, on each side of its mean, that are worth a look
@@ -179,6 +178,11 @@ class Latent(PrintsArguments, nn.Module):
         """Whether the prior has the same probability for all values, and so no temperature."""
         return False
 
+    @property
+    def has_temperature(self) -> bool:
+        """Whether :meth:`sample` draws others at another temperature than 1."""
+        return not self.uniform
+
     def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
         r"""Draws from the prior at a temperature t, [count, \*E]; the same noise at every t.
 
@@ -190,14 +194,8 @@ class Latent(PrintsArguments, nn.Module):
             z = prior.sample((count,))
         return (prior.mean + temperature * (z - prior.mean)).clamp(*self.bounds)
 
-    @contextmanager
-    def _seeded(self, seed: int) -> Iterator[None]:
-        """Noise of this seed, after which the generators are where they were."""
-        device = self.prior_parameters.device
-        devices = [] if device.type == "cpu" else [device]
-        with torch.random.fork_rng(devices, device_type=device.type):
-            seed_generators(seed)
-            yield
+    def _seeded(self, seed: int) -> AbstractContextManager[None]:
+        return seeded(seed, self.prior_parameters.device)
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """A path from z0 to z1, [*B, *E] -> [steps, *B, *E]; straight, if nothing else is said."""

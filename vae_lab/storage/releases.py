@@ -23,6 +23,7 @@ from ..description import (
     describe,
     library_class,
     outline,
+    parts,
     shortened,
     undisturbed,
 )
@@ -34,7 +35,7 @@ from .sources import first_line, is_release, read_card
 if TYPE_CHECKING:
     from ..vae import VAE
 
-FORMAT = 1
+FORMATS = (1, 2)  # of a model without and with a prior, which vae_lab 0.1 does not read
 CONFIG, WEIGHTS = sources.FILES
 
 Part = Literal["encoder", "decoder"]
@@ -86,7 +87,11 @@ def save(vae: "VAE", folder: Path, facts: dict[str, Any], dtype: torch.dtype | N
         where = "" if dtype is None else f" in {dtype}"
         raise ValueError(f"weights must be finite numbers, {shortened(bad)} are not{where}")
     data = safetensors.torch.save(weights)
-    config = {"format": FORMAT, **plan, "sha256": hashlib.sha256(data).hexdigest()}
+    config = {
+        "format": FORMATS["prior" in plan],
+        **plan,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
     if taken := config.keys() & facts.keys():
         raise ValueError(f"facts must not be named {', '.join(config)}, got {', '.join(taken)}")
     text = json.dumps(config | facts, indent=2) + "\n"  # fails, if it does, before a file changes
@@ -162,11 +167,11 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
         for model in (other, vae)
     )
     report = matched(theirs, ours)
-    pairs = [(kind, getattr(other, kind), getattr(vae, kind)) for kind in DECIDED_BY[part]]
+    there, here = (_described(model, DECIDED_BY[part]) for model in (other, vae))
     settings = [
-        f"{kind} is {describe(there)} there and {describe(here)} here"
-        for kind, there, here in pairs
-        if describe(there) != describe(here)
+        f"{kind} is {there[kind]} there and {here[kind]} here"
+        for kind in there
+        if there[kind] != here[kind]
     ]
     report = report._replace(mismatched=settings + report.mismatched)
     if not report.taken or strict and not report.complete:
@@ -176,6 +181,11 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
         )
     vae.load_state_dict({name: theirs[name] for name in report.taken}, strict=False)
     return report
+
+
+def _described(vae: "VAE", kinds: tuple[str, ...]) -> dict[str, dict[str, Any] | None]:
+    found = parts(vae)
+    return {kind: describe(found[kind]) if kind in found else None for kind in kinds}
 
 
 def matched(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Taken:
@@ -222,9 +232,10 @@ def release_of(path: Path) -> Path:
 
 def _read_release(folder: Path, path: Path) -> Model:
     config = read_card(folder)
-    if config.get("format") != FORMAT:
+    if config.get("format") not in FORMATS:
+        known = " and ".join(map(str, FORMATS))
         raise ValueError(
-            f"{folder}/{CONFIG} has format {config.get('format')!r}, this vae_lab reads {FORMAT}"
+            f"{folder}/{CONFIG} has format {config.get('format')!r}, this vae_lab reads {known}"
         )
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != config.get("sha256"):

@@ -1,0 +1,89 @@
+"""A prior p(z) that is a module of its own, and may be any distribution over the latent's z."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..arguments import PrintsArguments
+from ..seeding import seeded
+
+if TYPE_CHECKING:
+    from ..latents import Latent
+
+
+class Prior(PrintsArguments, nn.Module):
+    r"""The distribution p(z) of a model, in the place of the latent's own.
+
+    It needs :meth:`forward` only. The KL to it is sampled,
+
+    .. math:: \mathrm{KL}(q(z|x) \,\|\, p(z)) = \mathbb{E}_{q(z|x)}[\log q(z|x) - \log p(z)]
+
+    as one number for all of z: its variables may depend on each other. Its parameters are trained
+    together with the model's.
+    """
+
+    def bind(self, latent: "Latent") -> None:
+        """Called once, by the VAE, with the latent whose z this is the prior of.
+
+        The place to make the parameters whose size depends on the latent's `event_shape`, `kind` or
+        `categories`, and to refuse a latent that the prior does not go with.
+        """
+
+    def forward(self, condition: None) -> Distribution:
+        r"""p(z), batch shape [] and event shape [\*E].
+
+        Args:
+            condition: what z is conditioned on; None: nothing.
+        """
+        raise NotImplementedError
+
+    @property
+    def uniform(self) -> bool:
+        """Whether it has the same probability for all values, and so no temperature."""
+        return False
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether :meth:`sample` draws others at another temperature than 1."""
+        return False
+
+    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+        r"""Draws at a temperature, [count, \*E]; the same noise at every temperature.
+
+        What a temperature does is each prior's to say, in a method of its own: see
+        :meth:`.Latent.sample`.
+        """
+        if temperature != 1:
+            raise ValueError(
+                f"{type(self).__name__} has draws of temperature 1 only, got {temperature:g}"
+            )
+        tensors = (*self.parameters(), *self.buffers())
+        device = tensors[0].device if tensors else torch.get_default_device()
+        with seeded(seed, device), torch.no_grad():
+            return self(None).sample((count,))
+
+
+def bound(prior: Prior, latent: "Latent") -> Prior:
+    """The prior, bound to a latent.
+
+    Raises:
+        ValueError: it is no prior, not one over the latent's z, or another one is to be trained.
+    """
+    name = type(prior).__name__
+    if not isinstance(prior, Prior):
+        raise ValueError(f"prior must be a vae_lab.priors.Prior, got {name}: derive it from Prior")
+    if latent.learn_prior:
+        raise ValueError(
+            f"the prior {name} replaces the latent's own, which learn_prior=true would train: "
+            "leave out one of the two"
+        )
+    prior.bind(latent)
+    p = prior(None)
+    if (p.batch_shape, p.event_shape) != ((), latent.event_shape):
+        raise ValueError(
+            f"the prior {name} must have batch shape [] and event shape "
+            f"{[*latent.event_shape]}, got {[*p.batch_shape]} and {[*p.event_shape]}"
+        )
+    return prior

@@ -196,7 +196,9 @@ def test_a_crop_is_the_part_that_pillow_cuts_out_and_scales():
     top, left = (1 - side) * top, (1 - side) * left
     left[0], top[1], side[2], top[2], left[2] = 0, 1 - side[1], 1, 0, 0
     found = resized_crop(images, side, top, left)
-    for image, crop, s, y, x in zip(images, found, side.tolist(), top.tolist(), left.tolist()):
+    for image, crop, s, y, x in zip(
+        images, found, side.tolist(), top.tolist(), left.tolist(), strict=True
+    ):
         box = (20 * x, 30 * y, min(20 * (x + s), 20), min(30 * (y + s), 30))
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         scaled = picture.resize((20, 30), Image.Resampling.BILINEAR, box=box)
@@ -206,13 +208,15 @@ def test_a_crop_is_the_part_that_pillow_cuts_out_and_scales():
 
 
 def test_crops_see_all_places_and_sizes_and_no_others():
-    """Of images whose value is the place, from left to right."""
-    ramp = torch.arange(0, 256, dtype=torch.uint8).expand(400, 1, 256, 256)
-    augment = Augment(crop=0.6)
-    (batch,) = TensorLoader(ramp.mT.contiguous(), torch.arange(400), 400, augment=augment)
-    (other,) = TensorLoader(ramp.contiguous(), torch.arange(400), 400, augment=augment)
-    top, bottom = (batch.x[:, 0, place, 0] for place in (0, -1))
-    left, right = (other.x[:, 0, 0, place] for place in (0, -1))
+    """Of images whose value is the place, from left to right or from top to bottom."""
+    ramp = torch.arange(0, 256, dtype=torch.uint8).expand(400, 1, 2, 256)
+    (left, right), (top, bottom) = (
+        batch.x.flatten(1)[:, [0, -1]].T
+        for images in (ramp, ramp.mT)
+        for batch in TensorLoader(
+            images.contiguous(), torch.arange(400), 400, augment=Augment(crop=0.6)
+        )
+    )
     for first, last in ((top, bottom), (left, right)):
         side = last - first
         assert 0.595 < side.min() < 0.62 and 0.98 < side.max() <= 1  # half a pixel at each end
@@ -230,15 +234,19 @@ def test_what_is_augmented_has_the_values_of_what_is_not(binarize):
     torch.testing.assert_close(values, values.round(), atol=1e-4, rtol=0)
 
 
-def test_flips_crops_and_binarisation_are_drawn_apart():
-    seeds = set()
+class Twice(Prepare):
+    """Two noises in the place of the data."""
 
-    def draw(noise, name):
-        seeds.add((name, noise(4, torch.Generator()).shape))
-        return torch.rand(4, noise(4, torch.Generator()).shape[1])
+    def __call__(self, stored, draw):
+        def noise(size, generator):
+            return torch.rand(size, generator=generator)
 
-    Augment(flip=True, crop=0.5)(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), draw)
-    assert seeds == {("flip", (4, 1)), ("crop", (4, 3))}
+        return torch.stack([draw(noise, name) for name in ("flip", "crop", "crop")], 1)
+
+
+def test_noises_of_other_names_are_independent():
+    flip, crop, again = series(Twice(), shuffle=False).__iter__().__next__().x.unbind(1)
+    assert torch.equal(crop, again) and not torch.isclose(flip, crop).any()
 
 
 def test_resuming_with_another_batch_size_is_refused():

@@ -108,6 +108,8 @@ TABLE = {
     "data.eval_batch_size": Row(WORKS, decides_images=False),
     "data.val_size": Row(decides_images=False),
     "data.seed": Row(decides_images=False),
+    "data.flip": Row(decides_images=False, old=False),
+    "data.crop": Row(decides_images=False, old=None),
     "data.memory_gb": Row(WORKS, decides_images=False),
     "data.num_workers": Row(WORKS, decides_images=False),
     "data.on_corrupt": Row(decides_images=False),

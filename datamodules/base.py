@@ -1,19 +1,21 @@
 """The base class of all datamodules: splits, loaders, and the position in the epoch."""
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from vae_lab.data import Batch, Loader, Pixels, Prepare, TensorLoader, check_batch_size
+from vae_lab.data import Augment, Batch, Loader, Pixels, Prepare, TensorLoader, check_batch_size
 from vae_lab.data.stream import Reader, Tensors
 from vae_lab.lightning import place
 from vae_lab.seeding import derive_seed
@@ -77,6 +79,14 @@ class DataModule(pl.LightningDataModule):
         """The step that makes the model's numbers of the data as it is stored."""
         return Prepare()
 
+    def augment(self) -> Prepare:
+        """The step before it in training, which changes the data as it is stored at random."""
+        return Prepare()
+
+    def unaugmented(self) -> Self:
+        """This, without augmentation: the training data to measure on."""
+        return self
+
     def setup(self, stage: str = "fit") -> None:
         """Opens and splits the data, whatever the stage."""
         if self._splits:
@@ -87,17 +97,26 @@ class DataModule(pl.LightningDataModule):
         self._check_counts()
 
     def _check_counts(self) -> None:
-        counts = {name: len(data) for name, data in self._splits.items()}
-        if counts["train"] < self.batch_size:
+        train, val, test = (len(self._splits[name]) for name in ("train", "val", "test"))
+        if train < self.batch_size or not val or not test:
             raise ValueError(
-                f"one batch needs {self.batch_size} training {self.unit}, got {counts['train']} "
-                f"(and {counts['val']} for validation); lower data.batch_size or data.val_size"
+                f"one batch needs {self.batch_size} training {self.unit}, and validation and test "
+                f"need 1 each, got {train}, {val} and {test}; {self._advice(train, val, test)}"
             )
-        for name in ("val", "test"):
-            if counts[name] == 0:
-                raise ValueError(
-                    f"the {name} split needs {self.unit}, got 0; raise data.{name}_size"
-                )
+
+    def _advice(self, train: int, val: int, test: int) -> str:
+        """What to type where there are so few; the batch leaves four of them to an epoch."""
+        typed = [
+            f"data.{name}_size=1" for name, count in (("val", val), ("test", test)) if not count
+        ]
+        left = train - len(typed)
+        if left > 0:
+            if left < self.batch_size:
+                typed.append(f"data.batch_size={2 ** int(math.log2(max(left // 4, 1)))}")
+            return f"type {' '.join(typed)}"
+        if train + val + test < 3:
+            return f"more {self.unit} are needed"
+        return f"lower data.{'val' if val > test else 'test'}_size"
 
     def train_dataloader(self) -> Loader:
         # overfit_batches means the same examples in every epoch, and only reorders DataLoaders.
@@ -131,6 +150,7 @@ class DataModule(pl.LightningDataModule):
             seed=self.seed,
             shuffle=shuffle,
             prepare=self.prepare(),
+            augment=self.augment() if stage == "train" else None,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
             device=trainer.strategy.root_device if trainer else None,
@@ -175,20 +195,27 @@ class ImageDataModule(DataModule):
         eval_batch_size: the same for validation and test.
         binarize: "none", "threshold" (x > 0.5) or "stochastic" (Bernoulli(x); a new draw in every
             epoch of training, always the same one in evaluation).
+        flip: mirror each training image, left to right, with probability one half; another draw in
+            every epoch.
+        crop: train on a random part of each image, scaled to its size, with sides from this
+            fraction, such as 0.8, to all of the image's; another draw in every epoch.
         val_size: validation images, taken from the training split: a count, or a fraction below 1.
-        seed: decides the order of the images and the binarisation.
+        seed: decides the order of the images, the binarisation, flips and crops.
         split_seed: decides which images are for validation; it is not `seed`, so that runs with
             several seeds are compared on the same images.
     """
 
     binarize: str = "none"
+    flip: bool = False
+    crop: float | None = None
 
     shape: ClassVar[tuple[int, int, int]]  # (C, H, W)
     unit = "images"
+    mean_of: ClassVar[int | None] = None  # images of which `train_mean` is the mean; None: all
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.prepare()  # refuses another `binarize`
+        self.prepare(), self.augment()  # refuse other values of what they are made with
 
     @property
     def pixels(self) -> dict[str, Any]:
@@ -209,20 +236,31 @@ class ImageDataModule(DataModule):
     def prepare(self) -> Pixels:
         return Pixels(self.binarize)
 
-    def train_mean(self) -> Tensor:
-        """Mean training image, shape [C, H, W], of the expectation of its binarisation."""
-        images = self._for_mean(self._splits["train"])
-        pixels = Pixels("threshold" if self.binarize == "threshold" else "none")
-        loader = self._loader_of(images, self.eval_batch_size, prepare=pixels)
+    def augment(self) -> Augment:
+        return Augment(self.flip, self.crop)
+
+    def unaugmented(self) -> Self:
+        plain = copy(self)
+        plain.flip, plain.crop = False, None
+        return plain
+
+    def train_mean(self, most: int | None = None) -> Tensor:
+        """Mean training image, shape [C, H, W], of the expectation of its binarisation.
+
+        It is that of the images as they are stored, without augmentation.
+
+        Args:
+            most: how many are looked at, evenly over all of them; None: as many as suits the data.
+        """
+        data, most = self._splits["train"], most or self.mean_of
+        images = data.subset(torch.arange(0, len(data), -(-len(data) // most))) if most else data
+        loader = self._loader_of(images, self.eval_batch_size, prepare=Prepare())
         total = torch.zeros(self.shape, dtype=torch.int64)
         with closing(loader):
-            for batch in loader:
-                total += batch.x.mul(255).round().sum(0, dtype=torch.int64)
+            for stored, *_ in loader:  # bytes, whose sums are exact
+                values = stored.gt(127).mul(255) if self.binarize == "threshold" else stored
+                total += values.sum(0, dtype=torch.int32)
         return (total.double() / (255 * len(images))).float()
-
-    def _for_mean(self, images: Reader) -> Reader:
-        """Those of the training images that `train_mean` is the mean of."""
-        return images
 
 
 def _check_images(split: str, images: Tensor, shape: tuple[int, int, int]) -> None:

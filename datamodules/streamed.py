@@ -1,15 +1,11 @@
 """The base class of the data sets that need not fit in memory."""
 
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import Any, ClassVar
 
 from datamodules.base import ImageDataModule
 from vae_lab.data import Loader
 from vae_lab.data.stream import Reader, StreamLoader, Tensors
-
-MEAN_OF = 4096  # images: to read all of a large set takes as long as an epoch
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,6 +23,8 @@ class StreamedDataModule(ImageDataModule):
 
     num_workers: int = 4
 
+    mean_of: ClassVar[int | None] = 4096  # to read all of a large set takes as long as an epoch
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_workers < 0:
@@ -43,10 +41,6 @@ class StreamedDataModule(ImageDataModule):
 
     def report(self, unreadable: dict[str, str]) -> None:
         """Receives the unreadable files that others stood in for, with the reasons; may raise."""
-
-    def _for_mean(self, images: Reader) -> Reader:
-        step = -(-len(images) // MEAN_OF)
-        return images.subset(torch.arange(0, len(images), step))
 
     def _loader_of(self, images: Reader, batch_size: int, **settings: Any) -> Loader:
         if isinstance(images, Tensors):

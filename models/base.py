@@ -26,6 +26,8 @@ from vae_lab.schedules import schedules
 from .optimizer import check_learning_rate, clip, parameter_groups, scheduled, take_settings
 from .sharding import gathered, shard
 
+GRID_MEAN_OF = 1000  # images: a grid starts at one number a channel, not at one a pixel
+
 
 class VAEModule(pl.LightningModule):
     """Trains a :class:`vae_lab.VAE`: maximises an objective with an estimator's gradient.
@@ -112,7 +114,7 @@ class VAEModule(pl.LightningModule):
         """Starts a fresh decoder at the data's mean; one that was loaded has a bias of its own."""
         mean = getattr(self.trainer.datamodule, "train_mean", None)
         if stage == "fit" and mean and not self.vae.output_bias.any():
-            self.vae.initialize_bias(mean())
+            self.vae.initialize_bias(mean(GRID_MEAN_OF) if self.vae.latent.grid else mean())
 
     def configure_model(self) -> None:
         shard(self, (self.vae.encoder, self.vae.decoder))

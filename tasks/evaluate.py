@@ -86,7 +86,7 @@ def _prepare(fabric: Fabric, config: DictConfig, loaded: Trained) -> None:
 
 def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
     """Measures, writes and shows the evaluation of one model."""
-    data = loaded.datamodule
+    data = loaded.datamodule.unaugmented()
     say(f"{loaded.name}: {type(data).__name__}, test split")
     with closing(data.test_dataloader()) as test, closing(data.train_dataloader()) as train:
         settings = _settings(config, loaded, train)
@@ -143,7 +143,7 @@ def _shown(data: pl.LightningDataModule) -> tuple[Iterable[Any], Iterable[Any]] 
     """Test and training images without the noise of their binarisation, where there is some."""
     if getattr(data, "binarize", "none") != "stochastic":
         return None
-    plain = copy.copy(data)
+    plain = copy.copy(data.unaugmented())
     plain.binarize = "none"
     return plain.test_dataloader(), plain.train_dataloader()
 

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from vae_lab.data import Prepare, TensorLoader
+from vae_lab.data import Augment, Prepare, TensorLoader
+from vae_lab.data.augment import resized_crop
 from vae_lab.seeding import derive_seed, seed_generators
 
 
@@ -43,7 +46,16 @@ def test_an_epoch_holds_every_image_once():
     assert torch.equal(torch.cat([batch.x[:, 0, 0, 0] for batch in batches]), rows(batches) / 255)
 
 
-@pytest.mark.parametrize("make", [loader, grey])
+def photographs(num_images=23, batch_size=5, augment=None, **settings):
+    """Noise, so that no two parts of two images are alike, 11 high and 8 wide."""
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (num_images, 3, 11, 8), dtype=torch.uint8, generator=noise)
+    settings = {"seed": 1, "shuffle": True, **settings}
+    augment = augment or Augment(flip=True, crop=0.6)
+    return TensorLoader(images, torch.arange(num_images), batch_size, augment=augment, **settings)
+
+
+@pytest.mark.parametrize("make", [loader, grey, photographs])
 def test_batches_are_a_function_of_seed_and_epoch(make):
     assert same(epoch(make(), 3), epoch(make(), 3))
     assert not same(epoch(make(), 3), epoch(make(), 4))
@@ -54,9 +66,10 @@ def test_without_shuffle_the_order_is_the_files():
     assert rows(epoch(loader(shuffle=False), 3)).tolist() == list(range(23))
 
 
+@pytest.mark.parametrize("make", [loader, photographs])
 @pytest.mark.parametrize("start", range(6))
-def test_a_late_start_yields_the_tail(start):
-    batches = loader(binarize="stochastic")
+def test_a_late_start_yields_the_tail(make, start):
+    batches = make(binarize="stochastic")
     whole = epoch(batches, 2)
     batches.start_at(2, start)
     assert len(batches) == 5
@@ -78,16 +91,17 @@ def test_epoch_and_start_may_be_set_after_iter():
     assert same(list(iterator), epoch(loader(), 2)[1:])
 
 
+@pytest.mark.parametrize("make", [loader, photographs])
 @pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_the_ranks_parts_join_to_the_batch_of_one_process(world_size):
+def test_the_ranks_parts_join_to_the_batch_of_one_process(make, world_size):
     settings = {"binarize": "stochastic", "world_size": world_size}
-    parts = [epoch(loader(rank=rank, **settings)) for rank in range(world_size)]
-    for whole, *ranks in zip(epoch(loader(binarize="stochastic")), *parts, strict=True):
+    parts = [epoch(make(rank=rank, **settings)) for rank in range(world_size)]
+    for whole, *ranks in zip(epoch(make(binarize="stochastic")), *parts, strict=True):
         assert torch.equal(torch.cat([part.x for part in ranks]), whole.x)
         assert torch.equal(torch.cat([part.y for part in ranks]), whole.y)
         assert {part.size for part in ranks} == {whole.size}
     if world_size == 7:  # more ranks than images in a batch
-        assert parts[0][0].x.shape == (0, 1, 2, 2)
+        assert len(parts[0][0].x) == 0
 
 
 class Jittered(Prepare):
@@ -146,13 +160,93 @@ def test_evaluation_data_is_the_same_in_every_epoch_and_not_that_of_another_stag
     assert not same(epoch(grey(stage="val")), epoch(grey(stage="test")))
 
 
-def test_torchs_generator_is_neither_read_nor_moved():
+@pytest.mark.parametrize("make", [loader, photographs])
+def test_torchs_generator_is_neither_read_nor_moved(make):
     torch.manual_seed(0)
-    first = epoch(loader(binarize="stochastic"))
+    first = epoch(make(binarize="stochastic"))
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    assert same(epoch(loader(binarize="stochastic")), first)
+    assert same(epoch(make(binarize="stochastic")), first)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def by_label(batches):
+    """The images of an epoch in the order of the data set, [N, C, H, W]."""
+    x = torch.cat([batch.x for batch in batches])
+    return x[rows(batches).argsort()]
+
+
+def test_a_flip_mirrors_half_of_the_images_and_others_in_each_epoch():
+    plain = by_label(epoch(photographs(200, augment=Prepare())))
+    mirrored = []
+    for number in range(2):
+        x = by_label(epoch(photographs(200, augment=Augment(flip=True)), number))
+        flipped = (x == plain.flip(-1)).flatten(1).all(1)
+        assert torch.equal(x[~flipped], plain[~flipped])
+        assert 70 < flipped.sum() < 130  # 100 +- 7
+        mirrored.append(flipped)
+    assert not torch.equal(*mirrored)
+
+
+def test_a_crop_is_the_part_that_pillow_cuts_out_and_scales():
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (20, 3, 30, 20), dtype=torch.uint8, generator=noise)
+    side, top, left = torch.rand(3, 20, generator=noise)
+    side = 0.3 + 0.7 * side
+    top, left = (1 - side) * top, (1 - side) * left
+    left[0], top[1], side[2], top[2], left[2] = 0, 1 - side[1], 1, 0, 0
+    found = resized_crop(images, side, top, left)
+    for image, crop, s, y, x in zip(
+        images, found, side.tolist(), top.tolist(), left.tolist(), strict=True
+    ):
+        box = (20 * x, 30 * y, min(20 * (x + s), 20), min(30 * (y + s), 30))
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        scaled = picture.resize((20, 30), Image.Resampling.BILINEAR, box=box)
+        expected = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)
+        assert (crop.int() - expected.int()).abs().max() <= 1  # Pillow rounds twice
+    assert torch.equal(found[2], images[2])
+
+
+def test_crops_see_all_places_and_sizes_and_no_others():
+    """Of images whose value is the place, from left to right or from top to bottom."""
+    ramp = torch.arange(0, 256, dtype=torch.uint8).expand(400, 1, 2, 256)
+    (left, right), (top, bottom) = (
+        batch.x.flatten(1)[:, [0, -1]].T
+        for images in (ramp, ramp.mT)
+        for batch in TensorLoader(
+            images.contiguous(), torch.arange(400), 400, augment=Augment(crop=0.6)
+        )
+    )
+    for first, last in ((top, bottom), (left, right)):
+        side = last - first
+        assert 0.595 < side.min() < 0.62 and 0.98 < side.max() <= 1  # half a pixel at each end
+        assert first.min() < 0.01 and last.max() > 0.99
+        assert (first + last - 1).mean().abs() < 0.03
+    torch.testing.assert_close(bottom - top, right - left, atol=3 / 255, rtol=0)  # undistorted
+    assert not torch.allclose(top, left, atol=0.1)
+
+
+@pytest.mark.parametrize("binarize", ["none", "threshold", "stochastic"])
+def test_what_is_augmented_has_the_values_of_what_is_not(binarize):
+    values = photographs(binarize=binarize).__iter__().__next__().x.mul(255)
+    allowed = torch.arange(256) if binarize == "none" else torch.tensor([0, 255])
+    assert torch.isin(values.round(), allowed).all()
+    torch.testing.assert_close(values, values.round(), atol=1e-4, rtol=0)
+
+
+class Twice(Prepare):
+    """Two noises in the place of the data."""
+
+    def __call__(self, stored, draw):
+        def noise(size, generator):
+            return torch.rand(size, generator=generator)
+
+        return torch.stack([draw(noise, name) for name in ("flip", "crop", "crop")], 1)
+
+
+def test_noises_of_other_names_are_independent():
+    flip, crop, again = series(Twice(), shuffle=False).__iter__().__next__().x.unbind(1)
+    assert torch.equal(crop, again) and not torch.isclose(flip, crop).any()
 
 
 def test_resuming_with_another_batch_size_is_refused():

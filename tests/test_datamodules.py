@@ -80,6 +80,29 @@ def test_train_mean_is_the_mean_of_many_epochs(binarize):
     torch.testing.assert_close(datamodule.train_mean(), mean, atol=tolerance, rtol=0)
 
 
+def test_only_training_images_are_augmented_and_their_mean_is_not():
+    plain, augmented = (
+        ready(Digits(flip=flip, crop=crop)) for flip, crop in ((False, None), (True, 0.8))
+    )
+    for stage in ("val", "test"):
+        one, other = (images(getattr(d, f"{stage}_dataloader")()) for d in (plain, augmented))
+        assert torch.equal(one, other)
+    assert torch.equal(plain.train_mean(), augmented.train_mean())
+    one, other, measured = (
+        d.train_dataloader() for d in (plain, augmented, augmented.unaugmented())
+    )
+    assert torch.equal(images(one), images(measured))
+    assert not torch.equal(images(one), images(other))
+    assert torch.equal(rows_of(plain), rows_of(augmented))
+
+
+def test_the_mean_of_some_is_of_images_from_all_over():
+    datamodule = ready(Numbers(val_size=1))
+    stored = datamodule._splits["train"].images / 255
+    torch.testing.assert_close(datamodule.train_mean(), stored.mean(0))
+    torch.testing.assert_close(datamodule.train_mean(4), stored[::6].mean(0))
+
+
 def _epoch_mean(loader, epoch):
     loader.set_epoch(epoch)
     return images(loader).mean(0)
@@ -91,6 +114,9 @@ def _epoch_mean(loader, epoch):
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
         ({"binarize": "yes"}, "binarize must be one of none, threshold, stochastic, got 'yes'"),
+        ({"flip": "yes"}, "flip must be true or false, got 'yes'"),
+        ({"crop": 0}, "crop must be a fraction above 0 and below 1, or null, got 0"),
+        ({"crop": 1.2}, "crop must be a fraction above 0 and below 1, or null, got 1.2"),
         ({"val_size": 0}, "val_size must be a count or a fraction between 0 and 1, got 0"),
         ({"val_size": 1.5}, "val_size must be a count or a fraction between 0 and 1, got 1.5"),
     ],
@@ -103,9 +129,12 @@ def test_settings_are_checked_before_any_file_is_read(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 1400}, r"1400 training images, got 1300 .*lower data.batch_size"),
-        ({"val_size": 5000}, r"128 training images, got 0 \(and 1500 for validation\)"),
-        ({"val_size": 0.0001}, "the val split needs images, got 0; raise data.val_size"),
+        (
+            {"batch_size": 1400},
+            "1400 training images.* got 1300, 200 and 297; type data.batch_size=256$",
+        ),
+        ({"val_size": 5000}, "128 training images.* got 0, 1500 and 297; lower data.val_size$"),
+        ({"val_size": 0.0001}, "and test need 1 each, got 1500, 0 and 297; type data.val_size=1$"),
     ],
 )
 def test_too_few_images_are_refused(settings, message):
@@ -159,7 +188,7 @@ class Vectors(DataModule):
 
 
 def test_data_that_is_no_images_has_the_same_batches_and_trains():
-    with pytest.raises(ValueError, match="needs 128 training examples, got 20"):
+    with pytest.raises(ValueError, match="needs 128 training examples.* got 20, 4 and 5; type"):
         Vectors(batch_size=128).setup()
     data = Vectors()
     model = GaussianVAE(

@@ -442,7 +442,7 @@ def test_only_what_decides_the_images_makes_data_another():
         return measured_on(SimpleNamespace(datamodule=data, vae=vae))
 
     digits, folder = measured(Digits()), measured(ImageFolder(root="a"))
-    same = Digits(seed=1, split_seed=1, batch_size=10, val_size=100)
+    same = Digits(seed=1, split_seed=1, batch_size=10, val_size=100, flip=True, crop=0.8)
     assert measured(same) == digits
     assert measured(FashionMNIST(root="a")) == measured(FashionMNIST(download=False))
     for other in (

@@ -257,8 +257,8 @@ FAULTS = {
     "fewer images than a batch": (
         "data.batch_size=5000",
         None,
-        "one batch needs 5000 training images, got 1300 (and 200 for validation); lower "
-        "data.batch_size",
+        "one batch needs 5000 training images, and validation and test need 1 each, got 1300, 200 "
+        "and 297; type data.batch_size=256",
     ),
     "zero batches": (
         "trainer.limit_train_batches=0.001",

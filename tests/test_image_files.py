@@ -362,6 +362,7 @@ def test_pictures_that_are_not_kept_give_the_same_batches(tmp_path, num_workers)
     (tmp_path / "072.png").write_bytes(b"")
     settings = {"root": str(tmp_path), "image_size": 8, "batch_size": 7, "on_corrupt": "skip"}
     found = []
+    settings |= {"flip": True, "crop": 0.7}
     for own in ({}, {"memory_gb": 0, "num_workers": num_workers}):
         datamodule = ImageFolder(**settings, **own, binarize="stochastic", eval_batch_size=5)
         with pytest.warns(UserWarning, match="072.png .cannot.*the next picture") as said:
@@ -468,6 +469,31 @@ def test_a_folder_without_pictures(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
+    ("count", "settings", "advice"),
+    [
+        (1, {}, "got 1, 0 and 0; more images are needed"),
+        (5, {}, "got 5, 0 and 0; type data.val_size=1 data.test_size=1 data.batch_size=1"),
+        (20, {}, "got 16, 2 and 2; type data.batch_size=4"),
+        (20, {"test_size": 20}, "got 0, 0 and 20; lower data.test_size"),
+        (100, {}, "got 81, 9 and 10; type data.batch_size=16"),
+    ],
+)
+def test_too_few_pictures_say_what_to_type(tmp_path, count, settings, advice):
+    """And what is typed does."""
+    for number in range(count):
+        Image.new("L", (9, 9), number).save(tmp_path / f"{number}.png")
+    with pytest.raises(ValueError, match=f"{advice}$"):
+        folder_of(tmp_path, **settings)
+    if "type" in advice:
+        typed = dict(word[5:].split("=") for word in advice.split("type ")[1].split())
+        folder_of(tmp_path, **{name: int(value) for name, value in typed.items()})
+
+
+def folder_of(root, **settings):
+    return ready(ImageFolder(root=str(root), image_size=8, **settings))
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"image_size": 0},
@@ -478,6 +504,8 @@ def test_a_folder_without_pictures(tmp_path, kind):
         {"background": "grren"},
         {"value_range": [1, 0]},
         {"num_workers": -1},
+        {"flip": "horizontal"},
+        {"crop": 80},
     ],
 )
 def test_image_folder_checks_its_settings(settings):

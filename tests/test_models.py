@@ -19,7 +19,7 @@ from vae_lab.estimators import Exact, ScoreFunction
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
-from vae_lab.networks import MLP, Linear
+from vae_lab.networks import MLP, Grid, Linear
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
 from vae_lab.schedules import Linear as LinearSchedule
 
@@ -248,6 +248,20 @@ def test_a_fresh_decoder_starts_at_the_mean_image():
     fit(model, steps=0)
     expected = model.vae.likelihood.bias(data.train_mean())
     torch.testing.assert_close(model.vae.output_bias.detach(), expected)
+
+
+@pytest.mark.parametrize(("network", "asked"), [(MLP((8,)), ()), (Grid((4,)), (1000,))])
+def test_a_grid_starts_at_the_mean_of_fewer_images(network, asked):
+    """One number a channel needs no more, and to read them takes a while."""
+    model, seen = make(GaussianVAE, network=network), []
+
+    def train_mean(*most):
+        seen.append(most)
+        return Images().train_mean()
+
+    model.trainer = SimpleNamespace(datamodule=SimpleNamespace(train_mean=train_mean))
+    model.setup("fit")
+    assert seen == [asked]
 
 
 def test_a_loaded_decoder_keeps_its_bias():

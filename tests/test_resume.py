@@ -161,6 +161,7 @@ STATE = [
     ["early_stopping=1", "trainer.val_check_interval=1", "trainer.gradient_clip_val=1"],
     ["trainer.max_epochs=-1", "trainer.max_steps=7", "save.every_n_steps=3"],
     ["save.every_n_steps=null"],
+    ["data.flip=true", "data.crop=0.7"],
 ]
 
 
@@ -175,6 +176,7 @@ def test_two_processes(tmp_path):
     """With an uneven last batch, a baseline of both, and numbers that only one of them has."""
     lines = ["trainer.strategy=ddp_fork", "trainer.devices=2", "trainer.limit_train_batches=null"]
     lines += ["data.batch_size=399", "model=reinforce_vae", "model.baseline=moving_average"]
+    lines += ["data.flip=true", "data.crop=0.7"]
     killed_twice(tmp_path, *lines, moment=17)  # within the third batch
     assert not run_differences(tmp_path / "whole", tmp_path / "killed")
 
@@ -184,16 +186,18 @@ def test_pictures_that_are_read_when_needed(tmp_path):
     for number in range(90):
         path = tmp_path / "pictures" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.new("L", (9, 9), 2 * number).save(path)
+        Image.linear_gradient("L").resize((9, 9)).rotate(4 * number).save(path)
     lines = ["data=image_folder", f"data.root={path.parent}", "data.image_size=8"]
     lines += ["data.channels=1", "data.memory_gb=0", "data.num_workers=2"]
+    lines += ["data.flip=true", "data.crop=0.7"]
     killed_twice(tmp_path, *lines, moment=13)
     assert not run_differences(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_settings_that_a_run_is_older_than_are_no_change():
     new = OmegaConf.to_container(composed(("data=image_folder", "data.root=x")))
-    known = {k: v for k, v in new["data"].items() if k not in ("background", "value_range")}
+    newer = ("background", "value_range", "flip", "crop")
+    known = {k: v for k, v in new["data"].items() if k not in newer}
     old = new | {"data": known}
     assert changes(old, new) == []
     assert "now laid over white" in transparency(known) and not transparency(new["data"])

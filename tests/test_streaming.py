@@ -17,6 +17,7 @@ from datamodules.image_folder import ImageFolder
 from datamodules.streaming import Streaming, write_shards
 
 SETTINGS = {"batch_size": 32, "eval_batch_size": 64, "binarize": "stochastic", "seed": 3}
+SETTINGS |= {"flip": True, "crop": 0.7}  # in training
 SMALL = 0.02  # MB
 
 

@@ -137,7 +137,7 @@ class Images(pl.LightningDataModule):
         self.images = torch.cat([bits.repeat(1, 15), frame], 1).reshape(16, *self.shape)
         self.batch_size = batch_size
 
-    def train_mean(self):
+    def train_mean(self, most=None):
         return self.images.float().mean(0) / 255
 
     def train_dataloader(self):

@@ -1,5 +1,6 @@
 """Data in batches: from memory, read ahead from a disk, or decoded from picture files."""
 
+from .augment import Augment as Augment
 from .loader import Batch as Batch
 from .loader import Loader as Loader
 from .loader import TensorLoader as TensorLoader

@@ -44,6 +44,7 @@ class Loader:
         seed: of the order and of the noise.
         shuffle: a new order in every epoch.
         prepare: makes what the model takes of what is stored. None: the data are images in bytes.
+        augment: changes what is stored before `prepare` does; for training. None: nothing does.
         binarize: what is done to these images; see :class:`~vae_lab.data.prepare.Pixels`.
         rank: which part of every batch to yield.
         world_size: number of ranks that share a batch.
@@ -60,6 +61,7 @@ class Loader:
         seed: int = 0,
         shuffle: bool = False,
         prepare: Prepare | None = None,
+        augment: Prepare | None = None,
         binarize: str = "none",
         rank: int = 0,
         world_size: int = 1,
@@ -73,6 +75,7 @@ class Loader:
         self.seed = seed
         self.shuffle = shuffle
         self.prepare = prepare or Pixels(binarize)
+        self.augment = augment or Prepare()
         self.rank = rank
         self.world_size = world_size
         self.device = torch.device(device or "cpu")
@@ -140,12 +143,12 @@ class Loader:
         return rows[size * self.rank // world : size * (self.rank + 1) // world]
 
     def _batch(self, stored: Tensor, labels: Tensor, size: int, epoch: int, index: int) -> Batch:
-        def draw(noise: Noise) -> Tensor:
-            seed = derive_seed(self.seed, "binarize", self.stage, epoch, index)
+        def draw(noise: Noise, name: str = "binarize") -> Tensor:
+            seed = derive_seed(self.seed, name, self.stage, epoch, index)
             generator = torch.Generator(self.device).manual_seed(seed)
             return self._part(noise(size, generator))
 
-        return Batch(self.prepare(stored, draw), labels, size)
+        return Batch(self.prepare(self.augment(stored, draw), draw), labels, size)
 
 
 class TensorLoader(Loader):

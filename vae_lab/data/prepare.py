@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,19 +12,28 @@ BINARIZE = ("none", "threshold", "stochastic")
 Noise = Callable[[int, torch.Generator], Tensor]  # size of the whole batch -> noise [size, *]
 
 
+class Draw(Protocol):
+    """Gives this process's part of a noise that is drawn for the whole batch.
+
+    The generator's state is a function of the seed, the noise's name, the stage, the epoch and the
+    batch: noises of other names are independent.
+    """
+
+    def __call__(self, noise: Noise, name: str = ..., /) -> Tensor: ...
+
+
 class Prepare:
     """Prepares data that is stored as the model takes it: nothing is done to it."""
 
     def check(self, stored: Tensor) -> None:
         """Refuses a data set [N, *] that it cannot prepare."""
 
-    def __call__(self, stored: Tensor, draw: Callable[[Noise], Tensor]) -> Tensor:
+    def __call__(self, stored: Tensor, draw: Draw) -> Tensor:
         """One batch as the model takes it, [B, *X].
 
         Args:
             stored: [B, *]; may be changed in place.
-            draw: gives this process's part of a noise that is drawn for the whole batch. The
-                generator's state is a function of the seed, the stage, the epoch and the batch.
+            draw: gives noise, see :class:`Draw`.
         """
         return stored
 
@@ -51,7 +61,7 @@ class Pixels(Prepare):
                 f"got {stored.dtype} of shape {tuple(stored.shape)}"
             )
 
-    def __call__(self, stored: Tensor, draw: Callable[[Noise], Tensor]) -> Tensor:
+    def __call__(self, stored: Tensor, draw: Draw) -> Tensor:
         if self.binarize == "none":
             return stored.float().div_(255)
         if self.binarize == "threshold":

@@ -78,7 +78,7 @@ class GaussianGrid(Gaussian):
 
     def __init__(self) -> None:
         super().__init__(12)
-        self.event_shape = (2, 2, 3)
+        self.variables = (2, 2, 3)
 
     def distribution(self, parameters):
         mean, log_scale = parameters.unflatten(-1, (2, *self.event_shape)).unbind(-4)
@@ -90,7 +90,7 @@ class CategoricalGrid(Categorical):
 
     def __init__(self) -> None:
         super().__init__(12, 4)
-        self.event_shape = (2, 2, 3, 4)
+        self.variables = (2, 2, 3, 4)
 
 
 class Standard(nn.Module):

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import itertools
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,7 +131,9 @@ class Step(nn.Module):
 def images(shape):
     """29 of them, the last white."""
     white = torch.ones(1, *shape)
-    return torch.cat([torch.arange(28 * white.numel()).reshape(28, *shape) % 3 == 0, white]).double()
+    return torch.cat(
+        [torch.arange(28 * white.numel()).reshape(28, *shape) % 3 == 0, white]
+    ).double()
 
 
 FLAT = {"network": MLP((4,), "tanh"), "shape": SHAPE}

@@ -171,6 +171,7 @@ def test_every_activation_builds(kind, activation):
         (lambda: MLP().decoder(0, (1, 8, 8)), "latent_size must be a positive integer, got 0"),
         (lambda: Grid(()), r"channels must be a non-empty sequence .*, got \(\)"),
         (lambda: Grid(blocks=0), "blocks must be a positive integer, got 0"),
+        (lambda: Grid((4, 1)), r"norm=place needs 2 channels or more, got \(4, 1\): the one of"),
         (lambda: Grid(norm="batch"), "norm must be one of place, group, got 'batch'"),
         (lambda: Grid(padding="same"), "padding must be one of zeros, reflect, .*, got 'same'"),
         (lambda: Grid(activation="rleu"), "activation must be one of relu, .*, got 'rleu'"),

@@ -165,7 +165,12 @@ STATE = [
     ["save.every_n_steps=null"],
     ["network=grid", "network.channels=[4]", "ema=0.9", "trainer.precision=bf16-mixed"],
     [
-        *("network=grid", "network.channels=[4]", "network.checkpointing=true", "channels_last=true"),
+        *(
+            "network=grid",
+            "network.channels=[4]",
+            "network.checkpointing=true",
+            "channels_last=true",
+        ),
         *("model=reinforce_vae", "model.baseline=learned", "model.likelihood_lr=0.01"),
         "likelihood=discretized_logistic",
     ],

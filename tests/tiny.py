@@ -17,7 +17,7 @@ from vae_lab.networks.layers import ToChannels, ToPlaces
 
 SHAPE = (1, 2, 2)
 GRID_SHAPE = (1, 3, 3)  # of which `SMALL_GRID` makes 2 x 2 places, that stand out of it
-SMALL_GRID = Grid((2,), activation="tanh")
+SMALL_GRID = Grid((3,), activation="tanh")
 
 
 @dataclass(frozen=True)

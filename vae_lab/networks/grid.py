@@ -68,6 +68,11 @@ class Grid:
         object.__setattr__(self, "channels", widths("channels", self.channels))
         check_positive("blocks", self.blocks)
         check_choice("norm", self.norm, get_args(Norm))
+        if self.norm == "place" and 1 in self.channels:
+            raise ValueError(
+                f"norm=place needs 2 channels or more, got {self.channels}: the one of a place is "
+                "always 0 after it"
+            )
         check_choice("padding", self.padding, get_args(Padding))
         check_activation(self.activation)
 

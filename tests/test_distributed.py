@@ -130,10 +130,8 @@ class Step(nn.Module):
 
 def images(shape):
     """29 of them, the last white."""
-    white = torch.ones(1, *shape)
-    return torch.cat(
-        [torch.arange(28 * white.numel()).reshape(28, *shape) % 3 == 0, white]
-    ).double()
+    striped = torch.arange(28 * math.prod(shape)).reshape(28, *shape) % 3 == 0
+    return torch.cat([striped, torch.ones(1, *shape)]).double()
 
 
 FLAT = {"network": MLP((4,), "tanh"), "shape": SHAPE}

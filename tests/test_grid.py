@@ -247,6 +247,14 @@ def test_any_height_and_width(height, width):
     assert vae.elbo(x).elbo.isfinite().all()
 
 
+def test_the_first_picture_is_the_mean_colour():
+    vae = VAE((3, 8, 12), TWICE, Gaussian(2), likelihoods.Gaussian())
+    mean = torch.rand(3, 8, 12)
+    vae.initialize_bias(mean)
+    assert torch.equal(vae.output_bias, mean.mean((1, 2), keepdim=True))
+    assert vae.at(3, 16, 8).sample(2).shape == (2, 3, 16, 8)
+
+
 # Probabilistic PCA of the patches, all of which is known.
 
 

@@ -279,7 +279,7 @@ def test_a_scale_is_learned_only_on_request(cls, name, optimum):
     assert getattr(learned, name).exp().item() == pytest.approx(optimum(x - mu).item(), rel=0.01)
 
 
-@pytest.mark.parametrize("location", [-5, -0.1, 0.0, 0.003, 0.5, 1.0, 6])
+@pytest.mark.parametrize("location", [-5.0, -0.1, 0.0, 0.003, 0.5, 1.0, 6.0])
 @pytest.mark.parametrize("scale", [1e-4, 0.003, 0.1, 2.0])
 def test_discretized_logistic_sums_to_one_and_matches_the_logistic(location, scale, float64):
     likelihood = DiscretizedLogistic(scale).double()

@@ -22,7 +22,7 @@ from .base import (
     nonlinearity,
     widths,
 )
-from .layers import Attention, PlaceNorm, Residual, ToChannels, ToPlaces, Whole
+from .layers import Attention, PlaceNorm, Residual, SubPixels, ToChannels, ToPlaces, Whole
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
 Norm = Literal["place", "group"]
@@ -107,7 +107,7 @@ class Grid:
         for a, b in pairwise(reversed(self.channels)):
             layers += [nn.Upsample(scale_factor=2), self._conv(a, b, 3), *self._blocks(b)]
         output = self._conv(self.channels[0], 4 * shape[0], 3)
-        layers += [self._norm(self.channels[0]), self._act(), output, nn.PixelShuffle(2)]
+        layers += [self._norm(self.channels[0]), self._act(), output, SubPixels()]
         trunk = nn.Sequential(*layers)
         self._initialise(trunk, output)
         if not output.weight.is_meta:

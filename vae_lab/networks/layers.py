@@ -32,6 +32,20 @@ class Residual(nn.Sequential):
             nn.init.zeros_(parameter)
 
 
+class SubPixels(nn.Module):
+    """Four channels become four pixels, [N, 4 C, h, w] -> [N, C, 2 h, 2 w].
+
+    torch's PixelShuffle, which has no gradient where there are no pictures (N = 0).
+
+    Source: Shi et al., *Real-Time Single Image and Video Super-Resolution Using an Efficient
+    Sub-Pixel Convolutional Neural Network*, CVPR 2016, arXiv:1609.05158
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)  # [N, C, h, 2, w, 2]
+        return pixels.flatten(4, 5).flatten(2, 3)
+
+
 class PlaceNorm(nn.LayerNorm):
     """Normalises the channels of each place by themselves, [N, C, h, w].
 

@@ -225,7 +225,7 @@ def test_hard_gumbel_softmax_is_exact_for_the_decoder_and_biased_for_the_encoder
     scores, encoder = z_scores(draws, exact).abs(), is_encoder(discrete)
     assert scores[~encoder].max() < LIMIT < scores[encoder].max()
     mean = draws.mean(0)[encoder]
-    assert torch.cosine_similarity(mean, exact[encoder], dim=0) > 0.95
+    assert torch.cosine_similarity(mean, exact[encoder], dim=0) > 0.8
 
 
 def pathwise_gradient(model, objective_value):

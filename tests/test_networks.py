@@ -6,7 +6,7 @@ from torch import nn
 
 from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet
 from vae_lab.networks.base import ACTIVATIONS, gain, grid
-from vae_lab.networks.layers import Residual
+from vae_lab.networks.layers import Attention, Residual
 
 NETWORKS = [
     Linear(),
@@ -79,6 +79,23 @@ def test_gradients_reach_every_parameter(network, shape):
     loss.backward()
     for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
         assert parameter.grad.abs().sum() > 0, name
+
+
+@networks
+def test_gradients_have_gradients(network):
+    """Control variates are trained by those of the estimate's gradient."""
+    decoder = network.decoder(6, (1, 8, 12))
+    z = latents(network, 3, (1, 8, 12)).requires_grad_()
+    (slope,) = torch.autograd.grad(decoder(z).square().sum(), z, create_graph=True)
+    curvature = torch.autograd.grad(slope.square().sum(), [z, *decoder.parameters()])
+    assert all(g.isfinite().all() for g in curvature) and curvature[0].any()
+
+
+def test_attention_is_the_same_with_a_gradient_and_without(float64):
+    layer, x = Attention(64), torch.randn(2, 64, 3, 5)
+    with torch.no_grad():
+        fused = layer(x)
+    torch.testing.assert_close(layer(x), fused)
 
 
 @networks

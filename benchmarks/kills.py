@@ -32,15 +32,17 @@ import tasks.table  # noqa: E402, F401 - what train.py would import
 import train  # noqa: E402
 
 ALL = [
-    *("experiment=smoke", "network.hidden=[8]", "model.latents=3", "trainer=cpu"),
+    *("experiment=smoke", "model.latents=3", "trainer=cpu"),
     *("trainer.max_epochs=3", "trainer.limit_train_batches=10", "callbacks.pictures=null"),
 ]
+MLP = "network.hidden=[8]"
 JOBS = [
-    ["save.every_n_steps=1"],
-    ["save.every_n_steps=4", "trainer.val_check_interval=3", "ema=0.9"],
-    ["model=reinforce_vae", "model.baseline=learned", "trainer.accumulate_grad_batches=3"],
-    ["model=gaussian_vae", "save.every_n_steps=2", "data.binarize=stochastic", "save.keep=1"],
-    ["estimator=rebar", "save.every_n_steps=1", "trainer.accumulate_grad_batches=2"],
+    [MLP, "save.every_n_steps=1"],
+    [MLP, "save.every_n_steps=4", "trainer.val_check_interval=3", "ema=0.9"],
+    [MLP, "model=reinforce_vae", "model.baseline=learned", "trainer.accumulate_grad_batches=3"],
+    [MLP, "model=gaussian_vae", "save.every_n_steps=2", "data.binarize=stochastic", "save.keep=1"],
+    [MLP, "estimator=rebar", "save.every_n_steps=1", "trainer.accumulate_grad_batches=2"],
+    ["network=grid", "network.channels=[4]", "ema=0.9", "save.every_n_steps=1"],
 ]
 MOST_KILLS_OF_A_JOB = 8  # then it may end
 

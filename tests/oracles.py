@@ -19,7 +19,9 @@ from torch.distributions import (
 
 from vae_lab.distributions import OneHotCategorical, base
 
-WEIGHTS = torch.tensor([0.7, -1.1, 0.4, 1.3, -0.6, 0.9, -0.2, 0.5], dtype=torch.float64)
+WEIGHTS = torch.tensor(
+    [0.7, -1.1, 0.4, 1.3, -0.6, 0.9, -0.2, 0.5, 0.3, -0.8, 0.6, -0.4], dtype=torch.float64
+)
 
 
 def bumpy(z):
@@ -70,14 +72,14 @@ class Case:
         return lambda z: f(z.flatten(-self.event_dims) if self.event_dims > 1 else z)
 
     def states(self):
+        """Every z, [states, *E]."""
+        shape = torch.tensor(self.parameters["logits"]).shape
         if self.family is Bernoulli:
-            bits = len(self.parameters["logits"])
-            return torch.tensor(
-                list(itertools.product([0.0, 1.0], repeat=bits)), dtype=torch.float64
-            )
-        eye = torch.eye(len(self.parameters["logits"][0]), dtype=torch.float64)
-        variables = len(self.parameters["logits"])
-        return torch.stack([torch.stack(s) for s in itertools.product(eye, repeat=variables)])
+            values, variables = torch.tensor([0.0, 1.0]), shape.numel()
+        else:
+            values, variables = torch.eye(shape[-1]), shape[:-1].numel()
+        states = itertools.product(values.double(), repeat=variables)
+        return torch.stack([torch.stack(state).reshape(shape) for state in states])
 
     def exact(self, f):
         """E_q[f] by enumeration or quadrature, differentiable; and the leaves."""
@@ -104,9 +106,10 @@ def normal_quadrature(q, f, points=60):
     nodes, weights = numpy.polynomial.hermite_e.hermegauss(points)
     nodes, weights = torch.tensor(nodes), torch.tensor(weights) / math.sqrt(2 * math.pi)
     q = base(q)
-    grid = torch.cartesian_prod(*[nodes] * len(q.loc))
-    weight = torch.cartesian_prod(*[weights] * len(q.loc)).prod(-1)
-    return (weight * f(q.loc + q.scale * grid)).sum()
+    variables = q.loc.numel()
+    points = torch.cartesian_prod(*[nodes] * variables).reshape(-1, *q.loc.shape)
+    weight = torch.cartesian_prod(*[weights] * variables).prod(-1)
+    return (weight * f(q.loc + q.scale * points)).sum()
 
 
 def count_sum(q, f, largest=60):
@@ -142,7 +145,20 @@ BETA = Case("beta", Beta, {"concentration1": [1.6, 2.8], "concentration0": [2.3,
 DIRICHLET = Case("dirichlet", Dirichlet, {"concentration": [1.5, 2.4, 3.1]}, 1)
 COUNTS = Case("poisson", Poisson, {"rate": [0.5, 0.3]}, 1)
 ANGLES = Case("von_mises", VonMises, {"loc": [0.4, -2.9], "concentration": [1.3, 4.0]}, 1)
-CASES = [BITS, CODES, NORMAL, GAMMA, BETA, DIRICHLET, COUNTS, ANGLES]
+PLACES = {  # of 2 x 2, and of 2 x 1
+    "bits": [[[0.4], [-1.2]], [[0.8], [-0.3]]],
+    "codes": [[[[0.5, -0.3, 0.1]], [[-1.0, 0.2, 0.7]]], [[[0.0, 0.9, -0.4]], [[0.3, -0.6, 0.2]]]],
+    "loc": [[[0.3]], [[-0.8]]],
+    "scale": [[[0.7]], [[1.2]]],
+    "rate": [[[0.5]], [[0.3]]],
+}
+GRIDS = [
+    Case("bits_of_places", Bernoulli, {"logits": PLACES["bits"]}, 3),
+    Case("codes_of_places", OneHotCategorical, {"logits": PLACES["codes"]}, 4),
+    Case("normal_of_places", Normal, {n: PLACES[n] for n in ("loc", "scale")}, 3),
+    Case("poisson_of_places", Poisson, {"rate": PLACES["rate"]}, 3),
+]
+CASES = [BITS, CODES, NORMAL, GAMMA, BETA, DIRICHLET, COUNTS, ANGLES, *GRIDS]
 
 
 def features(rows):

@@ -156,6 +156,8 @@ CHOICES = [
     *(["network=" + name] for name in names("network")),
     *(["network=resnet", "model=" + name] for name in names("model")),
     *(["model=reinforce_vae", "latent=" + name] for name in names("latent")),
+    *(["network=grid", "model=" + name] for name in names("model")),
+    *(["network=grid", "likelihood=" + name] for name in names("likelihood")),
 ]
 
 
@@ -257,9 +259,10 @@ def test_exact_says_how_large_the_support_is():
         build.datamodule_and_model(config(*lines))
 
 
-def test_convolutions_in_the_other_layout():
+@pytest.mark.parametrize("network", ["conv", "grid"])
+def test_convolutions_in_the_other_layout(network):
     for chosen in (True, False):
-        lines = ["model=gaussian_vae", "network=conv", f"channels_last={chosen}"]
+        lines = ["model=gaussian_vae", f"network={network}", f"channels_last={chosen}"]
         _, model = build.datamodule_and_model(config(*lines))
         weights = [p for p in model.vae.parameters() if p.ndim == 4 and min(p.shape[:2]) > 1]
         assert weights

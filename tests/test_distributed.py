@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import itertools
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from same_runs import differences, metrics
 from test_train import ROOT, python, weights
-from tiny import SHAPE, Images, randomize
+from tiny import GRID_SHAPE, SHAPE, SMALL_GRID, Images, randomize
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.multiprocessing import start_processes
@@ -42,7 +43,6 @@ pytestmark = [
 
 FILES = Path(__file__).parents[1] / "configs" / "estimator"
 SIZES = (29, 1)  # of the batches: uneven parts, and then an image for one process alone
-IMAGES = torch.cat([torch.arange(112).reshape(28, *SHAPE) % 3 == 0, torch.ones(1, *SHAPE)]).double()
 LATENTS = {
     "normal": functools.partial(GaussianVAE, latents=2),
     "categorical": functools.partial(GumbelVAE, latents=2, categories=3),
@@ -128,12 +128,21 @@ class Step(nn.Module):
         return self.model.training_step(batch, number)
 
 
-def make(cls, objective=ELBO, name=None, shape=SHAPE):
+def images(shape):
+    """29 of them, the last white."""
+    striped = torch.arange(28 * math.prod(shape)).reshape(28, *shape) % 3 == 0
+    return torch.cat([striped, torch.ones(1, *shape)]).double()
+
+
+FLAT = {"network": MLP((4,), "tanh"), "shape": SHAPE}
+GRID = {"network": SMALL_GRID, "shape": GRID_SHAPE}
+
+
+def make(cls, objective=ELBO, name=None, place=FLAT):
     torch.manual_seed(5)
     file = FILES / f"{name}.yaml"
     model = cls(
-        shape=shape,
-        network=MLP((4,), "tanh"),
+        **place,
         likelihood=Bernoulli(),
         objective=objective(),
         estimator=name and instantiate(OmegaConf.load(file), _convert_="all"),
@@ -151,6 +160,8 @@ def models():
             for objective in (ELBO, IWAE):
                 with contextlib.suppress(ValueError):
                     found[name, f"{latent} {objective.__name__}"] = make(cls, objective, name)
+    for name, cls in OWN.items():
+        found[name, "its own on a grid"] = make(cls, place=GRID)
     return found
 
 
@@ -172,7 +183,7 @@ def train(model, shard=False):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for number, size in enumerate(SIZES):
         optimizer.zero_grad()
-        x = IMAGES[-size:][share(size)]
+        x = images(model.vae.shape)[-size:][share(size)]
         with SharedNoise(number, share(size), size):
             loss = step(Batch(x, None, size), number)
         loss.backward()
@@ -209,7 +220,7 @@ def draws(repeats=60):
         model = copy.deepcopy(models()[case]).eval()  # a moving average's place would matter
         model.trainer = SimpleNamespace(world_size=world_size())
         parameters = [p for p in model.vae.parameters() if p.requires_grad]
-        x, gradients = IMAGES[:1].expand(size // world_size(), *SHAPE), []
+        x, gradients = images(SHAPE)[:1].expand(size // world_size(), *SHAPE), []
         for repeat in range(repeats):
             seed_generators(derive_seed(repeat, rank()))
             loss = model.training_step(Batch(x, None, size), 0)
@@ -310,14 +321,15 @@ class Equal(pl.Callback):
 
 
 def test_two_hundred_steps_leave_the_processes_equal():
-    model = make(functools.partial(ReinforceVAE, baseline="learned"), shape=Images.shape).float()
+    place = FLAT | {"shape": Images.shape}
+    model = make(functools.partial(ReinforceVAE, baseline="learned"), place=place).float()
     options = {"strategy": "ddp_fork", "devices": 4, "max_steps": 200, "max_epochs": -1}
     trainer = stand_ins.trainer([StepSeed(0), Equal()], **options)
     trainer.fit(model, Images(batch_size=5))  # of the last batch's one image, three have nothing
 
 
 RUN = [
-    *("experiment=smoke", "network=linear", "callbacks.pictures=null", "model.latents=2"),
+    *("experiment=smoke", "callbacks.pictures=null", "model.latents=2"),
     *("model.categories=3", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"),
 ]
 WHOLE_EPOCHS = [
@@ -342,14 +354,18 @@ def test_runs(run, tmp_path):
     """Data order and binarisation, accumulation over a short last batch, metrics."""
     for count in (1, 2, 4):
         many = ["trainer.strategy=ddp_fork", f"trainer.devices={count}", f"run_dir=x{count}"]
-        run(*RUN, *WHOLE_EPOCHS, *many)
+        run("network=linear", *RUN, *WHOLE_EPOCHS, *many)
         assert_same_metrics(tmp_path / "x1", tmp_path / f"x{count}", NOISY)
 
 
-def test_shares_of_a_model(run, tmp_path):
+GRID_RUN = ["network=grid", "network.channels=[4,6]", "network.attention=true"]
+
+
+@pytest.mark.parametrize("network", [["network=linear"], GRID_RUN], ids=["linear", "grid"])
+def test_shares_of_a_model(run, tmp_path, network):
     """As it is typed: FSDP trains as DDP does, says it once, and what it saves is whole."""
     for strategy in ("ddp", "fsdp"):
-        line = [f"trainer={strategy}", f"run_dir={strategy}", "estimator=rebar"]
+        line = [f"trainer={strategy}", f"run_dir={strategy}", "estimator=rebar", *network]
         line = [*line, *RUN, "trainer.devices=2"]
         ended = python(tmp_path, str(ROOT / "train.py"), *line)
         assert ended.returncode == 0, ended.stderr

@@ -13,16 +13,32 @@ from vae_lab.distributions import OneHotCategorical, support
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson, discrete_latent
 
 FAMILIES = [(Categorical, (3, 4)), (Bernoulli, (5,)), (Gaussian, (3,)), (Poisson, (3,))]
+ON_GRIDS = [(Categorical, (1, 3)), (Bernoulli, (2,)), (Gaussian, (2,)), (Poisson, (2,))]
+
+
+def on_grid(latent, *grid):
+    latent.bind(grid)
+    return latent
+
+
 MAKE = [
     pytest.param(lambda c=cls, a=a, learn=learn: c(*a, learn), id=f"{cls.__name__}-{learn}")
     for cls, a in FAMILIES
+    for learn in (False, True)
+]
+MAKE += [
+    pytest.param(
+        lambda c=cls, a=a, learn=learn: on_grid(c(*a, learn), 2, 3),
+        id=f"{cls.__name__}-grid-{learn}",
+    )
+    for cls, a in ON_GRIDS
     for learn in (False, True)
 ]
 DISCRETE = [p for p in MAKE if "Categorical" in p.id or "Bernoulli" in p.id]
 
 
 def posterior(latent, batch=4, scale=1.0):
-    return latent.distribution(scale * torch.randn(batch, latent.parameter_size))
+    return latent.distribution(scale * torch.randn(batch, *latent.grid, latent.parameter_size))
 
 
 @pytest.fixture
@@ -99,9 +115,9 @@ def test_kl_agrees_with_torch(make):
     latent = randomize(make())
     q = posterior(latent)
     prior = latent.prior().expand(q.batch_shape)  # torch's KL of bits does not broadcast
-    expected = kl_divergence(q.base_dist, prior.base_dist)
-    torch.testing.assert_close(latent.kl(q), expected)
-    assert latent.kl(q).shape == (4, latent.event_shape[0])
+    expected = kl_divergence(q.base_dist, prior.base_dist)  # [4, *grid, L]
+    torch.testing.assert_close(latent.kl(q), expected.flatten(1))
+    assert latent.kl(q).shape == (4, latent.num_variables)
 
 
 @pytest.mark.parametrize("make", DISCRETE)
@@ -128,8 +144,8 @@ def test_kl_agrees_with_samples(make, float64):
 @pytest.mark.parametrize("make", MAKE)
 def test_kl_to_itself_is_zero_and_else_positive(make):
     latent = randomize(make())
-    itself = latent.distribution(latent.prior_parameters)
-    torch.testing.assert_close(latent.kl(itself), torch.zeros(latent.event_shape[0]))
+    itself = latent.distribution(latent.prior_parameters.expand(*latent.grid, -1))
+    torch.testing.assert_close(latent.kl(itself), torch.zeros(latent.num_variables))
     assert (latent.kl(posterior(latent)) > 0).all()
 
 
@@ -153,7 +169,8 @@ def test_a_learned_prior_starts_standard_and_learns_the_aggregate(make):
     """The prior that minimises KL(q || p) for one q is q itself."""
     latent = make()
     assert not latent.prior_parameters.any()
-    q = latent.distribution(0.5 * torch.randn(latent.parameter_size))
+    one = 0.5 * torch.randn(latent.parameter_size)
+    q = latent.distribution(one.expand(*latent.grid, -1))
     optimizer = torch.optim.Adam(latent.parameters(), lr=0.1)
     for _ in range(150):
         optimizer.zero_grad()
@@ -188,7 +205,7 @@ def test_codes_are_the_marginal_probabilities(make, float64):
     z = support(q)
     z = torch.stack([1 - z, z], -1) if isinstance(latent, Bernoulli) else z
     weights = q.log_prob(support(q)).exp()[..., None, None]
-    torch.testing.assert_close(codes, (weights * z).sum(0))
+    torch.testing.assert_close(codes, (weights * z.flatten(2, -2)).sum(0))
 
 
 @pytest.mark.parametrize("make", MAKE)
@@ -196,7 +213,7 @@ def test_prints_as_the_call_that_makes_it(make):
     latent = make()
     again = eval(repr(latent), {cls.__name__: cls for cls, _ in FAMILIES})
     assert repr(again) == repr(latent)
-    assert (again.event_shape, again.learn_prior) == (latent.event_shape, latent.learn_prior)
+    assert (again.variables, again.learn_prior) == (latent.variables, latent.learn_prior)
 
 
 def test_only_discrete_latents_have_codes():
@@ -293,7 +310,7 @@ def test_the_usage_is_the_probability_of_each_value(make):
     usage = latent.usage(q, 4)  # [B, L, V]
     for k, numbers in enumerate(latent.values(4)):
         expected = q.base_dist.log_prob(latent.from_numbers(numbers)).exp()
-        torch.testing.assert_close(usage[..., k], expected)
+        torch.testing.assert_close(usage[..., k], expected.flatten(1))
 
 
 def test_the_variables_of_a_gaussian_have_no_probabilities():

@@ -15,8 +15,10 @@ from vae_lab.cross_entropy import bernoulli_log_prob
 from vae_lab.likelihoods import (
     Bernoulli,
     ContinuousBernoulli,
+    DiscretizedLogistic,
     DiscretizedLogisticMixture,
     Gaussian,
+    Laplace,
 )
 
 LIKELIHOODS = [
@@ -24,6 +26,10 @@ LIKELIHOODS = [
     ContinuousBernoulli(),
     Gaussian(),
     Gaussian(0.3, learned=True),
+    Laplace(),
+    Laplace(0.2, learned=True),
+    DiscretizedLogistic(0.2, learned=False),
+    DiscretizedLogistic(),
     DiscretizedLogisticMixture(3),
 ]
 likelihoods = pytest.mark.parametrize(
@@ -75,7 +81,7 @@ def test_shapes_and_broadcasting(likelihood, channels):
 def test_mean_is_an_image_and_samples_are_legal(likelihood):
     params = 3 * torch.randn(50, *likelihood.parameter_shape((3, 4, 4)))
     assert ((likelihood.mean(params) >= 0) & (likelihood.mean(params) <= 1)).all()
-    if not isinstance(likelihood, Gaussian):  # its noise leaves [0, 1]
+    if not isinstance(likelihood, Gaussian | Laplace):  # their noise leaves [0, 1]
         likelihood.check(likelihood.sample(params))
 
 
@@ -158,6 +164,8 @@ def test_mismatched_shapes_are_refused_not_broadcast(likelihood):
     [
         (lambda: Gaussian(0), "sigma must be positive and finite, got 0"),
         (lambda: Gaussian(math.nan), "sigma must be positive and finite, got nan"),
+        (lambda: Laplace(-1.0), "scale must be positive and finite, got -1"),
+        (lambda: DiscretizedLogistic(math.inf), "scale must be positive and finite, got inf"),
         (lambda: DiscretizedLogisticMixture(0), "components must be at least 1, got 0"),
     ],
 )
@@ -240,17 +248,63 @@ def test_gaussian_matches_torch(learned, float64):
     assert noise.std().item() == pytest.approx(0.2, rel=0.01)
 
 
-def test_sigma_is_learned_only_on_request():
-    assert list(Gaussian(0.5).parameters()) == []
-    assert not Gaussian(0.5).state_dict()  # the constructor's argument is all there is to know
-    learned = Gaussian(0.5, learned=True)
-    mu, x = torch.zeros(1, 1, 10, 10), torch.full((1, 1, 10, 10), 0.1)
+@pytest.mark.parametrize("learned", [False, True])
+def test_laplace_matches_torch(learned, float64):
+    mu, x = torch.randn(6, 2, 3, 3), torch.rand(6, 2, 3, 3)
+    likelihood = Laplace(0.2, learned).double()
+    expected = D.Laplace(mu, 0.2).log_prob(x).sum((1, 2, 3))
+    torch.testing.assert_close(likelihood.log_prob(mu, x), expected, rtol=1e-6, atol=1e-6)
+    noise = likelihood.sample(mu.expand(4000, *mu.shape)) - mu
+    assert noise.abs().mean().item() == pytest.approx(0.2, rel=0.01)
+    assert noise.std().item() == pytest.approx(0.2 * 2**0.5, rel=0.02)
+
+
+SCALES = [
+    (Gaussian, "log_sigma", lambda error: error.square().mean().sqrt()),
+    (Laplace, "log_scale", lambda error: error.abs().mean()),
+]
+
+
+@pytest.mark.parametrize("cls, name, optimum", SCALES)
+def test_a_scale_is_learned_only_on_request(cls, name, optimum):
+    assert list(cls(0.5).parameters()) == []
+    assert not cls(0.5).state_dict()  # the constructor's argument is all there is to know
+    learned = cls(0.5, learned=True)
+    mu, x = torch.zeros(1, 1, 10, 10), torch.rand(1, 1, 10, 10) / 5
     optimizer = torch.optim.Adam(learned.parameters(), lr=0.05)
     for _ in range(200):
         optimizer.zero_grad()
         (-learned.log_prob(mu, x).mean()).backward()
         optimizer.step()
-    assert learned.log_sigma.exp().item() == pytest.approx(0.1, rel=0.01)  # root mean squared error
+    assert getattr(learned, name).exp().item() == pytest.approx(optimum(x - mu).item(), rel=0.01)
+
+
+@pytest.mark.parametrize("location", [-5.0, -0.1, 0.0, 0.003, 0.5, 1.0, 6.0])
+@pytest.mark.parametrize("scale", [1e-4, 0.003, 0.1, 2.0])
+def test_discretized_logistic_sums_to_one_and_matches_the_logistic(location, scale, float64):
+    likelihood = DiscretizedLogistic(scale).double()
+    masses = likelihood.log_prob(torch.full((1, 1, 1), location), pixels(LEVELS.double())).exp()
+    edges = (torch.arange(255) + 0.5) / 255
+    cdf = ((edges - location) / likelihood.log_scale.exp()).sigmoid()
+    expected = torch.cat([torch.zeros(1), cdf, torch.ones(1)]).diff()
+    torch.testing.assert_close(masses, expected, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(masses.sum(), torch.ones(()), rtol=1e-10, atol=0)
+
+
+def test_discretized_logistic_is_the_mixture_of_one():
+    mu, scale, x = torch.rand(6, 1, 3, 3), 0.07, images(6, 1, 3, 3)
+    log_scale = torch.full_like(mu, 2 * scale).log()  # the mixture's range is [-1, 1]
+    mixture = torch.cat([torch.zeros_like(mu), 2 * mu - 1, log_scale], 1)
+    expected = DiscretizedLogisticMixture(1).log_prob(mixture, x)
+    torch.testing.assert_close(DiscretizedLogistic(scale).log_prob(mu, x), expected)
+
+
+def test_discretized_logistic_samples_have_its_masses():
+    likelihood, mu = DiscretizedLogistic(0.02), torch.full((1, 1, 1), 0.99)
+    p = likelihood.log_prob(mu, pixels(LEVELS)).exp()
+    levels = (likelihood.sample(mu.expand(50_000, 1, 1, 1)) * 255).round().long().flatten()
+    counts = levels.bincount(minlength=256)
+    assert (counts / 50_000 - p).abs().max() < 4 * (p.max() / 50_000).sqrt()
 
 
 def mixture_parts(components, channels, scale=1.0):
@@ -345,8 +399,9 @@ def test_mixture_has_the_published_number_of_channels():
     assert shapes == [(30, 4, 5), (100, 4, 5)]
 
 
-def test_mixture_refuses_values_between_the_levels():
-    likelihood = DiscretizedLogisticMixture()
+@pytest.mark.parametrize("cls", [DiscretizedLogistic, DiscretizedLogisticMixture])
+def test_values_between_the_levels_are_refused(cls):
+    likelihood = cls()
     likelihood.check(images(4, 3, 8, 8))
     with pytest.raises(ValueError, match="needs 8-bit values k / 255, the batch has 0.5: round"):
         likelihood.check(torch.full((1, 1, 2, 2), 0.5))

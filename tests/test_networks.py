@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from vae_lab.networks import MLP, Conv, Linear, ResNet
-from vae_lab.networks.base import ACTIVATIONS, gain
+from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet
+from vae_lab.networks.base import ACTIVATIONS, gain, grid
+from vae_lab.networks.layers import Attention, Residual
 
 NETWORKS = [
     Linear(),
@@ -16,6 +17,9 @@ NETWORKS = [
     Conv((4, 8, 8, 8, 8), features=8, activation="gelu"),  # more halvings than a small image has
     ResNet((8, 16), features=24),
     ResNet((12, 20, 9), blocks=2, features=16, activation="relu"),
+    Grid((8, 12)),
+    Grid((6,), blocks=2, norm="group", padding="replicate", activation="relu"),
+    Grid((4, 32, 16, 8), attention=True, checkpointing=True),
 ]
 VECTOR, SERIES = (5,), (7, 3)
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 64, 64), (2, 48, 32), (5, 7, 9), (1, 4, 5), (3, 1, 1)]
@@ -28,6 +32,17 @@ def pair(network, shape, latent_size=6):
     return network.encoder(shape), network.decoder(latent_size, shape)
 
 
+def latents(network, count, shape, size=6):
+    """What the decoder takes for pictures of this shape: [N, size], on a grid [N, h, w, size]."""
+    return torch.randn(count, *grid(network, shape), size)
+
+
+def decoded(network, shape):
+    """The shape of what it gives: that of the picture, or whole places."""
+    stride = getattr(network, "stride", 1)
+    return (shape[0], *(stride * side for side in grid(network, shape) or shape[1:]))
+
+
 @networks
 @shapes
 def test_shapes_and_gradients(network, shape):
@@ -35,10 +50,10 @@ def test_shapes_and_gradients(network, shape):
     for batch in (2, 0):
         x = torch.rand(batch, *shape, requires_grad=True)
         features = encoder(x)
-        assert features.shape == (batch, encoder.features)
-        z = torch.randn(batch, 6, requires_grad=True)
+        assert features.shape == (batch, *grid(network, shape), encoder.features)
+        z = latents(network, batch, shape).requires_grad_()
         params = decoder(z)
-        assert params.shape == (batch, *shape)
+        assert params.shape == (batch, *decoded(network, shape))
         leaves = [x, z, *encoder.parameters(), *decoder.parameters()]
         total = features.square().sum() + params.square().sum()
         assert all(g.isfinite().all() for g in torch.autograd.grad(total, leaves))
@@ -56,16 +71,37 @@ def test_a_vector_and_a_series_need_no_channels(network, shape):
 @pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
 def test_gradients_reach_every_parameter(network, shape):
     encoder, decoder = pair(network, shape)
-    loss = encoder(torch.rand(8, *shape)).square().sum() + decoder(torch.randn(8, 6)).square().sum()
+    for block in (m for part in (encoder, decoder) for m in part.modules()):
+        if isinstance(block, Residual):  # which begins as the identity
+            nn.init.normal_(block[-1].weight)
+    z = latents(network, 8, shape)
+    loss = encoder(torch.rand(8, *shape)).square().sum() + decoder(z).square().sum()
     loss.backward()
     for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
         assert parameter.grad.abs().sum() > 0, name
 
 
 @networks
+def test_gradients_have_gradients(network):
+    """Control variates are trained by those of the estimate's gradient."""
+    decoder = network.decoder(6, (1, 8, 12))
+    z = latents(network, 3, (1, 8, 12)).requires_grad_()
+    (slope,) = torch.autograd.grad(decoder(z).square().sum(), z, create_graph=True)
+    curvature = torch.autograd.grad(slope.square().sum(), [z, *decoder.parameters()])
+    assert all(g.isfinite().all() for g in curvature) and curvature[0].any()
+
+
+def test_attention_is_the_same_with_a_gradient_and_without(float64):
+    layer, x = Attention(64), torch.randn(2, 64, 3, 5)
+    with torch.no_grad():
+        fused = layer(x)
+    torch.testing.assert_close(layer(x), fused)
+
+
+@networks
 def test_one_datum_does_not_depend_on_its_batch(network, float64):
     encoder, decoder = pair(network, (3, 9, 12))
-    x, z = torch.rand(5, 3, 9, 12), torch.randn(5, 6)
+    x, z = torch.rand(5, 3, 9, 12), latents(network, 5, (3, 9, 12))
     torch.testing.assert_close(encoder(x)[2:3], encoder(x[2:3]))
     torch.testing.assert_close(decoder(z)[2:3], decoder(z[2:3]))
 
@@ -78,7 +114,7 @@ def test_batch_normalisation_would_be_caught(float64):
 
 @networks
 def test_state_dict_restores_the_function(network):
-    z = torch.randn(3, 6)
+    z = latents(network, 3, (2, 7, 9))
     (encoder, decoder), (again, decoder_again) = (pair(network, (2, 7, 9)) for _ in range(2))
     again.load_state_dict(encoder.state_dict(), strict=True)
     decoder_again.load_state_dict(decoder.state_dict(), strict=True)
@@ -90,14 +126,14 @@ def test_state_dict_restores_the_function(network):
 @networks
 def test_initial_outputs_are_of_order_one(network):
     decoder = network.decoder(20, (3, 28, 28))
-    assert 0.3 < decoder(torch.randn(256, 20)).std() < 3
+    assert 0.3 < decoder(latents(network, 256, (3, 28, 28), 20)).std() < 3
 
 
 @networks
 def test_the_whole_image_can_be_reached(network):
     # An output padding alone would leave the last row of an odd image to the bias.
     decoder = network.decoder(6, (1, 7, 9))
-    assert decoder(torch.randn(32, 6)).std(0).min() > 1e-3
+    assert decoder(latents(network, 32, (1, 7, 9))).std(0).min() > 1e-3
 
 
 @networks
@@ -129,10 +165,10 @@ def test_gain_keeps_the_second_moment():
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("kind", [MLP, Conv, ResNet])
+@pytest.mark.parametrize("kind", [MLP, Conv, ResNet, Grid])
 def test_every_activation_builds(kind, activation):
-    decoder = kind(activation=activation).decoder(2, (1, 6, 6))
-    assert decoder(torch.randn(1, 2)).shape == (1, 1, 6, 6)
+    network, shape = kind(activation=activation), (1, 8, 8)
+    assert network.decoder(2, shape)(latents(network, 1, shape, 2)).shape == (1, *shape)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +186,17 @@ def test_every_activation_builds(kind, activation):
         (lambda: Linear().encoder(()), r"shape must be positive integers, .*, got \(\)"),
         (lambda: Conv().decoder(2, (1, 0, 8)), r"\[C, H, W\], got \(1, 0, 8\)"),
         (lambda: MLP().decoder(0, (1, 8, 8)), "latent_size must be a positive integer, got 0"),
+        (lambda: Grid(()), r"channels must be a non-empty sequence .*, got \(\)"),
+        (lambda: Grid(blocks=0), "blocks must be a positive integer, got 0"),
+        (lambda: Grid((4, 1)), r"norm=place needs 2 channels or more, got \(4, 1\): the one of"),
+        (lambda: Grid(norm="batch"), "norm must be one of place, group, got 'batch'"),
+        (lambda: Grid(padding="same"), "padding must be one of zeros, reflect, .*, got 'same'"),
+        (lambda: Grid(activation="rleu"), "activation must be one of relu, .*, got 'rleu'"),
+        (
+            lambda: Grid((4,), padding="reflect").encoder((1, 9, 2)),
+            "padding=reflect needs 2 x 2 places or more, got 5 x 1 of 2 pixels: use replicate",
+        ),
+        (lambda: Grid().encoder((28,)), r"\[C, H, W\], got \(28,\): other data than images"),
     ],
 )
 def test_refusals(build, message):

@@ -66,7 +66,9 @@ class Killer(pl.Callback):
 @functools.cache
 def composed(lines):
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
-        return compose("train", [*TINY, *lines])
+        other = any(line.startswith("network=") for line in lines)  # which has no `hidden`
+        tiny = [line for line in TINY if not (other and line.startswith("network."))]
+        return compose("train", [*tiny, *lines])
 
 
 def train(folder, *lines, moment=None, resume=False, estimator=None, number=None):
@@ -162,6 +164,17 @@ STATE = [
     ["trainer.max_epochs=-1", "trainer.max_steps=7", "save.every_n_steps=3"],
     ["save.every_n_steps=null"],
     ["data.flip=true", "data.crop=0.7"],
+    ["network=grid", "network.channels=[4]", "ema=0.9", "trainer.precision=bf16-mixed"],
+    [
+        *(
+            "network=grid",
+            "network.channels=[4]",
+            "network.checkpointing=true",
+            "channels_last=true",
+        ),
+        *("model=reinforce_vae", "model.baseline=learned", "model.likelihood_lr=0.01"),
+        "likelihood=discretized_logistic",
+    ],
 ]
 
 

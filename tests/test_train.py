@@ -404,10 +404,11 @@ def test_averaged_weights_are_tested_and_released(run, tmp_path):
         "trainer.max_steps=3",
         "trainer.check_val_every_n_epoch=5",
         "logger=tensorboard",
+        "network=grid ema=0.5 trainer.precision=bf16-mixed channels_last=true",
     ],
 )
 def test_setting(run, tmp_path, line):
-    run(*CSV, "run_dir=x", *line.split())
+    run(*CSV[: 1 if "network=" in line else None], "run_dir=x", *line.split())
     assert VAE.from_pretrained(tmp_path / "x").shape == (1, 8, 8)
     assert int(rows(tmp_path / "x")[-1]["epoch"]) < 5
     assert ("tensorboard" in line) == (tmp_path / "x" / "tensorboard").is_dir()

@@ -14,7 +14,7 @@ from vae_lab.estimators import Exact, Reparameterization
 from vae_lab.evaluation import evaluate
 from vae_lab.evaluation.evidence import annealed, enumerated, importance_weighted
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
-from vae_lab.networks import MLP, Conv, Linear
+from vae_lab.networks import MLP, Conv, Grid, Linear
 from vae_lab.objectives import ELBO, IWAE
 
 MAKE = [
@@ -371,14 +371,30 @@ def test_an_objective_looks_at_the_values_of_the_first_data_only(looks):
     assert copy.deepcopy(vae).likelihood is not vae.likelihood
 
 
-def test_a_compiled_objective_looks_too_and_is_one_graph():
-    vae, x, objective = small_vae(), torch.from_numpy(IMAGES).float(), ELBO()
+@pytest.mark.parametrize("network", [MLP((8,)), Grid((4,), attention=True)], ids=str)
+def test_a_compiled_objective_looks_too_and_is_one_graph(network):
+    vae, x = small_vae(network=network), torch.from_numpy(IMAGES).float()
+    objective = ELBO()
     objective.compile(backend="eager", fullgraph=True)
     with pytest.raises(ValueError, match="shift and scale"):
         objective(vae, Reparameterization(), 2 * x - 1)
     assert objective(vae, Reparameterization(), x).elbo.shape == (2,)
-    whole = torch.compile(small_vae(), backend="eager", fullgraph=True)
+    whole = torch.compile(small_vae(network=network), backend="eager", fullgraph=True)
     assert whole(x, Reparameterization(), ELBO()).elbo.shape == (2,)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_compiled_step_on_a_grid_is_the_eager_one(checkpointing):
+    network = Grid((4, 6), attention=True, checkpointing=checkpointing)
+    vae, x = small_vae(Gaussian(2), network, shape=(1, 9, 12)), torch.rand(3, 1, 9, 12)
+    found = []
+    for step in (vae, torch.compile(vae, backend="aot_eager")):
+        torch.manual_seed(1)
+        value = step(x, Reparameterization()).objective.mean()
+        trained = [p for p in vae.parameters() if p.requires_grad]
+        found.append([value, *torch.autograd.grad(value, trained)])
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(eager, compiled)
 
 
 def test_gradients_of_each_datum_are_looked_at_as_a_whole():
@@ -445,8 +461,9 @@ def test_an_own_loop_of_many_processes_goes_through_the_call(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_half_precision_networks_give_full_precision_distributions():
-    vae = small_vae().bfloat16()
+@pytest.mark.parametrize("network", [MLP((8,)), Grid((4,))], ids=str)
+def test_half_precision_networks_give_full_precision_distributions(network):
+    vae = small_vae(network=network).bfloat16()
     q = vae.encode(torch.rand(2, 1, 4, 4).bfloat16())
     assert q.base_dist.loc.dtype == torch.float32
     assert vae.decode(q.sample().bfloat16()).dtype == torch.float32

@@ -1,16 +1,47 @@
 """VAEs so small that log p(x) and every gradient are known without sampling."""
 
+from dataclasses import dataclass
+
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from vae_lab import VAE
 from vae_lab.data import TensorLoader
 from vae_lab.distributions import support
 from vae_lab.likelihoods import Bernoulli, Gaussian
-from vae_lab.networks import MLP, Linear
+from vae_lab.networks import MLP, Grid, Linear
+from vae_lab.networks.base import Encoder
+from vae_lab.networks.layers import ToChannels, ToPlaces
 
 SHAPE = (1, 2, 2)
+GRID_SHAPE = (1, 3, 3)  # of which `SMALL_GRID` makes 2 x 2 places, that stand out of it
+SMALL_GRID = Grid((3,), activation="tanh")
+
+
+@dataclass(frozen=True)
+class Patches:
+    """A linear network for a grid: a place sees stride x stride pixels of its own, and gives them.
+
+    Args:
+        reach: the side of the convolutions at the places; of 1, no place knows of another.
+    """
+
+    stride: int = 2
+    reach: int = 1
+
+    def encoder(self, shape):
+        pixels = shape[0] * self.stride**2
+        layers = nn.PixelUnshuffle(self.stride), self._conv(pixels, pixels), ToPlaces()
+        return Encoder(*layers, features=pixels)
+
+    def decoder(self, latent_size, shape):
+        conv = self._conv(latent_size, shape[0] * self.stride**2)
+        return nn.Sequential(ToChannels(), conv, nn.PixelShuffle(self.stride))
+
+    def _conv(self, a, b):
+        return nn.Conv2d(a, b, self.reach, padding=self.reach // 2)
 
 
 def randomize(module, scale=0.5):
@@ -26,8 +57,14 @@ def discrete_vae(latent, prior=None):
     return randomize(vae, 0.8)
 
 
-def binary_images(count=3):
-    return torch.rand(count, *SHAPE, dtype=torch.float64).round()
+def grid_vae(latent):
+    """The same at each of 2 x 2 places."""
+    vae = VAE(GRID_SHAPE, SMALL_GRID, latent, Bernoulli()).double()
+    return randomize(vae, 0.8)
+
+
+def binary_images(count=3, shape=SHAPE):
+    return torch.rand(count, *shape, dtype=torch.float64).round()
 
 
 def log_joint(vae, x):
@@ -57,27 +94,37 @@ def kl_to_posterior(vae, x):
 
 class LinearGaussian:
     """x = W z + b + sigma noise with Gaussian z: all is Gaussian. The bias is the decoder's and the
-    VAE's own."""
+    VAE's own. W and b are read off what the decoder makes of zero and of each variable."""
 
     sigma = 0.6
 
-    def __init__(self, latent, prior=None):
-        vae = VAE(SHAPE, Linear(), latent, Gaussian(self.sigma), prior).double()
+    def __init__(self, latent, prior=None, network=None, shape=SHAPE, learned=False):
+        likelihood = Gaussian(self.sigma, learned)
+        vae = VAE(shape, network or Linear(), latent, likelihood, prior).double()
         self.vae = randomize(vae)
-        self.x = torch.rand(3, *SHAPE, dtype=torch.float64)
+        self.x = torch.rand(3, *shape, dtype=torch.float64)
+
+    def decoded(self, z):
+        """[N, L] -> [N, D]."""
+        return self.vae.decode(self.vae.latent.from_numbers(z)).flatten(1)
+
+    @property
+    def offset(self):
+        return self.decoded(torch.zeros(1, self.vae.latent.size))[0]
 
     @property
     def weight(self):
-        return self.vae.decoder[0].weight
+        """[D, L]."""
+        return (self.decoded(torch.eye(self.vae.latent.size)) - self.offset).T
 
     def moments(self):
-        """Mean [4] and covariance [4, 4] of p(x); and those of z."""
+        """Mean [D] and covariance [D, D] of p(x); and those of z."""
         prior = self.vae.latent.prior().base_dist
-        offset = self.vae.decoder[0].bias + self.vae.output_bias.flatten()
-        covariance = prior.variance.diag()
-        noise = self.sigma**2 * torch.eye(4, dtype=torch.float64)
+        mean, covariance = prior.mean.flatten(), prior.variance.flatten().diag()
+        variance = (2 * self.vae.likelihood.log_sigma).exp()
+        noise = variance * torch.eye(len(self.offset), dtype=torch.float64)
         total = self.weight @ covariance @ self.weight.T + noise
-        return self.weight @ prior.mean + offset, total, prior.mean, covariance
+        return self.weight @ mean + self.offset, total, mean, covariance
 
     def log_evidence(self):
         mean, covariance, _, _ = self.moments()
@@ -95,7 +142,7 @@ class LinearGaussian:
     def elbo(self):
         """log p(x) - KL(q || posterior), [B]."""
         q = self.vae.encode(self.x).base_dist
-        q = MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+        q = MultivariateNormal(q.mean.flatten(1), torch.diag_embed(q.variance.flatten(1)))
         return self.log_evidence() - kl_divergence(q, self.posterior())
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
+import torch
 from torch import nn
 
 from ..dense import Dense
@@ -16,11 +17,12 @@ from .base import (
     check_image,
     check_positive,
     gain,
+    grid,
     initialise,
     nonlinearity,
     widths,
 )
-from .layers import Attention, PlaceNorm, Residual, ToChannels, ToPlaces, Whole
+from .layers import Attention, PlaceNorm, Residual, SubPixels, ToChannels, ToPlaces, Whole
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
 Norm = Literal["place", "group"]
@@ -34,7 +36,9 @@ class Grid:
     place of the grid stands for :attr:`stride` x :attr:`stride` pixels, so that 96 x 96 pixels and
     three halvings give 12 x 12 places. Nothing depends on the size of a picture, so that a trained
     model takes any other: :meth:`vae_lab.VAE.at`. On the way up pixels are doubled and then
-    convolved, which leaves no checkerboard (Odena et al., 2016).
+    convolved, which leaves no checkerboard (Odena et al., 2016); the last time a convolution gives
+    four pixels for each (Shi et al., 2016), which begin alike, so that it leaves none either
+    (Aitken et al., 2017, arXiv:1707.02937).
 
     Args:
         channels: channels after each halving, from the picture inwards.
@@ -64,6 +68,11 @@ class Grid:
         object.__setattr__(self, "channels", widths("channels", self.channels))
         check_positive("blocks", self.blocks)
         check_choice("norm", self.norm, get_args(Norm))
+        if self.norm == "place" and 1 in self.channels:
+            raise ValueError(
+                f"norm=place needs 2 channels or more, got {self.channels}: the one of a place is "
+                "always 0 after it"
+            )
         check_choice("padding", self.padding, get_args(Padding))
         check_activation(self.activation)
 
@@ -75,6 +84,12 @@ class Grid:
     def encoder(self, shape: Shape) -> Encoder:
         """Module from [N, C, H, W] to [N, h, w, features]; h is H / stride, rounded up."""
         check_image(shape)
+        places = grid(self, shape)
+        if self.padding == "reflect" and min(places) < 2:
+            raise ValueError(
+                f"padding=reflect needs 2 x 2 places or more, got {places[0]} x {places[1]} of "
+                f"{self.stride} pixels: use replicate, or fewer channels"
+            )
         layers: list[nn.Module] = [Whole(self.stride)]
         for a, b in pairwise((shape[0], *self.channels)):
             layers += [self._conv(a, b, 4, stride=2, padding=1), *self._blocks(b)]
@@ -92,9 +107,12 @@ class Grid:
         for a, b in pairwise(reversed(self.channels)):
             layers += [nn.Upsample(scale_factor=2), self._conv(a, b, 3), *self._blocks(b)]
         output = self._conv(self.channels[0], 4 * shape[0], 3)
-        layers += [self._norm(self.channels[0]), self._act(), output, nn.PixelShuffle(2)]
+        layers += [self._norm(self.channels[0]), self._act(), output, SubPixels()]
         trunk = nn.Sequential(*layers)
         self._initialise(trunk, output)
+        if not output.weight.is_meta:
+            with torch.no_grad():  # the four pixels that are made of one begin alike
+                output.weight.copy_(output.weight[::4].repeat_interleave(4, 0))
         return trunk
 
     def _conv(self, a: int, b: int, kernel: int, stride: int = 1, padding: int = 1) -> nn.Conv2d:

@@ -1,5 +1,7 @@
 """Layers of convolutional networks that torch does not have."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +34,20 @@ class Residual(nn.Sequential):
             nn.init.zeros_(parameter)
 
 
+class SubPixels(nn.Module):
+    """Four channels become four pixels, [N, 4 C, h, w] -> [N, C, 2 h, 2 w].
+
+    torch's PixelShuffle, which has no gradient where there are no pictures (N = 0).
+
+    Source: Shi et al., *Real-Time Single Image and Video Super-Resolution Using an Efficient
+    Sub-Pixel Convolutional Neural Network*, CVPR 2016, arXiv:1609.05158
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)  # [N, C, h, 2, w, 2]
+        return pixels.flatten(4, 5).flatten(2, 3)
+
+
 class PlaceNorm(nn.LayerNorm):
     """Normalises the channels of each place by themselves, [N, C, h, w].
 
@@ -58,7 +74,11 @@ class Attention(nn.Module):
         *_, height, width = x.shape
         parts = self.questions(x).flatten(2).unflatten(1, (3, self.heads, -1))
         q, k, v = parts.transpose(-1, -2).unbind(1)  # [N, heads, places, channels of a head]
-        answer = F.scaled_dot_product_attention(q, k, v)
+        if torch.is_grad_enabled():  # the fused kernel has no second derivative
+            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+            answer = scores.softmax(-1) @ v
+        else:
+            answer = F.scaled_dot_product_attention(q, k, v)
         return answer.transpose(-1, -2).flatten(1, 2).unflatten(-1, (height, width))
 
 

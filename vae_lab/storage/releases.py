@@ -37,15 +37,17 @@ if TYPE_CHECKING:
 FORMAT = 1
 CONFIG, WEIGHTS = sources.FILES
 
-Part = Literal["encoder", "decoder"]
+Part = Literal["encoder", "posterior", "decoder"]
 
 # The tensors of a part, and the kinds of pieces that give them their meaning.
 PREFIXES: dict[Part, tuple[str, ...]] = {
     "encoder": ("encoder.",),
+    "posterior": ("head.", "latent."),  # what else q is made of
     "decoder": ("decoder.", "output_bias", "likelihood."),
 }
 DECIDED_BY: dict[Part | None, tuple[str, ...]] = {
     "encoder": ("network",),
+    "posterior": ("latent",),
     "decoder": ("network", "likelihood"),
     None: (*KINDS,),
 }
@@ -144,7 +146,8 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
     The encoder and the decoder may be those of a model with another latent.
 
     Args:
-        part: "encoder" (without the head, which is the latent's), "decoder" or None for all.
+        part: "encoder", "posterior" (the head after it, and the latent with its own prior),
+            "decoder" or None for all.
         strict: refuse a source that does not fit in every tensor; otherwise take those that do.
 
     Returns:
@@ -154,7 +157,8 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
         ValueError: the two do not fit; nothing was changed.
     """
     if part not in (None, *PREFIXES):
-        raise ValueError(f"part must be encoder, decoder or None, got {part!r}")
+        known = ", ".join(PREFIXES)
+        raise ValueError(f"part must be {known} or None, got {part!r}")
     other = load(library_class(vae), source)
     prefixes = PREFIXES[part] if part else ("",)
     theirs, ours = (
@@ -166,7 +170,7 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
     settings = [
         f"{kind} is {describe(there)} there and {describe(here)} here"
         for kind, there, here in pairs
-        if describe(there) != describe(here)
+        if there != here and describe(there) != describe(here)  # equal: they compute the same
     ]
     report = report._replace(mismatched=settings + report.mismatched)
     if not report.taken or strict and not report.complete:

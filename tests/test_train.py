@@ -304,11 +304,12 @@ def test_parts_of_another_run(run, tmp_path, capsys):
 
 def test_a_frozen_posterior_of_another_size_of_picture(run, tmp_path, capsys):
     line = ["experiment=smoke", "network=grid", "network.channels=[4]", "model=gaussian_vae"]
-    line += ["data=sprites", "model.latents=2"]
+    line.append("model.latents=2")
     run(*line, "run_dir=x")
     capsys.readouterr()
     parts = ["init.encoder=x", "init.posterior=x", "init.freeze=[encoder,posterior]"]
-    run(*line, *parts, "network.checkpointing=true", "run_dir=y")
+    other = ["data=sprites", "data.image_size=20", "data.rotations=4", "data.positions=4"]
+    run(*line, *other, *parts, "network.checkpointing=true", "run_dir=y")
     assert "posterior from x: taken: head.weight, head.bias" in capsys.readouterr().out
     x, y = weights(tmp_path / "x"), weights(tmp_path / "y")
     same = {name for name in x if torch.equal(x[name], y[name])}

@@ -105,7 +105,9 @@ def main() -> None:
                 rows.append(row | {"codes": codes_in_use(vae, x)})
                 print(rows[-1], flush=True)
             figure.append(reconstructed(vae, shown))
-            pictures.save(pictures.grid(vae.sample(16), 8), options.images / f"{recipe}_{steps}.png")
+            pictures.save(
+                pictures.grid(vae.sample(16), 8), options.images / f"{recipe}_{steps}.png"
+            )
         pictures.save(
             pictures.grid(torch.cat(figure), SHOWN), options.images / f"photographs_{steps}.png"
         )

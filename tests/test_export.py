@@ -79,8 +79,9 @@ def test_the_graphs_of_a_grid_take_pictures_of_any_size(tmp_path, name):
     for height, width in ((8, 12), (21, 34)):
         other, x = vae.at(3, height, width), torch.rand(3, 3, height, width)
         q, z = other.encode(x).base_dist, other.latent.prior().sample((3,))
-        for output, found in zip(encoder.get_outputs(), encoder.run(None, {"x": x.numpy()})):
-            np.testing.assert_allclose(found, getattr(q, output.name).numpy(), atol=1e-5)
+        names = [output.name for output in encoder.get_outputs()]
+        for name, found in zip(names, encoder.run(names, {"x": x.numpy()}), strict=True):
+            np.testing.assert_allclose(found, getattr(q, name).numpy(), atol=1e-5)
         found = decoder.run(["mean"], {"z": z.numpy()})[0][..., :height, :width]
         np.testing.assert_allclose(found, other.likelihood.mean(other.decode(z)), atol=1e-5)
 

@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, vmap
 
 from vae_lab import VAE, likelihoods
-from vae_lab.estimators import DReG, Exact, MuProp, RELAX, Reparameterization, ScoreFunction
+from vae_lab.estimators import RELAX, DReG, Exact, MuProp, Reparameterization, ScoreFunction
 from vae_lab.latents import Bernoulli, Gaussian
 from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet
 from vae_lab.networks.base import ACTIVATIONS, gain

@@ -54,7 +54,9 @@ def test_too_small_a_margin_would_be_seen():
     assert np.abs(tiled.reconstruct(picture) - whole(vae, picture)).max() > 1e-4
 
 
-@pytest.mark.parametrize("channels, blocks", [((4,), 1), ((4, 6), 1), ((4, 6, 4), 2), ((4, 4, 4), 1)])
+@pytest.mark.parametrize(
+    "channels, blocks", [((4,), 1), ((4, 6), 1), ((4, 6, 4), 2), ((4, 4, 4), 1)]
+)
 def test_the_reach_is_that_of_the_kernels(channels, blocks):
     """Summed by hand: in the encoder each halving looks at one pixel more on each side, and each
     block at two of the next scale; the decoder's convolutions at one each."""

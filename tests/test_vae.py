@@ -313,7 +313,10 @@ WRONG = [
     (lambda vae, x: vae.posterior(x), r"features must have the shape \[B, 8\], got \[2, 1, 4, 4"),
     (lambda vae, x: vae.initialize_bias(x), r"mean must have the shape \[1, 4, 4\], got \[2, 1"),
     (lambda vae, x: vae.initialize_bias(255 * x[0]), r"data in \[0, 1\], got 0 to 255"),
-    (lambda vae, x: vae.load_pretrained("x", "head"), "encoder, posterior, decoder or None, got 'head'"),
+    (
+        lambda vae, x: vae.load_pretrained("x", "head"),
+        "encoder, posterior, decoder or None, got 'head'",
+    ),
     (lambda vae, x: VAE.from_pretrained(None), "a model's source is a path or a name, got None"),
     (
         lambda vae, x: vae.save_pretrained("x", torch.int8),
@@ -382,13 +385,19 @@ def test_the_model_of_another_size_compiles_and_is_released(tmp_path):
 
 OTHER_SIZES = [
     (lambda vae: vae.encode(torch.rand(1, 3, 16, 16)), r"type vae.at\(3, 16, 16\) for the model"),
-    (lambda vae: vae.elbo(torch.rand(1, 3, 16, 16)), r"got \[1, 3, 16, 16\]: type vae.at\(3, 16, 1"),
+    (
+        lambda vae: vae.elbo(torch.rand(1, 3, 16, 16)),
+        r"got \[1, 3, 16, 16\]: type vae.at\(3, 16, 1",
+    ),
     (lambda vae: vae.encode(torch.rand(3, 16, 16)), r"got \[3, 16, 16\]$"),
     (lambda vae: vae.encode(torch.rand(1, 8, 12, 3)), r"type x.permute\(0, 3, 1, 2\)"),
     (lambda vae: vae.at(1, 8, 8), r"shape must be \[3, H, W\], got \[1, 8, 8\]"),
     (lambda vae: vae.at(16, 16), r"shape must be \[3, H, W\], got \[16, 16\]"),
     (lambda vae: vae.at(3, 16, 0), r"shape must be positive integers, .* got \(3, 16, 0\)"),
-    (lambda vae: small_vae().at(1, 8, 8), r"MLP takes data of shape \[1, 4, 4\] only: train with a f"),
+    (
+        lambda vae: small_vae().at(1, 8, 8),
+        r"MLP takes data of shape \[1, 4, 4\] only: train with a f",
+    ),
 ]
 
 

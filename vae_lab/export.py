@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .vae import VAE
 
 TOLERANCE = 1e-4  # of the largest number in the output
+LEAST = {"height": 8, "width": 8, "rows": 2, "columns": 2}  # for torch to reason with
 
 
 class Exported(NamedTuple):
@@ -110,7 +111,11 @@ def _export(graph: EncoderGraph | DecoderGraph, path: Path) -> float:
     name = "x" if isinstance(graph, EncoderGraph) else "z"
     models = _sizes(graph.vae)
     varying = graph.axes if graph.vae.latent.grid else graph.axes[:1]
-    axes = {axis: torch.export.Dim(name) for axis, name in enumerate(varying) if name}
+    axes = {
+        axis: torch.export.Dim(side, min=LEAST.get(side))
+        for axis, side in enumerate(varying)
+        if side
+    }
     torch.onnx.export(
         graph.eval(),
         (graph.example(models[0], 2),),
@@ -141,9 +146,7 @@ def _sizes(vae: "VAE") -> list["VAE"]:
     return [vae.at(channels, height + stride + 1, width + 2 * stride), vae]
 
 
-def _difference(
-    graph: EncoderGraph | DecoderGraph, path: Path, name: str, inputs: Tensor
-) -> float:
+def _difference(graph: EncoderGraph | DecoderGraph, path: Path, name: str, inputs: Tensor) -> float:
     from onnxruntime import InferenceSession
 
     session = InferenceSession(path, providers=["CPUExecutionProvider"])

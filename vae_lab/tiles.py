@@ -58,7 +58,7 @@ class Tiled:
         out = _result(out, (*grid, int(place)))
         for rows, columns in self._tiles(grid, self._reach.encoder):
             sides = (self._pixels(rows, height), self._pixels(columns, width))
-            x = self._tensor(picture[np.ix_(range(self._channels), *sides)])
+            x = self._tensor(picture[np.ix_(np.arange(self._channels), *sides)])
             vae = self.vae.at(*x.shape)
             latent = vae.latent
             z = latent.mode(vae.encode(vae.images(x.unsqueeze(0))))
@@ -170,7 +170,9 @@ def measured_reach(vae: "VAE") -> Reach:
         ValueError: there is none, every place depends on all.
     """
     # In double precision no fast way to convolve, such as Winograd's, spreads it any further.
-    encoder, decoder = (deepcopy(part).to("cpu", torch.double) for part in (vae.encoder, vae.decoder))
+    encoder, decoder = (
+        deepcopy(part).to("cpu", torch.double) for part in (vae.encoder, vae.decoder)
+    )
     stride: int = vae.network.stride  # type: ignore[attr-defined]
     channels, width = vae.shape[0], vae.latent.width
 

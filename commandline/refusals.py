@@ -98,7 +98,7 @@ def _missing(config: DictConfig, starts: bool) -> Iterator[str | None]:
     if config.task == "fit" and config.resume not in (None, "auto"):
         yield _no_run(config.resume)
     if config.task == "fit" and starts:
-        parts = (config.init.encoder, config.init.decoder)
+        parts = (config.init.encoder, config.init.posterior, config.init.decoder)
         yield from (_no_model(part) for part in parts if part is not None)
 
 

@@ -85,6 +85,7 @@ TABLE = {
     "on_nonfinite": Row(WORKS),
     "max_skipped": Row(WORKS, positive=True),
     "init.encoder": Row(place=True),
+    "init.posterior": Row(place=True),
     "init.decoder": Row(place=True),
     # the tasks
     "compare": Row(ASKS),
@@ -116,6 +117,7 @@ TABLE = {
     "data.background": Row(old="white"),
     "data.value_range": Row(old=None),
     "network": Row(group=Group(of_model=True)),
+    "network.checkpointing": Row(WORKS),
     "latent": Row(group=Group(of_model=True, optional=True), old=None),
     "likelihood": Row(group=OF_MODEL),
     "objective": Row(group=OF_MODEL),

@@ -19,9 +19,10 @@ class Init(TypedDict):
     """Parts to take over from other runs."""
 
     encoder: str | None
+    posterior: str | None
     decoder: str | None
     strict: bool
-    freeze: list[Literal["encoder", "decoder"]]
+    freeze: list[Literal["encoder", "posterior", "decoder"]]
 
 
 class Save(TypedDict):

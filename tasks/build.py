@@ -98,7 +98,7 @@ def _answered(written: Any, resolved: Any) -> Any:
 def take_parts(config: DictConfig, model: VAEModule) -> list[str]:
     """Starts from parts of other runs; says what was taken."""
     said = []
-    for part in ("encoder", "decoder"):
+    for part in PREFIXES:
         source = config.init[part]
         if source is not None:
             report = model.vae.load_pretrained(source, part, strict=config.init.strict)

@@ -100,7 +100,7 @@ BAD = {
         "model.lr_decay must be none or cosine, got 'cosin'; did you mean model.lr_decay=cosine"
     ),
     "init.freeze=encoder": (
-        "init.freeze must be a list of encoder or decoder, got 'encoder': type "
+        "init.freeze must be a list of encoder or posterior or decoder, got 'encoder': type "
         "init.freeze=[encoder]"
     ),
     "network.hidden='256,128'": (

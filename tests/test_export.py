@@ -10,7 +10,7 @@ from test_pretrained import small_vae
 
 from vae_lab import VAE, export, likelihoods
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
-from vae_lab.networks import Linear
+from vae_lab.networks import Grid, Linear
 
 FAMILIES = {
     "loc scale": Gaussian(2),
@@ -54,6 +54,36 @@ def test_the_graphs_do_what_the_model_does(tmp_path):
     vae = small_vae(Categorical(2, 3), Linear(), mixture, shape=(1, 8, 8))
     assert export.export_onnx(vae, tmp_path / "onnx").difference < 1e-5
     check(vae, tmp_path / "onnx", ["logits"])
+
+
+GRIDS = {
+    "sigma": (Gaussian(2), likelihoods.Gaussian(0.2, learned=True), {}),
+    "laplace": (Categorical(1, 5), likelihoods.Laplace(0.2), {"padding": "reflect"}),
+    "logistic": (
+        Bernoulli(2),
+        likelihoods.DiscretizedLogistic(),
+        {"norm": "group", "attention": True, "padding": "circular"},
+    ),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_graphs_of_a_grid_take_pictures_of_any_size(tmp_path, name):
+    latent, likelihood, settings = GRIDS[name]
+    vae = small_vae(latent, Grid((4, 6), **settings), likelihood, shape=(3, 8, 12))
+    assert export.export_onnx(vae, tmp_path).difference < 1e-5
+    encoder, decoder = (
+        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx") for name in ("encoder", "decoder")
+    )
+    for height, width in ((8, 12), (21, 34)):
+        other, x = vae.at(3, height, width), torch.rand(3, 3, height, width)
+        q, z = other.encode(x).base_dist, other.latent.prior().sample((3,))
+        names = [output.name for output in encoder.get_outputs()]
+        for name, found in zip(names, encoder.run(names, {"x": x.numpy()}), strict=True):
+            np.testing.assert_allclose(found, getattr(q, name).numpy(), atol=1e-5)
+        found = decoder.run(["mean"], {"z": z.numpy()})[0][..., :height, :width]
+        np.testing.assert_allclose(found, other.likelihood.mean(other.decode(z)), atol=1e-5)
 
 
 def test_graphs_that_are_not_the_model_are_not_written(tmp_path, monkeypatch):

@@ -2,11 +2,18 @@
 
 import pytest
 import torch
+from tiny import gradients, randomize
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call, grad, vmap
 
+from vae_lab import VAE, likelihoods
+from vae_lab.estimators import RELAX, DReG, Exact, MuProp, Reparameterization, ScoreFunction
+from vae_lab.latents import Bernoulli, Gaussian
 from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet
 from vae_lab.networks.base import ACTIVATIONS, gain, grid
 from vae_lab.networks.layers import Attention, Residual
+from vae_lab.objectives import ELBO, IWAE
 
 NETWORKS = [
     Linear(),
@@ -146,6 +153,63 @@ def test_recipe_is_a_value(network):
     arguments = {name: getattr(network, name) for name in network.__dataclass_fields__}
     assert type(network)(**arguments) == network
     assert hash(type(network)(**arguments)) == hash(network)
+
+
+def checkpointing(again, latent, **settings):
+    torch.manual_seed(0)
+    network = Grid((4, 6), attention=True, checkpointing=again, **settings)
+    return randomize(VAE((3, 8, 8), network, latent, likelihoods.Gaussian(0.5)), 0.2)
+
+
+@pytest.mark.parametrize(
+    "latent, estimator, objective",
+    [
+        (Gaussian, Reparameterization, ELBO),
+        (Gaussian, DReG, IWAE),
+        (Bernoulli, ScoreFunction, IWAE),
+        (Bernoulli, RELAX, ELBO),  # differentiates twice
+        (Bernoulli, MuProp, ELBO),
+        (Bernoulli, Exact, ELBO),
+    ],
+)
+def test_checkpointing_gives_the_same_gradients(latent, estimator, objective):
+    x = torch.rand(2, 3, 8, 8)
+    found = []
+    for again in (False, True):
+        vae = checkpointing(again, latent(1))
+        torch.manual_seed(1)
+        found.append(gradients(objective(), vae, estimator(), x))
+    assert torch.equal(*found) and found[0].any()
+
+
+def test_checkpointing_gives_the_gradient_of_each_datum():
+    x, found = torch.rand(4, 3, 8, 8), []
+    for again in (False, True):
+        encoder = Grid((4, 6), checkpointing=again).encoder((3, 8, 8))
+        torch.manual_seed(0)
+        weights = dict(randomize(encoder).named_parameters())
+
+        def squares(weights, datum, encoder=encoder):
+            return functional_call(encoder, weights, (datum[None],)).square().sum()
+
+        found.append(vmap(grad(squares), (None, 0))(weights, x))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_checkpointing_keeps_less():
+    def kept(again):
+        sizes = {}
+
+        def note(tensor):
+            sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        decoder = checkpointing(again, Gaussian(2), blocks=2).decoder
+        with saved_tensors_hooks(note, lambda tensor: tensor):
+            result = decoder(torch.randn(1, 16, 16, 2))  # keeps all alive
+        return sum(sizes.values()) if result.requires_grad else 0
+
+    assert 0 < kept(True) < 0.5 * kept(False)
 
 
 def test_mlp_without_hidden_layers_is_linear(float64):

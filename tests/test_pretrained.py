@@ -24,7 +24,7 @@ from vae_lab import VAE, likelihoods, networks, register
 from vae_lab.description import CLASSES, blueprint, check_described, describe, relaxation
 from vae_lab.estimators import DecoupledSTGumbelSoftmax, GumbelSoftmax
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
-from vae_lab.networks import MLP, Conv, Linear, ResNet
+from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet
 from vae_lab.pretrained import card, load
 from vae_lab.schedules import Linear as LinearSchedule
 from vae_lab.storage.checkpoints import save_checkpoint
@@ -37,10 +37,14 @@ PARTS = [
     pytest.param({"network": Linear()}, id="Linear"),
     pytest.param({"network": Conv()}, id="Conv"),
     pytest.param({"network": ResNet()}, id="ResNet"),
+    pytest.param({"network": Grid((4, 6), attention=True)}, id="Grid"),
+    pytest.param({"network": Grid((4,), checkpointing=True)}, id="Checkpointing"),
     pytest.param({"network": MLP([5, 4], activation="tanh")}, id="MLP"),
     pytest.param({"likelihood": likelihoods.ContinuousBernoulli()}, id="ContinuousBernoulli"),
     pytest.param({"likelihood": likelihoods.Gaussian(0.3, learned=True)}, id="Learned"),
     pytest.param({"likelihood": likelihoods.Gaussian(0.3)}, id="Fixed"),
+    pytest.param({"likelihood": likelihoods.Laplace(0.3, learned=True)}, id="Laplace"),
+    pytest.param({"likelihood": likelihoods.DiscretizedLogistic()}, id="Logistic"),
     pytest.param({"likelihood": likelihoods.DiscretizedLogisticMixture(2)}, id="Mixture"),
 ]
 
@@ -693,6 +697,35 @@ def test_a_part_is_taken_whole_and_alone(part, tmp_path):
     assert all(torch.equal(ours.state_dict()[n], theirs.state_dict()[n]) for n in report.taken)
     decoder = {"output_bias", "likelihood.log_sigma"} <= set(report.taken)
     assert decoder is (part == "decoder")
+
+
+def test_the_posterior_is_the_head_and_the_latent(tmp_path):
+    theirs, ours = (small_vae(Gaussian(4, learn_prior=True)) for _ in range(2))
+    before = copied(ours)
+    report = ours.load_pretrained(theirs.save_pretrained(tmp_path), "posterior")
+    assert {*report.taken} == {"head.weight", "head.bias", "latent.prior_parameters"}
+    assert report.complete and changed(ours, before) == {*report.taken}
+    x = torch.rand(2, 1, 4, 4)
+    ours.load_pretrained(tmp_path, "encoder")
+    assert torch.equal(ours.encode(x).mean, theirs.encode(x).mean)
+    with pytest.raises(ValueError, match="the posterior of .* mismatched: latent is .*Gaussian.*"):
+        small_vae(Categorical(2, 4)).load_pretrained(tmp_path, "posterior")
+
+
+@pytest.mark.parametrize("part", ["encoder", "posterior", "decoder", None])
+def test_a_grid_takes_parts_of_one_for_pictures_of_another_size(part, tmp_path):
+    """And it does not matter which of the two keeps its activations."""
+    theirs, ours = (
+        small_vae(Gaussian(2), Grid((4, 6), checkpointing=again), shape=(3, size, 8))
+        for again, size in ((True, 8), (False, 13))
+    )
+    before = copied(ours)
+    report = ours.load_pretrained(theirs.save_pretrained(tmp_path), part)
+    assert report.complete and {*report.taken} >= changed(ours, before) != set()
+    other = small_vae(Gaussian(2), Grid((4, 6), norm="group"), shape=(3, 8, 8))
+    if part != "posterior":
+        with pytest.raises(ValueError, match="network is .*'place'.* there and .*'group'"):
+            other.load_pretrained(tmp_path, part)
 
 
 def test_a_whole_model_is_taken(tmp_path):

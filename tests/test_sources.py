@@ -12,12 +12,15 @@ from unittest import mock
 
 import huggingface_hub
 import pytest
+import torch
 import wandb
 from huggingface_hub import constants
 from test_pretrained import same, small_vae
 
 from vae_lab import VAE
+from vae_lab.latents import Categorical
 from vae_lab.loggers import upload_release
+from vae_lab.networks import Grid
 from vae_lab.pretrained import card, push
 from vae_lab.storage import sources
 
@@ -355,3 +358,14 @@ VAE.from_pretrained("gaussian_vae-digits")
 def test_a_user_without_a_home_needs_none_for_what_is_on_this_machine():
     ended = subprocess.run([sys.executable, "-c", HOMELESS], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_grid_goes_to_wandb_and_comes_from_the_hub_as_any_other(tmp_path, hub):
+    vae = small_vae(Categorical(1, 4), Grid((4, 6), checkpointing=True), shape=(3, 8, 8))
+    folder = vae.save_pretrained(tmp_path / "grid", torch.float16)
+    hub.handler.files.update({name: (folder / name).read_bytes() for name in NAMES})
+    loaded, x = VAE.from_pretrained("hf:team/digits").at(3, 13, 21), torch.rand(2, 3, 13, 21)
+    assert same(loaded, VAE.from_pretrained(folder)) and loaded.network == vae.network
+    expected = vae.at(3, 13, 21).encode(x).mean
+    torch.testing.assert_close(loaded.encode(x).mean, expected, atol=1e-2, rtol=0)
+    assert sources.artifact(folder, "grid").metadata["network"]["class"] == "Grid"

@@ -302,6 +302,21 @@ def test_parts_of_another_run(run, tmp_path, capsys):
     assert not torch.equal(x["output_bias"], y["output_bias"])
 
 
+def test_a_frozen_posterior_of_another_size_of_picture(run, tmp_path, capsys):
+    line = ["experiment=smoke", "network=grid", "network.channels=[4]", "model=gaussian_vae"]
+    line.append("model.latents=2")
+    run(*line, "run_dir=x")
+    capsys.readouterr()
+    parts = ["init.encoder=x", "init.posterior=x", "init.freeze=[encoder,posterior]"]
+    other = ["data=sprites", "data.image_size=20", "data.rotations=4", "data.positions=4"]
+    run(*line, *other, *parts, "network.checkpointing=true", "run_dir=y")
+    assert "posterior from x: taken: head.weight, head.bias" in capsys.readouterr().out
+    x, y = weights(tmp_path / "x"), weights(tmp_path / "y")
+    same = {name for name in x if torch.equal(x[name], y[name])}
+    assert {name for name in x if name.startswith(("encoder.", "head.", "latent."))} <= same
+    assert "output_bias" not in same
+
+
 def test_jobs_of_a_sweep_are_runs_of_their_own(run, tmp_path):
     run("-m", *CSV, "seed=1,2", "run_dir=x")
     configs = [OmegaConf.load(tmp_path / "x" / n / "config.yaml") for n in "01"]

@@ -313,7 +313,10 @@ WRONG = [
     (lambda vae, x: vae.posterior(x), r"features must have the shape \[B, 8\], got \[2, 1, 4, 4"),
     (lambda vae, x: vae.initialize_bias(x), r"mean must have the shape \[1, 4, 4\], got \[2, 1"),
     (lambda vae, x: vae.initialize_bias(255 * x[0]), r"data in \[0, 1\], got 0 to 255"),
-    (lambda vae, x: vae.load_pretrained("x", "head"), "encoder, decoder or None, got 'head'"),
+    (
+        lambda vae, x: vae.load_pretrained("x", "head"),
+        "encoder, posterior, decoder or None, got 'head'",
+    ),
     (lambda vae, x: VAE.from_pretrained(None), "a model's source is a path or a name, got None"),
     (
         lambda vae, x: vae.save_pretrained("x", torch.int8),
@@ -324,6 +327,95 @@ WRONG = [
         "a type of floats.*, got 'float16'",
     ),
 ]
+
+
+# Pictures of other sizes
+
+
+def photo_vae(latent=None, **settings):
+    likelihood = likelihoods.Gaussian(0.2, learned=True)
+    return small_vae(latent, Grid((4, 6), **settings), likelihood, (3, 8, 12))
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_the_model_of_another_size_is_one_that_was_built_for_it(make):
+    vae, shape = photo_vae(make(), attention=True), (3, 13, 9)
+    built = VAE(shape, vae.network, make(), likelihoods.Gaussian(0.2, learned=True))
+    built.load_state_dict(vae.state_dict())
+    other, x = vae.at(*shape), torch.rand(2, *shape)
+    for use in (
+        lambda vae: seeded(vae, x).objective,
+        lambda vae: seeded(vae.elbo, x).kl,
+        lambda vae: seeded(vae.sample, 2),
+        lambda vae: vae.reconstruct(x),
+    ):
+        assert torch.equal(use(other), use(built))
+    assert other.shape == other.output_shape == shape and vae.latent.grid == (2, 3)
+
+
+def test_the_model_of_another_size_is_the_same_model():
+    vae = photo_vae()
+    other, x = vae.at(3, 16, 16), torch.rand(2, 3, 16, 16)
+    ours, theirs = vae.state_dict(keep_vars=True), other.state_dict(keep_vars=True)
+    assert all(theirs[name] is tensor for name, tensor in ours.items())
+    other(x).objective.sum().backward()
+    assert all(p.grad is not None for p in vae.parameters() if p.requires_grad)
+    vae.eval().double()
+    assert other.dtype == other.latent.prior_parameters.dtype == torch.double
+    assert not other.encoder.training and not other.decoder.training
+    apart = copy.deepcopy(other)
+    assert torch.equal(apart.reconstruct(x), other.reconstruct(x))
+    with torch.no_grad():
+        vae.output_bias.add_(1)
+    assert torch.equal(other.output_bias, vae.output_bias)
+    assert not torch.equal(apart.output_bias, vae.output_bias)
+
+
+def test_the_model_of_another_size_compiles_and_is_released(tmp_path):
+    vae = photo_vae()
+    vae.compile(backend="eager")  # of its own size
+    other, x = vae.at(3, 16, 17), torch.rand(2, 3, 16, 17)
+    assert other(x).objective.shape == (2,)
+    other.compile(backend="eager")
+    assert other(x).objective.shape == (2,)
+    loaded = VAE.from_pretrained(other.save_pretrained(tmp_path))
+    assert loaded.shape == (3, 16, 17) and torch.equal(loaded.reconstruct(x), other.reconstruct(x))
+    assert torch.equal(loaded.at(3, 8, 12).output_bias, vae.output_bias)
+
+
+OTHER_SIZES = [
+    (lambda vae: vae.encode(torch.rand(1, 3, 16, 16)), r"type vae.at\(3, 16, 16\) for the model"),
+    (
+        lambda vae: vae.elbo(torch.rand(1, 3, 16, 16)),
+        r"got \[1, 3, 16, 16\]: type vae.at\(3, 16, 1",
+    ),
+    (lambda vae: vae.encode(torch.rand(3, 16, 16)), r"got \[3, 16, 16\]$"),
+    (lambda vae: vae.encode(torch.rand(1, 8, 12, 3)), r"type x.permute\(0, 3, 1, 2\)"),
+    (lambda vae: vae.at(1, 8, 8), r"shape must be \[3, H, W\], got \[1, 8, 8\]"),
+    (lambda vae: vae.at(16, 16), r"shape must be \[3, H, W\], got \[16, 16\]"),
+    (lambda vae: vae.at(3, 16, 0), r"shape must be positive integers, .* got \(3, 16, 0\)"),
+    (
+        lambda vae: small_vae().at(1, 8, 8),
+        r"MLP takes data of shape \[1, 4, 4\] only: train with a f",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, message", OTHER_SIZES)
+def test_a_mistake_with_a_size_is_one_line(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(photo_vae())
+
+
+def test_a_prior_of_one_size_is_not_taken_for_that_of_another():
+    vae = photo_vae()
+    p = vae.latent.prior()
+    vae.prior = torch.nn.Module()
+    vae.prior.forward = lambda condition: p
+    other, x = vae.at(3, 16, 16), torch.rand(1, 3, 16, 16)
+    assert vae.sample(1).shape == (1, 3, 8, 12) and other.reconstruct(x).shape == x.shape
+    with pytest.raises(ValueError, match=r"z of shape \[2, 3, 3\], pictures of .* \[4, 4, 3\]"):
+        other.sample(1)
 
 
 @pytest.mark.parametrize("call, message", WRONG)

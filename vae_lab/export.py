@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .distributions import parameters
+from .distributions import full_precision, parameters
 from .optional import needs
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .vae import VAE
 
 TOLERANCE = 1e-4  # of the largest number in the output
+LEAST = {"height": 8, "width": 8, "rows": 2, "columns": 2}  # for torch to reason with
 
 
 class Exported(NamedTuple):
@@ -28,33 +29,40 @@ class Exported(NamedTuple):
 class EncoderGraph(nn.Module):
     """x [B, C, H, W] -> the parameters of q(z|x), of each latent [B, ...]."""
 
+    axes = ("batch", None, "height", "width")  # that vary, of a fully convolutional model
+
     def __init__(self, vae: "VAE") -> None:
         super().__init__()
         self.vae = vae
         self.outputs = [*parameters(vae.latent.prior())]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(parameters(self.vae.encode(x)).values())
+        return tuple(parameters(self.vae.posterior(self.vae.features(x))).values())
 
-    def example(self, count: int) -> Tensor:
-        return torch.rand(count, *self.vae.shape)
+    def example(self, vae: "VAE", count: int) -> Tensor:
+        return torch.rand(count, *vae.shape)
 
 
 class DecoderGraph(nn.Module):
-    """z [B, *E] -> the likelihood's parameters [B, C', H, W] and the mean image [B, C, H, W]."""
+    """z [B, *E] -> the likelihood's parameters [B, C', H, W] and the mean image [B, C, H, W].
+
+    Of a fully convolutional model all pixels of all places, from which no picture is cut out.
+    """
 
     outputs = ("parameters", "mean")
+    axes = ("batch", "rows", "columns")
 
     def __init__(self, vae: "VAE") -> None:
         super().__init__()
         self.vae = vae
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
-        parameters = self.vae.decode(z)
-        return parameters, self.vae.likelihood.mean(parameters)
+        vae = self.vae
+        parameters = full_precision(vae.decoder(vae.latent.embed(z)) + vae.output_bias)
+        return parameters, vae.likelihood.mean(parameters)
 
-    def example(self, count: int) -> Tensor:
-        return self.vae.p_z().sample((count,))
+    def example(self, vae: "VAE", count: int) -> Tensor:
+        return vae.p_z().sample((count,))
 
 
 def check_packages() -> None:
@@ -72,9 +80,12 @@ def check_packages() -> None:
 def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
     """Writes `encoder.onnx` and `decoder.onnx`, for batches of any size.
 
+    Those of a fully convolutional model are for pictures of any size too, and the decoder's picture
+    is of whole places: it has to be cut where the size is no multiple of the network's stride.
+
     The encoder maps `x` to the parameters of q(z|x): `loc` and `scale`, `logits` or `rate`. The
     decoder maps `z` to the likelihood's `parameters` and to the `mean` image. Both were run with
-    onnxruntime on several batches and agree with torch, or nothing is written.
+    onnxruntime on several batches and sizes and agree with torch, or nothing is written.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
@@ -98,28 +109,47 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
 
 def _export(graph: EncoderGraph | DecoderGraph, path: Path) -> float:
     name = "x" if isinstance(graph, EncoderGraph) else "z"
+    models = _sizes(graph.vae)
+    varying = graph.axes if graph.vae.latent.grid else graph.axes[:1]
+    axes = {
+        axis: torch.export.Dim(side, min=LEAST.get(side))
+        for axis, side in enumerate(varying)
+        if side
+    }
     torch.onnx.export(
         graph.eval(),
-        (graph.example(2),),
+        (graph.example(models[0], 2),),
         path,
         input_names=[name],
         output_names=[*graph.outputs],
-        dynamic_shapes={name: {0: torch.export.Dim("batch")}},
+        dynamic_shapes={name: axes},
         dynamo=True,
         external_data=False,
         verbose=False,
     )
-    difference = max(_difference(graph, path, name, count) for count in (1, 2, 5))
+    examples = [graph.example(vae, count) for vae in models for count in (1, 2, 5)]
+    difference = max(_difference(graph, path, name, example) for example in examples)
     if not difference < TOLERANCE:
         raise RuntimeError(f"{path.name} is {difference:.1e} from torch, relatively")
     return difference
 
 
-def _difference(graph: EncoderGraph | DecoderGraph, path: Path, name: str, count: int) -> float:
+def _sizes(vae: "VAE") -> list["VAE"]:
+    """The model, and in front of it the same for larger pictures if it takes them.
+
+    torch would take a grid of a single row for one that always has a single row.
+    """
+    if not vae.latent.grid:
+        return [vae]
+    channels, height, width = vae.shape
+    stride: int = vae.network.stride  # type: ignore[attr-defined]
+    return [vae.at(channels, height + stride + 1, width + 2 * stride), vae]
+
+
+def _difference(graph: EncoderGraph | DecoderGraph, path: Path, name: str, inputs: Tensor) -> float:
     from onnxruntime import InferenceSession
 
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    inputs = graph.example(count)
     found: list[np.ndarray] = session.run([*graph.outputs], {name: inputs.numpy()})
     pairs = zip(found, graph(inputs), strict=True)
     return max(_distance(torch.from_numpy(array), tensor) for array, tensor in pairs)

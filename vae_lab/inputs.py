@@ -22,11 +22,12 @@ class Placed(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-def as_data(x: Array, shape: Shape, like: Placed) -> Tensor:
+def as_data(x: Array, shape: Shape, like: Placed, any_size: bool = False) -> Tensor:
     """Data [B, *X] of `shape` (*X); reads no values.
 
     Args:
         like: the model: an array takes its type and device, a tensor must be there.
+        any_size: the model could take pictures of any size, by :meth:`vae_lab.VAE.at`.
 
     Raises:
         ValueError: x has another shape, is elsewhere, or holds no floats. Bytes would have to be
@@ -34,7 +35,7 @@ def as_data(x: Array, shape: Shape, like: Placed) -> Tensor:
     """
     x = as_floats("x", x, like)
     if x.shape[1:] != shape:
-        raise ValueError(_wrong_shape(tuple(x.shape), shape))
+        raise ValueError(_wrong_shape(tuple(x.shape), shape, any_size))
     return x
 
 
@@ -87,7 +88,7 @@ def _is_captured(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _wrong_shape(got: tuple[int, ...], shape: Shape) -> str:
+def _wrong_shape(got: tuple[int, ...], shape: Shape, any_size: bool) -> str:
     sizes, hint = ", ".join(map(str, shape)), ""
     if got == shape:
         hint = ": type x[None] for one datum"
@@ -95,6 +96,8 @@ def _wrong_shape(got: tuple[int, ...], shape: Shape) -> str:
         hint = ": type x[:, None]"
     elif len(shape) == 3 and got[1:] == (*shape[1:], shape[0]):
         hint = ": type x.permute(0, 3, 1, 2), or of an array x.transpose(0, 3, 1, 2)"
+    elif any_size and len(got) == 4 and got[1] == shape[0]:
+        hint = f": type vae.at{got[1:]} for the model of this size"
     elif got[1:] == (math.prod(shape),):
         hint = f": type x.reshape(-1, {sizes})"
     return f"x must have the shape [B, {sizes}], got {list(got)}{hint}"

@@ -166,7 +166,7 @@ class VAE(nn.Module):
         Raises:
             ValueError: x is something else; one line that says what to type.
         """
-        x = as_data(x, self.shape, like=self)
+        x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
         look = self.likelihood.meet if first_only else self.likelihood.inspect
         look(x)
         return x
@@ -186,11 +186,20 @@ class VAE(nn.Module):
 
     def encode(self, x: Array) -> Distribution:
         """x [B, *X] -> q(z|x), batch shape [B]."""
-        return self.posterior(self.features(as_data(x, self.shape, like=self)))
+        x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
+        return self.posterior(self.features(x))
 
     def p_z(self) -> Distribution:
         """The prior p(z), batch shape []."""
-        return self.latent.prior() if self.prior is None else self.prior(None)
+        if self.prior is None:
+            return self.latent.prior()
+        p = self.prior(None)
+        if p.event_shape != self.latent.event_shape:
+            raise ValueError(
+                f"the prior is one of z of shape {list(p.event_shape)}, pictures of this size have "
+                f"{list(self.latent.event_shape)}: they can be encoded and decoded only"
+            )
+        return p
 
     def kl(self, q: Distribution, z: Tensor | None = None) -> Tensor:
         """KL(q || p(z)) of each latent variable, [*B, L], in nats.
@@ -363,14 +372,15 @@ class VAE(nn.Module):
     def load_pretrained(
         self,
         source: str | Path,
-        part: Literal["encoder", "decoder"] | None = None,
+        part: Literal["encoder", "posterior", "decoder"] | None = None,
         strict: bool = True,
     ) -> "Taken":
         """Takes the weights of another model, or of its encoder or decoder, into this one.
 
         Args:
             source: as for :meth:`from_pretrained`.
-            part: the encoder (without the head, which is the latent's), the decoder, or None: all.
+            part: the encoder; the posterior, which is the head and the latent after it; the
+                decoder; or None: all.
             strict: refuse a source that does not fit in every tensor and setting; otherwise take
                 the tensors that do.
 

@@ -1,7 +1,7 @@
 """Residual convolutions from a picture to a grid of features and back, for pictures of any size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -62,7 +62,7 @@ class Grid:
     norm: Norm = "place"
     padding: Padding = "zeros"
     activation: str = "silu"
-    checkpointing: bool = False
+    checkpointing: bool = field(default=False, compare=False)  # computes the same
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", widths("channels", self.channels))

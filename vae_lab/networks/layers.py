@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..transforms import is_transformed
+
 HEAD = 32  # the width of a head of attention
 
 
@@ -14,7 +16,8 @@ class Residual(nn.Sequential):
     """The identity plus the layers in a row.
 
     Args:
-        checkpointing: keep nothing of what the layers compute for the gradient, compute it again.
+        checkpointing: keep nothing of what the layers compute for the gradient, compute it again;
+            but under torch.func, which cannot.
     """
 
     def __init__(self, *layers: nn.Module, checkpointing: bool = False) -> None:
@@ -22,7 +25,7 @@ class Residual(nn.Sequential):
         self.checkpointing = checkpointing
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
+        if self.checkpointing and torch.is_grad_enabled() and not is_transformed():
             inner = super().forward  # no layer of it draws noise
             change: Tensor = checkpoint(inner, x, use_reentrant=False, preserve_rng_state=False)
             return x + change
@@ -91,7 +94,9 @@ class Whole(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         down, right = (-side % self.size for side in x.shape[-2:])
-        return F.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
+        if torch.compiler.is_exporting() or down or right:  # an export is for pictures of any size
+            return F.pad(x, (0, right, 0, down), mode="replicate")
+        return x
 
 
 class ToPlaces(nn.Module):

@@ -23,7 +23,6 @@ from ..description import (
     describe,
     library_class,
     outline,
-    parts,
     shortened,
     undisturbed,
 )
@@ -38,15 +37,17 @@ if TYPE_CHECKING:
 FORMATS = (1, 2)  # of a model without and with a prior, which vae_lab 0.1 does not read
 CONFIG, WEIGHTS = sources.FILES
 
-Part = Literal["encoder", "decoder"]
+Part = Literal["encoder", "posterior", "decoder"]
 
 # The tensors of a part, and the kinds of pieces that give them their meaning.
 PREFIXES: dict[Part, tuple[str, ...]] = {
     "encoder": ("encoder.",),
+    "posterior": ("head.", "latent."),  # what else q is made of
     "decoder": ("decoder.", "output_bias", "likelihood."),
 }
 DECIDED_BY: dict[Part | None, tuple[str, ...]] = {
     "encoder": ("network",),
+    "posterior": ("latent",),
     "decoder": ("network", "likelihood"),
     None: (*KINDS,),
 }
@@ -149,7 +150,8 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
     The encoder and the decoder may be those of a model with another latent.
 
     Args:
-        part: "encoder" (without the head, which is the latent's), "decoder" or None for all.
+        part: "encoder", "posterior" (the head after it, and the latent with its own prior),
+            "decoder" or None for all.
         strict: refuse a source that does not fit in every tensor; otherwise take those that do.
 
     Returns:
@@ -159,7 +161,8 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
         ValueError: the two do not fit; nothing was changed.
     """
     if part not in (None, *PREFIXES):
-        raise ValueError(f"part must be encoder, decoder or None, got {part!r}")
+        known = ", ".join(PREFIXES)
+        raise ValueError(f"part must be {known} or None, got {part!r}")
     other = load(library_class(vae), source)
     prefixes = PREFIXES[part] if part else ("",)
     theirs, ours = (
@@ -167,11 +170,11 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
         for model in (other, vae)
     )
     report = matched(theirs, ours)
-    there, here = (_described(model, DECIDED_BY[part]) for model in (other, vae))
+    pairs = [(kind, getattr(other, kind), getattr(vae, kind)) for kind in DECIDED_BY[part]]
     settings = [
-        f"{kind} is {there[kind]} there and {here[kind]} here"
-        for kind in there
-        if there[kind] != here[kind]
+        f"{kind} is {_described(there)} there and {_described(here)} here"
+        for kind, there, here in pairs
+        if there != here and _described(there) != _described(here)  # equal: they compute the same
     ]
     report = report._replace(mismatched=settings + report.mismatched)
     if not report.taken or strict and not report.complete:
@@ -183,9 +186,8 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
     return report
 
 
-def _described(vae: "VAE", kinds: tuple[str, ...]) -> dict[str, dict[str, Any] | None]:
-    found = parts(vae)
-    return {kind: describe(found[kind]) if kind in found else None for kind in kinds}
+def _described(part: object) -> dict[str, Any] | None:
+    return None if part is None else describe(part)  # a prior that is the latent's own
 
 
 def matched(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Taken:

@@ -1,0 +1,208 @@
+"""Pictures larger than memory, tile by tile."""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .inputs import check_count
+
+if TYPE_CHECKING:
+    from .vae import VAE
+
+STRIP = 129  # places of the strip on which the reach is measured, half of which it can be
+MIDDLE = STRIP // 2
+
+
+class Tiled:
+    """A fully convolutional model of one picture that may be larger than memory.
+
+    A tile is computed together with all around it that it depends on: the result is that of the
+    whole picture at once, but for rounding. How far that reaches is measured on the model's own
+    layers. Pictures and results are numpy arrays, which may be in a file (:class:`numpy.memmap`);
+    floats in [0, 1] or bytes, which are divided by 255.
+
+    .. code-block:: python
+
+        Tiled(vae, tile=512).reconstruct(picture, out)
+
+    Args:
+        vae: its places have to depend only on what is near them, as those of the network `Grid` do
+            with `norm="place"` and without attention.
+        tile: pixels along each side of a tile, rounded up to whole places; the memory that is
+            needed grows with its square.
+    """
+
+    def __init__(self, vae: "VAE", tile: int = 512) -> None:
+        check_count("tile", tile)
+        self.vae = vae.at(*vae.shape)  # a fully convolutional one, or it says so
+        self.tile = tile
+        self._channels = vae.shape[0]
+        self._stride: int = vae.network.stride  # type: ignore[attr-defined]
+        self._reach = measured_reach(vae)
+
+    @torch.no_grad()
+    def encode(self, picture: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The most probable z of a picture [C, H, W], as one number for each variable: [h, w, L].
+
+        Args:
+            out: to be filled, of that shape; None: a new array.
+        """
+        _, height, width = self._checked(picture)
+        grid = (self._places(height), self._places(width))
+        place = self.vae.latent.num_variables // np.prod(self.vae.latent.grid)
+        out = _result(out, (*grid, int(place)))
+        for rows, columns in self._tiles(grid, self._reach.encoder):
+            sides = (self._pixels(rows, height), self._pixels(columns, width))
+            x = self._tensor(picture[np.ix_(np.arange(self._channels), *sides)])
+            vae = self.vae.at(*x.shape)
+            latent = vae.latent
+            z = latent.mode(vae.encode(vae.images(x.unsqueeze(0))))
+            numbers = latent.at_places(latent.numbers(z))[0]
+            _put(out[rows.kept, columns.kept], numbers[rows.inner, columns.inner])
+        return out
+
+    @torch.no_grad()
+    def decode(self, z: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The mean of p(x|z) for numbers [h, w, L] such as :meth:`encode` gives, [C, H, W].
+
+        Args:
+            out: to be filled, of floats or of bytes; its size says where the last places are cut
+                off. None: a new array of whole places.
+        """
+        grid, stride = z.shape[:2], self._stride
+        out = _result(out, (self._channels, *(side * stride for side in grid)), cut=stride)
+        for rows, columns in self._tiles(grid, self._reach.decoder):
+            numbers = torch.tensor(z[np.ix_(rows.seen, columns.seen)]).flatten()
+            sides = (len(rows.seen) * stride, len(columns.seen) * stride)
+            vae = self.vae.at(self._channels, *sides)
+            numbers = numbers.to(vae.device, vae.dtype)
+            mean = vae.likelihood.mean(vae.decode(vae.latent.from_numbers(numbers)))
+            kept, inner = (
+                [slice(part.start * stride, part.stop * stride) for part in parts]
+                for parts in ((rows.kept, columns.kept), (rows.inner, columns.inner))
+            )
+            _put(out[:, *kept], mean[:, *inner])
+        return out
+
+    def reconstruct(self, picture: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The mean of p(x|z) at the most probable z, [C, H, W]; z is kept in memory meanwhile."""
+        shape = self._checked(picture)
+        return self.decode(self.encode(picture), _result(out, shape))
+
+    def _checked(self, picture: np.ndarray) -> tuple[int, ...]:
+        shape = np.shape(picture)
+        if len(shape) != 3 or shape[0] != self._channels:
+            raise ValueError(
+                f"picture must have the shape [{self._channels}, H, W], got {list(shape)}"
+            )
+        return shape
+
+    def _tensor(self, pixels: np.ndarray) -> Tensor:
+        scale = 255 if pixels.dtype == np.uint8 else 1
+        return torch.tensor(pixels).to(self.vae.device, self.vae.dtype) / scale
+
+    def _places(self, side: int) -> int:
+        return -(-side // self._stride)
+
+    def _pixels(self, window: "_Window", side: int) -> np.ndarray:
+        """Those of the places that are seen; beyond the picture's end it is its last one again."""
+        pixels = window.seen[:, None] * self._stride + np.arange(self._stride)
+        return pixels.ravel().clip(max=side - 1)
+
+    def _tiles(self, grid: tuple[int, ...], reach: int) -> Iterator[tuple["_Window", ...]]:
+        size, wraps = self._places(self.tile), self._reach.wraps
+        return product(*(_windows(length, size, reach, wraps) for length in grid))
+
+
+class _Window(NamedTuple):
+    """A tile along one side, in places."""
+
+    kept: slice  # of the result
+    seen: np.ndarray  # the tile and what it depends on
+    inner: slice  # the tile among these
+
+
+def _windows(length: int, size: int, reach: int, wraps: bool) -> Iterator[_Window]:
+    for first in range(0, length, size):
+        last = min(first + size, length)
+        around = np.arange(first - reach, last + reach)
+        seen = around % length if wraps else around[(around >= 0) & (around < length)]
+        before = reach if wraps else min(reach, first)
+        yield _Window(slice(first, last), seen, slice(before, before + last - first))
+
+
+def _result(out: np.ndarray | None, shape: tuple[int, ...], cut: int = 1) -> np.ndarray:
+    """`out`, or a new array; each side may lack less than `cut` of the last axes."""
+    if out is None:
+        return np.empty(shape, np.float32)
+    fits = len(out.shape) == len(shape) and all(
+        0 <= there - here < (cut if axis else 1)
+        for axis, (there, here) in enumerate(zip(shape, out.shape, strict=True))
+    )
+    if not fits:
+        raise ValueError(f"out must have the shape {list(shape)}, got {list(out.shape)}")
+    return out
+
+
+def _put(out: np.ndarray, values: Tensor) -> None:
+    """Writes as much as there is a place for; into bytes 0 to 255."""
+    values = values[tuple(slice(side) for side in out.shape)].float().cpu()
+    out[...] = (255 * values).round() if out.dtype == np.uint8 else values
+
+
+class Reach(NamedTuple):
+    """How far from a place what it depends on can be, in places, and whether over the border."""
+
+    encoder: int
+    decoder: int
+    wraps: bool  # the picture's left border is next to its right one, as with circular padding
+
+
+def measured_reach(vae: "VAE") -> Reach:
+    """The reach of a fully convolutional model: what depends on a NaN is NaN.
+
+    Raises:
+        ValueError: there is none, every place depends on all.
+    """
+    # In double precision no fast way to convolve, such as Winograd's, spreads it any further.
+    encoder, decoder = (
+        deepcopy(part).to("cpu", torch.double) for part in (vae.encoder, vae.decoder)
+    )
+    stride: int = vae.network.stride  # type: ignore[attr-defined]
+    channels, width = vae.shape[0], vae.latent.width
+
+    def by_encoder(marks: Tensor) -> Tensor:
+        pixels = marks.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+        return encoder(pixels.unsqueeze(1).expand(-1, channels, -1, -1)).isnan().any(-1)
+
+    def by_decoder(marks: Tensor) -> Tensor:
+        pixels = decoder(marks.unsqueeze(-1).expand(-1, -1, -1, width)).isnan().any(1)
+        return pixels.unflatten(2, (-1, stride)).any(3).unflatten(1, (-1, stride)).any(2)
+
+    with torch.no_grad():
+        (first, wraps), (second, _) = _spread(by_encoder), _spread(by_decoder)
+    if max(first, second) == MIDDLE:
+        raise ValueError(
+            "tiles need a network whose places depend only on what is near them, such as "
+            f"Grid(norm='place', attention=False), got {vae.network}: type vae.at(C, H, W) for the "
+            "whole picture at once"
+        )
+    return Reach(first, second, wraps)
+
+
+def _spread(reached: Callable[[Tensor], Tensor]) -> tuple[int, bool]:
+    """How far from marked places [2, h, w] are those that they reach, and do they wrap around.
+
+    Measured on strips along both sides, marked in the middle and at the beginning.
+    """
+    marks = torch.zeros(2, STRIP, 2, dtype=torch.double)
+    marks[0, MIDDLE] = marks[1, 0] = torch.nan
+    down, right = reached(marks).any(2), reached(marks.mT).any(1)  # [2, STRIP]
+    middle, first = down | right
+    distances = (torch.arange(STRIP) - MIDDLE).abs()
+    return int(distances[middle].max()), bool(first[-1])

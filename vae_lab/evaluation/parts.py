@@ -122,9 +122,12 @@ def dequantized(m: Measurement) -> None:
 
 def train_gap(m: Measurement, x: Tensor) -> None:
     """The ELBO of training images."""
+    samples = FEW_SAMPLES
+    if m.vae.latent.num_places > 1:  # many variables are sampled for each image
+        x, samples = x[:GRID_IMAGES], 1
 
     def terms(x: Tensor) -> tuple[Tensor]:
-        found = importance_weighted(m.vae, x, FEW_SAMPLES, memory=m.memory)
+        found = importance_weighted(m.vae, x, samples, memory=m.memory)
         return (found.reconstruction - m.vae.latent.kl(m.vae.encode(x)).sum(-1),)
 
     m.measure("train", x, terms, ("train_elbo",))

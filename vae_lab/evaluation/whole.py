@@ -22,7 +22,7 @@ from .results import Evaluation
 
 TRAIN_IMAGES = 2000  # of which the ELBO is measured
 CODES = 10_000  # of each split, for the classifiers
-SAMPLES, GRID_SAMPLES = 5000, 100  # in the bound; on a grid one weight is all in any case
+SAMPLES, GRID_SAMPLES = 5000, 32  # in the bound; on a grid one weight is all in any case
 AIS_IMAGES = 100
 LEAST_IMAGES = 50  # of which FID, precision, recall and the scores of factors say anything
 
@@ -39,7 +39,7 @@ class Settings:
             None: all.
         images: so many of the first; None: all.
         samples: of z for every image, in the bound. Discrete latents of no more states, and
-            65,536 at most, are enumerated instead. None: 5000, on a grid 100, as there one of
+            65,536 at most, are enumerated instead. None: 5000, on a grid 32, as there one of
             them has all the weight.
         ais_images: how many of the images have annealed importance sampling. None: 100, on a grid
             none, as it takes hours.

@@ -168,7 +168,7 @@ def test_reading_while_paused_does_not_start_the_clock(clock):
 
 
 def test_on_a_grid_a_code_is_counted_over_the_places():
-    """Four places that use a code each: a codebook of which all is used, a variable that uses one."""
+    """Four places, each with a code of its own: all of the codebook is in use."""
     latent = Categorical(1, 4)
     latent.bind((2, 2))
     logits = 100 * torch.eye(4).reshape(1, 2, 2, 4)

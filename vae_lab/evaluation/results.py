@@ -29,8 +29,8 @@ class Metric(NamedTuple):
         error = self.standard_error
         if not error or not math.isfinite(error) or error < 1e-9 * abs(self.value):  # of rounding
             return f"{self.value:.4g} {self.unit}".rstrip()
-        places = max(1 - math.floor(math.log10(self.standard_error)), 0)
-        number = f"{self.value:.{places}f} +- {self.standard_error:.{places}f}"
+        places = max(1 - math.floor(math.log10(error)), 0)
+        number = f"{self.value:.{places}f} +- {error:.{places}f}"
         return f"{number} {self.unit}".rstrip()
 
 

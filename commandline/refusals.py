@@ -199,7 +199,7 @@ def _check_counts(config: DictConfig) -> None:
         chosen = OmegaConf.select(config, name)
         if chosen is not None and not chosen:
             raise ValueError(f"{name} must name at least one; null: all")
-    if config.evaluate.ais_images < 0:
+    if (config.evaluate.ais_images or 0) < 0:
         raise ValueError(
             f"evaluate.ais_images must not be negative, got {config.evaluate.ais_images}"
         )

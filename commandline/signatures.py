@@ -51,8 +51,8 @@ class Evaluate(TypedDict):
 
     parts: list[Literal["bound", "ais", "split", "samples", "latents"]] | None
     images: int | None
-    samples: int
-    ais_images: int
+    samples: int | None
+    ais_images: int | None
     ais_steps: int
     features: Literal["inception"] | None
     memory_gb: float

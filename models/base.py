@@ -177,7 +177,10 @@ class VAEModule(pl.LightningModule):
         relaxed = None
         if self.estimator.relaxed:
             relaxed = self._terms(batch[0]).elbo
-        self.metrics.update(bound, self.vae.latent.codes(bound.q), relaxed)
+        codes = self.vae.latent.codes(bound.q)
+        if codes is not None:
+            codes = self.vae.latent.places_as_data(codes)
+        self.metrics.update(bound, codes, relaxed)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -35,6 +36,7 @@ from .show import say
 from .trained import Trained, trained
 
 FILE = "evaluation.json"
+NUMBERS = re.compile(r"\[\n[\s\d.,eE+\-]+\]")  # a list of them, one on each line
 LONG = 30.0  # seconds of a part, from which on it is said beforehand
 
 
@@ -95,7 +97,8 @@ def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
     if not evaluation.metrics:
         raise ValueError(
             f"{', '.join(config.evaluate.parts)} measures nothing of {loaded.name}: ais needs a "
-            "Gaussian latent, samples and latents need more images; type other evaluate.parts"
+            "Gaussian latent and, of a grid, evaluate.ais_images, samples and latents need more "
+            "images; type other evaluate.parts"
         )
     result = _about(loaded) | evaluation.to_dict()
     if rank_zero_only.rank == 0:
@@ -178,7 +181,9 @@ def _duration(seconds: float) -> str:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Without the folder's lock: the run may still be training."""
-    files.write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    text = json.dumps(content, indent=2, allow_nan=False)
+    in_rows = NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+    files.write(path, (in_rows + "\n").encode())
 
 
 def _log(loaded: Trained, evaluation: Evaluation) -> None:

@@ -15,6 +15,7 @@ from vae_lab import VAE
 from vae_lab.evaluation.decomposition import prior_gap
 from vae_lab.evaluation.diagnosis import diagnose, has_grey_pixels, sizes
 from vae_lab.evaluation.measurement import BATCH, collect
+from vae_lab.memory import encode_in_parts, posteriors_at_once
 
 from . import estimate
 
@@ -57,12 +58,11 @@ def remarks(
 def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
     """Remarks on a trained model in evaluation mode, by the posteriors of some training images."""
     with closing(datamodule.train_dataloader()) as loader, torch.no_grad():
-        x, _ = collect(loader, IMAGES)
-        device = vae.device
-        parameters = [vae.head(vae.encoder(part.to(device))) for part in x.split(BATCH)]
+        x, _ = collect(loader, min(IMAGES, posteriors_at_once(vae)))
+        q = encode_in_parts(vae, x, most=BATCH)
     if vae.prior is not None:
         return  # of another prior than the latent's own the gap is not known
-    gap = prior_gap(vae.latent, vae.latent.distribution(torch.cat(parameters)))
+    gap = prior_gap(vae.latent, q)
     for found in diagnose({"prior_gap": gap} | sizes(vae.latent)):
         if found.level != "fine":
             yield f"{found.name}: {found.because}; {found.advice}"

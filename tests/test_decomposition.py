@@ -238,3 +238,55 @@ def test_use_of_codes():
     means = ([0.45, 0.45, 0.1], same)
     entropies = [-sum(p * math.log(p) for p in mean) for mean in means]
     assert use.perplexity.tolist() == pytest.approx([math.exp(entropy) for entropy in entropies])
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_on_a_grid_the_parts_are_those_of_its_variables_in_a_row(make):
+    """Of the same posteriors, without a grid."""
+    grid = make().double()
+    grid.bind((2, 2))
+    flat = type(grid)(4 * grid.latents, *([grid.categories] if grid.kind == "codes" else []))
+    size = grid.parameter_size
+    parameters = torch.randn(40, 2, 2, size, dtype=torch.float64)
+    in_a_row = parameters.reshape(40, 4, -1, grid.latents)  # Gaussians: all means, then all scales
+    if grid.kind == "codes":
+        in_a_row = parameters.reshape(40, -1)
+    else:
+        in_a_row = in_a_row.transpose(1, 2).reshape(40, -1)
+    one = decompose(grid, grid.distribution(parameters), points=4000)
+    other = decompose(flat.double(), flat.distribution(in_a_row), points=4000)
+    assert one.kl == pytest.approx(other.kl)
+    for name in ("mutual_information", "total_correlation"):
+        error = math.hypot(*(getattr(found, f"{name}_error") for found in (one, other)))
+        assert getattr(one, name) == pytest.approx(getattr(other, name), abs=4 * error)
+    error = math.hypot(one.marginal_kl_error, other.marginal_kl_error)
+    assert one.marginal_kl.sum().item() == pytest.approx(
+        other.marginal_kl.sum().item(), abs=4 * error + 1e-9
+    )
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_points_that_are_drawn_in_parts_are_as_good(make, monkeypatch):
+    latent, q = posteriors(make)
+    whole = decompose(latent, q, points=4000)
+    monkeypatch.setattr("vae_lab.evaluation.densities.DRAWN", 7 * latent.size * 100)
+    parts = decompose(latent, q, points=4000)
+    assert parts.points == whole.points
+    error = math.hypot(parts.mutual_information_error, whole.mutual_information_error)
+    assert parts.mutual_information == pytest.approx(whole.mutual_information, abs=4 * error)
+
+
+def test_the_prior_gap_of_thousands_of_variables_makes_no_matrix():
+    latent = Gaussian(8)
+    latent.bind((40, 40))
+    q = latent.distribution(torch.zeros(3, 40, 40, 16))  # a matrix would be 1.3 GB
+    assert prior_gap(latent, q) == 0
+
+
+def test_codes_at_places_are_one_code():
+    latent = Categorical(1, 4)
+    latent.bind((1, 2))
+    codes = latent.codes(latent.distribution(100 * torch.eye(4)[[0, 3]].reshape(1, 1, 2, 4)))
+    use = code_use(latent.places_as_data(codes))
+    assert use.used == 0.5 and use.perplexity.tolist() == pytest.approx([2.0])
+    assert code_use(codes).used == 0.25  # each place by itself

@@ -121,3 +121,25 @@ def test_the_temperature_is_that_which_can_be_typed():
     model.config = {"estimator": {"_target_": "vae_lab.estimators.GumbelRao"}}
     assert own_temperature(model) == {}
     assert own_temperature(torch.nn.Linear(1, 1)) == {}
+
+
+def test_of_a_grid_it_speaks_of_channels_and_places():
+    grid = FINE | {"latents": 8, "places": 144, "active_units": 700, "active_channels": 8}
+    assert all(d.level == "fine" for d in diagnose(grid))
+    assert "700 of 1152" in found(grid)["posterior collapse"].because
+    assert "the places use 7 " in found(grid)["dead codes"].because
+    few = found(grid | {"active_channels": 3})["inactive units"]
+    assert few.level == "warning" and "type model.latents=3," in few.advice
+    weights = found(grid | {"dominated": 1.0, "effective_samples": 1.0})["importance weights"]
+    assert weights.level == "warning" and "compare models by elbo" in weights.advice
+    samples = found(grid | {"prior_gap": 200.0})["poor samples"]
+    assert "model.latents=4" in samples.advice
+    for diagnosis in (few, weights, samples):
+        for line in SETTING.findall(diagnosis.advice):
+            check(["model=gumbel_vae", line])
+
+
+def test_the_sizes_of_a_grid_are_those_of_a_place():
+    latent = Categorical(3, 4)
+    latent.bind((5, 6))
+    assert sizes(latent) == {"latents": 3, "categories": 4, "places": 30}

@@ -21,6 +21,7 @@ from tiny import SHAPE, LinearGaussian, binary_images, discrete_vae, log_evidenc
 from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.image_folder import ImageFolder
+from tasks.evaluate import _write
 from tasks.names import name_of
 from tasks.same_data import differences, measured_on
 from vae_lab import VAE, pretrained, zoo
@@ -31,7 +32,7 @@ from vae_lab.evaluation.samples import sample_quality
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.likelihoods import ContinuousBernoulli
 from vae_lab.likelihoods import Gaussian as Normal
-from vae_lab.networks import MLP
+from vae_lab.networks import MLP, Grid
 from vae_lab.seeding import derive_seed, seed_generators
 from vae_lab.storage.checkpoints import load_checkpoint, save_checkpoint
 from vae_lab.storage.runs import read
@@ -134,7 +135,8 @@ def test_progress_is_told():
     told = []
     vae, x = discrete_vae(Gaussian(2)), binary_images(150)
     evaluate(vae, [x], parts=["bound"], samples=2, progress=lambda *step: told.append(step))
-    assert told == [("bound", 0, 150), ("bound", 100, 150), ("bound", 150, 150)]
+    done = [(part, done, 150) for part in ("bound", "reconstructions") for done in (0, 100, 150)]
+    assert told == done
 
 
 def test_what_labels_and_factors_allow():
@@ -515,3 +517,69 @@ def test_an_evaluation_without_a_metric_is_not_written(run, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "ais measures nothing of gumbel_vae-digits: ais needs a Gaussian" in said
     assert file.read_text() == "of before"
+
+
+def grid_vae(latent, likelihood=None):
+    vae = VAE((3, 16, 16), Grid((4, 8)), latent, likelihood or Normal(0.3)).double()
+    return randomize(vae, 0.2).eval()
+
+
+@pytest.mark.parametrize("latent", [Gaussian(2), Categorical(1, 5), Bernoulli(3), Poisson(2)])
+def test_a_grid_is_summed_up_by_channel_and_by_place(latent):
+    x, y = torch.rand(60, 3, 16, 16), torch.arange(60) % 2
+    found = evaluate(grid_vae(latent).float(), [(x, y)], train=[(x, y)], samples=4)
+    names, channels = values(found), latent.num_variables // 16
+    assert {len(numbers) for numbers in found.per_latent.values()} == {channels}
+    maps = {name: torch.tensor(rows) for name, rows in found.per_place.items()}
+    assert {tuple(rows.shape) for rows in maps.values()} == {(4, 4)}
+    for name in ("kl", "marginal_kl"):
+        assert sum(found.per_latent[name]) == pytest.approx(names[name], rel=1e-4)
+        assert maps[name].sum().item() == pytest.approx(names[name], rel=1e-4)
+    assert names["active_channels"] <= channels and "ais_log_likelihood" not in names
+    assert {"fid", "precision", "linear_probe", "mse", "psnr"} <= names.keys()  # of colours, too
+    assert ("code_usage" in names) == isinstance(latent, Categorical | Bernoulli)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_grid_is_annealed_if_asked():
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    found = evaluate(grid_vae(Gaussian(1)), [x], parts=["ais"], ais_images=2, ais_steps=3)
+    assert "2 images" in found.metrics["ais_log_likelihood"].note
+
+
+def test_the_errors_of_reconstructions():
+    vae, x = grid_vae(Gaussian(2)), torch.rand(10, 3, 16, 16, dtype=torch.float64)
+    names = values(evaluate(vae, [x], parts=["bound"], samples=2))
+    mse = (vae.reconstruct(x) - x).square().flatten(1).mean(1)
+    assert names["mse"] == pytest.approx(mse.mean().item())
+    assert names["psnr"] == pytest.approx(-10 * mse.log10().mean().item())
+    binary = values(evaluate(discrete_vae(Gaussian(2)), [binary_images()], parts=["bound"]))
+    assert "mse" in binary and "psnr" not in binary
+
+
+def test_the_bits_of_a_density_are_a_bound_on_those_of_bytes():
+    """x = W z + b + noise: bytes with uniform noise cost no less than the mass that the density has
+    in their bins, which is its integral there."""
+    model = LinearGaussian(Gaussian(2))
+    x = (255 * torch.rand(20_000, *SHAPE, dtype=torch.float64)).round() / 255
+    found = evaluate(model.vae, [x], parts=["bound"], samples=2)
+    bits = found.metrics["dequantized_bits_per_dimension"]
+    model.x = (255 * x + 0.5) / 256  # bins so narrow that the density is even in them
+    mass = 8 - model.log_evidence() / (4 * math.log(2))
+    gap = (model.log_evidence() - model.elbo()) / (4 * math.log(2))
+    assert gap.mean() > 0.01
+    expected = (mass + gap).mean().item()
+    assert bits.value == pytest.approx(expected, abs=4 * bits.standard_error)
+    assert bits.value > mass.mean()
+    assert "bits_per_dimension" not in found.metrics
+    x[0] += 0.3 / 255  # no bytes
+    found = evaluate(model.vae, [x.clamp(0, 1)], parts=["bound"], samples=2)
+    assert "dequantized_bits_per_dimension" not in found.metrics
+
+
+def test_numbers_stand_in_rows(tmp_path):
+    content = {"a": [0.5, -1e-05, 3], "b": [[1.0, 2.0], [3.0, 4.0]], "c": ["[\n1,", None], "d": []}
+    _write(tmp_path / "x.json", content)
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == content
+    assert '"a": [ 0.5, -1e-05, 3 ]' in text and "    [ 1.0, 2.0 ],\n" in text

@@ -11,14 +11,10 @@ from torch.profiler import profile
 from vae_lab import VAE, likelihoods
 from vae_lab.estimators import GumbelSoftmax
 from vae_lab.evaluation import evaluate, evidence
-from vae_lab.evaluation.evidence import (
-    annealed,
-    enumerated,
-    images_at_once,
-    importance_weighted,
-)
+from vae_lab.evaluation.evidence import annealed, enumerated, importance_weighted
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
-from vae_lab.networks import MLP, Conv, ResNet
+from vae_lab.memory import bytes_to_decode, encode_in_parts, encoded_at_once, images_at_once
+from vae_lab.networks import MLP, Conv, Grid, ResNet
 
 DISCRETE = [
     pytest.param(lambda: Bernoulli(3), id="bits"),
@@ -128,15 +124,14 @@ def test_a_budget_of_memory_is_kept():
     vae, x = discrete_vae(Gaussian(2)), binary_images(2)
     decoded = []
     vae.decoder.register_forward_hook(lambda m, i, output: decoded.append(len(output)))
-    importance_weighted(vae, x, 50, memory=6 * 4 * 8 * 10)  # of ten images' output
-    assert decoded == [1] + 10 * [10]  # the one is to see what the layers put out
+    importance_weighted(vae, x, 50, memory=10.5 * bytes_to_decode(vae))
+    assert decoded == [1, 1] + 10 * [10]  # the ones are to see what it allocates
 
 
-IMAGE = 6 * 4 * 4  # bytes that are counted for one of these images
-
-
-def most_decoded(latent, images, memory, part, **settings):
+def most_decoded(latent, images, budget, part, graph=False, **settings):
+    """With the memory for so many."""
     vae, x, decoded = discrete_vae(latent).float(), binary_images(images).float(), []
+    memory = (budget + 0.5) * bytes_to_decode(vae, graph)
     vae.decoder.register_forward_hook(lambda m, i, output: decoded.append(len(output)))
     evaluate(vae, [x], train=[x], parts=[part], memory=memory, samples=7, ais_steps=2, **settings)
     return max(decoded)
@@ -144,32 +139,66 @@ def most_decoded(latent, images, memory, part, **settings):
 
 def test_no_part_decodes_more_than_the_memory_allows():
     five = GumbelSoftmax(num_samples=5)
-    assert most_decoded(Categorical(2, 3), 60, 20 * IMAGE, "split", estimator=five) == 20
-    assert most_decoded(Gaussian(2), 60, 20 * IMAGE, "samples") == 20
-    assert most_decoded(Gaussian(2), 60, 20 * IMAGE, "bound") == 20
+    assert most_decoded(Categorical(2, 3), 60, 20, "split", estimator=five) == 20
+    assert most_decoded(Gaussian(2), 60, 20, "samples") == 20
+    assert most_decoded(Gaussian(2), 60, 20, "bound") == 20
 
 
-@pytest.mark.parametrize("network", [MLP((64,)), Conv((8, 4), 16), ResNet((8, 4), features=16)])
-@pytest.mark.parametrize("graph", [False, True])
-def test_what_is_decoded_at_once_takes_no_more_than_was_counted(network, graph):
+def most_allocated(work):
     """By the profiler's account of what torch allocates and frees."""
-    vae = VAE((1, 16, 16), network, Gaussian(4), likelihoods.Bernoulli()).eval()
-    x, memory = torch.zeros(1, 1, 16, 16), 2e6
-    z = torch.zeros(images_at_once(vae, memory, graph), 1, 4, requires_grad=graph)
-    with profile(profile_memory=True) as seen, torch.set_grad_enabled(graph):
-        log_px_z = vae.log_px_z(x, z)
-        if graph:
-            torch.autograd.grad(log_px_z.sum(), z)
+    with profile(profile_memory=True) as seen:
+        work()
     events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
-    peak = max(itertools.accumulate(event.nbytes() for event in events))
-    assert memory / 4 < peak < memory
+    return max(itertools.accumulate(event.nbytes() for event in events))
+
+
+NETWORKS = [MLP((64,)), Conv((8, 4), 16), ResNet((8, 4), features=16), ResNet((32, 48))]
+NETWORKS += [Grid((8, 16)), Grid((16,), attention=True, norm="group")]
+
+
+@pytest.mark.parametrize("likelihood", [likelihoods.Bernoulli, likelihoods.ContinuousBernoulli])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("graph", [False, True])
+def test_what_is_decoded_at_once_takes_no_more_than_was_counted(network, graph, likelihood):
+    vae = VAE((1, 16, 16), network, Gaussian(4), likelihood()).float().eval()
+    memory = 20.5 * bytes_to_decode(vae, graph)
+    count = images_at_once(vae, memory, graph)
+    x = torch.zeros(count, 1, 16, 16)
+    z = torch.zeros(count, *vae.latent.event_shape, requires_grad=graph)
+
+    def work():
+        with torch.set_grad_enabled(graph):
+            log_px_z = vae.log_px_z(x, z)
+            if graph:
+                torch.autograd.grad(log_px_z.sum(), z)
+
+    assert count == 20
+    assert 0.3 < most_allocated(work) / memory < 1.35
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_is_encoded_at_once_takes_no_more_than_was_counted(network):
+    vae = VAE((1, 16, 16), network, Gaussian(4), likelihoods.Bernoulli()).float().eval()
+    count = encoded_at_once(vae, 4e6)
+    x = torch.zeros(count, 1, 16, 16)
+    with torch.no_grad():
+        assert 0.3 < most_allocated(lambda: vae.latent.kl(vae.encode(x))) / 4e6 < 1.35
+
+
+def test_encoding_in_parts_is_encoding():
+    vae = VAE((1, 16, 16), Grid((8, 16)), Gaussian(4), likelihoods.Bernoulli()).eval()
+    x, sizes = torch.rand(9, 1, 16, 16), []
+    vae.encoder.register_forward_hook(lambda m, i, output: sizes.append(len(output)))
+    memory = 4 * 4e6 / encoded_at_once(vae, 4e6)
+    found = encode_in_parts(vae, x, memory)
+    assert max(sizes) in (4, 3) and sum(sizes) == 9 + 2
+    torch.testing.assert_close(found.mean, vae.encode(x).mean)
 
 
 def test_annealing_counts_its_chains_and_the_graph():
-    graph = (3 + 3 + 4 + 4 + 4) * 4  # bytes of what the layers put out, the last one reshaped, too
-    assert most_decoded(Gaussian(2), 4, 50 * (IMAGE + graph), "ais") == 3 * 16
-    assert most_decoded(Gaussian(2), 2, 20 * IMAGE, "ais") == 16  # those of one image, at least
+    assert most_decoded(Gaussian(2), 4, 50, "ais", graph=True) == 3 * 16
+    assert most_decoded(Gaussian(2), 2, 20, "ais") == 16  # those of one image, at least
 
 
 def test_more_states_than_can_be_enumerated_are_sampled():

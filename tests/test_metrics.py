@@ -165,3 +165,23 @@ def test_reading_while_paused_does_not_start_the_clock(clock):
         values = window.read(("a",))
         clock.pass_by(99.0)
     assert values["perf/images_per_second"] == 2.0
+
+
+def test_on_a_grid_a_code_is_counted_over_the_places():
+    """Four places, each with a code of its own: all of the codebook is in use."""
+    latent = Categorical(1, 4)
+    latent.bind((2, 2))
+    logits = 100 * torch.eye(4).reshape(1, 2, 2, 4)
+    codes = latent.codes(latent.distribution(logits))  # [1, 4, 4]
+    metrics = BoundMetrics(4, 4, False, places=4)
+    metrics.update(bound([0.0], [0.1, 0.0, 0.0, 0.0]), latent.places_as_data(codes), None)
+    values = metrics.compute()
+    assert values["code_perplexity"].item() == pytest.approx(4)
+    assert values["active_units"] == 1 and values["active_channels"] == 1  # 0.025 nats on average
+
+
+def test_the_channels_of_a_grid_are_active_by_the_mean_over_the_places():
+    metrics = BoundMetrics(6, None, False, places=2)  # of 3 channels
+    metrics.update(bound([0.0], [0.03, 0.019, 0.0, 0.0, 0.0, 0.0]), None, None)
+    values = metrics.compute()
+    assert values["active_units"] == 2 and values["active_channels"] == 1

@@ -19,7 +19,8 @@ class BoundMetrics(Metric):
     r"""Means over a split of the ELBO and its terms, and how much of the latent is in use.
 
     * `elbo`, `reconstruction`, `kl`, and `elbo_relaxed` where it is given: in nats.
-    * `active_units`: latent variables whose mean KL exceeds 0.01 nats, if each has one.
+    * `active_units`: latent variables whose mean KL exceeds 0.01 nats, if each has one; on a grid
+      also `active_channels`, of which the mean over the data and the places does.
     * `code_perplexity`, of discrete latents: :math:`\exp H(\bar\pi_l)`, where :math:`\bar\pi_l`
       is the mean of q(z_l|x) over the data; mean over the variables. 1 is a dead variable, K is one
       that uses all categories alike.
@@ -28,6 +29,8 @@ class BoundMetrics(Metric):
         latents: L.
         categories: K, or None where they cannot be listed.
         relaxed: is there a relaxed ELBO beside the true one.
+        places: of a grid, on which there are so many data where it is about single variables; see
+            :meth:`.Latent.places_as_data`.
         each: is the KL of each variable known, and not only their sum.
     """
 
@@ -38,11 +41,18 @@ class BoundMetrics(Metric):
     count: Tensor
 
     def __init__(
-        self, latents: int, categories: int | None, relaxed: bool, each: bool = True
+        self,
+        latents: int,
+        categories: int | None,
+        relaxed: bool,
+        places: int = 1,
+        each: bool = True,
     ) -> None:
         super().__init__()
-        self.categories, self.relaxed, self.each = categories, relaxed, each
-        shapes = {"terms": (3,), "kl": (latents,), "codes": (latents, categories or 1), "count": ()}
+        self.categories, self.relaxed = categories, relaxed
+        self.places, self.each = places, each
+        codes = (latents // places, categories or 1)
+        shapes = {"terms": (3,), "kl": (latents,), "codes": codes, "count": ()}
         for name, shape in shapes.items():
             # Sums of 10^5 numbers of size 10^3 need more than float32.
             zeros = torch.zeros(shape, dtype=torch.float64)
@@ -55,11 +65,12 @@ class BoundMetrics(Metric):
         With `relaxed`, it is trained at points that it will not meet again: its ELBO at these is
         shown beside the true one.
         """
-        each = vae.prior is None
-        return cls(vae.latent.num_variables, vae.latent.categories, relaxed, each)
+        latent, each = vae.latent, vae.prior is None
+        return cls(latent.num_variables, latent.categories, relaxed, latent.num_places, each)
 
     def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
-        """Adds a batch; `codes` are the probabilities [B, L, K] of discrete latents."""
+        """Adds a batch; `codes` are the probabilities of discrete latents, [B, L, K], on a grid
+        [B * places, L of a place, K]."""
         relaxed = bound.elbo if elbo_relaxed is None else elbo_relaxed
         self.terms += torch.stack([bound.elbo, bound.reconstruction, relaxed]).sum(1)
         self.kl += bound.kl.sum(0)
@@ -75,8 +86,11 @@ class BoundMetrics(Metric):
             metrics["elbo_relaxed"] = relaxed
         if self.each:
             metrics["active_units"] = (kl > ACTIVE).sum().to(kl)
+        if self.each and self.places > 1:
+            channels = kl.unflatten(0, (self.places, -1)).mean(0)
+            metrics["active_channels"] = (channels > ACTIVE).sum().to(kl)
         if self.categories is not None:
-            usage = self.codes / self.count
+            usage = self.codes / (self.count * self.places)
             metrics["code_perplexity"] = torch.special.entr(usage).sum(-1).exp().mean()
         return metrics
 

@@ -54,7 +54,7 @@ class LatentUse(pl.Callback):
         metrics = trainer.callback_metrics
         if trainer.sanity_checking or not trainer.is_global_zero or "val/kl" not in metrics:
             return
-        names = ("kl", "active_units", "code_perplexity")
+        names = ("kl", "active_units", "active_channels", "code_perplexity")
         numbers = {n: metrics[f"val/{n}"].item() for n in names if f"val/{n}" in metrics}
         numbers |= sizes(cast(Training, pl_module).vae.latent) | own_temperature(pl_module)
         for found in diagnose(numbers, "val/", self.min_kl, self.min_codes):

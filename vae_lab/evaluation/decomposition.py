@@ -82,6 +82,11 @@ class CodeUse(NamedTuple):
     perplexity: Tensor
 
 
+def evenly(total: int, most: int) -> Tensor:
+    """Row numbers at even distances, all of them if they are not more than `most`."""
+    return torch.arange(min(total, most)) * total // min(total, most)
+
+
 @torch.no_grad()
 def decompose(
     latent: Latent, q: Distribution, points: int = POINTS, mixture: int = MIXTURE
@@ -99,9 +104,9 @@ def decompose(
             points, so many draw two, at even distances.
         mixture: the most images that q(z) is made of; of more, so many are taken at even distances.
     """
-    rows = _evenly(q.batch_shape[0], mixture)
+    rows = evenly(q.batch_shape[0], mixture)
     images, kl = len(rows), latent.kl(q).cpu().double()[rows]
-    drawing = _evenly(images, points)
+    drawing = evenly(images, points)
     draws = max(math.ceil(points / len(drawing)), 2)
     owner = drawing.repeat(draws)
     log_qz_x, log_pz, log_qz, log_marginals = densities(latent, q, rows, drawing, draws)
@@ -117,6 +122,8 @@ def decompose(
     controls = [log_qz_x - log_pz - kl[owner]]
     if len(drawing) < images:
         controls.append((kl - kl.mean(0))[owner])
+    if latent.num_places > 1:  # thousands of variables, and no more points: one for each channel
+        controls = [each.unflatten(1, (latent.num_places, -1)).sum(1) for each in controls]
     found, wider = _without(torch.cat(controls, 1), values)  # [SM, 1 or 1 + L]
     if log_marginals is not None:
         marginal = found[:, 1:].mean(0)
@@ -141,7 +148,7 @@ def aggregate(kl: Tensor, found: Decomposition) -> Aggregate:
         kl: of each image, [S, N], from S independent draws.
         found: the decomposition of the same posteriors to the latent's own prior.
     """
-    kl = kl.cpu().double()[:, _evenly(kl.shape[1], found.images)]
+    kl = kl.cpu().double()[:, evenly(kl.shape[1], found.images)]
     error = (kl.var(0).mean() / kl.numel()).sqrt().item()
     rest = kl.mean().item() - found.mutual_information
     return Aggregate(rest, math.hypot(error, found.mutual_information_error))
@@ -187,11 +194,6 @@ def prior_gap(latent: Latent, q: Distribution) -> float | None:
         return None
     gap, moments = found
     return max(gap.item() - moments / (2 * q.batch_shape[0]), 0.0)
-
-
-def _evenly(total: int, most: int) -> Tensor:
-    """Row numbers at even distances, all of them if they are not more than `most`."""
-    return torch.arange(min(total, most)) * total // min(total, most)
 
 
 def _without(controls: Tensor, values: Tensor) -> tuple[Tensor, float]:

@@ -14,6 +14,7 @@ from ..distributions import base, mapped, per_variable
 from ..latents import Latent
 
 PAIRS = 2**20  # of points and posteriors at a time: 8 MB
+DRAWN = 2**25  # numbers of z at a time: 256 MB
 
 
 class Densities(NamedTuple):
@@ -47,14 +48,28 @@ def densities(
     prior = latent.prior()
     if isinstance(base(q), Normal):
         return _normal(q, prior, rows, drawing, draws)
-    z = q.sample((draws,)).cpu().double()[:, rows][:, drawing].flatten(0, 1)  # [M, *E]
-    owner = drawing.repeat(draws)
     natural, natural_prior = latent.natural(q), latent.natural(prior)
-    if natural is None or natural_prior is None:
-        return _any_family(q, prior, rows, z, owner)
-    eta, log_normaliser = (part[rows] for part in natural)
     listed = latent.categories is not None
-    return _exponential(latent.statistics(z), owner, (eta, log_normaliser), natural_prior, listed)
+
+    def some(draws: int) -> Densities:
+        z = q.sample((draws,)).cpu().double()[:, rows][:, drawing].flatten(0, 1)  # [M, *E]
+        owner = drawing.repeat(draws)
+        if natural is None or natural_prior is None:
+            return _any_family(q, prior, rows, z, owner)
+        eta, log_normaliser = (part[rows] for part in natural)
+        return _exponential(
+            latent.statistics(z), owner, (eta, log_normaliser), natural_prior, listed
+        )
+
+    most = max(DRAWN // (q.batch_shape[0] * latent.size), 1)
+    parts = [some(min(most, draws - start)) for start in range(0, draws, most)]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: list[Densities]) -> Densities:
+    own, prior, mixture, marginals = zip(*parts, strict=True)
+    known = None if marginals[0] is None else torch.cat(marginals)
+    return Densities(torch.cat(own), torch.cat(prior), torch.cat(mixture), known)
 
 
 def _normal(

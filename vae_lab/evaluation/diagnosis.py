@@ -51,7 +51,8 @@ def diagnose(
 
     Args:
         numbers: by name the metrics of :func:`vae_lab.evaluation.evaluate`, and also `latents` L,
-            `categories` K, `samples` of the importance weights, `temperature`, `grey` (are there
+            `categories` K, `places` of a grid, at each of which there are L, `samples` of the
+            importance weights, `temperature`, `grey` (are there
             pixels that are no bits, under a likelihood of bits). Unknown is what is absent or None.
         prefix: of the metrics' names where they are shown, such as `val/`.
         min_kl: in nats a datum; less is a collapse.
@@ -83,8 +84,10 @@ def has_grey_pixels(likelihood: Likelihood, x: Tensor) -> bool:
 
 
 def sizes(latent: Latent) -> dict[str, float]:
-    """`latents`, and `categories` where they can be listed."""
-    known = {"latents": latent.num_variables, "categories": latent.categories}
+    """`latents`, of one place of a grid, `categories` where they can be listed, and `places`."""
+    places = latent.num_places
+    known = {"latents": latent.num_variables // places, "categories": latent.categories}
+    known["places"] = places if places > 1 else None
     return {name: number for name, number in known.items() if number is not None}
 
 
@@ -92,11 +95,16 @@ def sizes(latent: Latent) -> dict[str, float]:
 
 
 def _posterior_collapse(
-    kl: float, latents: float, prefix: str, min_kl: float, active_units: float | None = None
+    kl: float,
+    latents: float,
+    prefix: str,
+    min_kl: float,
+    active_units: float | None = None,
+    places: float = 1,
 ) -> Finding:
     because = f"{prefix}kl is {kl:.3g} nats"
     if active_units is not None:
-        because += f", {active_units:.0f} of {latents:.0f} latent variables are active"
+        because += f", {active_units:.0f} of {latents * places:.0f} latent variables are active"
     if kl >= min_kl and active_units != 0:
         return "fine", because, ""
     return (
@@ -109,8 +117,13 @@ def _posterior_collapse(
     )
 
 
-def _inactive_units(active_units: float, latents: float) -> Finding:
-    because = f"{active_units:.0f} of {latents:.0f} latent variables have a KL above {ACTIVE} nats"
+def _inactive_units(
+    active_units: float, latents: float, active_channels: float | None = None
+) -> Finding:
+    named = "latent variables have a KL"
+    if active_channels is not None:
+        active_units, named = active_channels, "channels have, over all places, a mean KL"
+    because = f"{active_units:.0f} of {latents:.0f} {named} above {ACTIVE} nats"
     if not active_units or 2 * active_units >= latents:
         return "fine", because, ""
     return (
@@ -130,10 +143,11 @@ def _dead_codes(
     prefix: str,
     min_codes: float,
     temperature: float | None = None,
+    places: float = 1,
 ) -> Finding:
+    who = "a latent variable uses" if places == 1 else "the places use"
     because = (
-        f"of {categories:.0f} categories a latent variable uses {code_perplexity:.3g} "
-        f"({prefix}code_perplexity)"
+        f"of {categories:.0f} categories {who} {code_perplexity:.3g} ({prefix}code_perplexity)"
     )
     if (code_perplexity - 1) / (categories - 1) >= min_codes:
         return "fine", because, ""
@@ -176,7 +190,11 @@ def _overfitting(elbo: float, train_elbo: float, train_elbo_error: float) -> Fin
 
 
 def _importance_weights(
-    dominated: float, effective_samples: float, samples: float, ais_gain: float | None = None
+    dominated: float,
+    effective_samples: float,
+    samples: float,
+    ais_gain: float | None = None,
+    places: float = 1,
 ) -> Finding:
     because = (
         f"in {dominated:.0%} of the images one of {samples:.0f} weights is more than half of all; "
@@ -186,6 +204,16 @@ def _importance_weights(
         return "fine", because, ""
     if ais_gain is not None:
         because += f"; annealed importance sampling finds {ais_gain:.3g} nats more"
+    if places > 1:
+        because += f": z of {places:.0f} places is never drawn twice alike"
+        return (
+            "warning",
+            because,
+            (
+                "log p(x) is not known, log_likelihood hardly more than the ELBO: compare models "
+                "by elbo, or type evaluate.ais_images=10, which takes long"
+            ),
+        )
     return (
         "warning",
         because,
@@ -207,11 +235,18 @@ def _relaxed_gap(
     return "warning", because, f"type {lower}estimator=rebar, which has no bias"
 
 
-def _poor_samples(prior_gap: float, latents: float) -> Finding:
+def _poor_samples(prior_gap: float, latents: float, places: float = 1) -> Finding:
     because = f"the images' q(z) and the prior are at least {prior_gap:.3g} nats apart"
     if prior_gap < MAX_PRIOR_GAP:
         return "fine", because, ""
     fewer = max(round(latents / 2), 1)
+    if places > 1:
+        return (
+            "warning",
+            f"{because}: samples from the prior, whose places know nothing of each other, will "
+            "look unlike them",
+            f"keep to reconstructions, or type model.latents={fewer}, objective.beta=4",
+        )
     return (
         "warning",
         f"{because}: samples from the prior will look unlike them",

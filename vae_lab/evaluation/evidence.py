@@ -6,20 +6,20 @@ r"""Estimates of log p(x), in nats, for every image of a batch.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from ..distributions import base, per_variable, power, support
 from ..inputs import Array, check_count
 from ..latents import Latent
+from ..memory import MEMORY, images_at_once
 
 if TYPE_CHECKING:
     from ..vae import VAE
 
-MEMORY = 1e9  # bytes
 MAX_STATES = 2**16
 PILOT_CHAINS = 4
 LEAPFROG_STEPS = 5
@@ -186,36 +186,6 @@ def enumerated(
 def can_anneal(latent: Latent) -> bool:
     """Whether z can be any numbers, so that a chain can move wherever the gradient leads it."""
     return latent.bounds == (-math.inf, math.inf)
-
-
-def images_at_once(vae: "VAE", memory: float, graph: bool = False) -> int:
-    """Number of images to decode at once: good for a cache or an accelerator, within memory.
-
-    Args:
-        memory: in bytes, roughly: for six times what the largest layer puts out, as was measured.
-        graph: and for what all of them put out, which a gradient needs.
-    """
-    outputs = _outputs(vae)
-    size = (6 * max(outputs) + graph * sum(outputs)) * max(vae.dtype.itemsize, 4)
-    most = 512 if vae.device.type == "cpu" else 16384
-    return max(min(most, int(memory / size)), 1)
-
-
-def _outputs(vae: "VAE") -> list[int]:
-    """The sizes of the outputs of all the decoder's layers for one image."""
-    found = [math.prod(vae.output_shape)]
-
-    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            found.append(output.numel())
-
-    layers = [module for module in vae.decoder.modules() if not any(module.children())]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    with torch.no_grad():
-        vae.decode(torch.zeros(1, *vae.latent.event_shape, device=vae.device))
-    for hook in hooks:
-        hook.remove()
-    return found
 
 
 class _Sum:

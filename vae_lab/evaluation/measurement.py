@@ -1,17 +1,17 @@
 """A model and the images of a split, and what has been measured of them so far."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..distributed import all_sum, rank, world_size
+from ..memory import encoded_at_once, images_at_once
 from ..seeding import derive_seed, seed_generators
 from ..vae import VAE
 from .diagnosis import sizes
-from .evidence import images_at_once
 from .results import Metric
 
 BATCH = 100  # images that share the noise of one seed
@@ -33,7 +33,8 @@ class Measurement:
 
     Attributes:
         metrics: so far.
-        per_latent: likewise, lists of L numbers.
+        per_latent: likewise, lists of L numbers, on a grid of those of a place.
+        per_place: likewise, h rows of w numbers.
         numbers: what else the diagnosis asks for.
         each: terms of every image, [N].
     """
@@ -45,6 +46,7 @@ class Measurement:
         self.memory, self.seed, self.progress = memory, seed, progress
         self.metrics: dict[str, Metric] = {}
         self.per_latent: dict[str, list[float]] = {}
+        self.per_place: dict[str, list[list[float]]] = {}
         self.numbers: dict[str, float] = sizes(vae.latent)
         self.each: dict[str, Tensor] = {}
 
@@ -75,7 +77,7 @@ class Measurement:
     def batch(self, most: int = BATCH, decoded: int = 1, graph: bool = False) -> int:
         """Number of images in a batch, if `decoded` are decoded for each, maybe for a gradient."""
         at_once = images_at_once(self.vae, self.memory, graph)
-        return max(min(most, at_once // decoded), 1)
+        return max(min(most, at_once // decoded, encoded_at_once(self.vae, self.memory)), 1)
 
     def draw_anew(self, *parts: int | str) -> None:
         """Seeds what comes next, whatever has been before it."""
@@ -99,17 +101,22 @@ class Measurement:
         self.metrics[name] = Metric(value, standard_error, unit, note)
 
     def codes(self, x: Tensor) -> Tensor:
-        """The posteriors' means, of categories all probabilities, [N, D]; on the CPU."""
-        return self._means(x).flatten(1)
+        """The posteriors' means, of categories all probabilities, [N, D]; on the CPU.
+
+        On a grid it is their mean over the places.
+        """
+        places = self.vae.latent.grid
+        pooled = [m.flatten(1, len(places)).mean(1) if places else m for m in self._means(x)]
+        return torch.cat(pooled).flatten(1)
 
     def variables(self, x: Tensor) -> Tensor:
         """One code for each latent variable, [N, L]: the posterior's mean, or of categories the
         number of the most probable."""
-        return self.vae.latent.numbers(self._means(x))
+        return self.vae.latent.numbers(torch.cat(list(self._means(x))))
 
-    def _means(self, x: Tensor) -> Tensor:
-        means = [self.vae.encode(part.to(self.device)).mean for part in x.split(BATCH)]
-        return torch.cat(means).float().cpu()
+    def _means(self, x: Tensor) -> Iterator[Tensor]:
+        for part in x.split(min(BATCH, encoded_at_once(self.vae, self.memory))):
+            yield self.vae.encode(part.to(self.device)).mean.float().cpu()
 
 
 def collect(batches: Iterable[Any], most: int | None) -> tuple[Tensor, Tensor]:

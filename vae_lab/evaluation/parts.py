@@ -2,15 +2,28 @@
 
 import math
 from collections.abc import Callable, Collection
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..distributions import mapped
 from ..estimators import Estimator
 from ..latents.base import ACTIVE
+from ..likelihoods.eight_bits import levels
+from ..memory import encode_in_parts, posteriors_at_once
 from ..objectives import ELBO
-from .decomposition import Decomposition, activity, aggregate, code_use, decompose, prior_gap
+from .decomposition import (
+    POINTS,
+    Decomposition,
+    activity,
+    aggregate,
+    code_use,
+    decompose,
+    evenly,
+    prior_gap,
+)
 from .diagnosis import has_grey_pixels
 from .evidence import MAX_STATES, annealed, enumerated, importance_weighted
 from .features import Features
@@ -23,6 +36,8 @@ AIS_CHAINS, AIS_BATCH = 16, 50
 QUALITY_IMAGES = 10_000
 FACTOR_CODES = 5000
 NEIGHBOURS = 10
+# Of a grid, whose thousands of variables tell any two images apart: more would tell no more.
+GRID_IMAGES, GRID_POINTS = 250, 1000
 
 Labelled = tuple[Tensor, Tensor]  # images [N, C, H, W] and labels [N]
 
@@ -64,11 +79,59 @@ def bound(m: Measurement, samples: int) -> None:
         m.mean("dominated", "", "share of the images where one weight is more than half")
 
 
-def train_gap(m: Measurement, x: Tensor) -> None:
-    """The ELBO of training images."""
+def reconstructions(m: Measurement) -> None:
+    """How far the mean images at the most probable z are from the images."""
+    vae = m.vae
+
+    def terms(x: Tensor) -> tuple[Tensor, ...]:
+        mean = vae.likelihood.mean(vae.decode(vae.latent.mode(vae.encode(x))))
+        mse = (mean - x).square().flatten(1).mean(1)
+        return mse, -10 * mse.log10()
+
+    m.measure("reconstructions", m.x, terms, ("mse", "psnr"))
+    m.mean("mse", "", "of the mean image at the most probable z, values in [0, 1]")
+    if not vae.likelihood.binary:
+        m.mean("psnr", "dB", "-10 log10 of that, the mean over the images")
+
+
+def are_bytes(x: Tensor) -> bool:
+    """Whether all values in [0, 1] are k / 255, and not only 0 and 1."""
+    level = x * 255
+    return bool((levels(x) - level).abs().max() < 1e-2) and bool(((x != 0) & (x != 1)).any())
+
+
+def dequantized(m: Measurement) -> None:
+    r"""Bits for each byte, at most, by a density: that of bytes k with uniform noise u.
+
+    .. math:: -\log_2 \int_0^1 p\Big(\frac{k + u}{256}\Big) \, \frac{du}{256^D}
+              \le 8 D - \mathbb{E}_u \log_2 p\Big(\frac{k + u}{256}\Big)
+
+    The integral is a mass of the bytes, so this can be compared with `bits_per_dimension`. The
+    density at the bytes themselves can not: it has no upper bound.
+
+    Source: Theis, van den Oord & Bethge, *A note on the evaluation of generative models*, ICLR
+    2016, arXiv:1511.01844, section 3.1
+    """
+    vae, size = m.vae, math.prod(m.vae.shape)
 
     def terms(x: Tensor) -> tuple[Tensor]:
-        found = importance_weighted(m.vae, x, FEW_SAMPLES, memory=m.memory)
+        q, noisy = vae.encode(x), (levels(x) + torch.rand_like(x)) / 256
+        elbo = vae.log_px_z(noisy, q.sample()) - vae.kl(q).sum(-1)
+        return (8 - elbo / (math.log(2) * size),)
+
+    m.measure("dequantized", m.x, terms, ("dequantized_bits_per_dimension",))
+    note = "at most, by the ELBO of bytes with uniform noise; not the density at the bytes"
+    m.mean("dequantized_bits_per_dimension", "bits", note)
+
+
+def train_gap(m: Measurement, x: Tensor) -> None:
+    """The ELBO of training images."""
+    samples = FEW_SAMPLES
+    if m.vae.latent.num_places > 1:  # many variables are sampled for each image
+        x, samples = x[:GRID_IMAGES], 1
+
+    def terms(x: Tensor) -> tuple[Tensor]:
+        found = importance_weighted(m.vae, x, samples, memory=m.memory)
         return (found.reconstruction - m.vae.kl(m.vae.encode(x)).sum(-1),)
 
     m.measure("train", x, terms, ("train_elbo",))
@@ -99,33 +162,46 @@ def split(m: Measurement, estimator: Estimator | None) -> None:
     """Measures the parts of the KL, the use of z, and the ELBO that relaxed samples hide."""
     vae, latent = m.vae, m.vae.latent
     m.progress("split", 0, 1)
-    parameters = [vae.head(vae.encoder(x.to(m.device))) for x in m.x.split(BATCH)]
-    q = latent.distribution(torch.cat(parameters))
-    kl, variance = _each_kl(m, parameters, q), activity(q).cpu()
+    x, points = m.x, POINTS
+    if latent.num_places > 1:
+        x = x[evenly(len(x), min(GRID_IMAGES, posteriors_at_once(vae, m.memory)))]
+        points = GRID_POINTS
+    q = encode_in_parts(vae, x, m.memory, BATCH)
+    kl = _each_kl(m, q)
     if "kl" not in m.each:
         m.each["kl"] = kl.mean(0).sum(-1)
         _add_kl(m)
     m.draw_anew("split")
-    found = decompose(latent, q)
+    found = decompose(latent, q, points)
     _add_decomposition(m, found)
     if vae.prior is None:
-        _add_marginals(m, kl[0], found, prior_gap(latent, q))
+        _add_marginals(m, kl[0].mean(0), found, prior_gap(latent, q))
     else:
         rest = aggregate(kl.sum(-1), found)
         note = "KL(q(z) || p(z)), kl less mutual_information; this prior has no KL of each variable"
         m.add("aggregate_kl", rest.kl, rest.error, "nats", note)
-    varying = (variance > VARYING).sum().item()
-    m.add("varying_units", varying, note=f"variance of E_q[z] above {VARYING}")
-    m.per_latent["activity"] = variance.tolist()
-    if (codes := latent.codes(q)) is not None:
-        use = code_use(codes)
-        m.add("code_usage", use.used, note="share of the codes that are some image's first choice")
-        perplexity = use.perplexity.mean().item()
-        m.add("code_perplexity", perplexity, note=f"of {codes.shape[-1]} categories")
-        m.per_latent["perplexity"] = use.perplexity.tolist()
+    _add_use(m, q)
     m.progress("split", 1, 1)
     if estimator is not None and estimator.relaxed:
         _relaxed_gap(m, estimator)
+
+
+def _add_use(m: Measurement, q: Distribution) -> None:
+    """How much of z varies with the data, and how many codes are in use."""
+    latent, variance = m.vae.latent, activity(q).cpu()
+    varying = (variance > VARYING).sum().item()
+    m.add("varying_units", varying, note=f"variance of E_q[z] above {VARYING}")
+    channels = latent.places_as_data(variance.unsqueeze(0)).mean(0)
+    m.per_latent["activity"] = channels.tolist()
+    if (codes := latent.codes(q)) is not None:
+        use = code_use(latent.places_as_data(codes))
+        total = use.perplexity.numel() * codes.shape[-1]
+        who = "some image's" if latent.num_places == 1 else "some place's"
+        note = f"share of the {total} codes that are {who} first choice"
+        m.add("code_usage", use.used, note=note)
+        perplexity = use.perplexity.mean().item()
+        m.add("code_perplexity", perplexity, note=f"of {codes.shape[-1]} categories")
+        m.per_latent["perplexity"] = use.perplexity.tolist()
 
 
 def _add_decomposition(m: Measurement, found: Decomposition) -> None:
@@ -136,16 +212,13 @@ def _add_decomposition(m: Measurement, found: Decomposition) -> None:
     m.add("total_correlation", correlation, found.total_correlation_error, "nats", how)
 
 
-def _each_kl(m: Measurement, parameters: list[Tensor], q: Distribution) -> Tensor:
-    """The KL of each image and variable, [1, N, L]; where it is sampled, several times, [S, N, L].
-
-    Args:
-        parameters: of the posteriors q, in batches.
-    """
+def _each_kl(m: Measurement, q: Distribution) -> Tensor:
+    """The KL of each image and variable, [1, N, L]; sampled it is several times, [S, N, L]."""
     if m.vae.prior is None:
         return m.vae.kl(q).double().cpu().unsqueeze(0)
     m.draw_anew("kl")
-    batches = [m.vae.latent.distribution(batch) for batch in parameters]
+    rows = torch.arange(q.batch_shape[0]).split(BATCH)
+    batches = [mapped(q, itemgetter(part)) for part in rows]
     draws = [torch.cat([m.vae.kl(q) for q in batches]) for _ in range(KL_REPEATS)]
     return torch.stack(draws).double().cpu()
 
@@ -156,13 +229,21 @@ def _add_kl(m: Measurement) -> None:
 
 
 def _add_marginals(m: Measurement, kl: Tensor, found: Decomposition, gap: float | None) -> None:
-    """What is known of each variable, kl [N, L], where the prior is a product over them."""
+    """What is known of each variable, kl [L], where the prior is a product over them."""
+    latent = m.vae.latent
     marginal, note = found.marginal_kl.sum().item(), "KL(q(z_l) || p(z_l)), summed"
     m.add("marginal_kl", marginal, found.marginal_kl_error or None, "nats", note)
     if gap is not None:
         m.add("prior_gap", gap, None, "nats", "KL(q(z) || p(z)) at least, by the moments of q(z)")
-    m.add("active_units", (kl.mean(0) > ACTIVE).sum().item(), note=f"KL above {ACTIVE} nats")
-    m.per_latent |= {"kl": kl.mean(0).tolist(), "marginal_kl": found.marginal_kl.tolist()}
+    m.add("active_units", (kl > ACTIVE).sum().item(), note=f"KL above {ACTIVE} nats")
+    each = {"kl": kl, "marginal_kl": found.marginal_kl}
+    if latent.num_places > 1:
+        m.per_place |= {name: latent.at_places(v).sum(-1).tolist() for name, v in each.items()}
+        each = {name: latent.places_as_data(v.unsqueeze(0)).sum(0) for name, v in each.items()}
+        means = each["kl"] / latent.num_places
+        note = f"of {len(means)} at each place, mean KL over the places above {ACTIVE}"
+        m.add("active_channels", (means > ACTIVE).sum().item(), note=note)
+    m.per_latent |= {name: values.tolist() for name, values in each.items()}
 
 
 def _relaxed_gap(m: Measurement, estimator: Estimator) -> None:
@@ -206,7 +287,8 @@ def classifiers(m: Measurement, train: Labelled, most: int) -> None:
         return
     m.progress("latents", 0, 1)
     codes = m.codes(train_x), train_y, m.codes(m.x[:most]), y
-    note = f"accuracy, {len(train_y)} training and {len(y)} test codes"
+    pooled = ", means over the places" if m.vae.latent.grid else ""
+    note = f"accuracy, {len(train_y)} training and {len(y)} test codes{pooled}"
     m.add("linear_probe", linear_probe(*codes), note=note)
     k = min(NEIGHBOURS, len(train_y))
     m.add("nearest_neighbours", nearest_neighbours(*codes, k=k), note=f"{note}, {k} neighbours")

@@ -26,10 +26,11 @@ class Metric(NamedTuple):
 
     def __str__(self) -> str:
         """With two digits of the standard error."""
-        if not self.standard_error or not math.isfinite(self.standard_error):
+        error = self.standard_error
+        if not error or not math.isfinite(error) or error < 1e-9 * abs(self.value):  # of rounding
             return f"{self.value:.4g} {self.unit}".rstrip()
-        places = max(1 - math.floor(math.log10(self.standard_error)), 0)
-        number = f"{self.value:.{places}f} +- {self.standard_error:.{places}f}"
+        places = max(1 - math.floor(math.log10(error)), 0)
+        number = f"{self.value:.{places}f} +- {error:.{places}f}"
         return f"{number} {self.unit}".rstrip()
 
 
@@ -40,7 +41,9 @@ class Evaluation:
     Attributes:
         metrics: by name.
         per_latent: lists of L numbers: `kl`, `marginal_kl`, `activity` (the variance of the
-            posterior's mean) and, of codes, `perplexity`.
+            posterior's mean) and, of codes, `perplexity`. On a grid L is that of a place: sums over
+            the places of the KLs, means of the rest.
+        per_place: of a grid, h rows of w numbers: sums of these KLs over the variables of a place.
         diagnosis: what was looked at, the worst first.
         images: how many there were.
         seed: of all noise.
@@ -49,6 +52,7 @@ class Evaluation:
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     per_latent: dict[str, list[float]] = field(default_factory=dict)
+    per_place: dict[str, list[list[float]]] = field(default_factory=dict)
     diagnosis: list[Diagnosis] = field(default_factory=list)
     images: int = 0
     seed: int = 0
@@ -68,6 +72,7 @@ class Evaluation:
                 "seconds": round(self.seconds, 1),
                 "metrics": {name: metric._asdict() for name, metric in self.metrics.items()},
                 "per_latent": self.per_latent,
+                "per_place": self.per_place,
                 "diagnosis": [found._asdict() for found in self.diagnosis],
             }
         )

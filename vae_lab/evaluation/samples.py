@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..memory import MEMORY, images_at_once
 from ..vae import VAE
-from .evidence import MEMORY, images_at_once
 from .features import Features, extract
 
 NEIGHBOURS = 3

@@ -1,5 +1,6 @@
 """An evaluation as a whole: its settings, what is measured in which part, and the order."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..estimators import Estimator
+from ..memory import MEMORY
 from ..vae import VAE
 from . import parts as measured
 from .diagnosis import diagnose
-from .evidence import MEMORY, can_anneal
+from .evidence import can_anneal
 from .features import Features, choose
 from .measurement import Measurement, OnProgress, collect
 from .parts import Labelled
@@ -20,6 +22,8 @@ from .results import Evaluation
 
 TRAIN_IMAGES = 2000  # of which the ELBO is measured
 CODES = 10_000  # of each split, for the classifiers
+SAMPLES, GRID_SAMPLES = 5000, 32  # in the bound; on a grid one weight is all in any case
+AIS_IMAGES = 100
 LEAST_IMAGES = 50  # of which FID, precision, recall and the scores of factors say anything
 
 
@@ -28,14 +32,17 @@ class Settings:
     """Settings of an evaluation: what to measure, how exactly, and facts about run and data.
 
     Args:
-        parts: "bound" (ELBO and the importance-weighted bound on log p(x)), "ais" (annealed
-            importance sampling), "split" (what the KL is made of, active units, use of the
-            codes), "samples" (FID, precision, recall) and "latents" (classifiers, disentanglement).
-            What the model or the data does not allow is left out. None: all.
+        parts: "bound" (ELBO, the importance-weighted bound on log p(x), errors of the
+            reconstructions), "ais" (annealed importance sampling), "split" (what the KL is made
+            of, active units, use of the codes), "samples" (FID, precision, recall) and "latents"
+            (classifiers, disentanglement). What the model or the data does not allow is left out.
+            None: all.
         images: so many of the first; None: all.
         samples: of z for every image, in the bound. Discrete latents of no more states, and
-            65,536 at most, are enumerated instead.
-        ais_images: how many of the images have annealed importance sampling.
+            65,536 at most, are enumerated instead. None: 5000, on a grid 32, as there one of
+            them has all the weight.
+        ais_images: how many of the images have annealed importance sampling. None: 100, on a grid
+            none, as it takes hours.
         ais_steps: of the annealing.
         features: in which samples are compared; see :func:`vae_lab.evaluation.features.extract`.
         memory: in bytes, for what is decoded at once.
@@ -56,8 +63,8 @@ class Settings:
 
     parts: Collection[str] | None = None
     images: int | None = None
-    samples: int = 5000
-    ais_images: int = 100
+    samples: int | None = None
+    ais_images: int | None = None
     ais_steps: int = 200
     features: Features | str | None = None
     memory: float = MEMORY
@@ -74,9 +81,9 @@ class Settings:
             raise ValueError(f"parts must be some of {', '.join(PARTS)}, got {', '.join(unknown)}")
         if self.images is not None and self.images < 1:
             raise ValueError(f"images must be at least 1, got {self.images}")
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
-        if self.ais_images < 0:
+        if self.ais_images is not None and self.ais_images < 0:
             raise ValueError(f"ais_images must not be negative, got {self.ais_images}")
 
     def asks(self, part: str) -> bool:
@@ -156,7 +163,9 @@ def evaluate(
     numbers = {name: metric.value for name, metric in m.metrics.items()}
     diagnosis = diagnose({**numbers, **m.numbers, **(settings.known or {})})
     seconds = time.perf_counter() - began
-    return Evaluation(m.metrics, m.per_latent, diagnosis, len(m.x), settings.seed, seconds)
+    return Evaluation(
+        m.metrics, m.per_latent, m.per_place, diagnosis, len(m.x), settings.seed, seconds
+    )
 
 
 def _work(vae: VAE, batches: Iterable[Any], settings: Settings, progress: OnProgress) -> Work:
@@ -164,8 +173,11 @@ def _work(vae: VAE, batches: Iterable[Any], settings: Settings, progress: OnProg
     if tuple(x.shape[1:]) != vae.shape:
         raise ValueError(f"the model's images are {vae.shape}, got {tuple(x.shape[1:])}")
     m = Measurement(vae.eval(), x, y, settings.memory, settings.seed, progress)
-    none = x[:0], y[:0]
-    return Work(m, settings, none if settings.train is None else collect(settings.train, CODES))
+    if settings.train is None:
+        return Work(m, settings, (x[:0], y[:0]))
+    # Large images would not all fit into memory.
+    most = min(CODES, max(int(settings.memory / (4 * math.prod(vae.shape))), 1))
+    return Work(m, settings, collect(settings.train, most))
 
 
 def _silent(part: str, done: int, total: int) -> None:
@@ -185,7 +197,20 @@ def _has_enough_images(work: Work) -> bool:
 
 
 def _can_be_annealed(work: Work) -> bool:
-    return work.settings.ais_images > 0 and can_anneal(work.m.vae.latent)
+    return _ais_images(work) > 0 and can_anneal(work.m.vae.latent)
+
+
+def _ais_images(work: Work) -> int:
+    default = 0 if _is_grid(work) else AIS_IMAGES
+    return default if work.settings.ais_images is None else work.settings.ais_images
+
+
+def _is_grid(work: Work) -> bool:
+    return work.m.vae.latent.num_places > 1
+
+
+def _has_a_density_of_bytes(work: Work) -> bool:
+    return not work.m.vae.likelihood.discrete and measured.are_bytes(work.m.x)
 
 
 def _has_labels_only(work: Work) -> bool:
@@ -193,11 +218,20 @@ def _has_labels_only(work: Work) -> bool:
 
 
 def _has_factors(work: Work) -> bool:
-    return work.settings.factors is not None and _has_enough_images(work)
+    named = work.settings.factors is not None and not _is_grid(work)  # a place stands for no factor
+    return named and _has_enough_images(work)
 
 
 def _bound(work: Work) -> None:
-    measured.bound(work.m, work.settings.samples)
+    measured.bound(work.m, work.settings.samples or (GRID_SAMPLES if _is_grid(work) else SAMPLES))
+
+
+def _reconstructions(work: Work) -> None:
+    measured.reconstructions(work.m)
+
+
+def _dequantized(work: Work) -> None:
+    measured.dequantized(work.m)
 
 
 def _train_gap(work: Work) -> None:
@@ -205,7 +239,7 @@ def _train_gap(work: Work) -> None:
 
 
 def _annealing(work: Work) -> None:
-    measured.annealing(work.m, work.settings.ais_images, work.settings.ais_steps)
+    measured.annealing(work.m, _ais_images(work), work.settings.ais_steps)
 
 
 def _split(work: Work) -> None:
@@ -237,6 +271,8 @@ def _disentanglement(work: Work) -> None:
 # In this order: what comes later may use what was measured before.
 MEASURES = (
     Measure("bound", _always, _bound),
+    Measure("bound", _has_a_density_of_bytes, _dequantized),
+    Measure("bound", _always, _reconstructions),
     Measure("bound", _has_training_images, _train_gap),
     Measure("ais", _can_be_annealed, _annealing),
     Measure("split", _always, _split),

@@ -94,6 +94,20 @@ class Latent(PrintsArguments, nn.Module):
         return values.unflatten(-1, (*self.grid, -1)) if self.grid else values
 
     @property
+    def num_places(self) -> int:
+        """h * w, the places of the grid; 1 without one."""
+        return math.prod(self.grid)
+
+    def places_as_data(self, values: Tensor) -> Tensor:
+        """Values of each variable, [N, L, *] -> [N * h * w, L of a place, *].
+
+        A code, or a channel of numbers, means the same at every place, so that it is counted over
+        the data and their places. Without a grid the values stay as they are.
+        """
+        places = self.num_places
+        return values.unflatten(1, (places, -1)).flatten(0, 1) if places > 1 else values
+
+    @property
     def num_states(self) -> float:
         """K^L, the number of values of z; infinite where they cannot be listed."""
         return math.inf if self.categories is None else self.categories**self.num_variables

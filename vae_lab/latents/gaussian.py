@@ -72,8 +72,12 @@ class Gaussian(Latent):
         means = ((inner.loc - p.loc).double() / p.scale).flatten(1)  # [N, L]
         variances = (inner.scale.double() / p.scale).square().flatten(1)
         data, size = means.shape
-        covariance = means.T.cov(correction=0).reshape(size, size) + variances.mean(0).diag()
-        if data < 2 * size:
-            covariance = covariance.diag().diag()
-        second = covariance.trace() + means.mean(0).square().sum() - size - covariance.logdet()
-        return second / 2, size + (size if data < 2 * size else size * (size + 1) // 2)
+        if data < 2 * size:  # never a matrix of thousands of variables
+            variance = means.var(0, correction=0) + variances.mean(0)
+            trace, logdet, moments = variance.sum(), variance.log().sum(), size
+        else:
+            covariance = means.T.cov(correction=0).reshape(size, size) + variances.mean(0).diag()
+            trace, logdet = covariance.trace(), covariance.logdet()
+            moments = size * (size + 1) // 2
+        second = trace + means.mean(0).square().sum() - size - logdet
+        return second / 2, size + moments

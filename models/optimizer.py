@@ -25,7 +25,7 @@ def parameter_groups(
     """
     groups: list[dict[str, Any]] = []
     for module, rate in apart:
-        if own := [p for p in module.parameters() if p.requires_grad]:
+        if own := list(module.parameters()):
             # Decay would pull a scale or a control variate's weight to 0, and a temperature to 1.
             lr = {} if rate is None else {"lr": rate}
             groups.append({"params": own, "weight_decay": 0.0, **lr})

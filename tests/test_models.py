@@ -15,7 +15,7 @@ from models.base import VAEModule
 from models.optimizer import rate_factor
 from vae_lab import VAE
 from vae_lab.callbacks import StepSeed
-from vae_lab.estimators import Exact, ScoreFunction
+from vae_lab.estimators import RELAX, Exact, ScoreFunction
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
@@ -171,6 +171,15 @@ def test_a_likelihood_with_a_rate_is_a_group_without_decay():
     assert groups[2]["lr"] == 0.2 and groups[2]["params"] == [model.vae.likelihood.log_sigma]
     trained = [p for p in model.parameters() if p.requires_grad]
     assert sorted(map(id, trained)) == sorted(id(p) for g in groups for p in g["params"])
+
+
+def test_the_group_of_an_estimator_has_all_of_its_parameters():
+    """Also those that are not trained: the states of saved optimizers count on them."""
+    relax = RELAX()
+    model = make(GumbelVAE, estimator=relax)
+    assert not all(p.requires_grad for p in relax.parameters())
+    [_, own] = model._fresh_optimizer().param_groups
+    assert own["params"] == [*relax.parameters()]
 
 
 def rates(model, steps):

@@ -10,17 +10,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .. import figures, pictures
-from ..distributions import base
-from ..optional import needs
 from ..seeding import seed_generators
 from ..vae import VAE
-from . import latent_figures
+from . import latent_figures, places
 
 CODES = 16  # values of a variable in a picture
 ROWS = 12  # latent variables in a picture
 PIXELS = 2**22  # that one picture decodes: some 5000 images of 28 x 28
 MAP_SIDE = 16  # images along a side of a plane
-MAP_POINTS = 500  # t-SNE of more takes many seconds
 DRAWS = 10_000  # in a histogram
 
 
@@ -41,12 +38,33 @@ CAPTIONS = {
     "traversals": Drawn(
         "Latent traversals",
         "One test image with one latent variable at each of its values, the others as they are; "
-        "the variables in use, the one with the largest KL first.",
+        "the variables in use, the one with the largest KL first. On a grid, "
+        "at all places together.",
+    ),
+    "place_traversals": Drawn(
+        "Latent traversals of one place",
+        "The middle of one test image with one latent variable of its middle place at each of its "
+        "values, all others as they are.",
+    ),
+    "codebook": Drawn(
+        "Codebook",
+        "What each code looks like amid places that all have it, row by row from the most frequent "
+        "code to the rarest.",
+    ),
+    "value_maps": Drawn(
+        "Values at the places",
+        "Test images, and below each the most probable values of its latent variables, in colours "
+        "and where in the image they are; of many variables those with the largest KL.",
+    ),
+    "kl_map": Drawn(
+        "Where the nats are",
+        "The KL of each place, over test images and in the mean over all; the sum above.",
     ),
     "latent_map": Drawn("Map of the latent", "Where the test images lie in the latent, by label."),
     "aggregate_posterior": Drawn(
         "Aggregate posterior and prior",
-        "How the latent variables are distributed over the test images, and under the prior.",
+        "How the latent variables are distributed over the test images, and under the prior. On a "
+        "grid, each over all places; codes from the most frequent one to the rarest.",
     ),
     "codes": Drawn(
         "Codes",
@@ -82,8 +100,8 @@ def draw(
 
     Reconstructions, samples, interpolations, latent traversals, a map of the latent (itself if it
     has two dimensions, otherwise t-SNE of the posteriors), the aggregate posterior against the
-    prior, of discrete latents the codes, and the curves of training. Takes seconds; the generators
-    are afterwards where they were.
+    prior, of discrete latents the codes, of latents on a grid what there is at its places, and the
+    curves of training. Takes seconds; the generators are afterwards where they were.
 
     Args:
         vae: The model, in evaluation mode.
@@ -102,14 +120,19 @@ def draw(
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         seed_generators(seed)
         x = x.to(device)
+        count = pictures.in_a_row(vae, 8)
+        first = x[:count]
         grids = {
-            "samples": pictures.samples(vae),
-            "reconstructions": pictures.reconstructions(vae, x[:8]),
+            "samples": pictures.samples(vae, count, count),
+            "reconstructions": pictures.reconstructions(vae, first),
         }
-        grids["interpolation"] = pictures.interpolations(vae, x[:8], x[:8].roll(-1, 0))
+        grids["interpolation"] = pictures.interpolations(vae, first, first.roll(-1, 0), count)
         for name, image in grids.items():
             pictures.save(image, folder / f"{name}.png")
-        _draw_latent(vae, x, y, folder)
+        if vae.latent.grid:
+            places.draw(vae, x, y, folder)
+        else:
+            _draw_latent(vae, x, y, folder)
     figures.training(rows, folder / "training.png")
     return {name: path for name in CAPTIONS if (path := folder / f"{name}.png").is_file()}
 
@@ -132,14 +155,8 @@ def _draw_latent(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
 
 def _traversals(vae: VAE, latents: Latents, path: Path) -> None:
     images = pictures.traversals(vae, vae.latent.mode(latents.q)[0], latents.units)
-    count = images.shape[1]
-    rows, title = latents.names, "variable, its mean KL"
-    columns, across = vae.latent.value_names(count)
-    if count < 4:  # a narrow column of pictures, unless lying down
-        images, rows, columns = images.transpose(0, 1), columns, [n.split()[0] for n in rows]
-        across, title = "variable", ""
-    image = pictures.grid(images.flatten(0, 1), columns=images.shape[1]).cpu()
-    latent_figures.cells(image, path, rows, columns, across, title)
+    names, across = vae.latent.value_names(images.shape[1])
+    latent_figures.traversals(images, latents.names, names, across, path)
 
 
 def _codes(vae: VAE, latents: Latents, usage: Tensor, path: Path) -> None:
@@ -162,15 +179,9 @@ def _frequencies(latents: Latents, usage: Tensor, expected: Tensor, path: Path) 
 
 
 def _densities(vae: VAE, latents: Latents, path: Path) -> None:
-    latent, prior = vae.latent, vae.latent.prior()
     draws = math.ceil(DRAWS / latents.q.batch_shape[0])
-    z = latent.numbers(latents.q.sample((draws,)).flatten(0, 1))[:, latents.units]
-    steps = torch.linspace(-4, 4, 200, device=z.device)
-    across = prior.mean + steps.reshape(-1, *[1] * prior.mean.ndim) * prior.stddev
-    across = across.clamp(*latent.bounds)
-    density = base(prior).log_prob(across).exp()
-    shown, height = (latent.numbers(part)[:, latents.units].cpu() for part in (across, density))
-    latent_figures.densities(z.cpu(), shown, height, latents.names, path)
+    z = vae.latent.numbers(latents.q.sample((draws,)).flatten(0, 1))[:, latents.units].cpu()
+    latent_figures.densities(z, vae.latent, latents.units, latents.names, path)
 
 
 def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
@@ -178,15 +189,8 @@ def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
     features = latents.q.mean.flatten(1).cpu()
     if vae.latent.kind == "numbers" and vae.latent.size == 2:
         _plane(vae, features, y, path)
-    elif len(features) > 10 and features.shape[1] > 1 and features.std(0).max() > 1e-6:
-        points, labels = features[:MAP_POINTS].numpy(), y[:MAP_POINTS]
-        with needs("train", __name__):
-            from sklearn.manifold import TSNE  # takes a second
-
-        perplexity = min(30.0, (len(points) - 1) / 3)
-        tsne = TSNE(init="pca", random_state=0, perplexity=perplexity, max_iter=500)
-        mapped = torch.from_numpy(tsne.fit_transform(points))
-        latent_figures.scatter(mapped, labels, "t-SNE of the posteriors", path)
+    else:
+        latent_figures.tsne(features, y, "t-SNE of the posteriors", path)
 
 
 def _plane(vae: VAE, points: Tensor, y: Tensor, path: Path) -> None:

@@ -58,7 +58,7 @@ def _look(vae: VAE, x: Tensor) -> Seen:
         if (probabilities := latent.usage(q)) is not None:  # [N, L, K]
             usage.append(_over_places(vae, probabilities.sum(0)))
     kl, modes, draws, means = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Seen(kl, modes, draws, means, sum(usage) / len(x) if usage else None)
+    return Seen(kl, modes, draws, means, torch.stack(usage).sum(0) / len(x) if usage else None)
 
 
 def _over_places(vae: VAE, values: Tensor) -> Tensor:

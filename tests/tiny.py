@@ -8,7 +8,7 @@ from vae_lab import VAE
 from vae_lab.data import TensorLoader
 from vae_lab.distributions import support
 from vae_lab.likelihoods import Bernoulli, Gaussian
-from vae_lab.networks import MLP, Linear
+from vae_lab.networks import MLP, Grid, Linear
 
 SHAPE = (1, 2, 2)
 
@@ -24,6 +24,12 @@ def randomize(module, scale=0.5):
 def discrete_vae(latent):
     vae = VAE(SHAPE, MLP((3,), "tanh"), latent, Bernoulli()).double()
     return randomize(vae, 0.8)
+
+
+def grid_vae(latent, shape=(3, 12, 18), scale=0.5):
+    """Places of 4 x 4 pixels, 3 x 5 of them in 12 x 18 pixels: the last ones stand out."""
+    network = Grid((4, 6), padding="circular")
+    return randomize(VAE(shape, network, latent, Bernoulli()), scale).eval()
 
 
 def binary_images(count=3):

@@ -32,7 +32,7 @@ WIDTH = 1640  # pixels that a row of large images is wide at most
 
 def in_a_row(vae: VAE, most: int) -> int:
     """How many images of this model a person can look at beside each other, 2 to `most`."""
-    return min(most, max(WIDTH // (vae.output_shape[-1] + GAP), 2))
+    return min(most, max(WIDTH // (vae.shape[-1] + GAP), 2))
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ class Explorer:
     @property
     def cells_across(self) -> tuple[float, float]:
         """How many places the picture has, down and across: the last may stand out of it."""
-        height, width = (side / place_size(self.vae) for side in self.vae.output_shape[-2:])
+        height, width = (side / place_size(self.vae) for side in self.vae.shape[-2:])
         return height, width
 
     def variables(self, place: tuple[int, int]) -> list[int]:
@@ -90,7 +90,7 @@ class Explorer:
     def code_patches(self) -> Tensor:
         """What each code looks like, where a place has a single one; otherwise none of them."""
         if self.latent.kind != "codes" or len(self.variables((0, 0))) > 1:
-            return torch.zeros(0, *self.vae.output_shape)
+            return torch.zeros(0, *self.vae.shape)
         return code_patches(self.vae)
 
     @property

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributions as td
 from PIL import Image
-from tiny import Images
+from tiny import Images, grid_of_colours
 from torch import nn
 
 import train
@@ -297,6 +297,19 @@ def test_it_is_drawn(own, tmp_path):
     for path in files.values():
         with Image.open(path) as picture:
             assert min(picture.size) > 100
+
+
+@pytest.mark.parametrize("cls", [Gamma, Geometric])
+def test_it_is_drawn_and_explored_on_a_grid(cls, tmp_path):
+    vae = grid_of_colours(cls())
+    x = torch.rand(12, *vae.shape)
+    files = gallery.draw(vae, x, torch.arange(12) % 3, tmp_path)
+    assert {"kl_map", "value_maps", "place_traversals", "aggregate_posterior"} <= set(files)
+    explored = Explorer(vae, x)
+    z = explored.encode(x[0])
+    painted = explored.painted(z, (1, 3), [1.0, 2.0, 1.0])
+    changed = torch.tensor(explored.values(painted)) != torch.tensor(explored.values(z))
+    assert {*changed.nonzero().flatten().tolist()} <= {*explored.variables((1, 3))}
 
 
 @OWN

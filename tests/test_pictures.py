@@ -168,11 +168,12 @@ def test_what_is_around_a_place():
 
 
 def test_a_patch_is_what_a_code_looks_like():
-    """With circular padding a code that is everywhere looks the same everywhere."""
-    vae = grid_of_colours(Categorical(1, 5), (3, 16, 16))
-    z = vae.latent.from_numbers(torch.full((16,), 2.0))[None]
+    """With all places around that have it as well: the pictures' border does not look so."""
+    vae = grid_of_colours(Categorical(1, 5), (3, 12, 12), padding="zeros")
+    z = vae.latent.from_numbers(torch.full((9,), 2.0))[None]
     image = vae.likelihood.mean(vae.decode(z))[0]
     patches = pictures.code_patches(vae)
     assert patches.shape == (5, 3, 4, 4)
-    assert torch.allclose(patches[2], image[:, 8:12, 4:8], atol=1e-5)
+    assert torch.allclose(patches[2], image[:, 4:8, 4:8], atol=1e-5)
+    assert not torch.allclose(patches[2], image[:, :4, 4:8], atol=1e-3)
     assert not torch.allclose(patches[1], patches[2], atol=1e-3)

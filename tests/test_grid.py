@@ -284,7 +284,7 @@ def principal(model):
 @pytest.fixture
 def pca():
     """A model with 2 x 2 places of 2 variables, probabilistic PCA of its 50 pictures."""
-    model = LinearGaussian(Gaussian(2), Patches(), (1, 4, 4), learned=True)
+    model = LinearGaussian(Gaussian(2), network=Patches(), shape=(1, 4, 4), learned=True)
     scale = torch.tensor([[0.1, 0.5], [1.0, 0.6]], dtype=torch.float64).repeat(2, 2)
     model.x = torch.rand(50, 1, 4, 4, dtype=torch.float64) * scale
     return model, *principal(model)

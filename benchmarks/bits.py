@@ -3,6 +3,8 @@
 python benchmarks/bits.py --out before.txt        # at the old commit
 python benchmarks/bits.py --against before.txt    # at the new one: names what differs, exits with 1
 
+What only one of the two has, such as a new network, is named and is no difference.
+
 Trains every model, estimator, objective, network and likelihood for a few steps on the digits, one
 of them stopped and resumed, by what `python train.py` would run; and uses every model of the zoo.
 Each is a line: its name, and the sha256 of all that its checkpoints and its metrics say but for
@@ -98,6 +100,7 @@ def trained(folder: str) -> list[Any]:
     found = [state(Path(folder), name) for name in ("last", "best")]
     for checkpoint in found:
         checkpoint.pop("sha256", None)
+        del checkpoint["config"]  # it lists the settings that there are: a new one trains nothing
     return [found, metrics(Path(folder))]
 
 
@@ -142,8 +145,12 @@ def main() -> None:
     if out:
         out.write_text("\n".join(found) + "\n")
     if arguments.against:
-        differing = sorted({line.split()[0] for line in {*before} ^ {*found}})
-        print(f"differing: {', '.join(differing) or 'none'}")
+        answers_of = [dict(line.split() for line in lines) for lines in (before, found)]
+        alone = sorted(answers_of[0].keys() ^ answers_of[1].keys())
+        both = answers_of[0].keys() & answers_of[1].keys()
+        differing = sorted(name for name in both if len({of[name] for of in answers_of}) > 1)
+        print(f"in one only: {', '.join(alone) or 'none'}")
+        print(f"differing: {', '.join(differing) or 'none'}, of {len(both)}")
         sys.exit(bool(differing))
 
 

@@ -27,6 +27,7 @@ from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet
 from vae_lab.pretrained import card, load
 from vae_lab.schedules import Linear as LinearSchedule
+from vae_lab.storage import releases
 from vae_lab.storage.checkpoints import save_checkpoint
 
 PARTS = [
@@ -799,3 +800,26 @@ VAE.from_pretrained({str(tmp_path)!r})
 sys.exit(not sys.modules.keys().isdisjoint({sorted(NOT_IMPORTED)}))
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+FORMAT_1 = {
+    "network": {"MLP", "Conv", "Linear", "ResNet"},
+    "latent": {"Bernoulli", "Categorical", "Gaussian", "Poisson"},
+    "likelihood": {
+        *("Bernoulli", "ContinuousBernoulli", "DiscretizedLogisticMixture", "Gaussian"),
+    },
+}
+
+
+def test_what_the_first_version_does_not_know_has_a_format_that_it_refuses(tmp_path):
+    ours = {
+        kind: {name for name, cls in CLASSES[kind].items() if cls.__module__.startswith("vae_lab.")}
+        for kind in FORMAT_1
+    }
+    assert set().union(*(ours[kind] - FORMAT_1[kind] for kind in FORMAT_1)) == releases.SINCE_2
+    flat = VAE((1, 8, 8), MLP((4,)), Gaussian(2), likelihoods.Gaussian(0.1))
+    pieces = (flat.network, flat.latent, likelihoods.Laplace(0.1)), (Grid((4,)), Gaussian(2))
+    newer = VAE(flat.shape, *pieces[0]), VAE(flat.shape, *pieces[1], likelihoods.Gaussian(0.1))
+    found = [card(vae.save_pretrained(tmp_path))["format"] for vae in (flat, *newer)]
+    assert found == [1, 2, 2]
+    assert type(VAE.from_pretrained(tmp_path).network) is Grid

@@ -93,7 +93,7 @@ class Grid:
         layers: list[nn.Module] = [Whole(self.stride)]
         for a, b in pairwise((shape[0], *self.channels)):
             layers += [self._conv(a, b, 4, stride=2, padding=1), *self._blocks(b)]
-        layers += [*self._attention(), self._norm(self.channels[-1]), self._act(), ToPlaces()]
+        layers += [*self._attention(), ToPlaces()]  # no activation: it would favour a few codes
         trunk = Encoder(*layers, features=self.channels[-1])
         self._initialise(trunk)
         return trunk

@@ -34,7 +34,8 @@ from .sources import first_line, is_release, read_card
 if TYPE_CHECKING:
     from ..vae import VAE
 
-FORMATS = (1, 2)  # of a model without and with a prior, which vae_lab 0.1 does not read
+FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has a prior or one of these classes
+SINCE_2 = {"Grid", "Laplace", "DiscretizedLogistic"}
 CONFIG, WEIGHTS = sources.FILES
 
 Part = Literal["encoder", "posterior", "decoder"]
@@ -88,11 +89,7 @@ def save(vae: "VAE", folder: Path, facts: dict[str, Any], dtype: torch.dtype | N
         where = "" if dtype is None else f" in {dtype}"
         raise ValueError(f"weights must be finite numbers, {shortened(bad)} are not{where}")
     data = safetensors.torch.save(weights)
-    config = {
-        "format": FORMATS["prior" in plan],
-        **plan,
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
+    config = {"format": _format(plan), **plan, "sha256": hashlib.sha256(data).hexdigest()}
     if taken := config.keys() & facts.keys():
         raise ValueError(f"facts must not be named {', '.join(config)}, got {', '.join(taken)}")
     text = json.dumps(config | facts, indent=2) + "\n"  # fails, if it does, before a file changes
@@ -104,6 +101,12 @@ def save(vae: "VAE", folder: Path, facts: dict[str, Any], dtype: torch.dtype | N
         for name in files:  # a crash between the two is seen in the sha256
             (Path(partial) / name).replace(folder / name)
     return folder
+
+
+def _format(plan: dict[str, Any]) -> int:
+    """The oldest format whose readers know all of this."""
+    classes = {part["class"] for part in plan.values() if isinstance(part, dict)}
+    return FORMATS["prior" in plan or bool(classes & SINCE_2)]
 
 
 def digest(vae: "VAE") -> str:

@@ -87,7 +87,7 @@ def test_the_test_images_and_the_prior_lie_within_the_range(kind):
 
 
 def on_a_grid(kind):
-    vae = grid_of_colours(LATENTS[kind](), scale=0.7)
+    vae = grid_of_colours(LATENTS[kind]())
     return Explorer(vae, torch.rand(20, *vae.shape))
 
 

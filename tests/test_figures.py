@@ -57,7 +57,7 @@ def test_every_kind_of_latent_has_its_pictures(tmp_path, latent, more):
 
 
 def on_a_grid(latent, folder, count=20):
-    vae = grid_of_colours(latent)
+    vae = grid_of_colours(latent, scale=0.4)
     x = torch.rand(count, *vae.shape)
     return vae, x, gallery.draw(vae, x, torch.arange(count) % 3, folder)
 

@@ -393,7 +393,7 @@ def test_it_is_released(own, tmp_path):
         register(cls)
     loaded = VAE.from_pretrained(vae.save_pretrained(tmp_path / "yes"))
     assert type(loaded.latent) is type(vae.latent) and type(loaded.prior) is type(vae.prior)
-    assert card(tmp_path / "yes")["format"] == (2 if own.prior else 1)
+    assert card(tmp_path / "yes")["format"] == (2 if own.prior or own.grid else 1)
     assert torch.equal(loaded.reconstruct(x), vae.reconstruct(x))
     drawn = []
     for model in (loaded, vae):

@@ -37,7 +37,7 @@ def tables() -> str:
         parts.append(f"## `{group}=`\n")
         for file in sorted((CONFIGS / group).glob("*.yaml")):
             parts.append(_section(file, group))
-    return "\n".join(parts)
+    return "\n".join(parts).rstrip("\n") + "\n"
 
 
 def _section(file: Path, group: str) -> str:

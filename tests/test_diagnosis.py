@@ -134,6 +134,8 @@ def test_of_a_grid_it_speaks_of_channels_and_places():
     assert weights.level == "warning" and "compare models by elbo" in weights.advice
     samples = found(grid | {"prior_gap": 200.0})["poor samples"]
     assert "model.latents=4" in samples.advice
+    single = found(grid | {"latents": 1, "prior_gap": 200.0})["poor samples"]
+    assert single.advice.endswith("or type objective.beta=4")
     for diagnosis in (few, weights, samples):
         for line in SETTING.findall(diagnosis.advice):
             check(["model=gumbel_vae", line])

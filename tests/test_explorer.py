@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import SHAPE, randomize
+from tiny import SHAPE, grid_of_colours, randomize
 
 from vae_lab import VAE
 from vae_lab.data import image_files
@@ -84,6 +84,46 @@ def test_the_test_images_and_the_prior_lie_within_the_range(kind):
     if kind == "numbers":
         prior = explored.latent.prior()
         assert (explored.high >= prior.mean + 3 * prior.stddev).all()
+
+
+def on_a_grid(kind):
+    vae = grid_of_colours(LATENTS[kind]())
+    return Explorer(vae, torch.rand(20, *vae.shape))
+
+
+@ANY
+def test_a_place_is_painted(kind):
+    explored = on_a_grid(kind)
+    assert explored.grid == (3, 5) and explored.cells_across == (3, 4.5)
+    assert explored.variables((1, 2)) == [21, 22, 23]
+    z = explored.encode(explored.images[0])
+    held = [-0.5, 0.25, 1.5] if kind == "numbers" else [1, 0, 1]
+    painted = explored.painted(z, (1, 2), held)
+    before, after = explored.values(z), explored.values(painted)
+    assert after == [*before[:21], *held, *before[24:]]
+    assert painted.shape == z.shape and painted.dtype == z.dtype
+    changed = (explored.decode(painted) - explored.decode(z)).abs().amax(0)  # [12, 18]
+    assert changed[4:8, 8:12].max() > 1e-4
+    with pytest.raises(ValueError, match="z22 cannot have the value nan"):
+        explored.painted(z, (1, 2), [0, float("nan"), 0])
+
+
+@ANY
+def test_what_one_place_can_be_each_can(kind):
+    """So that what is held at one place can be painted over any."""
+    explored = on_a_grid(kind)
+    values = torch.tensor([explored.values(explored.encode(x)) for x in explored.images])
+    low, high = (explored.latent.at_places(end) for end in (explored.low, explored.high))
+    assert (low == low[0, 0]).all() and (high == high[0, 0]).all()
+    places = explored.latent.at_places(values).flatten(0, 2)
+    assert (places >= low[0, 0] - 1e-4).all() and (places <= high[0, 0] + 1e-4).all()
+
+
+def test_codes_have_patches_where_a_place_has_a_single_one():
+    vae = grid_of_colours(Categorical(1, 4))
+    assert len(Explorer(vae, torch.rand(2, *vae.shape)).code_patches()) == 4
+    for kind in LATENTS:
+        assert len(on_a_grid(kind).code_patches()) == 0
 
 
 @ANY

@@ -18,13 +18,19 @@ from tiny import randomize
 from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
 from vae_lab import VAE
-from vae_lab.latents import Bernoulli, Poisson
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.likelihoods import Bernoulli as BernoulliLikelihood
-from vae_lab.networks import MLP
+from vae_lab.networks import MLP, Grid
 
 ROOT = Path(__file__).parents[1]
 NAMES = {"numbers": "gaussian_vae-fashion_mnist", "codes": "gumbel_vae-fashion_mnist"}
 LATENTS = {"bits": Bernoulli(230), "counts": Poisson(12)}  # of untrained models
+ON_A_GRID = {  # of 4 x 4 places
+    "numbers by place": Gaussian(2),
+    "codes by place": Categorical(1, 6),
+    "bits by place": Bernoulli(3),
+    "counts by place": Poisson(2),
+}
 CHROME = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 MISSING = [
@@ -68,9 +74,9 @@ const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 """
 
 
-def release(latent, folder):
+def release(latent, folder, network):
     torch.manual_seed(0)
-    vae = randomize(VAE(Digits.shape, MLP((16,)), latent, BernoulliLikelihood()), 0.4)
+    vae = randomize(VAE(Digits.shape, network, latent, BernoulliLikelihood()), 0.4)
     return vae.save_pretrained(folder, data={"class": "Digits"})
 
 
@@ -102,7 +108,8 @@ def address(process):
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory):
     folder = tmp_path_factory.mktemp
-    models = NAMES | {kind: release(LATENTS[kind], folder(kind)) for kind in LATENTS}
+    models = NAMES | {kind: release(LATENTS[kind], folder(kind), MLP((16,))) for kind in LATENTS}
+    models |= {kind: release(q, folder("grid"), Grid((6,))) for kind, q in ON_A_GRID.items()}
     with ExitStack() as held:
         processes = {
             kind: held.enter_context(served(model, folder("empty")))
@@ -233,6 +240,75 @@ def test_bits_are_switched_and_switched_back_and_there_are_more(page):
     changes(browser, "edited", new.click)
 
 
+def at(browser, *places):
+    """Presses the mouse at the first of some places, and moves it over the others."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    canvas = find(browser, ".canvas")
+    side = canvas.size["width"] / 4
+    points = [(int((x - 1.5) * side), int((y - 1.5) * side)) for y, x in places]
+    act = ActionChains(browser, duration=20)
+    act = act.move_to_element_with_offset(canvas, *points[0]).click_and_hold()
+    for point in points[1:]:
+        act = act.move_to_element_with_offset(canvas, *point)
+    act.release().perform()
+
+
+def change(browser):
+    """Another value of the first variable of the chosen place."""
+    cell = browser.find_elements("css selector", CELL)
+    (cell[0].click if cell else lambda: find(browser, SLIDER).send_keys("\ue014" * 60))()
+
+
+def state(browser):
+    """What the controls of the chosen place show."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll('.cell[aria-pressed=true], .latent .number')]"
+        ".map(control => control.id + control.innerText)"
+    )
+
+
+@pytest.mark.parametrize("kind", ON_A_GRID)
+def test_a_place_is_chosen_changed_and_painted(page, kind):
+    browser = page(kind)
+    assert "4 x 4 places" in find(browser, "main").text
+    assert len(browser.find_elements("css selector", ".latent .q-slider")) <= 2  # of one place
+    at(browser, (0, 3))
+    until(browser, lambda: "row 1, column 4: KL" in find(browser, "main").text)
+    before = state(browser)
+    changes(browser, "edited", lambda: change(browser))
+    until(browser, lambda: state(browser) != before)
+    held, one = state(browser), source(browser, "edited")
+    button(browser, "Paint with this place").click()
+    changes(browser, "edited", lambda: at(browser, (2, 0), (2, 3), (3, 3)))
+    until(browser, lambda: "row 4, column 4: KL" in find(browser, "main").text)
+    button(browser, "Choose a place").click()
+    for place in ((2, 1), (2, 2), (3, 3)):  # those that the pointer jumped over as well
+        at(browser, place)
+        said = f"row {place[0] + 1}, column {place[1] + 1}:"
+        until(browser, lambda said=said: said in find(browser, "main").text)
+        assert state(browser) == held
+    button(browser, "Undo").click()  # the whole stroke
+    until(browser, lambda: source(browser, "edited") == one)
+    button(browser, "Undo").click()
+    until(browser, lambda: source(browser, "edited") == source(browser, "reconstruction"))
+    at(browser, (0, 3))
+    until(browser, lambda: state(browser) == before)
+    assert browser.get_log("browser") == []
+
+
+def test_what_is_held_can_be_changed(page):
+    browser = page("codes by place")
+    button(browser, "Paint with this place").click()
+    until(browser, lambda: find(browser, ".canvas.painting"))
+    cell = find(browser, CELL)
+    cell.click()
+    until(browser, lambda: cell.get_attribute("aria-pressed") == "true")
+    assert source(browser, "edited") == source(browser, "reconstruction")  # nothing is painted yet
+    changes(browser, "edited", lambda: at(browser, (0, 0), (3, 3)))
+    assert len(browser.find_elements("css selector", ".cell .picture")) == 6
+
+
 @pytest.mark.parametrize("kind", [*NAMES, "counts"])
 def test_samples_test_images_and_the_way_between_two(page, kind):
     browser = page(kind)
@@ -318,7 +394,8 @@ def test_uploads(page, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "scheme"), [*product(NAMES, ["light", "dark"]), *product(LATENTS, ["light"])]
+    ("kind", "scheme"),
+    [*product(NAMES, ["light", "dark"]), *product([*LATENTS, *ON_A_GRID], ["light"])],
 )
 def test_it_fits_a_phone_and_takes_nothing_from_elsewhere(page, kind, scheme, addresses):
     browser = page(kind, 390, 844, scheme)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import discrete_vae
+from tiny import discrete_vae, grid_of_colours
 
 from vae_lab import figures
 from vae_lab.distributions import base
-from vae_lab.drawing import gallery, latent_figures
+from vae_lab.drawing import gallery, latent_figures, place_figures
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 
 ROWS = [
@@ -16,6 +16,7 @@ ROWS = [
     {"step": "4", "train/elbo": "-80", "train/beta": "0.2", "val/elbo": "-70", "lr": "0.002"},
     {"step": "6", "train/temperature": "0.5"},  # which never changes
 ]
+ON_A_GRID = {"place_traversals", "value_maps", "kl_map", "latent_map"}
 ALWAYS = {"reconstructions", "samples", "interpolation", "traversals", "aggregate_posterior"}
 
 
@@ -53,6 +54,99 @@ def test_every_kind_of_latent_has_its_pictures(tmp_path, latent, more):
     for path in files.values():
         with Image.open(path) as image:
             assert min(image.size) > 100 and np.ptp(np.asarray(image)) > 100
+
+
+def on_a_grid(latent, folder, count=20):
+    vae = grid_of_colours(latent, scale=0.4)
+    x = torch.rand(count, *vae.shape)
+    return vae, x, gallery.draw(vae, x, torch.arange(count) % 3, folder)
+
+
+@pytest.mark.parametrize(
+    "latent, more",
+    [
+        (Gaussian(3), set()),
+        (Categorical(1, 300), {"codebook"}),
+        (Categorical(3, 5), set()),
+        (Bernoulli(3), set()),
+        (Poisson(3), set()),
+    ],
+    ids=["numbers", "codes", "several codes", "bits", "counts"],
+)
+def test_every_kind_of_latent_on_a_grid_has_its_pictures(tmp_path, latent, more):
+    _, _, files = on_a_grid(latent, tmp_path)
+    assert set(files) == ALWAYS | ON_A_GRID | more
+    for path in files.values():
+        with Image.open(path) as image:
+            assert min(image.size) > 100 and np.ptp(np.asarray(image)) > 100
+            assert max(image.size) < 2500
+
+
+def test_large_pictures_are_few(tmp_path):
+    vae = grid_of_colours(Gaussian(1), (3, 500, 500))
+    for path in gallery.draw(vae, torch.rand(3, *vae.shape), torch.zeros(3), tmp_path).values():
+        with Image.open(path) as image:
+            assert max(image.size) < 2500
+
+
+def test_the_nats_are_where_they_are_in_the_picture(tmp_path, drawn):
+    vae, x, _ = on_a_grid(Gaussian(3), tmp_path)
+    kl = vae.latent.kl(vae.encode(x)).reshape(20, 3, 5, 3).sum(-1).detach()
+    axes = drawn["kl_map"].axes
+    *below, mean = [axis for axis in axes[len(axes) // 2 :] if axis.images][:7]
+    np.testing.assert_allclose(below[2].images[1].get_array(), kl[2], rtol=1e-5)
+    np.testing.assert_allclose(mean.images[0].get_array(), kl.mean(0), rtol=1e-5)
+    assert below[2].images[1].get_extent() == [0, 20, 12, 0]  # the picture is 18 pixels wide
+    assert below[2].get_xlim() == (0, 18) and below[2].get_ylim() == (12, 0)
+    titles = [axis.get_title() for axis in axes]
+    assert f"{kl[2].sum():,.0f} nats" in titles
+    assert f"{kl.mean(0).sum():,.0f} nats\nmean of 20" in titles
+
+
+def test_a_code_has_one_colour_in_all_pictures(tmp_path, drawn):
+    codes = torch.randint(7, (6, 1, 3, 5))
+    rank = torch.randperm(7)[None]
+    place_figures.codes(torch.rand(6, 3, 12, 18), codes, rank, ["$z_0$"], 4, tmp_path / "maps.png")
+    maps = [axis.images[0].get_array() for axis in drawn["maps"].axes[6:]]
+    colours = np.concatenate([one.reshape(-1, 3) for one in maps]).round(4).tolist()
+    pairs = {(code, tuple(c)) for code, c in zip(codes.flatten().tolist(), colours, strict=True)}
+    assert len(pairs) == 7 == len({colour for _, colour in pairs})
+
+
+def test_values_are_mapped_by_place(tmp_path, drawn):
+    vae, x, _ = on_a_grid(Gaussian(1), tmp_path)
+    shown = drawn["value_maps"].axes[6 + 2].images[0].get_array()
+    np.testing.assert_allclose(shown, vae.encode(x).mean[2, ..., 0].detach(), atol=1e-5)
+
+
+def test_the_aggregate_posterior_is_over_all_places(tmp_path, drawn):
+    vae, x, _ = on_a_grid(Categorical(2, 4), tmp_path)
+    usage = vae.encode(x).base_dist.probs.mean((0, 1, 2)).detach()  # [2, 4]
+    for axis in drawn["aggregate_posterior"].axes:
+        name, perplexity = axis.get_title().split(", perplexity ")
+        own = usage[int(name.split("{")[1].split("}")[0])]
+        np.testing.assert_allclose(
+            axis.patches[0].get_data().values, own.sort(descending=True).values, atol=1e-5
+        )
+        assert perplexity == f"{own.log().mul(-own).sum().exp():.0f} of 4"
+
+
+def test_rows_of_traversals_are_the_variables_of_a_place(tmp_path, drawn):
+    vae, x, _ = on_a_grid(Gaussian(3), tmp_path)
+    kl = vae.latent.kl(vae.encode(x)).reshape(20, 3, 5, 3).mean(0)
+    for name, of, unit in (
+        ("traversals", kl.mean((0, 1)), " nats a place"),
+        ("place_traversals", kl[1, 2], " nats"),
+    ):
+        labels = [label.get_text() for label in drawn[name].axes[0].get_yticklabels()]
+        order = of.argsort(descending=True).tolist()
+        assert labels == [f"$z_{{{unit_}}}$  {of[unit_]:.2f}{unit}" for unit_ in order]
+
+
+def test_many_codes_are_no_wide_picture(tmp_path):
+    _, files = draw(small(Categorical(40, 16)), tmp_path)
+    with Image.open(files["codes"]) as image:
+        assert image.width < 2500
 
 
 def test_drawing_changes_nothing(tmp_path):

@@ -263,6 +263,27 @@ def test_discrete_paths_stay_on_codes_and_never_turn_back(make):
     assert (done.diff(dim=0) >= 0).all()
 
 
+@pytest.mark.parametrize("sides", [(8, 12), (13, 13), (1, 40)])
+def test_on_a_grid_whole_places_change_and_everywhere(sides):
+    latent = Categorical(2, 3)
+    latent.bind(sides)
+    z0, z1 = (latent.from_numbers(torch.full((latent.num_variables,), n)) for n in (0, 1))
+    path = latent.interpolate(z0, z1, 5)
+    assert torch.equal(path[0], z0) and torch.equal(path[-1], z1)
+    changed = path[..., 1]  # [5, h, w, 2]
+    assert (changed[1:, ..., 0] == changed[1:, ..., 1]).float().mean() > 0.99
+    for half in changed[..., 0].tensor_split(2, 1) + changed[..., 0].tensor_split(2, 2):
+        if half.numel():
+            share = half.float().mean((1, 2))
+            torch.testing.assert_close(share, torch.linspace(0, 1, 5), atol=0.08, rtol=0)
+
+
+def test_without_a_grid_variables_change_by_their_number():
+    latent = Bernoulli(5)
+    path = latent.interpolate(torch.zeros(5), torch.ones(5), 6)
+    assert torch.equal(path, torch.ones(6, 5).tril(-1))
+
+
 def test_gaussian_paths_keep_their_length():
     z = F.normalize(torch.randn(2, 5, 8), dim=-1)
     path = Gaussian(8).interpolate(z[0], z[1], 7)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +18,12 @@ import pytorch_lightning as pl
 import torch
 import torch.distributions as td
 from PIL import Image
-from tiny import Images
+from tiny import Images, grid_of_colours
 from torch import nn
 
 import train
 from models.base import VAEModule
-from vae_lab import VAE, register
+from vae_lab import VAE, register, variables
 from vae_lab.distributions import base
 from vae_lab.drawing import gallery
 from vae_lab.estimators import Reparameterization, ScoreFunction
@@ -32,7 +33,7 @@ from vae_lab.evaluation.diagnosis import sizes
 from vae_lab.explorer.edits import Explorer
 from vae_lab.latents import Categorical, Discrete, Gaussian, Latent, Poisson
 from vae_lab.likelihoods import Bernoulli
-from vae_lab.networks import MLP
+from vae_lab.networks import MLP, Grid
 from vae_lab.objectives import ELBO
 from vae_lab.pretrained import card
 from vae_lab.priors import Prior
@@ -102,7 +103,7 @@ class CategoricalGrid(Categorical):
 
     def __init__(self) -> None:
         super().__init__(12, 4)
-        self.variables = (2, 2, 3, 4)
+        self.event_shape = (2, 2, 3, 4)  # as latents had to before there were grids
 
 
 class Peaks(Prior):
@@ -146,10 +147,12 @@ class Own(NamedTuple):
     counted: bool = False  # its values can be counted
     listed: bool = False  # and named
     pathwise: bool = True  # its draws have a derivative
+    grid: Grid | None = None  # its network, if that is fully convolutional
 
     @property
     def name(self) -> str:
-        return "-".join(type(piece).__name__ for piece in self.latent_and_prior() if piece)
+        pieces = (*self.latent_and_prior(), self.grid)
+        return "-".join(type(piece).__name__ for piece in pieces if piece)
 
     def latent_and_prior(self) -> tuple[Latent, Prior | None]:
         return self.latent(), self.prior and self.prior()
@@ -158,6 +161,7 @@ class Own(NamedTuple):
 MODELS = [
     Own(Gamma),
     Own(Angle, pathwise=False),
+    Own(Angle, pathwise=False, grid=Grid((12, 12))),  # of 2 x 2 places
     Own(Geometric, counted=True, pathwise=False),
     Own(GaussianGrid),
     Own(CategoricalGrid, counted=True, listed=True, pathwise=False),
@@ -166,7 +170,9 @@ MODELS = [
     Own(partial(Categorical, 4, 3), Codes, counted=True, listed=True, pathwise=False),
 ]
 OWN = pytest.mark.parametrize("own", MODELS, ids=lambda own: own.name)
-LATENTS = pytest.mark.parametrize("cls", [own.latent for own in MODELS if own.prior is None])
+LATENTS = pytest.mark.parametrize(
+    "cls", [own.latent for own in MODELS if not own.prior and not own.grid]
+)
 
 
 def outside(own):
@@ -177,7 +183,8 @@ def outside(own):
 def small(own):
     torch.manual_seed(0)
     latent, prior = own.latent_and_prior()
-    return VAE(Images.shape, MLP((16,), "tanh"), latent, Bernoulli(), prior).eval()
+    network = own.grid or MLP((16,), "tanh")
+    return VAE(Images.shape, network, latent, Bernoulli(), prior).eval()
 
 
 def images():
@@ -200,7 +207,7 @@ def module(own):
     return VAEModule(
         shape=Images.shape,
         latent=latent,
-        network=MLP((32,)),
+        network=own.grid or MLP((32,)),
         likelihood=Bernoulli(),
         prior=prior,
         objective=ELBO(),
@@ -224,7 +231,7 @@ def test_it_is_trained(own):
     before = {n: p.clone() for n, p in model.vae.named_parameters() if n.startswith("prior.")}
     trainer = fit(model, 150)
     assert model.vae.eval().elbo(images(), 50).elbo.mean() > -40
-    assert sizes(model.vae.latent)["latents"] == model.vae.latent.num_variables
+    assert model.vae.kl(model.vae.encode(images())).shape == (16, model.vae.latent.num_variables)
     assert ("val/code_perplexity" in trainer.callback_metrics) == own.listed
     assert ("val/active_units" in trainer.callback_metrics) == (own.prior is None)
     assert len(before) == (own.prior is not None)
@@ -271,7 +278,7 @@ def test_it_is_evaluated(own):
     assert ("prior_gap" in metrics) == (own.prior is None and (gaussian or own.listed))
     assert ("active_units" in metrics) == (own.prior is None) != ("aggregate_kl" in metrics)
     each = "activity" if own.prior else "marginal_kl"
-    assert len(found.per_latent[each]) == vae.latent.num_variables
+    assert len(found.per_latent[each]) == sizes(vae.latent)["latents"]
     assert all(math.isfinite(value) for value in metrics.values())
 
 
@@ -293,10 +300,63 @@ def test_it_is_drawn(own, tmp_path):
     x = images()
     files = gallery.draw(small(own), x, torch.arange(len(x)) % 3, tmp_path)
     always = {"reconstructions", "samples", "interpolation", "traversals", "aggregate_posterior"}
-    assert set(files) == always | {"latent_map"} | ({"codes"} if own.counted else set())
+    by_place = {"kl_map", "value_maps", "place_traversals"} if own.grid else set()
+    codes = {"codes"} if own.counted else set()
+    assert set(files) == always | {"latent_map"} | by_place | codes
     for path in files.values():
         with Image.open(path) as picture:
             assert min(picture.size) > 100
+
+
+@pytest.mark.parametrize(
+    ("latent", "prior"),
+    [
+        (Gamma(), None),
+        (Geometric(), None),
+        (Gaussian(3), Peaks()),
+        (Categorical(3, 4), Codes()),
+        (Categorical(1, 4), Codes()),
+    ],
+    ids=lambda piece: repr(piece),
+)
+def test_it_is_drawn_and_explored_on_a_grid(latent, prior, tmp_path):
+    vae = grid_of_colours(latent, prior=prior)
+    x = torch.rand(12, *vae.shape)
+    files = gallery.draw(vae, x, torch.arange(12) % 3, tmp_path)
+    assert {"value_maps", "traversals", "place_traversals", "aggregate_posterior"} <= set(files)
+    assert ("kl_map" in files) == (prior is None)
+    explored = Explorer(vae, x)
+    assert explored.use.each.shape == (vae.latent.num_variables,)
+    assert explored.use.name == ("KL" if prior is None else "variance")
+    z = explored.encode(x[0])
+    painted = explored.painted(z, (1, 3), [1.0, 2.0, 1.0][: len(explored.variables((1, 3)))])
+    changed = torch.tensor(explored.values(painted)) != torch.tensor(explored.values(z))
+    assert {*changed.nonzero().flatten().tolist()} <= {*explored.variables((1, 3))}
+
+
+def test_another_prior_is_pooled_over_the_places():
+    vae = grid_of_colours(Categorical(2, 4), prior=Codes())
+    p = vae.prior.logits.softmax(-1).mean((0, 1, 2))  # over tables and places, [V, K]
+    torch.testing.assert_close(variables.frequencies(vae), p, atol=0.03, rtol=0)
+    vae = grid_of_colours(Gaussian(3), prior=Peaks())
+    across, height = variables.densities(vae, [0, 2])  # [P, R]
+    width = across[1] - across[0]
+    torch.testing.assert_close((height * width).sum(0), torch.ones(2))
+    mean = (height * across * width).sum(0)
+    torch.testing.assert_close(mean, vae.prior.means.mean((0, 1, 2))[[0, 2]], atol=0.1, rtol=0)
+
+
+def test_the_latents_own_prior_is_that_of_one_place():
+    codes, numbers = Categorical(2, 4, learn_prior=True), Gaussian(2, learn_prior=True)
+    here = deepcopy(codes), deepcopy(numbers)
+    vaes = grid_of_colours(codes), grid_of_colours(numbers)
+    for one, latent in zip(here, (codes, numbers), strict=True):
+        one.load_state_dict(latent.state_dict())
+    torch.testing.assert_close(variables.frequencies(vaes[0]), here[0].codes(here[0].prior()))
+    across, height = variables.densities(vaes[1], [1])
+    density = base(here[1].prior()).log_prob(across.expand(-1, 2)).exp()[:, 1:]
+    assert across.shape == (200, 1)
+    torch.testing.assert_close(height, density)
 
 
 @OWN
@@ -333,7 +393,7 @@ def test_it_is_released(own, tmp_path):
         register(cls)
     loaded = VAE.from_pretrained(vae.save_pretrained(tmp_path / "yes"))
     assert type(loaded.latent) is type(vae.latent) and type(loaded.prior) is type(vae.prior)
-    assert card(tmp_path / "yes")["format"] == (2 if own.prior else 1)
+    assert card(tmp_path / "yes")["format"] == (2 if own.prior or own.grid else 1)
     assert torch.equal(loaded.reconstruct(x), vae.reconstruct(x))
     drawn = []
     for model in (loaded, vae):

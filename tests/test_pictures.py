@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 from stand_ins import TinyVAE
-from tiny import binary_images, discrete_vae
+from tiny import binary_images, discrete_vae, grid_of_colours
 
 from vae_lab import pictures
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
@@ -133,3 +133,47 @@ def test_a_grid_without_gaps_is_the_images():
     x = torch.rand(4, 1, 64, 64)
     image = pictures.grid(x, columns=2, gap=None)
     assert torch.equal(image[0, 64:, :64], x[2, 0])
+
+
+@pytest.mark.parametrize(("width", "count"), [(8, 8), (96, 8), (256, 6), (1000, 2)])
+def test_a_row_of_large_images_holds_fewer(width, count):
+    vae = TinyVAE((1, 8, width))
+    assert pictures.in_a_row(vae, 8) == count and pictures.in_a_row(vae, 1) == 1
+
+
+# Of latents on a grid.
+
+
+@pytest.mark.parametrize(
+    "latent", [Gaussian(2), Categorical(2, 5), Bernoulli(2), Poisson(2)], ids=lambda x: x.kind
+)
+def test_variables_are_set_together(latent):
+    vae = grid_of_colours(latent)
+    z = vae.latent.mode(vae.encode(torch.rand(1, *vae.shape)))[0]
+    every = vae.latent.at_places(torch.arange(vae.latent.num_variables))
+    images = pictures.traversals(vae, z, [every[..., 1].flatten(), 3])
+    values = vae.latent.values()
+    assert images.shape == (2, len(values), *vae.shape)
+    numbers = vae.latent.at_places(vae.latent.numbers(z)).clone()
+    numbers[..., 1] = vae.latent.at_places(values[1])[..., 1]
+    expected = vae.likelihood.mean(vae.decode(vae.latent.from_numbers(numbers.flatten())[None]))
+    assert torch.allclose(images[0, 1], expected[0], atol=1e-6)
+    assert not torch.allclose(images[0], images[1], atol=1e-3)
+
+
+def test_what_is_around_a_place():
+    images = torch.arange(12 * 18).reshape(1, 12, 18)
+    assert torch.equal(pictures.around(images, (1, 1), 4, reach=0), images[:, 4:8, 4:8])
+    assert torch.equal(pictures.around(images, (0, 3), 4, reach=1), images[:, :8, 8:])
+
+
+def test_a_patch_is_what_a_code_looks_like():
+    """With all places around that have it as well: the pictures' border does not look so."""
+    vae = grid_of_colours(Categorical(1, 5), (3, 12, 12), padding="zeros")
+    z = vae.latent.from_numbers(torch.full((9,), 2.0))[None]
+    image = vae.likelihood.mean(vae.decode(z))[0]
+    patches = pictures.code_patches(vae)
+    assert patches.shape == (5, 3, 4, 4)
+    assert torch.allclose(patches[2], image[:, 4:8, 4:8], atol=1e-5)
+    assert not torch.allclose(patches[2], image[:, :4, 4:8], atol=1e-3)
+    assert not torch.allclose(patches[1], patches[2], atol=1e-3)

@@ -63,6 +63,12 @@ def grid_vae(latent):
     return randomize(vae, 0.8)
 
 
+def grid_of_colours(latent, shape=(3, 12, 18), scale=0.3, prior=None, padding="circular"):
+    """Places of 4 x 4 pixels, 3 x 5 of them in 12 x 18 pixels: the last ones stand out."""
+    network = Grid((4, 6), padding=padding)
+    return randomize(VAE(shape, network, latent, Bernoulli(), prior), scale).eval()
+
+
 def binary_images(count=3, shape=SHAPE):
     return torch.rand(count, *shape, dtype=torch.float64).round()
 

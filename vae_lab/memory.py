@@ -10,6 +10,8 @@ from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .distributions import full_precision
+
 if TYPE_CHECKING:
     from .vae import VAE
 
@@ -72,7 +74,7 @@ def encode_in_parts(
     """
     size = min(encoded_at_once(vae, memory), most or len(x))
     parts = [vae.head(vae.features(part.to(vae.device))) for part in x.split(size)]
-    return vae.latent.distribution(torch.cat(parts))
+    return vae.latent.distribution(full_precision(torch.cat(parts)))
 
 
 def allocated(work: Callable[[], object]) -> float:

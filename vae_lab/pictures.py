@@ -28,6 +28,12 @@ CELL = 64  # pixels that the shorter side of a cell has at least
 GAP = 4  # pixels between cells
 GREY = 0.5  # of the gaps: neither the black nor the white that images often have at their border
 BAND = 12  # pixels of white between the originals and their reconstructions
+WIDTH = 1640  # pixels that a row of large images is wide at most
+
+
+def in_a_row(vae: VAE, most: int) -> int:
+    """How many images of this model a person can look at beside each other, 2 to `most`."""
+    return min(most, max(WIDTH // (vae.shape[-1] + GAP), 2))
 
 
 @torch.no_grad()
@@ -75,20 +81,28 @@ def active_units(kl: Tensor, most: int) -> list[int]:
 
 
 @torch.no_grad()
-def traversals(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Tensor:
+def traversals(
+    vae: VAE,
+    z: Tensor,
+    units: Sequence[int | Tensor],
+    steps: int = 7,
+    values: Tensor | None = None,
+) -> Tensor:
     """Mean images of one z with one of its variables at each of its values, the others as they are.
 
     Args:
         vae: The model.
         z: shape [*E].
-        units: which variables, R of them.
+        units: which variables, R of them; a tensor of several sets these together.
         steps: values of a variable that is not bound to fewer; see :func:`.variables.values`.
+        values: to set instead, shape [V, L].
 
     Returns:
         Shape [R, V, C, H, W].
     """
+    values = variables.values(vae, steps) if values is None else values
     return torch.stack(
-        [vae.likelihood.mean(vae.decode(z_set)) for z_set in _each(vae, z, units, steps)]
+        [vae.likelihood.mean(vae.decode(z_set)) for z_set in _each(vae, z, units, values)]
     )
 
 
@@ -108,18 +122,47 @@ def code_images(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Te
     mean = vae.likelihood.mean(vae.decode(z)).mean(0)
     added = [
         torch.stack([vae.likelihood.mean(vae.decode(z_set)).mean(0) for z_set in values]) - mean
-        for values in _each(vae, z, units, steps)
+        for values in _each(vae, z, units, variables.values(vae, steps))
     ]
     return torch.stack(added)
 
 
-def _each(vae: VAE, z: Tensor, units: Sequence[int], steps: int) -> Iterator[Tensor]:
-    """For each of the variables, z [*, *E] with all of its values, [V, *, *E]."""
-    values, numbers = variables.values(vae, steps), vae.latent.numbers(z)  # [V, L], [*, L]
+def _each(vae: VAE, z: Tensor, units: Sequence[int | Tensor], values: Tensor) -> Iterator[Tensor]:
+    """For each of the units, z [*, *E] with all of its values [V, L], [V, *, *E]."""
+    numbers = vae.latent.numbers(z)  # [*, L]
     for unit in units:
         changed = numbers.expand(len(values), *numbers.shape).clone()
-        changed[..., unit] = values[:, unit].reshape(-1, *[1] * (numbers.ndim - 1))
+        together = torch.as_tensor(unit).flatten()
+        wanted = values[:, together].to(changed)  # [V, as many as are set]
+        changed[..., together] = wanted.reshape(len(values), *[1] * (numbers.ndim - 1), -1)
         yield vae.latent.from_numbers(changed)
+
+
+# Of latents on a grid.
+
+
+def place_size(vae: VAE) -> int:
+    """How many pixels along each side a place of the grid stands for."""
+    return int(getattr(vae.network, "stride", 1))
+
+
+def around(images: Tensor, place: tuple[int, int], side: int, reach: int = 3) -> Tensor:
+    """The part of images [*, H, W] that is at most so many places of `side` pixels from one."""
+    down, right = (slice(max(i - reach, 0) * side, (i + reach + 1) * side) for i in place)
+    return images[..., down, right]
+
+
+@torch.no_grad()
+def code_patches(vae: VAE) -> Tensor:
+    """What each code looks like: the middle of 3 x 3 places that all have it, [K, C, side, side].
+
+    Args:
+        vae: The model, with one code at each place.
+    """
+    side = place_size(vae)
+    small = vae.at(vae.shape[0], 3 * side, 3 * side)
+    images = small.likelihood.mean(small.decode(small.latent.from_numbers(small.latent.values())))
+    return images[..., side:-side, side:-side]
 
 
 def save(grid: Tensor, path: str | Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .dense import Dense
-from .distributions import full_precision
+from .distributions import full_precision, per_variable
 from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count
 from .latents import Latent
 from .networks.base import check_shape, grid
@@ -211,7 +211,7 @@ class VAE(nn.Module):
             z: draws of q, [S, *B, *E], for a KL that is sampled; None: 16.
         """
         if self.prior is None:
-            return self.latent.kl(q)
+            return per_variable(self.latent.kl(q), q)
         z = q.sample((KL_SAMPLES,)) if z is None else z
         kl = (q.log_prob(z) - self.p_z().log_prob(z)).mean(0)
         variables = self.latent.num_variables
@@ -221,7 +221,7 @@ class VAE(nn.Module):
         """x [B, *X] -> the level from which an objective starts, batch shape [B]."""
         features = self.features(x)
         q = self.posterior(features)
-        kl = partial(self.latent.kl, q) if self.prior is None else None
+        kl = partial(self.kl, q) if self.prior is None else None
         if self.latent.grid:
             features = features.flatten(1, -2).mean(1)
         return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z))

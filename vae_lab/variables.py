@@ -1,9 +1,11 @@
-"""The latent variables of a model as they are shown: which are used, and their values to look at.
+"""The latent variables of a model as they are shown: which are used, their values to look at, and
+how the prior has them.
 
 The latent answers for its own prior. Another prior need not be a product over the variables, and
 then none of them has a KL of its own: what the model does with them is measured instead.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .distributions import base
 from .evaluation.decomposition import activity
 from .latents.base import WIDTH
 from .vae import VAE
 
 DRAWS = 1000  # of another prior, for its mean and standard deviation
+MANY = 10_000  # of each variable, for a histogram
+BINS = 60  # of it
 
 
 class Use(NamedTuple):
@@ -71,3 +76,49 @@ def value_range(vae: VAE, numbers: Tensor) -> tuple[Tensor, Tensor]:
     if vae.prior is not None:
         numbers = torch.cat([numbers, values(vae)])
     return vae.latent.range(numbers)
+
+
+@torch.no_grad()
+def frequencies(vae: VAE) -> Tensor | None:
+    """How often the prior has each value of each variable, [V, K]; None for numbers.
+
+    On a grid V are the variables of one place, and another prior than the latent's own is pooled
+    over the places.
+    """
+    latent = vae.latent
+    expected = latent.usage(latent.prior())  # [L, K]
+    if expected is None:
+        return None
+    first = latent.num_variables // latent.num_places
+    if vae.prior is None:
+        return expected[:first]
+    drawn, known = _drawn(vae), latent.values(expected.shape[-1])[:, :first]
+    return torch.stack([(drawn == value).float().mean(0) for value in known], -1)
+
+
+@torch.no_grad()
+def densities(vae: VAE, units: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Numbers of each of these variables, and the prior's density there, [P, R] each, on the CPU.
+
+    Of another prior than the latent's own it is a histogram of draws, on a grid of all places.
+
+    Args:
+        units: which variables, R of them; on a grid, of those of one place.
+    """
+    latent, prior = vae.latent, vae.latent.prior()
+    if vae.prior is not None:
+        columns = _drawn(vae)[:, units].cpu().T.contiguous()
+        found = [torch.histogram(column, BINS, density=True) for column in columns]
+        centres = [(edges[1:] + edges[:-1]) / 2 for _, edges in found]
+        return torch.stack(centres, 1), torch.stack([height for height, _ in found], 1)
+    steps = torch.linspace(-4, 4, 200, device=vae.device)
+    across = prior.mean + steps.reshape(-1, *[1] * prior.mean.ndim) * prior.stddev
+    across = across.clamp(*latent.bounds)
+    density = base(prior).log_prob(across).exp()
+    return latent.numbers(across)[:, units].cpu(), latent.numbers(density)[:, units].cpu()
+
+
+def _drawn(vae: VAE) -> Tensor:
+    """Draws of the prior as numbers, of each place of a grid, [N, V]."""
+    draws = math.ceil(MANY / vae.latent.num_places)
+    return vae.latent.places_as_data(vae.latent.numbers(vae.p_z().sample((draws,))))

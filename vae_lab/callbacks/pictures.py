@@ -34,7 +34,7 @@ class Pictures(pl.Callback):
     Args:
         folder: Where the PNGs go.
         every_n_epochs: Epochs between pictures; None: only at the end of training.
-        images: Images in a row.
+        images: Images in a row, at most: fewer of large ones, so that a row can be looked at.
         seed: Of the noise in the pictures; has no influence on training.
     """
 
@@ -97,12 +97,13 @@ class Pictures(pl.Callback):
                 send(logger, f"images/{name}", path, trainer.global_step)
 
     def _grids(self, vae: VAE) -> dict[str, Tensor]:
-        grids = {"samples": pictures.samples(vae, self.images, self.images)}
+        count = pictures.in_a_row(vae, self.images)
+        grids = {"samples": pictures.samples(vae, count, count)}
         if self._x is not None:  # there was a validation
-            x = self._x
+            x = self._x[:count]
             grids["reconstructions"] = pictures.reconstructions(vae, x)
             neighbours = x.roll(-1, 0)  # each image to the next, the last to the first
-            grids["interpolation"] = pictures.interpolations(vae, x, neighbours, self.images)
+            grids["interpolation"] = pictures.interpolations(vae, x, neighbours, count)
         return grids
 
 

@@ -10,20 +10,17 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .. import figures, pictures, variables
-from ..distributions import base
-from ..optional import needs
+from ..memory import encode_in_parts
 from ..seeding import seeded
 from ..vae import VAE
 from ..variables import Use
-from . import latent_figures
+from . import latent_figures, places
 
 CODES = 16  # values of a variable in a picture
 ROWS = 12  # latent variables in a picture
 PIXELS = 2**22  # that one picture decodes: some 5000 images of 28 x 28
 MAP_SIDE = 16  # images along a side of a plane
-MAP_POINTS = 500  # t-SNE of more takes many seconds
 DRAWS = 10_000  # in a histogram
-BINS = 60  # of it
 
 
 class Drawn(NamedTuple):
@@ -44,12 +41,32 @@ CAPTIONS = {
         "Latent traversals",
         "One test image with one latent variable at each of its values, the others as they are; "
         "the variables in use, the one with the largest KL first; where the prior gives them no KL "
-        "of their own, the one whose mean varies most.",
+        "of their own, the one whose mean varies most. On a grid, at all places together.",
+    ),
+    "place_traversals": Drawn(
+        "Latent traversals of one place",
+        "The middle of one test image with one latent variable of its middle place at each of its "
+        "values, all others as they are.",
+    ),
+    "codebook": Drawn(
+        "Codebook",
+        "What each code looks like amid places that all have it, row by row from the most frequent "
+        "code to the rarest.",
+    ),
+    "value_maps": Drawn(
+        "Values at the places",
+        "Test images, and below each the most probable values of its latent variables, in colours "
+        "and where in the image they are; of many variables those most in use.",
+    ),
+    "kl_map": Drawn(
+        "Where the nats are",
+        "The KL of each place, over test images and in the mean over all; the sum above.",
     ),
     "latent_map": Drawn("Map of the latent", "Where the test images lie in the latent, by label."),
     "aggregate_posterior": Drawn(
         "Aggregate posterior and prior",
-        "How the latent variables are distributed over the test images, and under the prior.",
+        "How the latent variables are distributed over the test images, and under the prior. On a "
+        "grid, each over all places; codes from the most frequent one to the rarest.",
     ),
     "codes": Drawn(
         "Codes",
@@ -85,8 +102,9 @@ def draw(
 
     Reconstructions, samples, interpolations, latent traversals, a map of the latent (itself if it
     has two dimensions, otherwise t-SNE of the posteriors), the aggregate posterior against the
-    prior, of discrete latents the codes, and the curves of training. Takes seconds; the generators
-    are afterwards where they were.
+    prior, of discrete latents the codes, of latents on a grid what there is at its places, and the
+    curves of training. The map of the nats is left out where the prior gives no place a KL of its
+    own. Takes seconds; the generators are afterwards where they were.
 
     Args:
         vae: The model, in evaluation mode.
@@ -102,26 +120,31 @@ def draw(
     folder = Path(folder)
     with seeded(seed, vae.device):
         x = x.to(vae.device)
+        count = pictures.in_a_row(vae, 8)
+        first = x[:count]
         grids = {
-            "samples": pictures.samples(vae),
-            "reconstructions": pictures.reconstructions(vae, x[:8]),
+            "samples": pictures.samples(vae, count, count),
+            "reconstructions": pictures.reconstructions(vae, first),
         }
-        grids["interpolation"] = pictures.interpolations(vae, x[:8], x[:8].roll(-1, 0))
+        grids["interpolation"] = pictures.interpolations(vae, first, first.roll(-1, 0), count)
         for name, image in grids.items():
             pictures.save(image, folder / f"{name}.png")
-        _draw_latent(vae, x, y, folder)
+        if vae.latent.grid:
+            places.draw(vae, x, y, folder)
+        else:
+            _draw_latent(vae, x, y, folder)
     figures.training(rows, folder / "training.png")
     return {name: path for name in CAPTIONS if (path := folder / f"{name}.png").is_file()}
 
 
 def _draw_latent(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
-    q = vae.encode(x)
+    q = encode_in_parts(vae, x)
     use = variables.use(vae, [q])
     units = pictures.active_units(use.each, ROWS)
     names = [f"$z_{{{unit}}}$  {use.each[unit]:.2f}{use.unit}" for unit in units]
     latents = Latents(q, use, units, names)
     _traversals(vae, latents, folder / "traversals.png")
-    usage, expected = vae.latent.usage(q), _expected_usage(vae)
+    usage, expected = vae.latent.usage(q), variables.frequencies(vae)
     if usage is None or expected is None:
         _densities(vae, latents, folder / "aggregate_posterior.png")
     else:
@@ -133,14 +156,9 @@ def _draw_latent(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
 
 def _traversals(vae: VAE, latents: Latents, path: Path) -> None:
     images = pictures.traversals(vae, vae.latent.mode(latents.q)[0], latents.units)
-    count = images.shape[1]
-    rows, title = latents.names, f"variable, its {latents.use.measure}"
-    columns, across = vae.latent.value_names(count)
-    if count < 4:  # a narrow column of pictures, unless lying down
-        images, rows, columns = images.transpose(0, 1), columns, [n.split()[0] for n in rows]
-        across, title = "variable", ""
-    image = pictures.grid(images.flatten(0, 1), columns=images.shape[1]).cpu()
-    latent_figures.cells(image, path, rows, columns, across, title)
+    columns, across = vae.latent.value_names(images.shape[1])
+    measure = latents.use.measure
+    latent_figures.traversals(images, latents.names, measure, columns, across, path)
 
 
 def _codes(vae: VAE, latents: Latents, usage: Tensor, path: Path) -> None:
@@ -162,37 +180,11 @@ def _frequencies(latents: Latents, usage: Tensor, expected: Tensor, path: Path) 
     latent_figures.frequencies(usage[units].cpu(), expected[units].cpu(), latents.names, path)
 
 
-def _expected_usage(vae: VAE) -> Tensor | None:
-    """How often the prior has each value of each variable, [L, V]; None for numbers."""
-    expected = vae.latent.usage(vae.latent.prior())
-    if vae.prior is None or expected is None:
-        return expected
-    drawn = vae.latent.numbers(vae.p_z().sample((DRAWS,)))  # [S, L]
-    return torch.stack([(drawn == value).float().mean(0) for value in vae.latent.values()], -1)
-
-
 def _densities(vae: VAE, latents: Latents, path: Path) -> None:
-    latent = vae.latent
     draws = math.ceil(DRAWS / latents.q.batch_shape[0])
-    z = latent.numbers(latents.q.sample((draws,)).flatten(0, 1))[:, latents.units]
-    across, height = (part[:, latents.units].cpu() for part in _prior_densities(vae))
-    latent_figures.densities(z.cpu(), across, height, latents.names, path)
-
-
-def _prior_densities(vae: VAE) -> tuple[Tensor, Tensor]:
-    """Numbers of each variable, and the prior's density there, [P, L] each; of another prior than
-    the latent's own a histogram of draws."""
-    latent, prior = vae.latent, vae.latent.prior()
-    if vae.prior is not None:
-        drawn = latent.numbers(vae.p_z().sample((DRAWS,))).cpu()
-        found = [torch.histogram(column, BINS, density=True) for column in drawn.T.contiguous()]
-        centres = [(edges[1:] + edges[:-1]) / 2 for _, edges in found]
-        return torch.stack(centres, 1), torch.stack([height for height, _ in found], 1)
-    steps = torch.linspace(-4, 4, 200, device=vae.device)
-    across = prior.mean + steps.reshape(-1, *[1] * prior.mean.ndim) * prior.stddev
-    across = across.clamp(*latent.bounds)
-    density = base(prior).log_prob(across).exp()
-    return latent.numbers(across), latent.numbers(density)
+    z = vae.latent.numbers(latents.q.sample((draws,)).flatten(0, 1))[:, latents.units].cpu()
+    across, height = variables.densities(vae, latents.units)
+    latent_figures.densities(z, across, height, latents.names, path)
 
 
 def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
@@ -200,15 +192,8 @@ def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
     features = latents.q.mean.flatten(1).cpu()
     if vae.latent.kind == "numbers" and vae.latent.size == 2:
         _plane(vae, features, y, path)
-    elif len(features) > 10 and features.shape[1] > 1 and features.std(0).max() > 1e-6:
-        points, labels = features[:MAP_POINTS].numpy(), y[:MAP_POINTS]
-        with needs("train", __name__):
-            from sklearn.manifold import TSNE  # takes a second
-
-        perplexity = min(30.0, (len(points) - 1) / 3)
-        tsne = TSNE(init="pca", random_state=0, perplexity=perplexity, max_iter=500)
-        mapped = torch.from_numpy(tsne.fit_transform(points))
-        latent_figures.scatter(mapped, labels, "t-SNE of the posteriors", path)
+    else:
+        latent_figures.tsne(features, y, "t-SNE of the posteriors", path)
 
 
 def _plane(vae: VAE, points: Tensor, y: Tensor, path: Path) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, from_numpy
+from torch.special import entr
 
-from .. import figures
+from .. import figures, pictures
 from ..figures import COLOURS, DPI, plain
 from ..optional import needs
 
@@ -26,6 +27,8 @@ MARKERS = ["o", "^", "s", "D"]
 TEXT = 0.55  # below axes: their numbers and their name
 TITLE = 0.35  # above them
 BAR = 0.85  # of colours, with its numbers
+MAP_POINTS = 500  # t-SNE of more takes many seconds
+ASIDE = 8.0  # inches that the images which codes add are wide at most
 
 
 def cells(
@@ -34,13 +37,38 @@ def cells(
     """A grid of images, [3, height, width] in [0, 1], with a name at every row and column."""
     height, width = (pixels / DPI for pixels in grid.shape[-2:])
     left = 0.15 + 0.08 * max(len(name.strip("$")) for name in rows)
-    figure = _figure(left + width + 0.15, TEXT + height + TITLE)
-    axis = _axes(figure, left, TEXT, width, height)
-    axis.imshow(_pixels(grid), interpolation="nearest")
+    figure = sheet(left + width + 0.15, TEXT + height + TITLE)
+    axis = axes_at(figure, left, TEXT, width, height)
+    axis.imshow(pixels(grid), interpolation="nearest")
     _name(axis, grid.shape[-2:], rows, columns)
     axis.set_xlabel(across)
     axis.set_title(title, fontsize="medium", loc="left")
     figures.write(figure, path)
+
+
+def traversals(
+    images: Tensor,
+    variables: Sequence[str],
+    measure: str,
+    values: Sequence[str],
+    across: str,
+    path: Path,
+) -> None:
+    """Images [R, V, C, H, W] of each variable at each of its values, a row for each variable.
+
+    Args:
+        variables: their names, each with its measure.
+        measure: what that is.
+        values: their names.
+        across: what these are.
+    """
+    rows, title = variables, f"variable, its {measure}"
+    columns = values
+    if images.shape[1] < 4:  # a narrow column of pictures, unless lying down
+        images, rows, columns = images.transpose(0, 1), columns, [n.split()[0] for n in rows]
+        across, title = "variable", ""
+    image = pictures.grid(images.flatten(0, 1), columns=images.shape[1]).cpu()
+    cells(image, path, rows, columns, across, title)
 
 
 def codes(
@@ -58,18 +86,20 @@ def codes(
     count, values = usage.shape
     height = min(max(0.25 * count, 0.45 * pictured[0], 1.5), 8.0)
     width = min(max(0.25 * values, 0.9), 6.0)
-    aside = height * images.shape[1] / images.shape[0]
-    figure = _figure(0.6 + width + BAR + 0.7 + aside + BAR, TEXT + height + TITLE)
-    axis = _axes(figure, 0.6, TEXT, width, height)
+    aside = min(height * images.shape[1] / images.shape[0], ASIDE)
+    beside = aside * images.shape[0] / images.shape[1]  # the height of what the codes add
+    figure = sheet(0.6 + width + BAR + 0.7 + aside + BAR, TEXT + height + TITLE)
+    axis = axes_at(figure, 0.6, TEXT, width, height)
     heat = axis.imshow(usage.numpy(), cmap="viridis", vmin=0, aspect="auto")
     every = math.ceil(count / (height / 0.16))  # of the names, so that none covers another
     axis.set_yticks(range(0, count, every), list(names)[::every], fontsize="small")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("k")
     axis.set_title("mean of q(z = k | x)", fontsize="medium", loc="left")
-    _bar(figure, heat, 0.6 + width, height)
+    bar(figure, heat, 0.6 + width, TEXT, height)
     left = 0.6 + width + BAR + 0.7
-    axis = _axes(figure, left, TEXT, aside, height)
+    bottom = TEXT + height - beside
+    axis = axes_at(figure, left, bottom, aside, beside)
     limit = max(float(images.abs().nan_to_num().max()), 1e-6)
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="white")
     added = axis.imshow(images.numpy(), cmap=colours, vmin=-limit, vmax=limit)
@@ -77,7 +107,7 @@ def codes(
     _name(axis, images.shape, list(names)[:rows], [str(k) for k in range(columns)])
     axis.set_xlabel("k")
     axis.set_title("what the code adds", fontsize="medium", loc="left")
-    _bar(figure, added, left + aside, height)
+    bar(figure, added, left + aside, bottom, beside)
     figures.write(figure, path)
 
 
@@ -97,6 +127,34 @@ def densities(z: Tensor, across: Tensor, prior: Tensor, names: Sequence[str], pa
         axis.stairs(heights, edges, fill=True, color=COLOURS[5], label="q(z)")
         axis.plot(across[:, i].numpy(), prior[:, i].numpy(), color=COLOURS[1], label="p(z)")
         axis.set_title(name, fontsize="small")
+    _legend(figure, axes[0])
+    figures.write(figure, path)
+
+
+def codebook(usage: Tensor, prior: Tensor, names: Sequence[str], path: Path) -> None:
+    r"""How often each code is used, from the most frequent one to the rarest.
+
+    The title has the perplexity :math:`\exp H` of these frequencies: K where all codes are used
+    equally.
+
+    Args:
+        usage: mean of q(z|x) over the data, [R, K].
+        prior: its probabilities, [R, K].
+        names: of the variables.
+        path: the PNG to write.
+    """
+    wide = len(names) == 1
+    figure, axes = _panels(len(names), 6.0 if wide else 2.9, 1.6 if wide else 0.95)
+    for axis, name, heights, expected in zip(axes, names, usage, prior, strict=True):
+        order, edges = heights.argsort(descending=True), np.arange(len(heights) + 1) - 0.5
+        axis.stairs(heights[order].numpy(), edges, fill=True, color=COLOURS[5], label="q(z)")
+        axis.stairs(expected[order].numpy(), edges, baseline=None, color=COLOURS[1], label="p(z)")
+        perplexity = entr(heights.double()).sum().exp().item()
+        axis.set_title(f"{name}, perplexity {perplexity:.0f} of {len(heights)}", fontsize="small")
+        axis.set_xlim(edges[0], edges[-1])
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if wide:
+        axes[0].set_xlabel("codes, the most frequent first")
     _legend(figure, axes[0])
     figures.write(figure, path)
 
@@ -149,8 +207,8 @@ def scatter(
     """
     side = 5.0
     width = TEXT + side + (0 if decoded is None else TEXT + side) + 0.2
-    figure = _figure(width, TEXT + side + TITLE)
-    axis = _axes(figure, TEXT, TEXT, side, side)
+    figure = sheet(width, TEXT + side + TITLE)
+    axis = axes_at(figure, TEXT, TEXT, side, side)
     _classes(axis, points.numpy(), labels.numpy())
     axis.set_title(title, fontsize="medium", loc="left")
     plain(axis)
@@ -159,11 +217,24 @@ def scatter(
         axis.spines[:].set_visible(False)
     else:
         axis.set(xlabel="$z_0$", ylabel="$z_1$", xlim=extent[:2], ylim=extent[2:])
-        beside = _axes(figure, 2 * TEXT + side, TEXT, side, side)
-        beside.imshow(_pixels(decoded), extent=extent, interpolation="nearest")
+        beside = axes_at(figure, 2 * TEXT + side, TEXT, side, side)
+        beside.imshow(pixels(decoded), extent=extent, interpolation="nearest")
         beside.set_title("decoded", fontsize="medium", loc="left")
         beside.set(xlabel="$z_0$", aspect="auto")
     figures.write(figure, path)
+
+
+def tsne(features: Tensor, labels: Tensor, title: str, path: Path) -> None:
+    """A map of features [N, F] by t-SNE, if they are enough and differ."""
+    if len(features) <= 10 or features.shape[1] < 2 or features.std(0).max() <= 1e-6:
+        return
+    with needs("train", __name__):
+        from sklearn.manifold import TSNE  # takes a second
+
+    points = features[:MAP_POINTS].numpy()
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    mapped = TSNE(init="pca", random_state=0, perplexity=perplexity, max_iter=500)
+    scatter(from_numpy(mapped.fit_transform(points)), labels[:MAP_POINTS], title, path)
 
 
 def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
@@ -191,31 +262,31 @@ def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
         )
 
 
-def _figure(width: float, height: float) -> Figure:
+def sheet(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI)
 
 
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
-def _bar(figure: Figure, image: AxesImage, left: float, height: float) -> None:
+def bar(figure: Figure, image: AxesImage, left: float, bottom: float, height: float) -> None:
     """Draws the scale of an image's colours to the right of it."""
-    axis = _axes(figure, left + 0.1, TEXT, 0.12, height)
+    axis = axes_at(figure, left + 0.1, bottom, 0.12, height)
     figure.colorbar(image, cax=axis)
     axis.tick_params(labelsize="small")
 
 
 def _panels(count: int, width: float, height: float = 0.95) -> tuple[Figure, list[Axes]]:
     """Small panels, four in a row, with room for a legend above."""
-    columns = min(4, count)
+    columns = min(4 if width < 2.5 else 3, count)
     rows = math.ceil(count / columns)
-    figure = _figure((width + 0.3) * columns + 0.3, (height + TEXT) * rows + TITLE + 0.1)
+    figure = sheet((width + 0.3) * columns + 0.3, (height + TEXT) * rows + TITLE + 0.1)
     axes = []
     for i in range(count):
         bottom = (rows - 1 - i // columns) * (height + TEXT) + (TEXT if width > 3 else 0.3)
-        axis = _axes(figure, 0.3 + i % columns * (width + 0.3), bottom, width, height)
+        axis = axes_at(figure, 0.3 + i % columns * (width + 0.3), bottom, width, height)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize="small")
         axis.set_yticks([])
@@ -228,7 +299,7 @@ def _legend(figure: Figure, axis: Axes) -> None:
     figure.legend(handles, labels, loc="upper right", ncols=2, frameon=False, borderaxespad=0)
 
 
-def _pixels(image: Tensor) -> np.ndarray:
+def pixels(image: Tensor) -> np.ndarray:
     return image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..distributions import base
+from ..distributions import base, per_variable
 from ..latents import Latent
 from .densities import densities
 
@@ -105,7 +105,7 @@ def decompose(
         mixture: the most images that q(z) is made of; of more, so many are taken at even distances.
     """
     rows = evenly(q.batch_shape[0], mixture)
-    images, kl = len(rows), latent.kl(q).cpu().double()[rows]
+    images, kl = len(rows), per_variable(latent.kl(q), q).cpu().double()[rows]
     drawing = evenly(images, points)
     draws = max(math.ceil(points / len(drawing)), 2)
     owner = drawing.repeat(draws)

@@ -239,18 +239,18 @@ def _poor_samples(prior_gap: float, latents: float, places: float = 1) -> Findin
     because = f"the images' q(z) and the prior are at least {prior_gap:.3g} nats apart"
     if prior_gap < MAX_PRIOR_GAP:
         return "fine", because, ""
-    fewer = max(round(latents / 2), 1)
+    fewer = f"model.latents={round(latents / 2)}, " if latents > 1 else ""
     if places > 1:
         return (
             "warning",
             f"{because}: samples from the prior, whose places know nothing of each other, will "
             "look unlike them",
-            f"keep to reconstructions, or type model.latents={fewer}, objective.beta=4",
+            f"keep to reconstructions, or type {fewer}objective.beta=4",
         )
     return (
         "warning",
         f"{because}: samples from the prior will look unlike them",
-        (f"type model.latents={fewer}, objective.beta=4, or train on more images"),
+        (f"type {fewer}objective.beta=4, or train on more images"),
     )
 
 

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 from .. import variables
 from ..data import TensorLoader
 from ..data.image_files import read_upload
+from ..memory import encode_in_parts
 from ..optional import needs
+from ..pictures import code_patches, place_size
 from ..vae import VAE
 
 with needs("train", __name__):
@@ -55,12 +57,41 @@ class Explorer:
         self.prior = vae.latent if vae.prior is None else vae.prior
         self.pixels = pixels or {}
         self.images = images.to(vae.device, vae.dtype)
-        posteriors = [vae.encode(x) for x in self.images.split(CHUNK)]
-        self.use = variables.use(vae, posteriors)
+        q = encode_in_parts(vae, self.images, most=CHUNK)
+        self.use = variables.use(vae, [q])
         self.order: list[int] = self.use.each.argsort(descending=True).tolist()
-        modes = torch.cat([self.latent.mode(q) for q in posteriors])
-        ends = variables.value_range(vae, self.latent.numbers(modes))
+        ends = variables.value_range(vae, self.latent.numbers(self.latent.mode(q)))
         self.low, self.high = (end.cpu() for end in ends)
+        if self.grid:  # what one place can be, each can
+            self.low = self._everywhere(self.latent.at_places(self.low).amin((0, 1)))
+            self.high = self._everywhere(self.latent.at_places(self.high).amax((0, 1)))
+
+    def _everywhere(self, values: Tensor) -> Tensor:
+        """A place's values at each place, [V] -> [L]."""
+        return values.expand(*self.grid, -1).flatten()
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The places, (h, w); () where there is no grid."""
+        return self.latent.grid
+
+    @property
+    def cells_across(self) -> tuple[float, float]:
+        """How many places the picture has, down and across: the last may stand out of it."""
+        height, width = (side / place_size(self.vae) for side in self.vae.shape[-2:])
+        return height, width
+
+    def variables(self, place: tuple[int, int]) -> list[int]:
+        """The latent variables of a place: row and column."""
+        every = self.latent.at_places(torch.arange(self.latent.num_variables))
+        found: list[int] = every[place].tolist()
+        return found
+
+    def code_patches(self) -> Tensor:
+        """What each code looks like, where a place has a single one; otherwise none of them."""
+        if self.latent.kind != "codes" or len(self.variables((0, 0))) > 1:
+            return torch.zeros(0, *self.vae.shape)
+        return code_patches(self.vae)
 
     @property
     def kind(self) -> Literal["numbers", "codes", "bits"]:
@@ -103,10 +134,22 @@ class Explorer:
         """
         if not 0 <= latent < len(self.order):
             raise ValueError(f"latent must be in 0 to {len(self.order) - 1}, got {latent}")
-        if not self._can_be(latent, value):
-            raise ValueError(f"z{latent} cannot have the value {value}")
+        return self._with(z, {latent: value})
+
+    def painted(self, z: Tensor, place: tuple[int, int], values: Sequence[float]) -> Tensor:
+        """A z in which the variables of a place have these values.
+
+        Raises:
+            ValueError: one of them cannot have its value.
+        """
+        return self._with(z, dict(zip(self.variables(place), values, strict=True)))
+
+    def _with(self, z: Tensor, values: Mapping[int, float]) -> Tensor:
         numbers = self.latent.numbers(z).clone()
-        numbers[latent] = value
+        for latent, value in values.items():
+            if not self._can_be(latent, value):
+                raise ValueError(f"z{latent} cannot have the value {value}")
+            numbers[latent] = value
         return self.latent.from_numbers(numbers)
 
     def _can_be(self, latent: int, value: float) -> bool:

@@ -21,9 +21,8 @@ from torch import Tensor
 from ..data.image_files import MAX_BYTES
 from ..optional import needs
 from .edits import STEPS, Explorer
+from .panels import Places, Variables
 from .widgets import (
-    Bit,
-    Code,
     Picture,
     Slider,
     button,
@@ -44,8 +43,6 @@ with needs("explore", "the explorer's page"):
 HOST = "127.0.0.1"
 STYLE = Path(__file__).with_name("explorer.css")
 STRIP = 8  # small pictures in a row
-WIDE = 100  # values of a latent variable that are too many for cells
-CELLS, SLIDER = 400, 20  # cells that come before "more", and how many of them a slider stands for
 
 
 def serve(explorer: Explorer, title: str, port: int) -> None:
@@ -96,15 +93,11 @@ class Page:
 
     def __init__(self, explorer: Explorer, title: str) -> None:
         self.explorer = explorer
-        self.controls: dict[int, Slider | Code | Bit] = {}
         self.seed, self.temperature = 0, 1.0
         self.draw, self.draw_samples = Latest(self._draw), Latest(self._draw_samples)
         images = explorer.images
         self.x, self.other = images[0], images[-1]
         self.start = self.z = explorer.encode(self.x)
-        self.values = explorer.values(self.z)
-        whole = explorer.kind != "numbers"
-        self.cells = [int(high) + 1 if whole and high < WIDE else 0 for high in explorer.high]
         ui.add_css(STYLE.read_text())
         ui.colors(primary="#2a78d6")
         ui.label(title).classes("title")
@@ -114,7 +107,7 @@ class Page:
                 self._build_choice()
                 self._build_path()
                 self._build_samples()
-            self._build_latents()
+            self.latents = self._panel()
         self._offer([images[n % len(images)] for n in range(STRIP)])
         self._choose(self.x)
         self.draw_samples()
@@ -123,7 +116,8 @@ class Page:
         with ui.element("div").classes("pictures"):
             self.original = figure("original")
             self.reconstruction = figure("reconstruction")
-            self.edited = figure("edited")
+            if not self.explorer.grid:
+                self.edited = figure("edited")
 
     def _build_choice(self) -> None:
         with section("Picture"):
@@ -161,43 +155,12 @@ class Page:
                     quiet("temperature")
                     Slider("temperature", 0.1, 2, 0.05, self._heat).classes("short").show(1)
 
-    def _build_latents(self) -> None:
-        with section("Latent variables"):
-            use, images = self.explorer.use, len(self.explorer.images)
-            unit = f" in{use.unit}" if use.unit else ""
-            quiet(f"sorted by their {use.measure}{unit} over {images} test images")
-            if use.note:
-                quiet(use.note)
-            kind = self.explorer.kind
-            self.latents = ui.element("div").classes(kind)
-            with ui.element("div").classes("row"):
-                self.more = button("", self._build_more)
-        self._build_more()
-
-    def _build_more(self) -> None:
-        """Controls of the next most active latent variables."""
-        explorer, built = self.explorer, len(self.controls)
-        each = sum(cells or SLIDER for cells in self.cells) / len(self.cells)
-        shown = explorer.order[built : built + max(int(CELLS / each), 1)]
-        with self.latents:
-            self.controls |= {latent: self._control(latent) for latent in shown}
-        rest = len(explorer.order) - len(self.controls)
-        self.more.set_text(f"{rest} more")
-        self.more.set_visibility(rest > 0)
-        self.draw()
-
-    def _control(self, latent: int) -> Slider | Code | Bit:
-        explorer, changed = self.explorer, partial(self._edit, latent)
-        name, use = f"z{latent}", f"{explorer.use.name} {explorer.use.each[latent]:.2f}"
-        if explorer.kind == "bits":
-            return Bit(name, use, changed)
-        with ui.element("div").classes("latent"):
-            ui.label(name)
-            ui.label(use)
-            if self.cells[latent]:
-                return Code(name, self.cells[latent], changed)
-            low, high = explorer.low[latent].item(), explorer.high[latent].item()
-            return Slider(name, low, high, 0.01 if explorer.kind == "numbers" else 1, changed)
+    def _panel(self) -> Variables | Places:
+        if not self.explorer.grid:
+            return Variables(self.explorer, lambda: self.z, self._edit, self.draw)
+        places = Places(self.explorer, lambda: self.z, self._edit)
+        self.edited = places.canvas.picture
+        return places
 
     def _random(self, count: int) -> list[Tensor]:
         images = self.explorer.images
@@ -232,12 +195,12 @@ class Page:
             refuse(f"{event.file.name}: {error}")
 
     def _take(self, z: Tensor) -> None:
-        self.z, self.values = z, self.explorer.values(z)
-        self.draw()
+        """Goes on with a z from elsewhere."""
+        self.latents.forget()
+        self._edit(z)
 
-    def _edit(self, latent: int, value: float) -> None:
-        self.z = self.explorer.edited(self.z, latent, value)
-        self.values[latent] = value
+    def _edit(self, z: Tensor) -> None:
+        self.z = z
         self.draw()
 
     def _walk(self, step: float) -> None:
@@ -255,8 +218,7 @@ class Page:
         """The edited image and the controls, which reach the browser together."""
         picture = await asyncio.to_thread(self._drawn, self.z)
         self.edited.load(picture)
-        for latent, control in self.controls.items():
-            control.show(self.values[latent])
+        self.latents.show(self.explorer.values(self.z))
 
     async def _draw_samples(self) -> None:
         self.sampled = self.explorer.samples(STRIP, self.temperature, self.seed)

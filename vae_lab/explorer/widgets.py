@@ -1,7 +1,7 @@
 """The parts of the explorer's page: pictures, sliders and cells, none of which knows a z."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -13,6 +13,19 @@ with needs("explore", "the explorer's page"):
     from nicegui import events, ui
     from nicegui.elements.mixins.text_element import TextElement
     from nicegui.elements.mixins.value_element import ValueElement
+
+# Says each place once, while the pointer is down.
+POINTER = """(event) => {
+  const canvas = event.currentTarget, box = canvas.getBoundingClientRect();
+  const pressed = event.type == "pointerdown";
+  if (pressed) canvas.setPointerCapture(event.pointerId);
+  if (!canvas.hasPointerCapture(event.pointerId)) return;
+  const row = Math.floor((event.clientY - box.top) / box.height * %(rows)s);
+  const column = Math.floor((event.clientX - box.left) / box.width * %(columns)s);
+  if (!pressed && canvas.dataset.place == `${row} ${column}`) return;
+  canvas.dataset.place = `${row} ${column}`;
+  emit(pressed, row, column);
+}"""
 
 
 class Picture(ui.element):
@@ -82,14 +95,57 @@ class Cell(TextElement):
 class Code:
     """The control of a latent variable with a few values: a cell for each."""
 
-    def __init__(self, name: str, count: int, changed: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        changed: Callable[[float], None],
+        patches: Sequence[str] | None = None,
+    ) -> None:
         with ui.element("div").classes("cells"):
             cells = [(f"{name} = {k}", str(k), partial(changed, k)) for k in range(count)]
             self.cells = [Cell(*cell) for cell in cells]
+        for cell, patch in zip(self.cells, patches or (), strict=False):
+            cell.set_text("")
+            with cell.classes("patch"):
+                Picture("").load(patch)
 
     def show(self, value: float) -> None:
         for k, cell in enumerate(self.cells):
             cell.press(k == value)
+
+
+class Canvas(ui.element):
+    """A large picture of an image with places: it tells where the pointer is pressed or drawn.
+
+    Args:
+        name: of the picture.
+        size: how many places the image has, down and across: the last may stand out of it.
+        pointed: is told whether the pointer was pressed now, and the row and the column.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: tuple[float, float],
+        pointed: Callable[[bool, int, int], None],
+    ) -> None:
+        super().__init__("div")
+        self.size = size
+        self.classes("canvas")
+        with self:
+            self.picture = Picture(name)
+            self.picture.props("draggable=false")
+            self.frame = ui.element("div").classes("place")
+        script = POINTER % {"rows": size[0], "columns": size[1]}
+        for event in ("pointerdown", "pointermove"):
+            self.on(event, lambda event: pointed(*event.args), js_handler=script)
+
+    def enclose(self, place: tuple[int, int]) -> None:
+        """Draws a frame around a place."""
+        top, left = (100 * i / count for i, count in zip(place, self.size, strict=True))
+        height, width = (100 / count for count in self.size)
+        self.frame.style(f"top:{top}%; left:{left}%; height:{height}%; width:{width}%")
 
 
 class Bit:

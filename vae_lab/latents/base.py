@@ -67,8 +67,12 @@ class Latent(PrintsArguments, nn.Module):
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """The shape of one z."""
+        """The shape of one z. Setting it sets `variables`, as a latent outside of a grid may."""
         return (*self.grid, *self.variables)
+
+    @event_shape.setter
+    def event_shape(self, shape: tuple[int, ...]) -> None:
+        self.variables = tuple(shape)
 
     @property
     def size(self) -> int:
@@ -131,7 +135,8 @@ class Latent(PrintsArguments, nn.Module):
         return wrapped(variables, len(self.event_shape))
 
     def kl(self, q: Distribution) -> Tensor:
-        """KL(q || prior) of each latent variable in closed form, [*B, L], in nats."""
+        """KL(q || prior) of each latent variable in closed form, [*B, L] or as they lie in z, in
+        nats."""
         return kl(q, self.prior())
 
     def mode(self, q: Distribution) -> Tensor:

@@ -13,6 +13,8 @@ from ..distributions import OneHotCategorical as OneHotCategorical
 from ..distributions import base, like, log_softmax, one_hot, per_variable
 from .base import WIDTH, Kind, Latent
 
+SPREAD = 0.7548776662466927, 0.5698402909980532  # 1 / g and 1 / g^2 for g^3 = g + 1
+
 
 class Discrete(Latent):
     """The base of latents whose variables are 0, 1, 2, ...; if nothing else is said, counts.
@@ -97,12 +99,30 @@ class Finite(Discrete):
         return torch.allclose(log_p, log_p[:, :1])
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
-        """One variable after the other changes from its value in z0 to that in z1."""
+        """One variable after the other changes from its value in z0 to that in z1; on a grid one
+        place after the other, all over it."""
         first, last = self.numbers(z0), self.numbers(z1)  # [*B, L]
-        order = torch.arange(self.num_variables, device=z0.device)
+        turn = self._turns().to(z0.device)
         changed = torch.linspace(0, self.num_variables, steps, device=z0.device)
         changed = changed.reshape(-1, *[1] * first.ndim)
-        return self.from_numbers(torch.where(order < changed, last, first)).to(z0)
+        return self.from_numbers(torch.where(turn < changed, last, first)).to(z0)
+
+    def _turns(self) -> Tensor:
+        """Whose turn it is when on a path: each variable's place in the order, [L].
+
+        Places take turns by a sequence whose every beginning is spread evenly over the grid.
+
+        Source: Roberts, *The Unreasonable Effectiveness of Quasirandom Sequences*, 2018
+        """
+        variables = torch.arange(self.num_variables)
+        if not self.grid:
+            return variables
+        down, across = (
+            torch.arange(side, dtype=torch.float64) * step
+            for side, step in zip(self.grid, SPREAD, strict=True)
+        )
+        order = ((down.unsqueeze(-1) + across) % 1).flatten().argsort()
+        return variables.unflatten(0, (self.num_places, -1))[order].flatten().argsort()
 
 
 class Categorical(Finite):

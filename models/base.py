@@ -51,10 +51,12 @@ class VAEModule(pl.LightningModule):
 
     Attributes:
         own_latent_settings: arguments of a subclass that only its own choice of latent uses.
+        own_prior_settings: likewise of prior.
         own_estimator_settings: likewise of estimator.
     """
 
     own_latent_settings: ClassVar[tuple[str, ...]] = ()
+    own_prior_settings: ClassVar[tuple[str, ...]] = ()
     own_estimator_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

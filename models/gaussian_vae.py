@@ -23,6 +23,7 @@ class GaussianVAE(VAEModule):
     """
 
     own_latent_settings = ("latents", "learn_prior")
+    own_prior_settings = ("learn_prior",)
     own_estimator_settings = ("num_samples",)
 
     def __init__(

@@ -28,6 +28,7 @@ class GumbelVAE(VAEModule):
     """
 
     own_latent_settings = ("latents", "categories", "learn_prior")
+    own_prior_settings = ("learn_prior",)
     own_estimator_settings = ("temperature", "hard", "num_samples")
 
     def __init__(

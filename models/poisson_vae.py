@@ -25,6 +25,7 @@ class PoissonVAE(VAEModule):
     """
 
     own_latent_settings = ("latents", "learn_prior")
+    own_prior_settings = ("learn_prior",)
     own_estimator_settings = ("degree", "num_samples")
 
     def __init__(

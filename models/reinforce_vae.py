@@ -26,6 +26,7 @@ class ReinforceVAE(VAEModule):
     """
 
     own_latent_settings = ("latents", "categories", "learn_prior")
+    own_prior_settings = ("learn_prior",)
     own_estimator_settings = ("baseline", "num_samples")
 
     def __init__(

@@ -53,7 +53,8 @@ def names(group):
 
 
 def of_file(path):
-    root = ["data.root=/x"] if path.stem in ("image_folder", "streaming") else []
+    rooted = ("image_folder", "streaming", "photos", "photo_codes")
+    root = ["data.root=/x"] if path.stem in rooted else []
     return OmegaConf.to_container(config(f"{path.parent.name}={path.stem}", *root))
 
 

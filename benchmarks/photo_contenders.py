@@ -39,12 +39,8 @@ def write(folder: Path) -> None:
         Image.fromarray(picture).save(folder / f"{number:04}.png")
 
 
-def net(ours: bool = False) -> Any:
-    """The VAE that one writes by hand, with the same convolutions.
-
-    Args:
-        ours: with vae_lab's dense layers, and not torch's.
-    """
+def net() -> Any:
+    """The VAE that one writes by hand, with the same convolutions and torch's dense layers."""
     import math
 
     import torch
@@ -62,7 +58,7 @@ def net(ours: bool = False) -> Any:
             self.decoder = network.decoder(LATENTS, SHAPE)
             self.log_sigma = nn.Parameter(torch.tensor(0.25).log())
             for layer in self.modules():
-                if isinstance(layer, Dense) and not ours:
+                if isinstance(layer, Dense):
                     layer.__class__ = nn.Linear
 
         def forward(self, x: Tensor) -> Tensor:
@@ -76,10 +72,10 @@ def net(ours: bool = False) -> Any:
     return Net()
 
 
-def by_hand(size: int, done: Done, ours: bool = False) -> None:
+def by_hand(size: int, done: Done) -> None:
     import torch
 
-    model, images = net(ours), pictures()[: round(PICTURES * (1 - 2 * HELD_OUT))]
+    model, images = net(), pictures()[: round(PICTURES * (1 - 2 * HELD_OUT))]
     scale = [model.log_sigma]
     weights = [p for p in model.parameters() if p is not model.log_sigma]
     groups = [{"params": weights, "lr": 2e-3}, {"params": scale, "lr": 0.02}]
@@ -113,8 +109,4 @@ CONTENDERS: dict[str, Callable[[int, Done], None]] = {
     "train.py": lambda *case: train_py(*case, "ema=null"),
     "train.py, averaged and flipped": lambda *case: train_py(*case, "data.flip=true"),
     "by hand": by_hand,
-    "by hand, our layers": lambda *case: by_hand(*case, ours=True),
-    "train.py, checkpointing": lambda *case: train_py(
-        *case, "ema=null", "network.checkpointing=true"
-    ),
 }

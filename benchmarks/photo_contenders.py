@@ -18,7 +18,7 @@ Done = Callable[[], None]
 
 
 def pictures() -> Any:
-    """Drawn pictures, [2000, 3, 96, 96] uint8: a smooth ground, and a disc on it."""
+    """Drawn pictures, [2000, 3, 96, 96] uint8: a mosaic, and a disc on it."""
     import torch
     import torch.nn.functional as F
 

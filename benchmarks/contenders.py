@@ -1,4 +1,4 @@
-"""What trains one network on Fashion-MNIST, each in a process of its own.
+"""What trains one network, each in a process of its own: on Fashion-MNIST, or (grid) on pictures.
 
 python benchmarks/contenders.py NAME CASE [--seconds 4] [--steps 20]
 
@@ -23,6 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import photo_contenders  # noqa: E402
+
 LATENTS = 20
 KEPT = 54_000
 FOLDERS = ("/usr/share/datasets/fashion-mnist", "~/.cache/vae_lab/FashionMNIST/raw")
@@ -34,6 +36,7 @@ PLACES = [
 SHAPE = (1, 28, 28)
 CASES = {"mlp-128": ("mlp", 128), "mlp-512": ("mlp", 512)}
 CASES |= {"conv-128": ("conv", 128), "conv-512": ("conv", 512)}
+CASES |= {"grid-16": ("grid", 16)}
 
 Done = Callable[[], None]  # called after every step; ends the process when it has seen enough
 
@@ -281,13 +284,18 @@ CONTENDERS: dict[str, Callable[[str, int, Done], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("name", choices=CONTENDERS | photo_contenders.CONTENDERS)
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--steps", type=int, default=20)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    CONTENDERS[asked.name](*CASES[asked.case], blocks(asked.steps, asked.seconds))
+    network, size = CASES[asked.case]
+    done = blocks(asked.steps, asked.seconds)
+    if network == "grid":
+        photo_contenders.CONTENDERS[asked.name](size, done)
+    else:
+        CONTENDERS[asked.name](network, size, done)
 
 
 if __name__ == "__main__":

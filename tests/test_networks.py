@@ -12,7 +12,8 @@ from vae_lab.estimators import RELAX, DReG, Exact, MuProp, Reparameterization, S
 from vae_lab.latents import Bernoulli, Gaussian
 from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet
 from vae_lab.networks.base import ACTIVATIONS, gain, grid
-from vae_lab.networks.layers import Attention, Residual
+from vae_lab.networks.grid import AROUND
+from vae_lab.networks.layers import Attention, DoublingConv, Residual
 from vae_lab.objectives import ELBO, IWAE
 
 NETWORKS = [
@@ -103,6 +104,34 @@ def test_attention_is_the_same_with_a_gradient_and_without(float64):
     with torch.no_grad():
         fused = layer(x)
     torch.testing.assert_close(layer(x), fused)
+
+
+@pytest.mark.parametrize("padding", AROUND)
+def test_doubling_in_the_convolution_is_doubling_before_it(padding, float64):
+    """By the layers and padding that torch has for it."""
+    layer, before = DoublingConv(3, 2), nn.Conv2d(3, 2, 3, padding=1, padding_mode=padding)
+    before.load_state_dict(layer.state_dict())
+    in_one = nn.Sequential(AROUND[padding](1), layer)
+    apart = nn.Sequential(nn.Upsample(scale_factor=2), before)
+    x, y = torch.randn(2, 3, 4, 5), torch.randn(2, 2, 8, 10)
+    torch.testing.assert_close(in_one(x), apart(x))
+    ours, theirs = (
+        torch.autograd.grad((f(x) * y).sum(), [*f.parameters()]) for f in (in_one, apart)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("height, width", [(8, 8), (7, 5)])
+def test_the_convolutions_of_a_grid_find_channels_beside_each_other(height, width):
+    """Anything else they would lay out anew, forward and backward."""
+    found = []
+    trunk = Grid((4, 6)).encoder((3, height, width))
+    for layer in trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(lambda _, inputs: found.extend(inputs))
+    trunk(torch.randn(2, 3, height, width))
+    assert len(found) == 6
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in found)
 
 
 @networks

@@ -22,10 +22,25 @@ from .base import (
     nonlinearity,
     widths,
 )
-from .layers import Attention, PlaceNorm, Residual, SubPixels, ToChannels, ToPlaces, Whole
+from .layers import (
+    Attention,
+    DoublingConv,
+    PlaceNorm,
+    Residual,
+    SubPixels,
+    ToChannels,
+    ToPlaces,
+    Whole,
+)
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
 Norm = Literal["place", "group"]
+AROUND = {  # a picture whose pixels are doubled afterwards
+    "zeros": nn.ZeroPad2d,
+    "reflect": nn.ReplicationPad2d,  # the pixel beside the outermost of two equal ones is the other
+    "replicate": nn.ReplicationPad2d,
+    "circular": nn.CircularPad2d,
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,7 @@ class Grid:
         layers: list[nn.Module] = [Dense(latent_size, widest), ToChannels(), *self._attention()]
         layers += self._blocks(widest)
         for a, b in pairwise(reversed(self.channels)):
-            layers += [nn.Upsample(scale_factor=2), self._conv(a, b, 3), *self._blocks(b)]
+            layers += [AROUND[self.padding](1), DoublingConv(a, b), *self._blocks(b)]
         output = self._conv(self.channels[0], 4 * shape[0], 3)
         layers += [self._norm(self.channels[0]), self._act(), output, SubPixels()]
         trunk = nn.Sequential(*layers)

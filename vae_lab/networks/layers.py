@@ -51,6 +51,32 @@ class SubPixels(nn.Module):
         return pixels.flatten(4, 5).flatten(2, 3)
 
 
+class DoublingConv(nn.Conv2d):
+    r"""Doubles the pixels, then convolves them with 3 x 3 weights, in one.
+
+    [N, C, h + 2, w + 2], of which the outermost pixels are those around the picture, to
+    [N, C', 2 h, 2 w]. Three weights along an axis see only two different pixels of the small
+    picture, so their sums are the weights of a transposed convolution of it:
+
+    .. math:: k_j = w_{2 - j} + w_{3 - j}, \quad j = 0 \dots 3, \quad w_{-1} = w_3 = 0
+
+    The numbers are the same but for rounding, of 4 / 9 of the multiplications, and the doubled
+    picture is in no memory.
+    """
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.kernel(), self.bias, stride=2, padding=3)
+
+    def kernel(self) -> Tensor:
+        """Weights of the transposed convolution, [C, C', 4, 4]."""
+        w = F.pad(self.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
+        rows = w[..., 1:, :] + w[..., :-1, :]
+        return rows[..., 1:] + rows[..., :-1]
+
+
 class PlaceNorm(nn.LayerNorm):
     """Normalises the channels of each place by themselves, [N, C, h, w].
 
@@ -86,7 +112,11 @@ class Attention(nn.Module):
 
 
 class Whole(nn.Module):
-    """Repeats the last pixels, so that height and width are multiples of `size`."""
+    """Repeats the last pixels, so that height and width are multiples of `size`.
+
+    In memory the channels of a pixel lie beside each other afterwards, as :class:`PlaceNorm` leaves
+    them: nothing behind it has to be laid out anew, and convolutions of few channels are faster.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -95,8 +125,8 @@ class Whole(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         down, right = (-side % self.size for side in x.shape[-2:])
         if torch.compiler.is_exporting() or down or right:  # an export is for pictures of any size
-            return F.pad(x, (0, right, 0, down), mode="replicate")
-        return x
+            x = F.pad(x, (0, right, 0, down), mode="replicate")
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 class ToPlaces(nn.Module):

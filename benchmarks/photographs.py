@@ -9,7 +9,6 @@ and its ratio to that of 64 components.
 """
 
 import argparse
-import csv
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.turns import write  # noqa: E402
 from datamodules.image_folder import ImageFolder  # noqa: E402
 from vae_lab import VAE, pictures  # noqa: E402
 
@@ -30,6 +30,7 @@ COMPONENTS = 64
 SIZE = 96
 SHOWN = 8  # pictures, in the figure
 RECIPES = ("photos", "photo_codes")
+FIELDS = ("recipe", "steps", "seed", "mse", "ratio", "codes", "seconds")
 
 
 def load(folder: str) -> Tensor:
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("pictures")
     parser.add_argument("held_out")
     parser.add_argument("--steps", type=int, nargs="+", default=[600])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=[*RECIPES])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "photographs.csv")
     parser.add_argument("--images", type=Path, default=ROOT / "benchmarks" / "images")
@@ -89,20 +91,20 @@ def main() -> None:
     plain = components(train, x)
     reference = error(plain, x)
     first = {"recipe": f"{COMPONENTS} components", "mse": round(reference, 5), "ratio": 1.0}
-    rows: list[dict[str, Any]] = [first]
+    rows: list[dict[str, Any]] = [dict.fromkeys(FIELDS) | first]
     shown = x[:: max(len(x) // SHOWN, 1)][:SHOWN]
     for steps in options.steps:
         figure = [shown, components(train, shown)]
-        for recipe in RECIPES:
+        for recipe in options.recipes:
             for seed in options.seeds:
                 with TemporaryDirectory() as folder:
                     vae, seconds = trained(
                         recipe, options.pictures, steps, seed, Path(folder) / "run"
                     )
                 mse = error(reconstructed(vae, x), x)
-                row = {"recipe": recipe, "steps": steps, "seed": seed, "mse": round(mse, 5)}
-                row |= {"ratio": round(mse / reference, 3), "seconds": round(seconds)}
-                rows.append(row | {"codes": codes_in_use(vae, x)})
+                ratio, codes = round(mse / reference, 3), codes_in_use(vae, x)
+                found = recipe, steps, seed, round(mse, 5), ratio, codes, round(seconds)
+                rows.append(dict(zip(FIELDS, found, strict=True)))
                 print(rows[-1], flush=True)
             figure.append(reconstructed(vae, shown))
             pictures.save(
@@ -111,11 +113,7 @@ def main() -> None:
         pictures.save(
             pictures.grid(torch.cat(figure), SHOWN), options.images / f"photographs_{steps}.png"
         )
-    with options.out.open("w", newline="") as file:
-        names = ["recipe", "steps", "seed", "mse", "ratio", "codes", "seconds"]
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    write(rows, options.out)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributions import full_precision, parameters
+from .networks.base import place_size
 from .optional import needs
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _sizes(vae: "VAE") -> list["VAE"]:
     if not vae.latent.grid:
         return [vae]
     channels, height, width = vae.shape
-    stride: int = vae.network.stride  # type: ignore[attr-defined]
+    stride = place_size(vae.network)
     return [vae.at(channels, height + stride + 1, width + 2 * stride), vae]
 
 

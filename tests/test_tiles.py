@@ -122,6 +122,8 @@ WRONG = [
         lambda: Tiled(grid_vae()).decode(np.zeros((5, 5, 3)), PICTURE[:, 4:]),
         r"out must have the shape \[3, 20, 20\], got \[3, 16, 20\]",
     ),
+    (lambda: Tiled(grid_vae()).decode(np.zeros((5, 5, 2))), r"shape \[h, w, 3\], got \[5, 5, 2\]"),
+    (lambda: Tiled(grid_vae()).decode(np.zeros((5, 5))), r"z must have .* got \[5, 5\]"),
 ]
 
 

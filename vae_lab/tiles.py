@@ -44,6 +44,7 @@ class Tiled:
         self.tile = tile
         self._channels = vae.shape[0]
         self._stride = place_size(vae.network)
+        self._variables = vae.latent.num_variables // vae.latent.num_places  # of a place
         self._reach = measured_reach(vae)
 
     @torch.no_grad()
@@ -55,8 +56,7 @@ class Tiled:
         """
         _, height, width = self._checked(picture)
         grid = (self._places(height), self._places(width))
-        place = self.vae.latent.num_variables // np.prod(self.vae.latent.grid)
-        out = _result(out, (*grid, int(place)))
+        out = _result(out, (*grid, self._variables))
         for rows, columns in self._tiles(grid, self._reach.encoder):
             sides = (self._pixels(rows, height), self._pixels(columns, width))
             x = self._tensor(picture[np.ix_(np.arange(self._channels), *sides)])
@@ -75,6 +75,8 @@ class Tiled:
             out: to be filled, of floats or of bytes; its size says where the last places are cut
                 off. None: a new array of whole places.
         """
+        if z.ndim != 3 or z.shape[-1] != self._variables:
+            raise ValueError(f"z must have the shape [h, w, {self._variables}], got {[*z.shape]}")
         grid, stride = z.shape[:2], self._stride
         out = _result(out, (self._channels, *(side * stride for side in grid)), cut=stride)
         for rows, columns in self._tiles(grid, self._reach.decoder):

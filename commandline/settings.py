@@ -2,7 +2,7 @@
 
 A row stands for a setting, or for all that are below it: `data` for `data.val_size` as well, unless
 that has a row of its own. What has no row makes a run what it is and needs no more to be said. A
-new group of files, as `prior=NAME` has once been, is one row.
+new group of files, as `prior=NAME` was, is one row.
 """
 
 from enum import Enum

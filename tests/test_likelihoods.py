@@ -299,6 +299,18 @@ def test_discretized_logistic_is_the_mixture_of_one():
     torch.testing.assert_close(DiscretizedLogistic(scale).log_prob(mu, x), expected)
 
 
+def test_no_draw_of_a_laplace_is_infinite():
+    """Of the 2^24 values of a uniform in float32 one is 0, and the inverse of F infinite there."""
+    params, seed = torch.full((1, 1024, 1024), 0.5, dtype=torch.float32), 12
+    assert (
+        torch.rand(params.shape, generator=torch.manual_seed(seed), dtype=params.dtype) == 0
+    ).any()
+    torch.manual_seed(seed)
+    error = Laplace(0.2).sample(params) - 0.5
+    assert error.isfinite().all()
+    assert error.mean().abs() < 2e-3 and abs(error.abs().mean() - 0.2) < 2e-3
+
+
 def test_discretized_logistic_samples_have_its_masses():
     likelihood, mu = DiscretizedLogistic(0.02), torch.full((1, 1, 1), 0.99)
     p = likelihood.log_prob(mu, pixels(LEVELS)).exp()

@@ -96,6 +96,12 @@ def test_the_bounds_of_a_model_with_its_own_prior_are_those_of_all_its_states(bi
     torch.testing.assert_close(terms.elbo, elbo(bits, x))
 
 
+def test_no_data_have_no_kl(bits):
+    """What a short last batch leaves a process to validate."""
+    bound = bits.elbo(binary_images(0))
+    assert bound.elbo.shape == (0,) and bound.kl.shape == (0, 3)
+
+
 @pytest.mark.parametrize("estimator", [ScoreFunction(3), Exact()])
 def test_gradients_reach_the_prior(bits, estimator):
     x = binary_images()

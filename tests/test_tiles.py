@@ -80,6 +80,21 @@ def test_bytes_in_files_come_and_go(tmp_path):
     assert np.abs(out - expected).max() <= 0.51
 
 
+def test_codes_fit_into_bytes():
+    vae, picture = grid_vae(Categorical(1, 7)), np.random.default_rng(0).random((3, 40, 40))
+    tiled = Tiled(vae, 16)
+    z = tiled.encode(picture)
+    stored = tiled.encode(picture, np.zeros(z.shape, np.uint8))
+    assert z.max() > 1
+    np.testing.assert_array_equal(stored, z)
+    np.testing.assert_array_equal(tiled.decode(stored), tiled.decode(z))
+
+
+def test_the_order_of_bytes_in_a_file_makes_no_difference():
+    tiled, picture = Tiled(grid_vae(), 16), np.random.default_rng(0).random((3, 40, 40), np.float32)
+    np.testing.assert_array_equal(tiled.encode(picture.astype(">f4")), tiled.encode(picture))
+
+
 def test_parameters_and_random_numbers_are_left_alone():
     vae, state = grid_vae(), torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
@@ -107,6 +122,8 @@ WRONG = [
         lambda: Tiled(grid_vae()).decode(np.zeros((5, 5, 3)), PICTURE[:, 4:]),
         r"out must have the shape \[3, 20, 20\], got \[3, 16, 20\]",
     ),
+    (lambda: Tiled(grid_vae()).decode(np.zeros((5, 5, 2))), r"shape \[h, w, 3\], got \[5, 5, 2\]"),
+    (lambda: Tiled(grid_vae()).decode(np.zeros((5, 5))), r"z must have .* got \[5, 5\]"),
 ]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributions import full_precision, parameters
+from .networks.base import place_size
 from .optional import needs
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Exported(NamedTuple):
 class EncoderGraph(nn.Module):
     """x [B, C, H, W] -> the parameters of q(z|x), of each latent [B, ...]."""
 
+    input = "x"
     axes = ("batch", None, "height", "width")  # that vary, of a fully convolutional model
 
     def __init__(self, vae: "VAE") -> None:
@@ -49,6 +51,7 @@ class DecoderGraph(nn.Module):
     Of a fully convolutional model all pixels of all places, from which no picture is cut out.
     """
 
+    input = "z"
     outputs = ("parameters", "mean")
     axes = ("batch", "rows", "columns")
 
@@ -108,7 +111,6 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
 
 
 def _export(graph: EncoderGraph | DecoderGraph, path: Path) -> float:
-    name = "x" if isinstance(graph, EncoderGraph) else "z"
     models = _sizes(graph.vae)
     varying = graph.axes if graph.vae.latent.grid else graph.axes[:1]
     axes = {
@@ -120,15 +122,15 @@ def _export(graph: EncoderGraph | DecoderGraph, path: Path) -> float:
         graph.eval(),
         (graph.example(models[0], 2),),
         path,
-        input_names=[name],
+        input_names=[graph.input],
         output_names=[*graph.outputs],
-        dynamic_shapes={name: axes},
+        dynamic_shapes={graph.input: axes},
         dynamo=True,
         external_data=False,
         verbose=False,
     )
     examples = [graph.example(vae, count) for vae in models for count in (1, 2, 5)]
-    difference = max(_difference(graph, path, name, example) for example in examples)
+    difference = max(_difference(graph, path, example) for example in examples)
     if not difference < TOLERANCE:
         raise RuntimeError(f"{path.name} is {difference:.1e} from torch, relatively")
     return difference
@@ -142,15 +144,15 @@ def _sizes(vae: "VAE") -> list["VAE"]:
     if not vae.latent.grid:
         return [vae]
     channels, height, width = vae.shape
-    stride: int = vae.network.stride  # type: ignore[attr-defined]
+    stride = place_size(vae.network)
     return [vae.at(channels, height + stride + 1, width + 2 * stride), vae]
 
 
-def _difference(graph: EncoderGraph | DecoderGraph, path: Path, name: str, inputs: Tensor) -> float:
+def _difference(graph: EncoderGraph | DecoderGraph, path: Path, inputs: Tensor) -> float:
     from onnxruntime import InferenceSession
 
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    found: list[np.ndarray] = session.run([*graph.outputs], {name: inputs.numpy()})
+    found: list[np.ndarray] = session.run([*graph.outputs], {graph.input: inputs.numpy()})
     pairs = zip(found, graph(inputs), strict=True)
     return max(_distance(torch.from_numpy(array), tensor) for array, tensor in pairs)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import variables
 from .latents.base import ACTIVE
+from .networks.base import place_size
 from .optional import needs
 from .storage import files
 from .vae import VAE
@@ -141,11 +142,6 @@ def _each(vae: VAE, z: Tensor, units: Sequence[int | Tensor], values: Tensor) ->
 # Of latents on a grid.
 
 
-def place_size(vae: VAE) -> int:
-    """How many pixels along each side a place of the grid stands for."""
-    return int(getattr(vae.network, "stride", 1))
-
-
 def around(images: Tensor, place: tuple[int, int], side: int, reach: int = 3) -> Tensor:
     """The part of images [*, H, W] that is at most so many places of `side` pixels from one."""
     down, right = (slice(max(i - reach, 0) * side, (i + reach + 1) * side) for i in place)
@@ -159,7 +155,7 @@ def code_patches(vae: VAE) -> Tensor:
     Args:
         vae: The model, with one code at each place.
     """
-    side = place_size(vae)
+    side = place_size(vae.network)
     small = vae.at(vae.shape[0], 3 * side, 3 * side)
     images = small.likelihood.mean(small.decode(small.latent.from_numbers(small.latent.values())))
     return images[..., side:-side, side:-side]

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .inputs import check_count
+from .inputs import as_tensor, check_count
+from .networks.base import place_size
 
 if TYPE_CHECKING:
     from .vae import VAE
@@ -42,7 +43,8 @@ class Tiled:
         self.vae = vae.at(*vae.shape)  # a fully convolutional one, or it says so
         self.tile = tile
         self._channels = vae.shape[0]
-        self._stride: int = vae.network.stride  # type: ignore[attr-defined]
+        self._stride = place_size(vae.network)
+        self._variables = vae.latent.num_variables // vae.latent.num_places  # of a place
         self._reach = measured_reach(vae)
 
     @torch.no_grad()
@@ -54,8 +56,7 @@ class Tiled:
         """
         _, height, width = self._checked(picture)
         grid = (self._places(height), self._places(width))
-        place = self.vae.latent.num_variables // np.prod(self.vae.latent.grid)
-        out = _result(out, (*grid, int(place)))
+        out = _result(out, (*grid, self._variables))
         for rows, columns in self._tiles(grid, self._reach.encoder):
             sides = (self._pixels(rows, height), self._pixels(columns, width))
             x = self._tensor(picture[np.ix_(np.arange(self._channels), *sides)])
@@ -74,19 +75,22 @@ class Tiled:
             out: to be filled, of floats or of bytes; its size says where the last places are cut
                 off. None: a new array of whole places.
         """
+        if z.ndim != 3 or z.shape[-1] != self._variables:
+            raise ValueError(f"z must have the shape [h, w, {self._variables}], got {[*z.shape]}")
         grid, stride = z.shape[:2], self._stride
         out = _result(out, (self._channels, *(side * stride for side in grid)), cut=stride)
         for rows, columns in self._tiles(grid, self._reach.decoder):
-            numbers = torch.tensor(z[np.ix_(rows.seen, columns.seen)]).flatten()
+            seen = z[np.ix_(rows.seen, columns.seen)]
             sides = (len(rows.seen) * stride, len(columns.seen) * stride)
             vae = self.vae.at(self._channels, *sides)
-            numbers = numbers.to(vae.device, vae.dtype)
+            numbers = as_tensor("z", seen, vae).flatten()
             mean = vae.likelihood.mean(vae.decode(vae.latent.from_numbers(numbers)))
+            pixels = (255 * mean).round() if out.dtype == np.uint8 else mean
             kept, inner = (
                 [slice(part.start * stride, part.stop * stride) for part in parts]
                 for parts in ((rows.kept, columns.kept), (rows.inner, columns.inner))
             )
-            _put(out[:, *kept], mean[:, *inner])
+            _put(out[:, *kept], pixels[:, *inner])
         return out
 
     def reconstruct(self, picture: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -103,8 +107,7 @@ class Tiled:
         return shape
 
     def _tensor(self, pixels: np.ndarray) -> Tensor:
-        scale = 255 if pixels.dtype == np.uint8 else 1
-        return torch.tensor(pixels).to(self.vae.device, self.vae.dtype) / scale
+        return as_tensor("picture", pixels, self.vae) / (255 if pixels.dtype == np.uint8 else 1)
 
     def _places(self, side: int) -> int:
         return -(-side // self._stride)
@@ -150,9 +153,8 @@ def _result(out: np.ndarray | None, shape: tuple[int, ...], cut: int = 1) -> np.
 
 
 def _put(out: np.ndarray, values: Tensor) -> None:
-    """Writes as much as there is a place for; into bytes 0 to 255."""
-    values = values[tuple(slice(side) for side in out.shape)].float().cpu()
-    out[...] = (255 * values).round() if out.dtype == np.uint8 else values
+    """Writes as much as there is a place for."""
+    out[...] = values[tuple(slice(side) for side in out.shape)].float().cpu()
 
 
 class Reach(NamedTuple):
@@ -173,7 +175,7 @@ def measured_reach(vae: "VAE") -> Reach:
     encoder, decoder = (
         deepcopy(part).to("cpu", torch.double) for part in (vae.encoder, vae.decoder)
     )
-    stride: int = vae.network.stride  # type: ignore[attr-defined]
+    stride = place_size(vae.network)
     channels, width = vae.shape[0], vae.latent.width
 
     def by_encoder(marks: Tensor) -> Tensor:

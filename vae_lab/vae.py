@@ -212,9 +212,11 @@ class VAE(nn.Module):
         """
         if self.prior is None:
             return per_variable(self.latent.kl(q), q)
+        variables = self.latent.num_variables
+        if not q.batch_shape.numel():  # of which torch sums no log-densities
+            return self.output_bias.new_zeros(*q.batch_shape, variables)
         z = q.sample((KL_SAMPLES,)) if z is None else z
         kl = (q.log_prob(z) - self.p_z().log_prob(z)).mean(0)
-        variables = self.latent.num_variables
         return kl.unsqueeze(-1).expand(*kl.shape, variables) / variables
 
     def infer(self, x: Tensor) -> Level:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import pictures, variables
 from ..memory import encoded_at_once, posteriors_at_once
+from ..networks.base import place_size
 from ..vae import VAE
 from ..variables import Use
 from . import latent_figures, place_figures
@@ -65,7 +66,8 @@ def _look(vae: VAE, x: Tensor) -> Seen:
         means = q.mean.flatten(1, places).mean(1).flatten(1)
         parts.append((*(latent.at_places(value).cpu() for value in numbers), means.cpu()))
         if (probabilities := latent.usage(q)) is not None:  # [N, L, K]
-            usage.append(_over_places(vae, probabilities.sum(0)))
+            of_all = probabilities.sum(0, keepdim=True)  # [1, L, K]
+            usage.append(latent.places_as_data(of_all).mean(0).cpu())
     modes, draws, means = (torch.cat(part) for part in zip(*parts, strict=True))
     return Seen(
         use,
@@ -78,11 +80,6 @@ def _look(vae: VAE, x: Tensor) -> Seen:
     )
 
 
-def _over_places(vae: VAE, values: Tensor) -> Tensor:
-    """The mean over the places, [L, K] -> [V, K]."""
-    return vae.latent.at_places(values.T).flatten(1, -2).mean(1).T.cpu()
-
-
 def _variables(vae: VAE) -> Tensor:
     """The index of each latent variable, where it is, [h, w, V]."""
     return vae.latent.at_places(torch.arange(vae.latent.num_variables))
@@ -92,14 +89,14 @@ def _kl_map(vae: VAE, kl: Tensor, x: Tensor, path: Path) -> None:
     maps = torch.cat([kl[:SHOWN], kl.mean(0, keepdim=True)])
     titles = [f"{total:,.0f} nats" for total in maps.sum((1, 2)).tolist()]
     titles[-1] += f"\nmean of {len(x)}"
-    place_figures.heat(_rgb(x[:SHOWN]), maps, titles, pictures.place_size(vae), path)
+    place_figures.heat(_rgb(x[:SHOWN]), maps, titles, place_size(vae.network), path)
 
 
 def _value_maps(vae: VAE, seen: Seen, x: Tensor, path: Path) -> None:
     channels = pictures.active_units(seen.channels, MAPS)
     names = [f"$z_{{{channel}}}$" for channel in channels]
     numbers = seen.modes[:SHOWN, ..., channels].movedim(-1, 1)  # [N, R, h, w]
-    side, images = pictures.place_size(vae), _rgb(x[:SHOWN])
+    side, images = place_size(vae.network), _rgb(x[:SHOWN])
     if vae.latent.kind == "codes" and seen.usage is not None:
         rank = seen.usage[channels].argsort(descending=True).argsort()  # of every code, [R, K]
         place_figures.codes(images, numbers.long(), rank, names, side, path)
@@ -127,7 +124,7 @@ def _place_traversals(vae: VAE, seen: Seen, z: Tensor, path: Path) -> None:
     units = _variables(vae)[row, column][channels].tolist()
     values, columns, across = _values(vae, seen, VALUES)
     images = pictures.traversals(vae, z, units, values=values)
-    around = pictures.around(images, (row, column), pictures.place_size(vae))
+    around = pictures.around(images, (row, column), place_size(vae.network))
     latent_figures.traversals(around, names, seen.use.measure, columns, across, path)
 
 

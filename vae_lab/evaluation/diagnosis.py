@@ -52,8 +52,8 @@ def diagnose(
     Args:
         numbers: by name the metrics of :func:`vae_lab.evaluation.evaluate`, and also `latents` L,
             `categories` K, `places` of a grid, at each of which there are L, `samples` of the
-            importance weights, `temperature`, `grey` (are there
-            pixels that are no bits, under a likelihood of bits). Unknown is what is absent or None.
+            importance weights, `temperature`, `grey` (are there pixels that are no
+            bits, under a likelihood of bits). Unknown is what is absent or None.
         prefix: of the metrics' names where they are shown, such as `val/`.
         min_kl: in nats a datum; less is a collapse.
         min_codes: dead are codes of perplexity P where :math:`(P - 1) / (K - 1)` is less.

@@ -12,8 +12,9 @@ from .. import variables
 from ..data import TensorLoader
 from ..data.image_files import read_upload
 from ..memory import encode_in_parts
+from ..networks.base import place_size
 from ..optional import needs
-from ..pictures import code_patches, place_size
+from ..pictures import code_patches
 from ..vae import VAE
 
 with needs("train", __name__):
@@ -78,7 +79,7 @@ class Explorer:
     @property
     def cells_across(self) -> tuple[float, float]:
         """How many places the picture has, down and across: the last may stand out of it."""
-        height, width = (side / place_size(self.vae) for side in self.vae.shape[-2:])
+        height, width = (side / place_size(self.vae.network) for side in self.vae.shape[-2:])
         return height, width
 
     def variables(self, place: tuple[int, int]) -> list[int]:

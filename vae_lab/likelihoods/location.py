@@ -104,8 +104,9 @@ class Laplace(_Location):
 
     def sample(self, params: Tensor) -> Tensor:
         """A draw with its noise, which may leave [0, 1]."""
-        u = torch.rand_like(params) - 0.5
-        return params - self.log_scale.exp() * u.sign() * torch.log1p(-2 * u.abs())
+        # The difference of two exponentials: the inverse of F is infinite at 0.
+        one, other = (torch.empty_like(params).exponential_() for _ in range(2))
+        return params + self.log_scale.exp() * (one - other)
 
 
 class DiscretizedLogistic(_Location):

@@ -37,8 +37,15 @@ class Network(Protocol):
 
 def grid(network: Network, shape: Shape) -> Shape:
     """The places (h, w) at which a network has latent variables of an image; () if it is flat."""
-    stride = getattr(network, "stride", None)
-    return () if stride is None else tuple(-(-side // stride) for side in shape[1:])
+    if not hasattr(network, "stride"):
+        return ()
+    size = place_size(network)
+    return tuple(-(-side // size) for side in shape[1:])
+
+
+def place_size(network: Network) -> int:
+    """The pixels along each side of a place of a network's grid; 1 if it is flat."""
+    return int(getattr(network, "stride", 1))
 
 
 class Encoder(nn.Sequential):

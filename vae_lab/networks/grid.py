@@ -25,12 +25,12 @@ from .base import (
 from .layers import (
     Attention,
     DoublingConv,
+    PadToMultiple,
     PlaceNorm,
     Residual,
     SubPixels,
     ToChannels,
     ToPlaces,
-    Whole,
 )
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
@@ -105,7 +105,7 @@ class Grid:
                 f"padding=reflect needs 2 x 2 places or more, got {places[0]} x {places[1]} of "
                 f"{self.stride} pixels: use replicate, or fewer channels"
             )
-        layers: list[nn.Module] = [Whole(self.stride)]
+        layers: list[nn.Module] = [PadToMultiple(self.stride)]
         for a, b in pairwise((shape[0], *self.channels)):
             layers += [self._conv(a, b, 4, stride=2, padding=1), *self._blocks(b)]
         layers += [*self._attention(), ToPlaces()]  # no activation: it would favour a few codes
@@ -145,8 +145,8 @@ class Grid:
         if not self.attention:
             return []
         channels = self.channels[-1]
-        answers = nn.Conv2d(channels, channels, 1)
-        return [self._around(self._norm(channels), Attention(channels), answers)]
+        output = nn.Conv2d(channels, channels, 1)
+        return [self._around(self._norm(channels), Attention(channels), output)]
 
     def _around(self, *layers: nn.Module) -> nn.Module:
         return Residual(*layers, checkpointing=self.checkpointing)

@@ -89,7 +89,7 @@ class PlaceNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Each place asks all others, [N, C, h, w]; it does not know where they are.
+    """Self-attention of the places, [N, C, h, w], which do not know where they are.
 
     Source: Vaswani et al., *Attention Is All You Need*, NeurIPS 2017, arXiv:1706.03762
     """
@@ -97,21 +97,21 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = max(channels // HEAD, 1) if channels % HEAD == 0 else 1
-        self.questions = nn.Conv2d(channels, 3 * channels, 1)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         *_, height, width = x.shape
-        parts = self.questions(x).flatten(2).unflatten(1, (3, self.heads, -1))
+        parts = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1))
         q, k, v = parts.transpose(-1, -2).unbind(1)  # [N, heads, places, channels of a head]
         if torch.is_grad_enabled():  # the fused kernel has no second derivative
             scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-            answer = scores.softmax(-1) @ v
+            seen = scores.softmax(-1) @ v
         else:
-            answer = F.scaled_dot_product_attention(q, k, v)
-        return answer.transpose(-1, -2).flatten(1, 2).unflatten(-1, (height, width))
+            seen = F.scaled_dot_product_attention(q, k, v)
+        return seen.transpose(-1, -2).flatten(1, 2).unflatten(-1, (height, width))
 
 
-class Whole(nn.Module):
+class PadToMultiple(nn.Module):
     """Repeats the last pixels, so that height and width are multiples of `size`.
 
     In memory the channels of a pixel lie beside each other afterwards, as :class:`PlaceNorm` leaves

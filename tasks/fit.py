@@ -144,8 +144,8 @@ def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:
         most = config.trainer.get(f"max_{unit}")
         if most is not None and -1 < most < count:
             raise ValueError(
-                f"the run has trained for {count} {unit}, more than trainer.max_{unit}={most}: type "
-                f"a larger trainer.max_{unit}"
+                f"the run has trained for {count} {unit}, more than trainer.max_{unit}={most}: "
+                f"type a larger trainer.max_{unit}"
             )
 
 

@@ -96,9 +96,7 @@ def _long_warmup(warmup: int, steps: float, end: str) -> Iterator[str]:
     )
 
 
-def _long_schedules(
-    config: DictConfig, model: VAEModule, steps: float, end: str
-) -> Iterator[str]:
+def _long_schedules(config: DictConfig, model: VAEModule, steps: float, end: str) -> Iterator[str]:
     tree = OmegaConf.to_container(config)
     for name, schedule in model.schedules.items():
         if schedule.steps > steps:

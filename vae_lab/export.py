@@ -143,7 +143,8 @@ def _varying(graph: EncoderGraph | DecoderGraph) -> dict[int, Dim]:
 def _sizes(vae: "VAE") -> list["VAE"]:
     """The model, and in front of it the same for larger pictures if it takes them.
 
-    torch would take a grid of a single row for one that always has a single row, and asks for LEAST.
+    torch would take a grid of a single row for one that always has a single row, and an example
+    that has not LEAST places is refused.
     """
     if not vae.latent.grid:
         return [vae]

@@ -18,15 +18,15 @@ def told(model: VAEModule, x: Tensor, steps: float) -> Iterator[str]:
 
     Args:
         model: on the CPU; nothing of it changes.
-        x: the images of one step, [B, C, H, W].
-        steps: of the whole training; of no end there is nothing to say.
+        x: the images of one batch, [B, C, H, W].
+        steps: batches of the whole training; of no end there is nothing to say.
     """
     if not math.isfinite(steps):
         return
     seconds = seconds_of_a_step(model, x)
     if seconds * steps > LEAST:
         yield (
-            f"about {_spoken(seconds * steps)}: {steps:.0f} steps of {len(x)} images, "
+            f"about {_spoken(seconds * steps)}: {steps:.0f} batches of {len(x)} images, "
             f"{1000 * seconds:.0f} ms each on {torch.get_num_threads()} threads"
         )
 

@@ -139,12 +139,14 @@ def _differences(config: DictConfig, trainer: pl.Trainer, checkpoint: Saved) -> 
 
 def _check_end(config: DictConfig, saved: dict[str, Any]) -> None:
     """Refuses an end of the run that it has passed already."""
-    done, most = saved["epoch"] + ended_its_epoch(saved), config.trainer.max_epochs
-    if most is not None and -1 < most < done:
-        raise ValueError(
-            f"the run has trained for {done} epochs, more than trainer.max_epochs={most}: type "
-            "a larger trainer.max_epochs"
-        )
+    done = {"epochs": saved["epoch"] + ended_its_epoch(saved), "steps": saved["global_step"]}
+    for unit, count in done.items():
+        most = config.trainer.get(f"max_{unit}")
+        if most is not None and -1 < most < count:
+            raise ValueError(
+                f"the run has trained for {count} {unit}, more than trainer.max_{unit}={most}: "
+                f"type a larger trainer.max_{unit}"
+            )
 
 
 def _occupied(config: DictConfig, begun: Start) -> Saved | None:

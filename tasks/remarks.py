@@ -51,8 +51,9 @@ def remarks(
         batch = x[torch.arange(mine) % len(x)]
         yield from estimate.told(model, batch, steps * trainer.accumulate_grad_batches)
     if math.isfinite(steps):
-        yield from _long_warmup(model.lr_warmup_steps, steps)
-        yield from _long_schedules(config, model, steps)
+        end = "trainer.max_steps" if steps == trainer.max_steps else "trainer.max_epochs"
+        yield from _long_warmup(model.lr_warmup_steps, steps, end)
+        yield from _long_schedules(config, model, steps, end)
 
 
 def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
@@ -85,24 +86,24 @@ def _few_steps(loader: Any, accumulated: int) -> Iterator[str]:
         )
 
 
-def _long_warmup(warmup: int, steps: float) -> Iterator[str]:
+def _long_warmup(warmup: int, steps: float, end: str) -> Iterator[str]:
     if warmup * WARMUP <= steps:
         return
     long = "never reaches" if warmup > steps else f"takes {warmup / steps:.0%} of its time to reach"
     yield (
         f"this run has {_count(steps)} and {long} its learning rate (lr_warmup_steps={warmup}): "
-        f"type model.lr_warmup_steps={int(steps // WARMUP)}, or a larger trainer.max_epochs"
+        f"type model.lr_warmup_steps={int(steps // WARMUP)}, or a larger {end}"
     )
 
 
-def _long_schedules(config: DictConfig, model: VAEModule, steps: float) -> Iterator[str]:
+def _long_schedules(config: DictConfig, model: VAEModule, steps: float, end: str) -> Iterator[str]:
     tree = OmegaConf.to_container(config)
     for name, schedule in model.schedules.items():
         if schedule.steps > steps:
             typed = next(_keys(tree, name, schedule.steps), name)
             yield (
                 f"this run has {_count(steps)} and ends before the schedule of its {name}, of "
-                f"{schedule.steps}: type {typed}.steps={int(steps)}, or a larger trainer.max_epochs"
+                f"{schedule.steps}: type {typed}.steps={int(steps)}, or a larger {end}"
             )
 
 

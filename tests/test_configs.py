@@ -111,6 +111,13 @@ def test_what_is_foreseen_is_what_a_constructor_says(target):
             assert foreseen == f"{refused.value} (in it)"
 
 
+@pytest.mark.parametrize("experiment", ["photos", "photo_codes"])
+@pytest.mark.parametrize("likelihood", names("likelihood"))
+def test_photographs_take_every_likelihood(experiment, likelihood):
+    lines = f"experiment={experiment}", "data.root=/x", f"likelihood={likelihood}"
+    assert list(complaints(OmegaConf.to_container(config(*lines)))) == []
+
+
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "estimator"])
 def test_every_estimator_is_exported(path):
     target = OmegaConf.load(path)._target_

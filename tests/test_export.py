@@ -58,6 +58,8 @@ def test_the_graphs_do_what_the_model_does(tmp_path):
 
 GRIDS = {
     "sigma": (Gaussian(2), likelihoods.Gaussian(0.2, learned=True), {}),
+    "three halvings": (Gaussian(2), likelihoods.Gaussian(0.2), {"channels": (4, 6, 6)}),
+    "four halvings": (Gaussian(2), likelihoods.Gaussian(0.2), {"channels": (4, 6, 6, 6)}),
     "laplace": (Categorical(1, 5), likelihoods.Laplace(0.2), {"padding": "reflect"}),
     "logistic": (
         Bernoulli(2),
@@ -71,7 +73,7 @@ GRIDS = {
 @pytest.mark.parametrize("name", GRIDS)
 def test_the_graphs_of_a_grid_take_pictures_of_any_size(tmp_path, name):
     latent, likelihood, settings = GRIDS[name]
-    vae = small_vae(latent, Grid((4, 6), **settings), likelihood, shape=(3, 8, 12))
+    vae = small_vae(latent, Grid(**{"channels": (4, 6)} | settings), likelihood, shape=(3, 8, 12))
     assert export.export_onnx(vae, tmp_path).difference < 1e-5
     encoder, decoder = (
         onnxruntime.InferenceSession(tmp_path / f"{name}.onnx") for name in ("encoder", "decoder")

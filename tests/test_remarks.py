@@ -62,6 +62,21 @@ def test_only_what_is_seldom_meant_is_said(line, expected, monkeypatch):
     assert all("\n" not in line and "type " in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("trainer.max_epochs=2", "trainer.max_epochs"),
+        ("trainer.max_epochs=-1 trainer.max_steps=60", "trainer.max_steps"),
+        ("trainer.max_epochs=9 trainer.max_steps=60", "trainer.max_steps"),
+        ("trainer.max_epochs=2 trainer.max_steps=999", "trainer.max_epochs"),
+    ],
+)
+def test_a_longer_run_is_one_with_a_later_end_of_the_kind_that_ends_it(line, end):
+    found = [line for line in said(line) if "this run has" in line]
+    assert found
+    assert all(line.endswith(f"or a larger {end}") for line in found)
+
+
 def test_what_is_said_to_type_leaves_nothing_to_say():
     line = "data.batch_size=500 trainer.max_epochs=20 objective=elbo_warmup data.binarize=none"
     while found := said(line):

@@ -462,6 +462,9 @@ def test_training_that_has_gone_further_is_not_cut(run, tmp_path, capsys):
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     line = refused(run, capsys, "resume=x", "trainer.max_epochs=1")
     assert "has trained for 2 epochs, more than trainer.max_epochs=1: type a larger" in line
+    steps = state(tmp_path / "x")["global_step"]
+    line = refused(run, capsys, "resume=x", "trainer.max_steps=1")
+    assert f"has trained for {steps} steps, more than trainer.max_steps=1: type a larger" in line
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 

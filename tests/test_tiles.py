@@ -113,6 +113,18 @@ WRONG = [
     ),
     (lambda: Tiled(grid_vae(), 0), "tile must be a positive integer, got 0"),
     (lambda: Tiled(grid_vae()).encode(PICTURE[0]), r"the shape \[3, H, W\], got \[20, 20\]"),
+    (
+        lambda: Tiled(grid_vae()).encode(PICTURE.transpose(1, 2, 0)),
+        r"got \[20, 20, 3\]: type picture.transpose\(2, 0, 1\)",
+    ),
+    (
+        lambda: Tiled(grid_vae()).encode(torch.from_numpy(PICTURE)),
+        r"a numpy array, got Tensor: type picture.numpy\(\)",
+    ),
+    (
+        lambda: Tiled(grid_vae()).decode(np.zeros((5, 5, 4))),
+        r"z must have the shape \[h, w, 3\], got \[5, 5, 4\]",
+    ),
     (lambda: Tiled(grid_vae()).encode(PICTURE + 3), "the batch has 3: divide by 255"),
     (
         lambda: Tiled(grid_vae()).reconstruct(PICTURE, PICTURE[:, 1:]),

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from .distributions import full_precision, parameters
 from .networks.base import place_size
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .vae import VAE
 
 TOLERANCE = 1e-4  # of the largest number in the output
-LEAST = {"height": 8, "width": 8, "rows": 2, "columns": 2}  # for torch to reason with
+LEAST = 2  # places along each side, for torch to reason with; the graphs take fewer
 
 
 class Exported(NamedTuple):
@@ -31,11 +32,12 @@ class EncoderGraph(nn.Module):
     """x [B, C, H, W] -> the parameters of q(z|x), of each latent [B, ...]."""
 
     input = "x"
-    axes = ("batch", None, "height", "width")  # that vary, of a fully convolutional model
+    sides: ClassVar = {2: "height", 3: "width"}  # that vary, of a fully convolutional model
 
     def __init__(self, vae: "VAE") -> None:
         super().__init__()
         self.vae = vae
+        self.scale: int = getattr(vae.network, "stride", 1)  # pixels of a place
         self.outputs = [*parameters(vae.latent.prior())]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -53,7 +55,8 @@ class DecoderGraph(nn.Module):
 
     input = "z"
     outputs = ("parameters", "mean")
-    axes = ("batch", "rows", "columns")
+    sides: ClassVar = {1: "rows", 2: "columns"}
+    scale = 1
 
     def __init__(self, vae: "VAE") -> None:
         super().__init__()
@@ -112,19 +115,13 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
 
 def _export(graph: EncoderGraph | DecoderGraph, path: Path) -> float:
     models = _sizes(graph.vae)
-    varying = graph.axes if graph.vae.latent.grid else graph.axes[:1]
-    axes = {
-        axis: torch.export.Dim(side, min=LEAST.get(side))
-        for axis, side in enumerate(varying)
-        if side
-    }
     torch.onnx.export(
         graph.eval(),
         (graph.example(models[0], 2),),
         path,
         input_names=[graph.input],
         output_names=[*graph.outputs],
-        dynamic_shapes={graph.input: axes},
+        dynamic_shapes={graph.input: _varying(graph)},
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -136,16 +133,26 @@ def _export(graph: EncoderGraph | DecoderGraph, path: Path) -> float:
     return difference
 
 
+def _varying(graph: EncoderGraph | DecoderGraph) -> dict[int, Dim]:
+    """The axes of the input that may have any size; of a flat model that of the batch only."""
+    dims = {0: Dim("batch")}
+    if graph.vae.latent.grid:
+        least = LEAST * graph.scale
+        dims |= {axis: Dim(side, min=least) for axis, side in graph.sides.items()}
+    return dims
+
+
 def _sizes(vae: "VAE") -> list["VAE"]:
     """The model, and in front of it the same for larger pictures if it takes them.
 
-    torch would take a grid of a single row for one that always has a single row.
+    torch would take a grid of a single row for one that always has a single row, and an example
+    that has not LEAST places is refused.
     """
     if not vae.latent.grid:
         return [vae]
     channels, height, width = vae.shape
     stride = place_size(vae.network)
-    return [vae.at(channels, height + stride + 1, width + 2 * stride), vae]
+    return [vae.at(channels, height + 2 * stride + 1, width + 3 * stride), vae]
 
 
 def _difference(graph: EncoderGraph | DecoderGraph, path: Path, inputs: Tensor) -> float:

@@ -75,9 +75,10 @@ class Tiled:
             out: to be filled, of floats or of bytes; its size says where the last places are cut
                 off. None: a new array of whole places.
         """
-        if z.ndim != 3 or z.shape[-1] != self._variables:
-            raise ValueError(f"z must have the shape [h, w, {self._variables}], got {[*z.shape]}")
-        grid, stride = z.shape[:2], self._stride
+        shape = _shape("z", z)
+        if len(shape) != 3 or shape[2] != self._variables:
+            raise ValueError(f"z must have the shape [h, w, {self._variables}], got {list(shape)}")
+        grid, stride = shape[:2], self._stride
         out = _result(out, (self._channels, *(side * stride for side in grid)), cut=stride)
         for rows, columns in self._tiles(grid, self._reach.decoder):
             seen = z[np.ix_(rows.seen, columns.seen)]
@@ -99,12 +100,12 @@ class Tiled:
         return self.decode(self.encode(picture), _result(out, shape))
 
     def _checked(self, picture: np.ndarray) -> tuple[int, ...]:
-        shape = np.shape(picture)
-        if len(shape) != 3 or shape[0] != self._channels:
-            raise ValueError(
-                f"picture must have the shape [{self._channels}, H, W], got {list(shape)}"
-            )
-        return shape
+        shape, channels = _shape("picture", picture), self._channels
+        if len(shape) == 3 and shape[0] == channels:
+            return shape
+        last = len(shape) == 3 and shape[2] == channels
+        hint = ": type picture.transpose(2, 0, 1)" if last else ""
+        raise ValueError(f"picture must have the shape [{channels}, H, W], got {list(shape)}{hint}")
 
     def _tensor(self, pixels: np.ndarray) -> Tensor:
         return as_tensor("picture", pixels, self.vae) / (255 if pixels.dtype == np.uint8 else 1)
@@ -120,6 +121,13 @@ class Tiled:
     def _tiles(self, grid: tuple[int, ...], reach: int) -> Iterator[tuple["_Window", ...]]:
         size, wraps = self._places(self.tile), self._reach.wraps
         return product(*(_windows(length, size, reach, wraps) for length in grid))
+
+
+def _shape(name: str, array: np.ndarray) -> tuple[int, ...]:
+    if not isinstance(array, np.ndarray):
+        hint = f": type {name}.numpy()" if isinstance(array, Tensor) else ""
+        raise ValueError(f"{name} must be a numpy array, got {type(array).__name__}{hint}")
+    return array.shape
 
 
 class _Window(NamedTuple):

@@ -115,6 +115,7 @@ class VAE(nn.Module):
         other._modules = dict(self._modules)
         other.shape, other.latent = tuple(shape), copy(self.latent)
         other.output_shape = self.likelihood.bind(other.shape)
+        del other.latent.grid  # of this copy: it is bound anew
         other.latent.bind(grid(self.network, other.shape))
         return other
 

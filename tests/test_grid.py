@@ -350,8 +350,10 @@ def test_a_mistake_is_one_line(call, message):
 
 def test_a_latent_belongs_to_one_grid():
     latent, network = Gaussian(2), Grid((4,))
-    vae = VAE((1, 4, 4), network, latent, Bernoulli())
-    with pytest.raises(ValueError, match=r"belongs to a VAE with the grid \[2, 2\], make another"):
-        VAE((1, 8, 8), network, latent, Bernoulli())
+    vae = VAE((1, 4, 4), network, latent, likelihoods.Bernoulli())
+    with pytest.raises(ValueError, match=r"belongs to a VAE with grid \[2, 2\], make another"):
+        VAE((1, 8, 8), network, latent, likelihoods.Bernoulli())
     assert vae.at(1, 8, 8).latent.grid == (4, 4) and latent.grid == (2, 2)
-    VAE((1, 4, 4), network, latent, Bernoulli())  # the same grid: as two flat models may share one
+    VAE(
+        (1, 4, 4), network, latent, likelihoods.Bernoulli()
+    )  # the same grid: as two flat models may share one

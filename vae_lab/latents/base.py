@@ -65,7 +65,7 @@ class Latent(PrintsArguments, nn.Module):
         """Called by the VAE with the grid of its network, () if it has none."""
         if "grid" in vars(self) and self.grid != grid:
             raise ValueError(
-                f"this {type(self).__name__} belongs to a VAE with the grid {list(self.grid)}, make "
+                f"this {type(self).__name__} belongs to a VAE with grid {list(self.grid)}, make "
                 f"another one for the grid {list(grid)}"
             )
         self.grid = grid

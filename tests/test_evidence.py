@@ -174,7 +174,9 @@ def test_what_is_decoded_at_once_takes_no_more_than_was_counted(network, graph, 
                 torch.autograd.grad(log_px_z.sum(), z)
 
     assert count == 20
-    assert 0.3 < most_allocated(work) / memory < 1.35
+    # What a grid's decoder makes of its weights is counted for each image: much, of so small ones.
+    least = 0.1 if isinstance(network, Grid) else 0.3
+    assert least < most_allocated(work) / memory < 1.35
 
 
 @pytest.mark.parametrize("network", NETWORKS)

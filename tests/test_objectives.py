@@ -51,7 +51,7 @@ GAUSSIAN = {
     "fixed": lambda: LinearGaussian(Gaussian(2)),
     "learned": lambda: LinearGaussian(Gaussian(2, learn_prior=True)),
     "of a grid": lambda: LinearGaussian(
-        Gaussian(1, learn_prior=True), Patches(2, reach=3), (1, 4, 2)
+        Gaussian(1, learn_prior=True), network=Patches(2, reach=3), shape=(1, 4, 2)
     ),
 }
 SCORE_FUNCTIONS = [(2, "learned"), (2, "leave_one_out_arithmetic")]  # all: test_estimators.py

@@ -361,7 +361,13 @@ def test_runs(run, tmp_path):
 GRID_RUN = ["network=grid", "network.channels=[4,6]", "network.attention=true"]
 
 
-@pytest.mark.parametrize("network", [["network=linear"], GRID_RUN], ids=["linear", "grid"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(["network=linear"], id="linear"),
+        pytest.param(GRID_RUN, id="grid", marks=pytest.mark.slow),
+    ],
+)
 def test_shares_of_a_model(run, tmp_path, network):
     """As it is typed: FSDP trains as DDP does, says it once, and what it saves is whole."""
     for strategy in ("ddp", "fsdp"):

@@ -136,7 +136,7 @@ def test_the_parts_that_a_page_adds_train(tmp_path):
     shutil.copy(ROOT / "train.py", tmp_path)
     page = (ROOT / "docs" / "extending.md").read_text()
     block = r"`([\w/]+\.(?:py|yaml))`.*:\n\n```(?:python|yaml)\n((?s:.*?))```"
-    added = re.findall(block, page)
+    added = [(name, text) for name, text in re.findall(block, page) if name != "train.py"]
     assert len(added) == 8
     for name, content in added:
         (tmp_path / name).parent.mkdir(exist_ok=True)

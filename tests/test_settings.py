@@ -60,7 +60,6 @@ def test_the_library_says_the_same():
     beside = {name for name, row in TABLE.items() if row.role in roles and "." not in name}
     assert set(report.BESIDE) == beside
     assert set(report.PLACES) == {name.rpartition(".")[2] for name in names(Role.PLACES)}
-    assert set(report.OF_MODEL) == {name for name, group in GROUPS.items() if group.of_model}
 
 
 def test_the_settings_of_an_evaluation_are_typed_by_their_names():

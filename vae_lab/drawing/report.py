@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..description import RELAXATION
 from ..figures import COLOURS, STYLES
 from ..optional import needs
 from ..storage import files
@@ -34,10 +35,7 @@ BESIDE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "logger", "callbacks"),
     *("compare", "evaluate", "explore", "report"),
 )
-CARD = ("network", "latent", "likelihood", "prior", "data")  # parts on a release's card
 ACRONYMS = ("elbo", "kl", "nll", "fid", "mig", "dci", "sap", "snr")
-# Settings of the model that have groups of their own.
-OF_MODEL = ("network", "latent", "likelihood", "objective", "estimator", "prior")
 
 
 def write(
@@ -142,8 +140,7 @@ def _subject(run: Run) -> str:
 def _facts(run: Run) -> dict[str, str]:
     """The rows of the report's table that says what was trained: model, data, length, seed."""
     config, card = run.config, run.card
-    model = config.get("model", {})
-    own = {k: v for k, v in model.items() if k not in (*OF_MODEL, "optimizer")}
+    own = {k: v for k, v in _model(run).items() if k != "optimizer"}
     shape = card.get("shape")
     seconds = [float(row["perf/seconds"]) for row in run.rows if row.get("perf/seconds")]
     steps = card.get("step") or (int(run.rows[-1]["step"]) if run.rows else None)
@@ -157,7 +154,7 @@ def _facts(run: Run) -> dict[str, str]:
         "prior": _describe(config.get("prior") or card.get("prior")),
         "objective": _describe(config.get("objective")),
         "estimator": _describe(config.get("estimator")) or ("the model's own" if config else ""),
-        "optimizer": _describe(model.get("optimizer")),
+        "optimizer": _describe(_model(run).get("optimizer")),
         "parameters": "" if run.parameters is None else f"{run.parameters:,}",
         "training": "" if steps is None else f"{steps:,} steps",
         "seed": str(config.get("seed", "")),
@@ -239,13 +236,18 @@ def _is_wide(path: Path) -> bool:
         return image.width > 1000 and image.width > 1.7 * image.height
 
 
+def _model(run: Run) -> dict[str, Any]:
+    """The model's own settings: without its parts that have groups of their own in the config."""
+    return {k: v for k, v in run.config.get("model", {}).items() if k not in run.config}
+
+
 def _settings(run: Run) -> dict[str, str]:
     """All settings that make a run what it is, as text; of a release those on its card."""
-    on_card = {k: run.card[k] for k in CARD if k in run.card}
-    model = run.config.get("model", {})
+    parts = {k: v for k, v in run.card.items() if isinstance(v, dict) and "class" in v}
+    on_card = {k: v for k, v in parts.items() if k != RELAXATION}
     config = {k: v for k, v in run.config.items() if k not in (*BESIDE, *on_card)}
-    if model:
-        named = (*OF_MODEL, *on_card.get("latent", {}))
+    if model := _model(run):
+        named = on_card.get("latent", {})
         config["model"] = {k: v for k, v in model.items() if k not in named}
     flat = _flat(config | on_card)
     return {

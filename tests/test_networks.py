@@ -295,3 +295,11 @@ def test_every_activation_builds(kind, activation):
 def test_refusals(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_norm_over_groups_leaves_something_of_a_single_place():
+    encoder, _ = pair(Grid((8,), norm="group"), (1, 2, 2))
+    nn.init.normal_(encoder[2][-1].weight)  # a residual block begins as the identity
+    nn.init.zeros_(encoder[1].bias)
+    x = torch.rand(5, 1, 2, 2)
+    assert (encoder(x) - encoder[1](x).permute(0, 2, 3, 1)).std(0).max() > 1e-3

@@ -31,6 +31,7 @@ from .layers import (
     SubPixels,
     ToChannels,
     ToPlaces,
+    group_norm,
 )
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
@@ -64,7 +65,7 @@ class Grid:
         padding: what lies around a picture.
         activation: relu, leaky_relu, tanh, elu, gelu or silu.
         checkpointing: keep no activations inside of the blocks for the gradient, but compute them
-            again: less memory, a third more time, the same numbers.
+            again: less memory, up to a fifth more time, the same numbers.
 
     Source: He, Zhang, Ren & Sun, *Identity Mappings in Deep Residual Networks*, ECCV 2016,
     arXiv:1603.05027; the grid of latents: van den Oord, Vinyals & Kavukcuoglu, *Neural Discrete
@@ -154,7 +155,7 @@ class Grid:
     def _norm(self, channels: int) -> nn.Module:
         if self.norm == "place":
             return PlaceNorm(channels)
-        return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+        return group_norm(channels)
 
     def _act(self) -> nn.Module:
         return nonlinearity(self.activation)

@@ -12,6 +12,11 @@ from ..transforms import is_transformed
 HEAD = 32  # the width of a head of attention
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Groups of at least 8 channels: one channel alone would be zero on a grid of one pixel."""
+    return nn.GroupNorm(math.gcd(channels, max(channels // 8, 1)), channels)
+
+
 class Residual(nn.Sequential):
     """The identity plus the layers in a row.
 

@@ -19,7 +19,7 @@ from .base import (
     nonlinearity,
     widths,
 )
-from .layers import Residual
+from .layers import Residual, group_norm
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class ResNet:
         return Residual(*self._normed(channels), first, *self._normed(channels), second)
 
     def _normed(self, channels: int) -> list[nn.Module]:
-        # Groups of at least 8 channels: one channel alone would be zero on a grid of one pixel.
-        groups = math.gcd(channels, max(channels // 8, 1))
-        return [nn.GroupNorm(groups, channels), self._act()]
+        return [group_norm(channels), self._act()]
 
     def _act(self) -> nn.Module:
         return nonlinearity(self.activation)

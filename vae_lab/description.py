@@ -206,7 +206,7 @@ def check_described(vae: "VAE") -> dict[str, Any]:
     with undisturbed():
         if altered := _altered(plan, origin):
             raise ValueError(f"a part must keep its arguments as given, {altered[0]}")
-        again = outline(library_class(vae), plan, origin)
+        again = outline(library_class(type(vae)), plan, origin)
     if changed := _changes(vae, again):
         raise ValueError(
             f"the model was changed after it was built, in {shortened(changed)}, which no release "
@@ -225,16 +225,17 @@ def outline(cls: type["VAE"], plan: dict[str, Any], origin: str) -> "VAE":
         return assemble(cls, plan, origin)
 
 
-def library_class(vae: "VAE") -> type["VAE"]:
-    """:class:`vae_lab.VAE` itself, also where `vae` is of a subclass."""
-    return next(cls for cls in type(vae).__mro__ if cls.__module__ == f"{__package__}.vae")
+def library_class(cls: type) -> type["VAE"]:
+    """:class:`vae_lab.VAE` itself, of which `cls` may be a subclass."""
+    return next(base for base in cls.__mro__ if base.__module__ == f"{__package__}.vae")
 
 
 def _overridden(vae: "VAE") -> list[str]:
     """Names of the members of VAE that a subclass, or the instance itself, has replaced."""
-    mro, ours = type(vae).__mro__, library_class(vae)
+    mro, ours = type(vae).__mro__, library_class(type(vae))
     spaces = [vars(vae), *map(vars, mro[: mro.index(ours)])]
-    names = {name for space in spaces for name in space if name in vars(ours)}
+    known = {name for cls in mro[mro.index(ours) : mro.index(nn.Module)] for name in vars(cls)}
+    names = {name for space in spaces for name in space if name in known}
     return sorted(name for name in names if not name.startswith("__"))
 
 

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from copy import copy
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +16,13 @@ from .latents import Latent
 from .networks.base import check_shape, grid
 from .priors import Prior
 from .priors.base import bound
+from .storage.keeping import Pretrained
 
 if TYPE_CHECKING:
     from .estimators import Estimator
     from .likelihoods import Likelihood
     from .networks import Network
     from .objectives import Objective, Terms
-    from .storage.releases import Taken
 
 KL_SAMPLES = 16  # of z, for a KL without a closed form
 
@@ -48,7 +46,7 @@ class Level(NamedTuple):
     below: Callable[[Tensor], "Level | Tensor"]  # z -> the next level, or log p(x|z) after the last
 
 
-class VAE(nn.Module):
+class VAE(Pretrained, nn.Module):
     r"""A variational autoencoder: encoder, latent, decoder, likelihood.
 
     .. code-block:: text
@@ -80,7 +78,7 @@ class VAE(nn.Module):
         self.shape = tuple(shape)
         self.output_shape = likelihood.bind(self.shape)
         self.network = network
-        self.encoder = network.encoder(self.shape)
+        self.encoder = network.encoder(likelihood.input_shape(self.shape))
         latent.bind(grid(network, self.shape))
         self.head = Dense(self.encoder.features, latent.parameter_size)
         self.latent = latent
@@ -174,7 +172,7 @@ class VAE(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The encoder's of x [B, *X], [B, F]; of a fully convolutional one [B, h, w, F]."""
-        return self.encoder(x.to(self.dtype))
+        return self.encoder(self.likelihood.inputs(x).to(self.dtype))
 
     def posterior(self, features: Tensor) -> Distribution:
         """The encoder's features -> q(z|x), batch shape [B]."""
@@ -285,10 +283,12 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def sample(self, num_images: int) -> Tensor:
-        """The means of p(x|z) for draws z of the prior, [num_images, *X]: mean images."""
+        """Data for draws z of the prior, [num_images, *X]: the means of p(x|z), which are pictures
+        without noise; of a likelihood that says so (:attr:`.Likelihood.draws`) draws of p(x|z)."""
         check_count("num_images", num_images)
-        z = self.p_z().sample((int(num_images),))
-        return self.likelihood.mean(self.decode(z))
+        params = self.decode(self.p_z().sample((int(num_images),)))
+        likelihood = self.likelihood
+        return likelihood.sample(params) if likelihood.draws else likelihood.mean(params)
 
     @torch.no_grad()
     def reconstruct(self, x: Array) -> Tensor:
@@ -308,6 +308,14 @@ class VAE(nn.Module):
         return self.latent.mode(self.encode(self.images(x)))
 
     @torch.no_grad()
+    def initialize(self, x: Array) -> None:
+        """Learns the units of the data from x [N, *X], of the training data, and starts the decoder
+        at their mean, where the likelihood allows."""
+        x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
+        self.likelihood.check(x)
+        self._start_at(self.likelihood.start(x))
+
+    @torch.no_grad()
     def initialize_bias(self, mean: Array) -> None:
         """Starts the decoder at the mean of the data [*X], where the likelihood allows."""
         mean = as_floats("mean", mean, like=self)
@@ -319,80 +327,9 @@ class VAE(nn.Module):
         if not bias.isfinite().all():
             low, high = mean.min().item(), mean.max().item()
             raise ValueError(f"mean must be that of data in [0, 1], got {low:g} to {high:g}")
+        self._start_at(bias)
+
+    def _start_at(self, bias: Tensor) -> None:
+        if self.latent.grid:  # a place does not know where in the picture it is
+            bias = bias.mean((-2, -1), keepdim=True)
         self.output_bias.copy_(bias)
-
-    def save_pretrained(
-        self, folder: str | Path, dtype: torch.dtype | None = None, **facts: object
-    ) -> Path:
-        """Writes a release: `model.safetensors` and `config.json`, in which `facts` are kept.
-
-        Args:
-            dtype: of the stored weights, e.g. torch.float16; None: their own. The model that is
-                loaded has weights of torch's default type in any case.
-
-        Raises:
-            ValueError: the release would not come back as this model: a class that is not
-                registered (:func:`vae_lab.register`), or a layer that was changed after it was
-                built. Nothing is written.
-        """
-        from .storage.releases import save
-
-        return save(self, Path(folder), facts, dtype)
-
-    def push(self, destination: str, dtype: torch.dtype | None = None, **facts: object) -> str:
-        """Uploads a release to `hf:owner/name` or `wandb:entity/project/artifact`.
-
-        Args:
-            dtype: as for :meth:`save_pretrained`, and so are the facts.
-
-        Returns:
-            The source that :meth:`from_pretrained` loads it from.
-        """
-        from .storage.sources import push
-
-        with TemporaryDirectory() as folder:
-            return push(self.save_pretrained(folder, dtype, **facts), destination)
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, strict: bool = True) -> "VAE":
-        """A trained model, in evaluation mode, on torch's default device. Nothing that is loaded is
-        run, and nothing of the caller's changes: no random state, no mode.
-
-        Args:
-            source: a run's or a release's folder, a `.ckpt` or `.safetensors` file, a model of the
-                zoo (:mod:`vae_lab.zoo`), `wandb:entity/project/artifact:alias`, `hf:owner/name`.
-            strict: refuse weights that are not those of the model, in name and shape; otherwise
-                warn, and leave the tensors that do not fit as they are initialised.
-
-        Raises:
-            FileNotFoundError: there is no such model.
-            ValueError: it is damaged, or not a model of this library.
-        """
-        from .storage.releases import load
-
-        return load(VAE, source, strict)
-
-    def load_pretrained(
-        self,
-        source: str | Path,
-        part: Literal["encoder", "posterior", "decoder"] | None = None,
-        strict: bool = True,
-    ) -> "Taken":
-        """Takes the weights of another model, or of its encoder or decoder, into this one.
-
-        Args:
-            source: as for :meth:`from_pretrained`.
-            part: the encoder; the posterior, which is the head and the latent after it; the
-                decoder; or None: all.
-            strict: refuse a source that does not fit in every tensor and setting; otherwise take
-                the tensors that do.
-
-        Returns:
-            What was taken, and what was not.
-
-        Raises:
-            ValueError: the two do not fit; nothing was changed.
-        """
-        from .storage.releases import take
-
-        return take(self, source, part, strict)

@@ -20,11 +20,14 @@ class Likelihood(PrintsArguments, nn.Module):
     Attributes:
         discrete: is it a probability mass, of binary or 8-bit values, and not a density.
         binary: do only 0 and 1 have a probability, so that values between them have none.
+        draws: does a sample of the model show a draw of x and not its mean, which for an image is
+            the better picture.
         data_axes: how many a datum has; 3, as an image has, until a VAE tells it by :meth:`bind`.
     """
 
     discrete: ClassVar[bool] = False
     binary: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
     data_axes = 3  # no part of its state
     _met = False  # has it met data; neither is this
 
@@ -49,12 +52,32 @@ class Likelihood(PrintsArguments, nn.Module):
         """The first number of [*P], given that of [*X]: for an image, C' and C."""
         return channels
 
+    def input_shape(self, shape: Shape) -> Shape:
+        """The shape of what the encoder sees of a datum of this shape [*X]."""
+        return shape
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the encoder sees of x, [B, *X] -> [B, *input_shape]; x itself, if not said else."""
+        return x
+
+    def start(self, x: Tensor) -> Tensor:
+        """Learns of the training data what has to be known of them, such as their units.
+
+        Args:
+            x: [N, *X], all of them or many.
+
+        Returns:
+            Parameters [*P] to start from.
+        """
+        return self.bias(x.mean(0))
+
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """log p(x | z) per datum, summed over all its axes, in nats.
 
         Args:
             params: the decoder's output, [*, *P].
-            x: data in [0, 1], [*, *X]; its leading axes broadcast against those of `params`.
+            x: data in the likelihood's range, [*, *X]; its leading axes broadcast against those of
+                `params`.
         """
         shape = x.shape[-self.data_axes :]
         expected = self.parameter_shape(shape)
@@ -83,7 +106,7 @@ class Likelihood(PrintsArguments, nn.Module):
         raise NotImplementedError
 
     def mean(self, params: Tensor) -> Tensor:
-        """The datum to show, in [0, 1], [*, *X]."""
+        """The datum to show, [*, *X]."""
         raise NotImplementedError
 
     def sample(self, params: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
     if part not in (None, *PREFIXES):
         known = ", ".join(PREFIXES)
         raise ValueError(f"part must be {known} or None, got {part!r}")
-    other = load(library_class(vae), source)
+    other = load(library_class(type(vae)), source)
     prefixes = PREFIXES[part] if part else ("",)
     theirs, ours = (
         {name: t for name, t in model.state_dict().items() if name.startswith(prefixes)}

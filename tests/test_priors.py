@@ -148,6 +148,24 @@ def test_its_gradient_is_that_of_all_states(prior, estimator):
     assert torch.allclose(draws[0], wanted) or z_scores(draws, wanted).abs().max() < LIMIT
 
 
+@pytest.mark.parametrize("prior", ["mixture", "coupling", "autoregressive flow", "transformer"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_units_of_numbers_are_those_of_the_draws_that_it_met(network, prior):
+    vae = make("gaussian", network, prior)
+    z = vae.p_z().sample((500,))
+    before = vae.p_z().log_prob(z)
+    scale, shift = torch.tensor([3.0, 0.5]).double(), torch.tensor([-2.0, 7.0]).double()
+    vae.prior.meet(shift + scale * torch.randn(20_000, 4 if network == "grid" else 1, 2).double())
+    places = 4 if network == "grid" else 1
+    jacobian = places * vae.prior.units.scale.log().sum()
+    moved = vae.prior.units.inverse(z)
+    torch.testing.assert_close(vae.p_z().log_prob(moved), before - jacobian)
+    torch.testing.assert_close(vae.prior.units.scale, scale, rtol=0.05, atol=0)
+    torch.manual_seed(1)
+    drawn = vae.p_z().sample((500,))
+    assert (drawn.mean(0) - shift).abs().max() < 3 * scale.max()
+
+
 # Mixtures
 
 

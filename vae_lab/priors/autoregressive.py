@@ -10,7 +10,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, co
 
 from ..networks.base import check_positive
 from ..seeding import seeded
-from .base import Prior, at_one_place
+from .base import Prior, Standardizer, at_one_place
 
 if TYPE_CHECKING:
     from ..latents import Latent
@@ -66,6 +66,7 @@ class Autoregressive(Prior):
 
     def bind(self, latent: "Latent") -> None:
         self._steps = Steps.of(latent, self.components)
+        self.units = Standardizer(latent.variables) if latent.kind == "numbers" else None
         width = self.width
         self.first = nn.Parameter(torch.zeros(width))
         self.places = nn.Parameter(torch.zeros(self._steps.length, width))
@@ -78,6 +79,10 @@ class Autoregressive(Prior):
         if not self.head.weight.is_meta:  # all steps begin alike
             nn.init.zeros_(self.head.weight)
             self._steps.start(self.head.bias)
+
+    def meet(self, z: Tensor) -> None:
+        if self.units is not None:
+            self.units.meet(z)
 
     def forward(self, condition: None) -> "Sequential":
         return Sequential(self, self._steps)
@@ -157,10 +162,14 @@ class Sequential(Distribution):
         self.prior, self.steps = prior, steps
 
     def log_prob(self, value: Tensor) -> Tensor:
+        units, log_scale = self.prior.units, value.new_zeros(())
+        if units is not None:
+            places = self.event_shape.numel() // units.scale.numel()
+            value, log_scale = units(value), places * units.scale.log().sum()
         steps = self.steps.cut(value)  # [*, T, *shape of a step]
         flat = steps.flatten(steps.ndim - len(self.steps.shape))
         q = self.steps.distribution(self.prior.parameters_of(flat.to(self.prior.first.dtype)))
-        return q.log_prob(steps.to(flat.dtype)).sum(-1)
+        return q.log_prob(steps.to(flat.dtype)).sum(-1) - log_scale
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), temperature: float = 1.0) -> Tensor:
@@ -170,8 +179,8 @@ class Sequential(Distribution):
             parameters = self.prior.next_parameters(number, last, cache, shape.numel())
             drawn.append(self.steps.draw(parameters, temperature, self.prior.top_k))
             last = drawn[-1].flatten(1)
-        z = torch.stack(drawn, 1)
-        return z.reshape(*shape, *self.event_shape)
+        z = torch.stack(drawn, 1).reshape(*shape, *self.event_shape)
+        return z if self.prior.units is None else self.prior.units.inverse(z)
 
 
 class Steps(NamedTuple):

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, TransformedDistribution
+from torch.distributions.transforms import AffineTransform
 
 from ..arguments import PrintsArguments
 from ..distributions import wrapped
@@ -56,6 +57,9 @@ class Prior(PrintsArguments, nn.Module):
     def start(self, inputs: Tensor) -> None:
         """Learns from training data where to start, as the encoder sees them, [N, *input_shape]."""
 
+    def meet(self, z: Tensor) -> None:
+        r"""Learns from draws of a trained model's posteriors where to start, [N, \*E]."""
+
     @property
     def uniform(self) -> bool:
         """Whether it has the same probability for all values, and so no temperature."""
@@ -80,6 +84,36 @@ class Prior(PrintsArguments, nn.Module):
         device = tensors[0].device if tensors else torch.get_default_device()
         with seeded(seed, device), torch.no_grad():
             return self(None).sample((count,))
+
+
+class Standardizer(nn.Module):
+    """Numbers in units of their own mean and standard deviation, one of each for a variable of a
+    place; z itself, until it has met some."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, variables: Shape) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(variables))
+        self.register_buffer("scale", torch.ones(variables))
+
+    @torch.no_grad()
+    def meet(self, z: Tensor) -> None:
+        rows = z.reshape(-1, *self.loc.shape)
+        self.loc.copy_(rows.mean(0))
+        self.scale.copy_(rows.std(0).clamp_min(1e-6))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z - self.loc) / self.scale
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z * self.scale + self.loc
+
+    def undone(self, of_a_place: Distribution) -> Distribution:
+        """The distribution of z, given that of z in these units, of one place."""
+        affine = AffineTransform(self.loc, self.scale, self.loc.ndim)
+        return TransformedDistribution(of_a_place, [affine], validate_args=False)
 
 
 def at_one_place(latent: "Latent") -> "Latent":

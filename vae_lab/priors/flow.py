@@ -5,18 +5,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Distribution, TransformedDistribution
 from torch.distributions.transforms import ReshapeTransform
 
 from ..networks.base import check_choice, check_positive, widths
 from ..optional import needs
 from ..seeding import seeded
-from .base import Prior, over_places
+from .base import Prior, Standardizer, over_places
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..latents import Latent
 
 Kind = Literal["coupling", "autoregressive"]
@@ -66,24 +64,28 @@ class Flow(Prior):
         if self.kind == "coupling" and size < 2:
             raise ValueError("kind=coupling needs 2 latents or more, got 1: use autoregressive")
         self._latent = (latent,)
+        self.units = Standardizer(latent.variables)
         self.flow = _flow(self.kind, size, self.transforms, self.hidden)
+
+    def meet(self, z: Tensor) -> None:
+        self.units.meet(z)
 
     def forward(self, condition: None) -> Distribution:
         [latent] = self._latent
-        flow: Distribution = self.flow()
-        if len(latent.variables) > 1:
-            reshaped = ReshapeTransform(flow.event_shape, torch.Size(latent.variables))
-            flow = TransformedDistribution(flow, [reshaped], validate_args=False)
-        return over_places(latent, flow)
+        variables = torch.Size(latent.variables)
+        reshaped = ReshapeTransform(torch.Size([variables.numel()]), variables)
+        flow = TransformedDistribution(self.flow(), [reshaped], validate_args=False)
+        return over_places(latent, self.units.undone(flow))
 
     @torch.no_grad()
-    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> "Tensor":
+    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
         """The normal draws are `temperature` times as long as usual before they are bent."""
         [latent] = self._latent
         flow = self.flow()
         with seeded(seed, next(self.parameters()).device):
             normal = temperature * flow.base.sample((count, *latent.grid))
-        return flow.transform.inv(normal).reshape(count, *latent.event_shape)
+        z = flow.transform.inv(normal).reshape(count, *latent.event_shape)
+        return self.units.inverse(z)
 
 
 def _flow(kind: Kind, size: int, transforms: int, hidden: Sequence[int]) -> nn.Module:

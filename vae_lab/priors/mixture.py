@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from ..distributions import full_precision
-from .base import Prior, at_one_place, over_places
+from .base import Prior, Standardizer, at_one_place, over_places
 
 if TYPE_CHECKING:
     from ..latents import Latent
@@ -41,16 +41,22 @@ class Mixture(Prior):
 
     def bind(self, latent: "Latent") -> None:
         self._latent = (latent,)  # in a tuple, or it would be a part of this module
+        self.units = Standardizer(latent.variables) if latent.kind == "numbers" else None
         self.weights = nn.Parameter(torch.zeros(self.components))
         start = torch.zeros(self.components, latent.parameter_size)
         if self.components > 1 and not start.is_meta:
             start = APART * torch.randn_like(start)
         self.parameters_of_each = nn.Parameter(start)
 
+    def meet(self, z: Tensor) -> None:
+        if self.units is not None:
+            self.units.meet(z)
+
     def forward(self, condition: None) -> Distribution:
         [latent] = self._latent
         each = at_one_place(latent).distribution(self.parameters_of_each)
-        return over_places(latent, _mixture(self.weights, each))
+        mixture = _mixture(self.weights, each)
+        return over_places(latent, mixture if self.units is None else self.units.undone(mixture))
 
 
 class Vamp(Prior):

@@ -42,7 +42,8 @@ class Objective(PrintsArguments, nn.Module):
     multi_sample: ClassVar[bool] = False
 
     def __call__(self, vae: "VAE", estimator: Estimator, x: Array, y: Any = None) -> Terms:
-        vae = vae.given(y, first_only=True)
+        if y is not None:
+            vae = vae.given(y, first_only=True)
         # Here and not in forward, which may be compiled: `objective.compile()`.
         return super().__call__(vae, estimator, vae.images(x, first_only=True))
 

@@ -33,6 +33,7 @@ class Level(NamedTuple):
     kl: Callable[[], Tensor] | None  # of each variable, [*B, L]; None: it has no closed form
     context: Tensor  # what q was computed from, [*B, F]
     below: Callable[[Tensor], "Level | Tensor"]  # z -> the next level, or log p(x|z) after the last
+    aggregate_kl: Callable[[], Tensor] | None = None  # of the mean of q, each datum's part, [*B]
 
 
 class Levels(Estimator):

@@ -215,10 +215,12 @@ class VAE(Views, Pretrained):
             return self.condition.level(self.seen(x), self._y, lambda v: self.settled(v).infer(x))
         features = self.features(x)
         q = self.posterior(features)
-        kl = partial(self.kl, q) if self.prior is None else None
+        kl = aggregate_kl = None
+        if self.prior is None:
+            kl, aggregate_kl = partial(self.kl, q), partial(self.latent.aggregate_kl, q)
         if self.latent.grid:
             features = features.flatten(-3, -2).mean(-2)
-        return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z))
+        return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z), aggregate_kl)
 
     def decode(self, z: Array, y: Any = None) -> Tensor:
         """z [*, *E] -> the likelihood's parameters [*, *P]."""

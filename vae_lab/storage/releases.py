@@ -35,8 +35,8 @@ from .sources import first_line, is_release, read_card
 if TYPE_CHECKING:
     from ..vae import VAE
 
-FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has a prior, a condition or one of these classes
-SINCE_2 = {"Grid", "Laplace", "DiscretizedLogistic"}
+FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has one of the optional parts or these classes
+SINCE_2 = {"Grid", "TemporalConv", "Transformer", "Laplace", "DiscretizedLogistic"}
 CONFIG, WEIGHTS = sources.FILES
 
 Part = Literal["encoder", "posterior", "decoder"]

@@ -217,7 +217,9 @@ class VAE(Views, Pretrained):
         q = self.posterior(features)
         kl = aggregate_kl = None
         if self.prior is None:
-            kl, aggregate_kl = partial(self.kl, q), partial(self.latent.aggregate_kl, q)
+            kl = partial(self.kl, q)
+        if self.own_prior:
+            aggregate_kl = partial(self.latent.aggregate_kl, q)
         if self.latent.grid:
             features = features.flatten(-3, -2).mean(-2)
         return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z), aggregate_kl)

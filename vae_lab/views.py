@@ -107,6 +107,13 @@ class Views(nn.Module):
         parts = [vae.given(x=part.to(vae.device))._vector for part in x.split(PART)]
         return vae.settled(torch.cat([part for part in parts if part is not None]))
 
+    def labels_of(self, x: Tensor) -> Tensor:
+        """The most probable labels of data, [B], by a model that infers them."""
+        vector = cast("VAE", self).given(x=x)._vector
+        if vector is None:
+            raise ValueError("the model infers no labels: build it with InferredLabels(classes)")
+        return vector.argmax(-1)
+
     @property
     def own_prior(self) -> bool:
         """Whether p(z) is the latent's own, and the same for all data."""

@@ -187,10 +187,13 @@ class VAEModule(pl.LightningModule):
             terms = self.terms_of(blank, y.new_zeros(1, *y.shape[1:]))
         return Terms(*(term[:0] for term in terms))
 
+    def given(self, y: Tensor) -> VAE:
+        """The VAE, which was given labels if it is conditional."""
+        return self.vae if self.vae.condition is None else self.vae.given(y, first_only=True)
+
     def terms_of(self, x: Tensor, y: Tensor) -> Terms:
-        """What is maximised of data x and their labels, which only a conditional model is given."""
-        known = None if self.vae.condition is None else y
-        return self.objective(self.vae, self.estimator, x, known)
+        """What is maximised of data x and their labels."""
+        return self.objective(self.given(y), self.estimator, x)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Always the true ELBO: exact samples, beta = 1."""
@@ -232,8 +235,8 @@ def condition_of(
     if name == "attributes" and attributes is not None:
         return Attributes(len(attributes), attributes, prior)
     raise ValueError(
-        f"model.condition={name} needs data with {name}, and this has none: leave it out, or choose "
-        "other data, such as data=digits for labels"
+        f"model.condition={name} needs data with {name}, and this has none: leave it out, or "
+        "choose other data"
     )
 
 

@@ -96,5 +96,5 @@ class SemiSupervisedVAE(VAEModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Also the accuracy."""
         super().validation_step(batch, batch_idx)
-        best = self.vae.labels_of(batch.x)
+        best = self.vae.classify(batch.x)
         cast(LabelMetrics, self.metrics).update_labels(best, batch.y)

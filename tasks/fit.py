@@ -204,8 +204,9 @@ def _check_data(
     datamodule.prepare_data()
     datamodule.setup("fit")
     check_batches(config, datamodule)
-    x = next(iter(datamodule.val_dataloader()))[0]
+    x, y, *_ = next(iter(datamodule.val_dataloader()))
     model.vae.likelihood.check(x)
+    model.given(y)
     return [*remarks(config, trainer, datamodule, model, x)]
 
 

@@ -118,7 +118,7 @@ class LabelMetrics(BoundMetrics):
             self.label_kl += bound.label_kl.sum()
 
     def update_labels(self, found: Tensor, y: Tensor) -> None:
-        """Adds a batch of labels that were found, [B], and the true ones, -1 where there is none."""
+        """Adds the labels that were found, [B], and the true ones, -1 where there is none."""
         known = y >= 0
         self.labels += torch.stack([(known & (found == y)).sum(), known.sum()])
 

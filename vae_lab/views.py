@@ -107,11 +107,16 @@ class Views(nn.Module):
         parts = [vae.given(x=part.to(vae.device))._vector for part in x.split(PART)]
         return vae.settled(torch.cat([part for part in parts if part is not None]))
 
-    def labels_of(self, x: Tensor) -> Tensor:
-        """The most probable labels of data, [B], by a model that infers them."""
-        vector = cast("VAE", self).given(x=x)._vector
+    def classify(self, x: Array) -> Tensor:
+        """The most probable labels of x [B, *X] by a model that infers them, [B]."""
+        return cast("VAE", self).given(x=x).labels
+
+    @property
+    def labels(self) -> Tensor:
+        """Those that a model of :class:`.Labels` was given, [*B]."""
+        vector = self.vector_of(None)
         if vector is None:
-            raise ValueError("the model infers no labels: build it with InferredLabels(classes)")
+            raise ValueError("the model has no labels: build it with VAE(..., condition=...)")
         return vector.argmax(-1)
 
     @property
@@ -126,7 +131,7 @@ class Views(nn.Module):
         other._vector = vector
         return other
 
-    def rows(self, part: slice) -> "VAE":
+    def rows(self, part: slice | Tensor) -> "VAE":
         """The model that was given the y of many data, for some of them."""
         other = self._copy()
         condition = other.condition

@@ -206,7 +206,8 @@ def _check_data(
     check_batches(config, datamodule)
     x, y, *_ = next(iter(datamodule.val_dataloader()))
     model.vae.likelihood.check(x)
-    model.given(y)
+    if model.vae.condition is not None:
+        model.vae.given(y), model.vae.given(datamodule.train_labels())
     return [*remarks(config, trainer, datamodule, model, x)]
 
 

@@ -50,7 +50,8 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """z [B, *E], and y [B] of a conditional model, -> the likelihood's parameters [B, C', H, W] and the mean image [B, C, H, W].
+    """z [B, *E], and y [B] of a conditional model, -> the likelihood's parameters [B, C', H, W] and
+    the mean image [B, C, H, W].
 
     Of a fully convolutional model all pixels of all places, from which no picture is cut out.
     """

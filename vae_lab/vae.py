@@ -247,9 +247,9 @@ class VAE(Views, Pretrained):
 
     def embed(self, z: Tensor) -> Tensor:
         """What the decoder sees of z [*, *E] and of the condition, [*, F] or [*, h, w, F]."""
-        event = self.latent.event_shape
-        flat = self.latent.embed(z.reshape(-1, *event))
-        embedded = flat.reshape(*z.shape[: z.ndim - len(event)], *flat.shape[1:])
+        leading = z.shape[: z.ndim - len(self.latent.event_shape)]
+        flat = self.latent.embed(z.reshape(-1, *z.shape[len(leading) :]))
+        embedded = flat.reshape(*leading, *flat.shape[1:])
         vector = self.vector_of(None)
         return embedded if vector is None else joined(embedded, vector, len(self.latent.grid))
 

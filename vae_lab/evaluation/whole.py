@@ -215,7 +215,8 @@ def _has_a_density_of_bytes(work: Work) -> bool:
 
 
 def _has_labels_only(work: Work) -> bool:
-    return work.settings.factors is None and _has_training_images(work)
+    told = work.m.vae.condition is not None and not work.m.known.infers_labels
+    return work.settings.factors is None and _has_training_images(work) and not told
 
 
 def _has_factors(work: Work) -> bool:

@@ -248,13 +248,16 @@ def test_the_label_weight_is_that_of_a_label_among_the_data():
         (["data.labelled=0"], "labelled must be at least 1, got 0"),
         (["data.labelled=5000"], "labelled=5000 are 500 of each class"),
         (["model=gumbel_vae", "model.condition=labels", "data.labelled=50"], "got -1: -1 says"),
-        (["data=sprites", "data.image_size=16"], "model.condition=labels needs data with labels"),
+        (
+            ["data=sprites", "data.image_size=16", "data.positions=4"],
+            "model.condition=labels needs data with labels, and this has none",
+        ),
         (["model.condition=attributes"], "model.condition must be labels, got 'attributes'"),
         (
             ["model.label_estimator=exakt"],
             "unknown model.label_estimator=exakt",
         ),
-        (["model.label_estimator=arm"], "ARM works with"),
+        (["model.label_estimator=arm"], "arm works with Bernoulli, got OneHotCategorical"),
     ],
 )
 def test_a_line_that_cannot_be_meant_leaves_nothing(run, tmp_path, capsys, line, message):

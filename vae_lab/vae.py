@@ -11,6 +11,7 @@ from .conditions import Condition
 from .dense import Dense
 from .distributions import full_precision, per_variable
 from .distributions import kl as closed_kl
+from .generation import Generation
 from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count, joined
 from .latents import Latent
 from .levels import Bound, Level, Levels, over_labels
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 KL_SAMPLES = 16  # of z, for a KL without a closed form
 
 
-class VAE(Views, Pretrained):
+class VAE(Views, Generation, Pretrained):
     r"""A variational autoencoder: encoder, latent, decoder, likelihood.
 
     .. code-block:: text
@@ -300,59 +301,6 @@ class VAE(Views, Pretrained):
         from .evaluation.evidence import importance_weighted
 
         return importance_weighted(self.given(y), x, num_samples, chunk).bound
-
-    @torch.no_grad()
-    def sample(self, num_images: int, y: Any = None) -> Tensor:
-        """Data for draws z of the prior, [num_images, *X]: the means of p(x|z), which are pictures
-        without noise; of a likelihood that says so (:attr:`.Likelihood.draws`) draws of p(x|z).
-
-        Args:
-            y: one for all, or one for each. None: of a model that infers labels, draws of p(y).
-        """
-        check_count("num_images", num_images)
-        vae = self.given(y).with_drawn_labels(int(num_images))
-        params = vae.decode(vae.draw(int(num_images)))
-        likelihood = self.likelihood
-        return likelihood.sample(params) if likelihood.draws else likelihood.mean(params)
-
-    def draw(self, count: int) -> Tensor:
-        """Draws z of the prior, [count, *E]; given y [count], one of each."""
-        p = self.p_z()
-        if not p.batch_shape:
-            return p.sample((count,))
-        if p.batch_shape != (count,):
-            raise ValueError(f"y must be one, or one of {count}, got {list(p.batch_shape)}")
-        return p.sample()
-
-    @torch.no_grad()
-    def reconstruct(self, x: Array, y: Any = None) -> Tensor:
-        """The means of p(x|z) at the most probable z, [B, *X]."""
-        x = self.images(x)
-        vae = self.given(y, x)
-        return vae.likelihood.mean(vae.decode(vae.mode(x)))
-
-    @torch.no_grad()
-    def interpolate(
-        self, x0: Array, x1: Array, steps: int = 8, y: Any = None, y1: Any = None
-    ) -> Tensor:
-        """The means of p(x|z) on a path through the latent from x0 to x1, [steps, B, *X].
-
-        Args:
-            y: of x0, and of x1 too if it has no other.
-            y1: of x1; what the condition makes of the two is on the way between them.
-        """
-        check_count("steps", steps)
-        x0, x1 = self.images(x0), self.images(x1)
-        first, last = self.given(y, x0), self.given(y if y1 is None else y1, x1)
-        z0, z1 = first.mode(x0), last.mode(x1)
-        if len(z0) != len(z1) and 1 not in (len(z0), len(z1)):
-            raise ValueError(f"x0 and x1 must be equally many, got {len(z0)} and {len(z1)}")
-        vae = first.towards(last, steps)
-        return self.likelihood.mean(vae.decode(self.latent.interpolate(z0, z1, steps)))
-
-    def mode(self, x: Tensor) -> Tensor:
-        """The most probable z of x [B, *X], [B, *E]."""
-        return self.latent.mode(self.encode(x))
 
     @torch.no_grad()
     def initialize(self, x: Array, y: Any = None) -> None:

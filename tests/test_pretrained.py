@@ -487,8 +487,8 @@ def test_a_constructor_may_read_a_tensor(tmp_path):
         (len, "@vae_lab.register decorates a class, got <built-in function len>"),
         (
             int,
-            "int must be a Latent, a Likelihood, a Prior, a Condition, or a network with encoder and "
-            "decoder",
+            "int must be a Latent, a Likelihood, a Prior, a Condition, or a network with "
+            "encoder and decoder",
         ),
         (Loose, r"Loose must list its arguments by name, it has \*\*settings"),
     ],

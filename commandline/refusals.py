@@ -74,13 +74,19 @@ def _refused(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[
     for name in MADE.get(config.task, ()):
         of_model = name == "model"
         node = plain[name] | chosen_latent(plain) if of_model else plain[name]
-        given = ("shape",) if of_model else ()  # by the data
+        given = given_by_data(plain) if of_model else ()
         yield refusal(node, name, ROOT, given, then="check_root" if here else None)
     if config.task == "fit":
         times = {name: plain["save"][name] for name in ("every_n_steps", "every_minutes")}
         counts = {name: plain["save"][name] for name in ("keep", "failures")}
         yield foresee("vae_lab.callbacks.Checkpointing", times, ROOT)
         yield foresee("vae_lab.callbacks.DurableIO", counts, ROOT)
+
+
+def given_by_data(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arguments of the model that the data decides."""
+    conditional = config["model"].get("condition") is not None
+    return ("shape", "classes", "attributes") if conditional else ("shape",)
 
 
 def chosen_latent(config: Mapping[str, Any]) -> dict[str, Any]:

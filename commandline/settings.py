@@ -100,6 +100,10 @@ TABLE = {
     # the groups, in the order in which they are shown
     "model": Row(group=Group()),
     "model.shape": _decided("it is that of the data"),
+    "model.classes": _decided("it is that of the data"),
+    "model.attributes": _decided("they are those of the data"),
+    "model.condition": Row(old=None),
+    "model.condition_prior": Row(old=False),
     "model.latent": _decided("type latent=NAME, or model.latents=NUMBER for the model's own"),
     "data": Row(group=Group()),
     "data.root": Row(PLACES, place=True),
@@ -109,6 +113,7 @@ TABLE = {
     "data.eval_batch_size": Row(WORKS, decides_images=False),
     "data.val_size": Row(decides_images=False),
     "data.seed": Row(decides_images=False),
+    "data.labelled": Row(decides_images=False, old=None),
     "data.flip": Row(decides_images=False, old=False),
     "data.crop": Row(decides_images=False, old=None),
     "data.memory_gb": Row(WORKS, decides_images=False),

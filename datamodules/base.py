@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import pytorch_lightning as pl
 import torch
@@ -49,6 +49,8 @@ class DataModule(pl.LightningDataModule):
         seed: decides the order of the examples and their noise.
         split_seed: decides which examples are for validation; it is not `seed`, so that runs with
             several seeds are compared on the same examples.
+        labelled: how many of the training labels are known, equally many of each class; the others
+            are -1. None: all.
     """
 
     batch_size: int = 128
@@ -56,9 +58,12 @@ class DataModule(pl.LightningDataModule):
     val_size: int | float = 0.1
     seed: int = 0
     split_seed: int = 0
+    labelled: int | None = None
 
     shape: ClassVar[tuple[int, ...]]  # of what the model sees, known before any file is read
     unit: ClassVar[str] = "examples"  # what messages call them
+    classes: ClassVar[int | None] = None  # of the labels, 0 to classes - 1; None: there are none
+    attributes: ClassVar[tuple[str, ...] | None] = None  # names of those that stand for labels
     factor_names: ClassVar[tuple[str, ...]] = ()  # of what `factors(y)` tells, where it is known
     categorical_factors: ClassVar[tuple[int, ...]] = ()  # which of them have no order
 
@@ -67,6 +72,8 @@ class DataModule(pl.LightningDataModule):
         check_batch_size("batch_size", self.batch_size)
         check_batch_size("eval_batch_size", self.eval_batch_size)
         check_size("val_size", self.val_size)
+        if self.labelled is not None and self.labelled < 1:
+            raise ValueError(f"labelled must be at least 1, got {self.labelled}")
         self._splits: dict[str, Reader] = {}
         self._train_loader: Loader | None = None
         self._position = (0, 0)
@@ -95,6 +102,13 @@ class DataModule(pl.LightningDataModule):
         val, train = split(len(data), self.val_size, derive_seed(self.split_seed, "val"))
         self._splits = {"val": data.subset(val), "train": keep(data, train), "test": test}
         self._check_counts()
+        if self.labelled is not None:
+            seed = derive_seed(self.split_seed, "labelled")
+            self._splits["train"] = hide_labels(self._splits["train"], self.labelled, seed)
+
+    def train_labels(self) -> Tensor:
+        """The labels or attributes of the training data, [N] or [N, A]."""
+        return labels_of(self._splits["train"])
 
     def _check_counts(self) -> None:
         train, val, test = (len(self._splits[name]) for name in ("train", "val", "test"))
@@ -203,6 +217,8 @@ class ImageDataModule(DataModule):
         seed: decides the order of the images, the binarisation, flips and crops.
         split_seed: decides which images are for validation; it is not `seed`, so that runs with
             several seeds are compared on the same images.
+        labelled: how many of the training labels are known, equally many of each class; the others
+            are -1. None: all.
     """
 
     binarize: str = "none"
@@ -303,6 +319,35 @@ def split(total: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
     count = count_of(total, size)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[:count], order[count:].sort().values
+
+
+def labels_of(data: Reader) -> Tensor:
+    """All labels of data that has them in memory."""
+    labels = getattr(data, "labels", None)
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"{type(data).__name__} does not know its labels before they are read")
+    return labels
+
+
+def hide_labels(data: Reader, count: int, seed: int) -> Reader:
+    """The same data with so many labels, equally many of each class; the others are -1."""
+    labels = labels_of(data)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    classes = labels[labels >= 0].unique()
+    kept = torch.full_like(labels, -1)
+    for number, label in enumerate(classes):
+        share = count // len(classes) + (number < count % len(classes))
+        rows = order[labels[order] == label][:share]
+        if len(rows) < share:
+            raise ValueError(
+                f"labelled={count} are {share} of each class, the training data has {len(rows)} of "
+                f"class {label}: lower data.labelled"
+            )
+        kept[rows] = label
+    if not len(classes):
+        raise ValueError(f"labelled={count} needs data with labels, this has none: leave it out")
+    return replace(cast(Any, data), labels=kept)
 
 
 def keep(data: Reader, rows: Tensor) -> Reader:

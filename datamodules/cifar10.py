@@ -29,6 +29,7 @@ class CIFAR10(ImageDataModule):
     root: str | None = None
     download: bool = True
 
+    classes: ClassVar[int] = 10
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
 
     @property

@@ -21,6 +21,7 @@ class Digits(ImageDataModule):
     val_size: int | float = 200
 
     shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
+    classes: ClassVar[int] = 10
 
     def load(self) -> Images:
         from sklearn.datasets import load_digits  # here, as the import takes seconds

@@ -58,6 +58,7 @@ class IdxDataModule(ImageDataModule):
     root: str | None = None
     download: bool = True
 
+    classes: ClassVar[int] = 10
     shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
     source: ClassVar[type]  # the torchvision class that downloads
     system: ClassVar[tuple[Path, ...]] = ()  # where a Linux distribution puts the files

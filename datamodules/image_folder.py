@@ -83,6 +83,12 @@ class ImageFolder(StreamedDataModule):
         return (self.channels, *((size, size) if isinstance(size, int) else size))
 
     @property
+    def classes(self) -> int | None:  # type: ignore[override]
+        """The folders in `root` that hold pictures; None where all lie beside each other."""
+        labels = _labels(self._names(Path(self.root).expanduser()))
+        return int(labels.max()) + 1 if (labels >= 0).all() else None
+
+    @property
     def pixels(self) -> dict[str, Any]:
         return {"background": self.background, "value_range": self.value_range}
 

@@ -4,5 +4,6 @@ from .gaussian_vae import GaussianVAE
 from .gumbel_vae import GumbelVAE
 from .poisson_vae import PoissonVAE
 from .reinforce_vae import ReinforceVAE
+from .semi_supervised_vae import SemiSupervisedVAE
 
-__all__ = ["GaussianVAE", "GumbelVAE", "PoissonVAE", "ReinforceVAE"]
+__all__ = ["GaussianVAE", "GumbelVAE", "PoissonVAE", "ReinforceVAE", "SemiSupervisedVAE"]

@@ -1,6 +1,6 @@
 """The base class of all models: VAE, estimator, objective and optimizer in a LightningModule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from vae_lab import VAE, threads
 from vae_lab.callbacks import MetricsLog
+from vae_lab.conditions import Attributes, Condition, Labels
 from vae_lab.data import Batch
 from vae_lab.description import blueprint
 from vae_lab.distributed import aside
@@ -38,6 +39,11 @@ class VAEModule(pl.LightningModule):
         network: the encoder and decoder.
         likelihood: p(x|z).
         prior: p(z), to which the KL is sampled; None: the latent's own.
+        condition: what q, the decoder and maybe the prior know besides: the labels or the
+            attributes of the data, or a condition of one's own; None: nothing.
+        condition_prior: does p(z) depend on it too.
+        classes: of the labels; None: the data has none.
+        attributes: their names; None: the data has none.
         objective: what is maximised.
         estimator: how it is differentiated.
         optimizer: makes the optimizer from groups of parameters.
@@ -67,6 +73,10 @@ class VAEModule(pl.LightningModule):
         network: Network,
         likelihood: Likelihood,
         prior: Prior | None = None,
+        condition: Condition | Literal["labels", "attributes"] | None = None,
+        condition_prior: bool = False,
+        classes: int | None = None,
+        attributes: Sequence[str] | None = None,
         objective: Objective,
         estimator: Estimator,
         optimizer: Callable[..., Optimizer],
@@ -82,7 +92,9 @@ class VAEModule(pl.LightningModule):
                 "has to pass on its own choice, as in estimator=estimator or Reparameterization()"
             )
         check_learning_rate(lr_warmup_steps, lr_decay)
-        self.vae = VAE(shape, network, latent, likelihood, prior)
+        if isinstance(condition, str):
+            condition = condition_of(condition, condition_prior, classes, attributes)
+        self.vae = VAE(shape, network, latent, likelihood, prior, condition)
         self.estimator = estimator
         self.objective = objective
         self.optimizer = optimizer
@@ -101,7 +113,7 @@ class VAEModule(pl.LightningModule):
         """A step on blank images: what does not fit fails here, and lazy layers get their shape."""
         self.eval()  # leaves moving averages alone
         with torch.random.fork_rng(devices=[]):
-            self.objective(self.vae, self.estimator, torch.zeros(2, *self.vae.shape))
+            self.objective(self.vae.blank(2), self.estimator, torch.zeros(2, *self.vae.shape))
         self.train()
         self._fresh_optimizer()
 
@@ -117,6 +129,8 @@ class VAEModule(pl.LightningModule):
         mean = getattr(self.trainer.datamodule, "train_mean", None)
         if stage == "fit" and mean and not self.vae.output_bias.any():
             self.vae.initialize_bias(mean(GRID_MEAN_OF) if self.vae.latent.grid else mean())
+            if self.vae.condition is not None:
+                self.vae.condition.start(self.trainer.datamodule.train_labels())
 
     def configure_model(self) -> None:
         shard(self, (self.vae.encoder, self.vae.decoder))
@@ -153,32 +167,42 @@ class VAEModule(pl.LightningModule):
             schedule.set_step(step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x, _, size = batch  # [B, C, H, W] of the `size` images that all processes have together
+        x, y, size = batch  # [B, C, H, W] of the `size` images that all processes have together
         with gathered(self):
-            terms = self._terms(x)
+            terms = self._terms(x, y)
         self.batch_terms = sums_and_count(terms)
         # DDP averages the gradients of the processes, which may not have equally many images.
         return terms.objective.sum() * (-self.trainer.world_size / size)
 
-    def _terms(self, x: Tensor) -> Terms:
+    def _terms(self, x: Tensor, y: Tensor) -> Terms:
         """The objective's terms; also where a short last batch leaves this process no images.
 
         It takes part in the backward pass all the same, with a blank image of weight zero: the
         others wait for its gradients, and for its share of a baseline.
         """
         if len(x):
-            return self.objective(self.vae, self.estimator, x)
+            return self.terms_of(x, y)
         blank = x.new_zeros(1, *self.vae.shape)
         with aside():
-            terms = self.objective(self.vae, self.estimator, blank)
+            terms = self.terms_of(blank, y.new_zeros(1, *y.shape[1:]))
         return Terms(*(term[:0] for term in terms))
+
+    def given(self, y: Tensor) -> VAE:
+        """The VAE, which was given labels if it is conditional."""
+        return self.vae if self.vae.condition is None else self.vae.given(y, first_only=True)
+
+    def terms_of(self, x: Tensor, y: Tensor) -> Terms:
+        """What is maximised of data x and their labels."""
+        return self.objective(self.given(y), self.estimator, x)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Always the true ELBO: exact samples, beta = 1."""
-        bound = self.vae.elbo(batch[0], check=batch_idx == 0)
+        x, y, _ = batch
+        vae = self.vae.given(self.vae.own_y(y))
+        bound = vae.elbo(x, check=batch_idx == 0)
         relaxed = None
         if self.estimator.relaxed:
-            relaxed = self._terms(batch[0]).elbo
+            relaxed = self.objective(vae, self.estimator, x).elbo
         codes = self.vae.latent.codes(bound.q)
         if codes is not None:
             codes = self.vae.latent.places_as_data(codes)
@@ -196,6 +220,24 @@ class VAEModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.set_step(checkpoint["global_step"])
+
+
+def condition_of(
+    name: str, prior: bool, classes: int | None, attributes: Sequence[str] | None
+) -> Condition:
+    """The labels or the attributes of the data as a condition.
+
+    Raises:
+        ValueError: the data has none.
+    """
+    if name == "labels" and classes is not None:
+        return Labels(classes, prior)
+    if name == "attributes" and attributes is not None:
+        return Attributes(len(attributes), attributes, prior)
+    raise ValueError(
+        f"model.condition={name} needs data with {name}, and this has none: leave it out, or "
+        "choose other data"
+    )
 
 
 notes_hooks_quickly(VAEModule)  # no decorator: the command line reads the constructor

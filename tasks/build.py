@@ -20,9 +20,11 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from commandline.places import ROOT
-from commandline.refusals import chosen_latent
+from commandline.likeness import did_you_mean
+from commandline.places import CONFIGS, ROOT
+from commandline.refusals import chosen_latent, given_by_data
 from commandline.settings import Role, below
+from commandline.settings_table import choices
 from models.base import VAEModule
 from vae_lab import __version__
 from vae_lab.callbacks import (
@@ -67,7 +69,8 @@ def _place(message: str) -> str:
 
 def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
     datamodule = make(config.data)
-    model = make(config.model, shape=datamodule.shape, **chosen_latent(config))
+    of_data = {name: getattr(datamodule, name, None) for name in given_by_data(config)}
+    model = make(config.model, **of_data, **chosen_latent(config), **_label_estimator(config))
     if config.channels_last:
         model.vae.to(memory_format=torch.channels_last)
     model.config = kept(config)
@@ -75,6 +78,17 @@ def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VA
         if name.startswith(tuple(p for part in config.init.freeze for p in PREFIXES[part])):
             parameter.requires_grad_(False)
     return datamodule, model
+
+
+def _label_estimator(config: DictConfig) -> dict[str, Any]:
+    """What a name, typed for the estimator of a model's labels, adds to its arguments."""
+    name = config.model.get("label_estimator")
+    if not isinstance(name, str):
+        return {}
+    if name not in (known := choices("estimator")):
+        hint = did_you_mean(name, known)
+        raise ValueError(f"unknown model.label_estimator={name}{hint}; known: {', '.join(known)}")
+    return {"label_estimator": make(OmegaConf.load(CONFIGS / "estimator" / f"{name}.yaml"))}
 
 
 def kept(config: DictConfig) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def run(
     model = model or fresh
     datamodule.prepare_data()
     datamodule.setup("fit")
-    x = next(iter(datamodule.train_dataloader()))[0][: asked.images]
+    x, y = (part[: asked.images] for part in next(iter(datamodule.train_dataloader()))[:2])
+    model.vae = model.vae.of_data(x, y)
     chosen = dict(_estimators(asked.estimators, model, x, asked.evaluations))
     estimators = {name: estimator for name, (_, estimator) in chosen.items()}
     writable(folder)

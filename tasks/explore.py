@@ -25,14 +25,14 @@ def run(config: DictConfig) -> None:
     check_ranges(config)
     check_devices(config)
     found = trained(config)
-    images, data = _test_images(found, config.explore.images), found.datamodule
-    explorer = Explorer(found.vae, images, data.binarize, data.pixels)
+    (images, y), data = _test_images(found, config.explore.images), found.datamodule
+    explorer = Explorer(found.vae, images, data.binarize, data.pixels, y)
     serve(explorer, found.name, config.explore.port)
 
 
-def _test_images(found: Trained, count: int) -> Tensor:
-    """The first of the test split, [count, C, H, W]."""
+def _test_images(found: Trained, count: int) -> tuple[Tensor, Tensor]:
+    """The first of the test split, [count, C, H, W], and their labels."""
     found.datamodule.prepare_data()
     found.datamodule.setup()
     with closing(found.datamodule.test_dataloader()) as loader:
-        return collect(loader, count)[0]
+        return collect(loader, count)

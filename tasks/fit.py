@@ -204,8 +204,10 @@ def _check_data(
     datamodule.prepare_data()
     datamodule.setup("fit")
     check_batches(config, datamodule)
-    x = next(iter(datamodule.val_dataloader()))[0]
+    x, y, *_ = next(iter(datamodule.val_dataloader()))
     model.vae.likelihood.check(x)
+    if model.vae.condition is not None:
+        model.vae.given(y), model.vae.given(datamodule.train_labels())
     return [*remarks(config, trainer, datamodule, model, x)]
 
 

@@ -59,9 +59,9 @@ def remarks(
 def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
     """Remarks on a trained model in evaluation mode, by the posteriors of some training images."""
     with closing(datamodule.train_dataloader()) as loader, torch.no_grad():
-        x, _ = collect(loader, min(IMAGES, posteriors_at_once(vae)))
-        q = encode_in_parts(vae, x, most=BATCH)
-    if vae.prior is not None:
+        x, y = collect(loader, min(IMAGES, posteriors_at_once(vae)))
+        q = encode_in_parts(vae.of_data(x, y), x, most=BATCH)
+    if not vae.own_prior:
         return  # of another prior than the latent's own the gap is not known
     gap = prior_gap(vae.latent, q)
     for found in diagnose({"prior_gap": gap} | sizes(vae.latent)):

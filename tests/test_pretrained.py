@@ -485,7 +485,11 @@ def test_a_constructor_may_read_a_tensor(tmp_path):
     "cls, message",
     [
         (len, "@vae_lab.register decorates a class, got <built-in function len>"),
-        (int, "int must be a Latent, a Likelihood, a Prior, or a network with encoder and decoder"),
+        (
+            int,
+            "int must be a Latent, a Likelihood, a Prior, a Condition, or a network with "
+            "encoder and decoder",
+        ),
         (Loose, r"Loose must list its arguments by name, it has \*\*settings"),
     ],
 )

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from . import latents, likelihoods, networks, priors
+from . import conditions, latents, likelihoods, networks, priors
 from .arguments import arguments, number
 from .estimators import Estimator, catalog
 from .schedules import Schedule
@@ -23,8 +23,14 @@ from .storage.sources import first_line
 if TYPE_CHECKING:
     from .vae import VAE
 
-KINDS = {"network": networks, "latent": latents, "likelihood": likelihoods, "prior": priors}
-OPTIONAL = {"prior"}  # of which a VAE, and so its description, may have none
+KINDS = {
+    "network": networks,
+    "latent": latents,
+    "likelihood": likelihoods,
+    "prior": priors,
+    "condition": conditions,
+}
+OPTIONAL = {"prior", "condition"}  # of which a VAE, and so its description, may have none
 RELAXATION = "relaxation"  # among the facts of a card
 
 # What a description may name.
@@ -37,7 +43,8 @@ Part = TypeVar("Part", bound=type)
 
 
 def register(cls: Part) -> Part:
-    """Lets releases name a network, latent, likelihood or prior of one's own; a decorator.
+    """Lets releases name a network, latent, likelihood, prior or condition of one's own; a
+    decorator.
 
     .. code-block:: python
 
@@ -50,7 +57,7 @@ def register(cls: Part) -> Part:
     imported before. Loading itself imports nothing.
 
     Raises:
-        ValueError: it is none of the four, another class has its name, or its arguments have none.
+        ValueError: it is none of the five, another class has its name, or its arguments have none.
     """
     known = CLASSES[_kind(cls)]
     other = known.get(cls.__name__, cls)
@@ -74,11 +81,13 @@ def _kind(cls: type) -> str:
         return "likelihood"
     if issubclass(cls, priors.Prior):
         return "prior"
+    if issubclass(cls, conditions.Condition):
+        return "condition"
     if callable(getattr(cls, "encoder", None)) and callable(getattr(cls, "decoder", None)):
         return "network"
     raise ValueError(
-        f"{cls.__name__} must be a Latent, a Likelihood, a Prior, or a network with encoder and "
-        "decoder"
+        f"{cls.__name__} must be a Latent, a Likelihood, a Prior, a Condition, or a network with "
+        "encoder and decoder"
     )
 
 
@@ -196,7 +205,8 @@ def check_described(vae: "VAE") -> dict[str, Any]:
     if own := _overridden(vae):
         raise ValueError(
             f"a release would come back with vae_lab's own {shortened(own)}, not with that of "
-            f"{type(vae).__name__}: put what differs into a network, latent, likelihood or prior"
+            f"{type(vae).__name__}: put what differs into a network, latent, likelihood, prior or "
+            "condition"
         )
     try:
         plan: dict[str, Any] = json.loads(json.dumps(blueprint(vae)))

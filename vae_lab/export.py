@@ -29,7 +29,8 @@ class Exported(NamedTuple):
 
 
 class EncoderGraph(nn.Module):
-    """x [B, C, H, W] -> the parameters of q(z|x), of each latent [B, ...]."""
+    """x [B, C, H, W], and y [B] of a conditional model, -> the parameters of q(z|x), of each latent
+    [B, ...]."""
 
     input = "x"
     sides: ClassVar = {2: "height", 3: "width"}  # that vary, of a fully convolutional model
@@ -40,15 +41,17 @@ class EncoderGraph(nn.Module):
         self.scale: int = getattr(vae.network, "stride", 1)  # pixels of a place
         self.outputs = [*parameters(vae.latent.prior())]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(parameters(self.vae.posterior(self.vae.features(x))).values())
+    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        vae = self.vae.given(y)
+        return tuple(parameters(vae.posterior(vae.features(x))).values())
 
     def example(self, vae: "VAE", count: int) -> Tensor:
         return torch.rand(count, *vae.shape)
 
 
 class DecoderGraph(nn.Module):
-    """z [B, *E] -> the likelihood's parameters [B, C', H, W] and the mean image [B, C, H, W].
+    """z [B, *E], and y [B] of a conditional model, -> the likelihood's parameters [B, C', H, W] and
+    the mean image [B, C, H, W].
 
     Of a fully convolutional model all pixels of all places, from which no picture is cut out.
     """
@@ -62,13 +65,13 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
-        vae = self.vae
-        parameters = full_precision(vae.decoder(vae.latent.embed(z)) + vae.output_bias)
+    def forward(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        vae = self.vae.given(y)
+        parameters = full_precision(vae.decoder(vae.embed(z)) + vae.output_bias)
         return parameters, vae.likelihood.mean(parameters)
 
     def example(self, vae: "VAE", count: int) -> Tensor:
-        return vae.p_z().sample((count,))
+        return vae.blank(count).draw(count)
 
 
 def check_packages() -> None:
@@ -88,6 +91,8 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
 
     Those of a fully convolutional model are for pictures of any size too, and the decoder's picture
     is of whole places: it has to be cut where the size is no multiple of the network's stride.
+
+    Those of a conditional model have a second input, `y`: labels [B] or attributes [B, A].
 
     The encoder maps `x` to the parameters of q(z|x): `loc` and `scale`, `logits` or `rate`. The
     decoder maps `z` to the likelihood's `parameters` and to the `mean` image. Both were run with
@@ -117,29 +122,41 @@ def _export(graph: EncoderGraph | DecoderGraph, path: Path) -> float:
     models = _sizes(graph.vae)
     torch.onnx.export(
         graph.eval(),
-        (graph.example(models[0], 2),),
+        tuple(_inputs(graph, models[0], 2).values()),
         path,
-        input_names=[graph.input],
+        input_names=_names(graph),
         output_names=[*graph.outputs],
-        dynamic_shapes={graph.input: _varying(graph)},
+        dynamic_shapes=_varying(graph),
         dynamo=True,
         external_data=False,
         verbose=False,
     )
-    examples = [graph.example(vae, count) for vae in models for count in (1, 2, 5)]
+    examples = [_inputs(graph, vae, count) for vae in models for count in (1, 2, 5)]
     difference = max(_difference(graph, path, example) for example in examples)
     if not difference < TOLERANCE:
         raise RuntimeError(f"{path.name} is {difference:.1e} from torch, relatively")
     return difference
 
 
-def _varying(graph: EncoderGraph | DecoderGraph) -> dict[int, Dim]:
-    """The axes of the input that may have any size; of a flat model that of the batch only."""
-    dims = {0: Dim("batch")}
+def _names(graph: EncoderGraph | DecoderGraph) -> list[str]:
+    return [graph.input] if graph.vae.condition is None else [graph.input, "y"]
+
+
+def _inputs(graph: EncoderGraph | DecoderGraph, vae: "VAE", count: int) -> dict[str, Tensor]:
+    """An example of each input."""
+    example = graph.example(vae, count)
+    y = [] if vae.condition is None else [vae.condition.blank(count)]
+    return dict(zip(_names(graph), [example, *y], strict=True))
+
+
+def _varying(graph: EncoderGraph | DecoderGraph) -> dict[str, dict[int, Dim]]:
+    """The axes of the inputs that may have any size; of a flat model that of the batch only."""
+    batch = Dim("batch")
+    dims = {0: batch}
     if graph.vae.latent.grid:
         least = LEAST * graph.scale
         dims |= {axis: Dim(side, min=least) for axis, side in graph.sides.items()}
-    return dims
+    return {name: {0: batch} if name == "y" else dims for name in _names(graph)}
 
 
 def _sizes(vae: "VAE") -> list["VAE"]:
@@ -155,12 +172,14 @@ def _sizes(vae: "VAE") -> list["VAE"]:
     return [vae.at(channels, height + 2 * stride + 1, width + 3 * stride), vae]
 
 
-def _difference(graph: EncoderGraph | DecoderGraph, path: Path, inputs: Tensor) -> float:
+def _difference(graph: EncoderGraph | DecoderGraph, path: Path, inputs: dict[str, Tensor]) -> float:
     from onnxruntime import InferenceSession
 
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    found: list[np.ndarray] = session.run([*graph.outputs], {graph.input: inputs.numpy()})
-    pairs = zip(found, graph(inputs), strict=True)
+    found: list[np.ndarray] = session.run(
+        [*graph.outputs], {name: value.numpy() for name, value in inputs.items()}
+    )
+    pairs = zip(found, graph(**inputs), strict=True)
     return max(_distance(torch.from_numpy(array), tensor) for array, tensor in pairs)
 
 

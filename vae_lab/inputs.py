@@ -39,6 +39,24 @@ def as_data(x: Array, shape: Shape, like: Placed, any_size: bool = False) -> Ten
     return x
 
 
+def joined(features: Tensor, vector: Tensor, places: int = 0) -> Tensor:
+    """Features and a vector of the same data beside each other, [*B, F] and [*B, C] -> [*B, F + C].
+
+    Args:
+        places: the axes of a grid between B and F, at each place of which is the same vector.
+    """
+    data = features.shape[: features.ndim - 1 - places]
+    try:
+        batch = torch.broadcast_shapes(data, vector.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"y must be one, or one for each datum, got {list(vector.shape[:-1])} for {list(data)}"
+        ) from None
+    vector = vector.reshape(*vector.shape[:-1], *[1] * places, vector.shape[-1])
+    shape = (*batch, *features.shape[len(data) : -1])
+    return torch.cat([part.expand(*shape, part.shape[-1]) for part in (features, vector)], -1)
+
+
 def as_floats(name: str, x: Array, like: Placed) -> Tensor:
     """A tensor of floats, where the model is."""
     tensor = as_tensor(name, x, like)

@@ -1,7 +1,7 @@
 """How many images fit into memory at once: by what torch allocates for one of them."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +37,7 @@ def bytes_to_decode(vae: "VAE", graph: bool = False) -> float:
     Args:
         graph: and for its derivative with respect to z.
     """
-    x = torch.zeros(1, *vae.shape, device=vae.device)
+    x, vae = torch.zeros(1, *vae.shape, device=vae.device), vae.blank()
     z = vae.latent.mode(vae.latent.prior()).detach().unsqueeze(0)
 
     def decode() -> None:
@@ -52,7 +52,7 @@ def bytes_to_decode(vae: "VAE", graph: bool = False) -> float:
 
 def encoded_at_once(vae: "VAE", memory: float = MEMORY) -> int:
     """Number of images to encode at once, within memory in bytes."""
-    x = torch.zeros(1, *vae.shape, device=vae.device)
+    x, vae = torch.zeros(1, *vae.shape, device=vae.device), vae.blank()
     return max(int(memory / allocated(lambda: vae.latent.kl(vae.encode(x)))), 1)
 
 
@@ -73,8 +73,16 @@ def encode_in_parts(
         most: images at once; None: all that the memory allows.
     """
     size = min(encoded_at_once(vae, memory), most or len(x))
-    parts = [vae.head(vae.features(part.to(vae.device))) for part in x.split(size)]
+    parts = [part.head(part.features(some)) for part, some in in_parts(vae, x, size)]
     return vae.latent.distribution(full_precision(torch.cat(parts)))
+
+
+def in_parts(vae: "VAE", x: Tensor, size: int) -> Iterator[tuple["VAE", Tensor]]:
+    """So many of the data at a time, where the model is, each with the model that was given their
+    own y if it was given that of all."""
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        yield vae.rows(part), x[part].to(vae.device)
 
 
 def allocated(work: Callable[[], object]) -> float:

@@ -66,7 +66,8 @@ class BoundMetrics(Metric):
         shown beside the true one.
         """
         latent, each = vae.latent, vae.prior is None
-        return cls(latent.num_variables, latent.categories, relaxed, latent.num_places, each)
+        kind = LabelMetrics if vae.infers_labels else cls
+        return kind(latent.num_variables, latent.categories, relaxed, latent.num_places, each)
 
     def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
         """Adds a batch; `codes` are the probabilities of discrete latents, [B, L, K], on a grid
@@ -93,6 +94,39 @@ class BoundMetrics(Metric):
             usage = self.codes / (self.count * self.places)
             metrics["code_perplexity"] = torch.special.entr(usage).sum(-1).exp().mean()
         return metrics
+
+
+class LabelMetrics(BoundMetrics):
+    """Those of a model that infers labels.
+
+    * `kl`: with that of the label.
+    * `accuracy`: the share of the data with a label whose label is the most probable one.
+    """
+
+    label_kl: Tensor
+    labels: Tensor
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        for name, shape in {"label_kl": (), "labels": (2,)}.items():
+            zeros = torch.zeros(shape, dtype=torch.float64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
+        super().update(bound, codes, elbo_relaxed)
+        if bound.label_kl is not None:
+            self.label_kl += bound.label_kl.sum()
+
+    def update_labels(self, found: Tensor, y: Tensor) -> None:
+        """Adds the labels that were found, [B], and the true ones, -1 where there is none."""
+        known = y >= 0
+        self.labels += torch.stack([(known & (found == y)).sum(), known.sum()])
+
+    def compute(self) -> dict[str, Tensor]:
+        metrics = super().compute()
+        metrics["kl"] = metrics["kl"] + self.label_kl / self.count
+        right, known = self.labels
+        return metrics | {"accuracy": right / known}
 
 
 def sums_and_count(terms: tuple[Tensor, ...]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from .inputs import Array
 from .schedules import Schedule, as_schedule, bounds
 
 if TYPE_CHECKING:
-    from .vae import VAE, Level
+    from .levels import Level
+    from .vae import VAE
 
 
 class Terms(NamedTuple):
@@ -27,7 +28,10 @@ class Terms(NamedTuple):
 
 
 class Objective(PrintsArguments, nn.Module):
-    """x [B, *X] -> terms [B], differentiable with the estimator's gradient.
+    """x [B, *X], and y of a conditional model, -> terms [B], differentiable with the estimator's
+    gradient.
+
+    A subclass gives :meth:`forward`, whose model was given y already.
 
     The first data are looked at: values outside the likelihood's range are refused.
 
@@ -37,7 +41,9 @@ class Objective(PrintsArguments, nn.Module):
 
     multi_sample: ClassVar[bool] = False
 
-    def __call__(self, vae: "VAE", estimator: Estimator, x: Array) -> Terms:
+    def __call__(self, vae: "VAE", estimator: Estimator, x: Array, y: Any = None) -> Terms:
+        if y is not None:
+            vae = vae.given(y, first_only=True)
         # Here and not in forward, which may be compiled: `objective.compile()`.
         return super().__call__(vae, estimator, vae.images(x, first_only=True))
 
@@ -99,7 +105,7 @@ class _OverLevels(Objective):
                 f"{type(self).__name__} takes all levels of z as one joint distribution, got "
                 "several: use ELBO or MonteCarloELBO"
             )
-        terms = self._terms(level, estimator)
+        terms = self._terms(level, estimator.below)
         seen.note(kl=terms.kl, lost=terms.reconstruction - terms.objective)
         return terms.objective
 

@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ CELL = 64  # pixels that the shorter side of a cell has at least
 GAP = 4  # pixels between cells
 GREY = 0.5  # of the gaps: neither the black nor the white that images often have at their border
 BAND = 12  # pixels of white between the originals and their reconstructions
+LABELS = 10  # that have a row of samples at least
 WIDTH = 1640  # pixels that a row of large images is wide at most
 
 
@@ -52,12 +54,18 @@ def reconstructions(vae: VAE, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def samples(vae: VAE, rows: int = 8, columns: int = 8) -> Tensor:
-    """Mean images of rows * columns draws from the prior."""
-    return grid(vae.sample(rows * columns), columns)
+    """Mean images of rows * columns draws from the prior; of a conditional model a row of each
+    label, or of some attributes."""
+    if vae.condition is None:
+        return grid(vae.sample(rows * columns), columns)
+    y = vae.condition.examples(max(rows, LABELS))
+    return grid(vae.sample(len(y) * columns, y.repeat_interleave(columns, 0)), columns)
 
 
 @torch.no_grad()
-def interpolations(vae: VAE, x0: Tensor, x1: Tensor, steps: int = 8) -> Tensor:
+def interpolations(
+    vae: VAE, x0: Tensor, x1: Tensor, steps: int = 8, y: Any = None, y1: Any = None
+) -> Tensor:
     """One row per pair of images, from x0 to x1 through the latent.
 
     Args:
@@ -65,8 +73,10 @@ def interpolations(vae: VAE, x0: Tensor, x1: Tensor, steps: int = 8) -> Tensor:
         x0: Images at the left end, shape [B, C, H, W].
         x1: Images at the right end, shape [B, C, H, W].
         steps: Images in a row, both ends included.
+        y: of x0, for a conditional model.
+        y1: of x1.
     """
-    images = vae.interpolate(x0, x1, steps)  # [steps, B, C, H, W]
+    images = vae.interpolate(x0, x1, steps, y, y1)  # [steps, B, C, H, W]
     return grid(images.transpose(0, 1).flatten(0, 1), columns=steps)
 
 

@@ -1,22 +1,25 @@
 """The generative model p(z) p(x|z) and its recognition model q(z|x). No Lightning in it."""
 
-from collections.abc import Callable
-from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from .conditions import Condition
 from .dense import Dense
 from .distributions import full_precision, per_variable
-from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count
+from .distributions import kl as closed_kl
+from .generation import Generation
+from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count, joined
 from .latents import Latent
+from .levels import Bound, Level, Levels, over_labels
 from .networks.base import check_shape, grid
 from .priors import Prior
 from .priors.base import bound, check_shapes
 from .storage.keeping import Pretrained
+from .views import Views
 
 if TYPE_CHECKING:
     from .estimators import Estimator
@@ -27,27 +30,7 @@ if TYPE_CHECKING:
 KL_SAMPLES = 16  # of z, for a KL without a closed form
 
 
-class Bound(NamedTuple):
-    """The ELBO and what it was made of, in nats."""
-
-    elbo: Tensor  # [B]
-    reconstruction: Tensor  # E_q log p(x|z), [B]
-    kl: Tensor  # of each latent variable, [B, L]; equal shares, where only their sum is known
-    q: Distribution  # batch shape [B]
-
-
-class Level(NamedTuple):
-    """One group of latent variables, given those above it. A VAE has one."""
-
-    q: Distribution
-    p: Callable[[], Distribution]
-    kl: Callable[[], Tensor] | None  # of each variable, [*B, L]; None: it has no closed form
-    context: Tensor  # what q was computed from, [*B, F]
-    below: Callable[[Tensor], "Level | Tensor"]  # z -> the next level, or log p(x|z) after the last
-    aggregate_kl: Callable[[], Tensor] | None = None  # of the mean of q, each datum's part, [*B]
-
-
-class VAE(Pretrained, nn.Module):
+class VAE(Views, Generation, Pretrained):
     r"""A variational autoencoder: encoder, latent, decoder, likelihood.
 
     .. code-block:: text
@@ -64,6 +47,8 @@ class VAE(Pretrained, nn.Module):
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
         prior: p(z), to which the KL is sampled; see :mod:`vae_lab.priors`. None: the latent's own,
             to which it has a closed form.
+        condition: what q, the decoder and maybe the prior know besides, such as a label y; see
+            :mod:`vae_lab.conditions`. All that is said of x and z below is then given y.
     """
 
     def __init__(
@@ -73,53 +58,35 @@ class VAE(Pretrained, nn.Module):
         latent: Latent,
         likelihood: "Likelihood",
         prior: Prior | None = None,
+        condition: Condition | None = None,
     ) -> None:
         super().__init__()
         check_shape(shape)
         self.shape = tuple(shape)
         self.output_shape = likelihood.bind(self.shape)
         self.network = network
-        self.encoder = network.encoder(likelihood.input_shape(self.shape))
+        seen = likelihood.input_shape(self.shape)
+        self.encoder = network.encoder(seen)
         latent.bind(grid(network, self.shape))
-        self.head = Dense(self.encoder.features, latent.parameter_size)
+        more = 0 if condition is None else condition.width
+        self.head = Dense(self.encoder.features + more, latent.parameter_size)
         self.latent = latent
-        self.decoder = network.decoder(latent.width, self.output_shape)
+        self.decoder = network.decoder(latent.width + more, self.output_shape)
         bias = (self.output_shape[0], 1, 1) if latent.grid else self.output_shape
         self.output_bias = nn.Parameter(torch.zeros(bias))
         self.likelihood = likelihood
         self.prior = None
         if prior is not None:
-            self.prior = bound(prior, latent, likelihood.input_shape(self.shape))
+            self.prior = bound(prior, latent, seen)
             check_shapes(prior, prior.of(self, None), latent)
-
-    def at(self, *shape: int) -> "VAE":
-        """The same model for pictures of another size; it shares all weights and modes.
-
-        .. code-block:: python
-
-            vae.at(3, 256, 256).reconstruct(x)
-
-        Args:
-            shape: of one picture, (C, H, W).
-
-        Raises:
-            ValueError: the network is not fully convolutional, or C is another.
-        """
-        if not self.latent.grid:
-            raise ValueError(
-                f"{type(self.network).__name__} takes data of shape {list(self.shape)} only: train "
-                "with a fully convolutional network, such as Grid, for pictures of any size"
-            )
-        check_shape(shape)
-        if len(shape) != 3 or shape[0] != self.shape[0]:
-            raise ValueError(f"shape must be [{self.shape[0]}, H, W], got {list(shape)}")
-        other = copy(self)
-        other._modules = dict(self._modules)
-        other.shape, other.latent = tuple(shape), copy(self.latent)
-        other.output_shape = self.likelihood.bind(other.shape)
-        del other.latent.grid  # of this copy: it is bound anew
-        other.latent.bind(grid(self.network, other.shape))
-        return other
+        self.condition = condition
+        if condition is not None:
+            condition.bind(network, seen, latent)
+            if condition.prior and prior is not None:
+                raise ValueError(
+                    f"prior=true of {type(condition).__name__} moves the latent's own prior, which "
+                    f"{type(prior).__name__} replaces: leave out one of the two"
+                )
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +103,7 @@ class VAE(Pretrained, nn.Module):
         x: Array,
         estimator: "Estimator | None" = None,
         objective: "Objective | None" = None,
+        y: Any = None,
     ) -> "Terms":
         """The ELBO of x, each term [B] and in nats, to be maximised; or another objective of it.
 
@@ -152,12 +120,13 @@ class VAE(Pretrained, nn.Module):
         for part in (estimator, objective):
             if part is not None and not callable(part):
                 raise ValueError(f"pass an object such as Reparameterization(), got {part!r}")
-        return (objective or ELBO())(self, estimator or self._estimator(), x)
+        return (objective or ELBO())(self, estimator or self._estimator(), x, y)
 
     def _estimator(self) -> "Estimator":
-        from .estimators import Reparameterization, ScoreFunction
+        from .estimators import Exact, Reparameterization, ScoreFunction
 
-        return Reparameterization() if self.latent.prior().has_rsample else ScoreFunction(4)
+        estimator = Reparameterization() if self.latent.prior().has_rsample else ScoreFunction(4)
+        return Levels(Exact(), estimator) if self.infers_labels else estimator
 
     def images(self, x: Array, first_only: bool = False) -> Tensor:
         """x as the model takes it: a tensor of this shape, of floats in the likelihood's range.
@@ -175,8 +144,16 @@ class VAE(Pretrained, nn.Module):
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        """The encoder's of x [B, *X], [B, F]; of a fully convolutional one [B, h, w, F]."""
-        return self.encoder(self.likelihood.inputs(x).to(self.dtype))
+        """The encoder's of x [B, *X], with the condition's vector behind them, [B, F]; of a fully
+        convolutional one [B, h, w, F]."""
+        seen = self.seen(x)
+        features = self.encoder(seen)
+        vector = self.vector_of(seen)
+        return features if vector is None else joined(features, vector, len(self.latent.grid))
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What encoders see of x."""
+        return self.likelihood.inputs(x).to(self.dtype)
 
     def posterior(self, features: Tensor) -> Distribution:
         """The encoder's features -> q(z|x), batch shape [B]."""
@@ -187,15 +164,27 @@ class VAE(Pretrained, nn.Module):
             )
         return self.latent.distribution(full_precision(self.head(features)))
 
-    def encode(self, x: Array) -> Distribution:
-        """x [B, *X] -> q(z|x), batch shape [B]."""
+    def encode(self, x: Array, y: Any = None) -> Distribution:
+        """x [B, *X] -> q(z|x), batch shape [B].
+
+        Args:
+            y: of a conditional model, here and below: see :meth:`given`. A label that is inferred
+                may be left out, or be -1 where it is not known: it is then the most probable one.
+        """
+        if y is not None:
+            return self.given(y).encode(x)
         x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
         return self.posterior(self.features(x))
 
-    def p_z(self) -> Distribution:
-        """The prior p(z), batch shape []."""
+    def p_z(self, y: Any = None) -> Distribution:
+        """The prior p(z), batch shape []; given y, if it depends on y, that of y."""
+        if y is not None:
+            return self.given(y).p_z()
         if self.prior is None:
-            return self.latent.prior()
+            if self.condition is None or not self.condition.prior:
+                return self.latent.prior()
+            vector = self.vector_of(None)
+            return self.latent.prior(None if vector is None else self.condition.shift(vector))
         p = self.prior.of(self, None)
         if p.event_shape != self.latent.event_shape:
             raise ValueError(
@@ -213,6 +202,8 @@ class VAE(Pretrained, nn.Module):
         Args:
             z: draws of q, [S, *B, *E], for a KL that is sampled; None: 16.
         """
+        if self.condition is not None and self.condition.prior:
+            return closed_kl(q, self.p_z())
         if self.prior is None:
             return per_variable(self.latent.kl(q), q)
         variables = self.latent.num_variables
@@ -224,31 +215,52 @@ class VAE(Pretrained, nn.Module):
 
     def infer(self, x: Tensor) -> Level:
         """x [B, *X] -> the level from which an objective starts, batch shape [B]."""
+        if self.condition is not None and self.infers_labels:
+            return self.condition.level(self.seen(x), self._y, lambda v: self.settled(v).infer(x))
         features = self.features(x)
         q = self.posterior(features)
         kl = aggregate_kl = None
         if self.prior is None:
-            kl, aggregate_kl = partial(self.kl, q), partial(self.latent.aggregate_kl, q)
+            kl = partial(self.kl, q)
+        if self.own_prior:
+            aggregate_kl = partial(self.latent.aggregate_kl, q)
         if self.latent.grid:
-            features = features.flatten(1, -2).mean(1)
+            features = features.flatten(-3, -2).mean(-2)
         return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z), aggregate_kl)
 
-    def decode(self, z: Array) -> Tensor:
+    def decode(self, z: Array, y: Any = None) -> Tensor:
         """z [*, *E] -> the likelihood's parameters [*, *P]."""
+        if y is not None:
+            return self.given(y).decode(z)
         z = as_tensor("z", z, like=self)
         event = self.latent.event_shape
         leading = z.shape[: z.ndim - len(event)]
         if z.shape != (*leading, *event):
             raise ValueError(f"z must have a shape that ends in {list(event)}, got {list(z.shape)}")
         z = z.to(self.dtype)  # sampled in float32 also where the weights are not
-        decoded = self.decoder(self.latent.embed(z.reshape(-1, *event))) + self.output_bias
+        embedded = self.embed(z)
+        places = len(self.latent.grid)
+        leading = embedded.shape[: embedded.ndim - 1 - places]
+        decoded = (
+            self.decoder(embedded.reshape(-1, *embedded.shape[len(leading) :])) + self.output_bias
+        )
         if self.latent.grid:  # whole places, of which the last may stand out of the picture
             _, height, width = self.output_shape
             decoded = decoded[..., :height, :width]
         return full_precision(decoded.reshape(*leading, *self.output_shape))
 
-    def log_px_z(self, x: Array, z: Array) -> Tensor:
+    def embed(self, z: Tensor) -> Tensor:
+        """What the decoder sees of z [*, *E] and of the condition, [*, F] or [*, h, w, F]."""
+        leading = z.shape[: z.ndim - len(self.latent.event_shape)]
+        flat = self.latent.embed(z.reshape(-1, *z.shape[len(leading) :]))
+        embedded = flat.reshape(*leading, *flat.shape[1:])
+        vector = self.vector_of(None)
+        return embedded if vector is None else joined(embedded, vector, len(self.latent.grid))
+
+    def log_px_z(self, x: Array, z: Array, y: Any = None) -> Tensor:
         """log p(x|z), x [B, *X] and z [*, B, *E] -> [*, B]."""
+        if y is not None:
+            return self.given(y).log_px_z(x, z)
         x = as_floats("x", x, like=self)
         if x.shape[-len(self.shape) :] != self.shape:
             raise ValueError(
@@ -257,7 +269,7 @@ class VAE(Pretrained, nn.Module):
         self.likelihood.meet(x)
         return self.likelihood.log_prob(self.decode(z), x)
 
-    def elbo(self, x: Array, num_samples: int = 1, check: bool = True) -> Bound:
+    def elbo(self, x: Array, num_samples: int = 1, check: bool = True, y: Any = None) -> Bound:
         """The true ELBO of x [B, *X]: exact samples of q, closed-form KL if there is one, beta = 1.
 
         To measure: its gradient is not that of its expectation. :meth:`forward` is to train.
@@ -267,6 +279,10 @@ class VAE(Pretrained, nn.Module):
         """
         check_count("num_samples", num_samples)
         x = self.images(x, first_only=not check)
+        if y is not None:
+            return self.given(y).elbo(x, num_samples, check)
+        if self.infers_labels:
+            return over_labels(self, x, num_samples)
         q = self.encode(x)
         z = q.sample((num_samples,))
         reconstruction = self.log_px_z(x, z).mean(0)
@@ -274,7 +290,9 @@ class VAE(Pretrained, nn.Module):
         return Bound(reconstruction - kl.sum(-1), reconstruction, kl, q)
 
     @torch.no_grad()
-    def log_likelihood(self, x: Array, num_samples: int = 100, chunk: int | None = None) -> Tensor:
+    def log_likelihood(
+        self, x: Array, num_samples: int = 100, chunk: int | None = None, y: Any = None
+    ) -> Tensor:
         """The importance-weighted lower bound on log p(x) with `num_samples` samples, [B].
 
         How far its weights can be trusted, and other estimates: :mod:`vae_lab.evaluation.evidence`.
@@ -285,38 +303,14 @@ class VAE(Pretrained, nn.Module):
         """
         from .evaluation.evidence import importance_weighted
 
-        return importance_weighted(self, x, num_samples, chunk).bound
+        return importance_weighted(self.given(y), x, num_samples, chunk).bound
 
     @torch.no_grad()
-    def sample(self, num_images: int) -> Tensor:
-        """Data for draws z of the prior, [num_images, *X]: the means of p(x|z), which are pictures
-        without noise; of a likelihood that says so (:attr:`.Likelihood.draws`) draws of p(x|z)."""
-        check_count("num_images", num_images)
-        params = self.decode(self.p_z().sample((int(num_images),)))
-        likelihood = self.likelihood
-        return likelihood.sample(params) if likelihood.draws else likelihood.mean(params)
-
-    @torch.no_grad()
-    def reconstruct(self, x: Array) -> Tensor:
-        """The means of p(x|z) at the most probable z, [B, *X]."""
-        return self.likelihood.mean(self.decode(self._mode(x)))
-
-    @torch.no_grad()
-    def interpolate(self, x0: Array, x1: Array, steps: int = 8) -> Tensor:
-        """The means of p(x|z) on a path through the latent from x0 to x1, [steps, B, *X]."""
-        check_count("steps", steps)
-        z0, z1 = self._mode(x0), self._mode(x1)
-        if len(z0) != len(z1) and 1 not in (len(z0), len(z1)):
-            raise ValueError(f"x0 and x1 must be equally many, got {len(z0)} and {len(z1)}")
-        return self.likelihood.mean(self.decode(self.latent.interpolate(z0, z1, steps)))
-
-    def _mode(self, x: Array) -> Tensor:
-        return self.latent.mode(self.encode(self.images(x)))
-
-    @torch.no_grad()
-    def initialize(self, x: Array) -> None:
-        """Learns the units of the data from x [N, *X], of the training data, and starts the decoder
-        at their mean, where the likelihood allows."""
+    def initialize(self, x: Array, y: Any = None) -> None:
+        """Learns the units of the data from x [N, *X], of the training data, and of their y, and
+        starts the decoder at their mean, where the likelihood allows."""
+        if y is not None and self.condition is not None:
+            self.condition.start(y)
         x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
         self.likelihood.check(x)
         self._start_at(self.likelihood.start(x))

@@ -6,7 +6,7 @@ then none of them has a KL of its own: what the model does with them is measured
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,18 +43,27 @@ class Use(NamedTuple):
 
 @torch.no_grad()
 def use(vae: VAE, posteriors: Sequence[Distribution]) -> Use:
-    """The mean KL of each variable; to another prior than the latent's own, where it has none, the
-    variance of its posterior's mean.
+    """The mean KL of each variable, given y where the prior depends on it; to another prior than
+    the latent's own, where it has none, the variance of its posterior's mean.
 
     Args:
         posteriors: q(z|x) of the data, in batches.
     """
     if vae.prior is None:
-        kl = torch.cat([vae.kl(q) for q in posteriors]).mean(0).cpu()
-        return Use(kl, "KL", "mean KL", " nats")
+        kl = torch.cat([*map(vae.kl, posteriors)] if vae.own_prior else [*_given(vae, posteriors)])
+        return Use(kl.mean(0).cpu(), "KL", "mean KL", " nats")
     note = "this prior gives no variable a KL of its own"
     variance = activity(*posteriors).float().cpu()
     return Use(variance, "variance", "variance of E[z]", note=note)
+
+
+def _given(vae: VAE, posteriors: Sequence[Distribution]) -> Iterator[Tensor]:
+    """The KL to a prior that depends on the y of the data, which the model was given."""
+    start = 0
+    for q in posteriors:
+        (count,) = q.batch_shape
+        yield vae.rows(slice(start, start + count)).kl(q)
+        start += count
 
 
 def values(vae: VAE, steps: int = 7) -> Tensor:
@@ -90,7 +99,7 @@ def frequencies(vae: VAE) -> Tensor | None:
     if expected is None:
         return None
     first = latent.num_variables // latent.num_places
-    if vae.prior is None:
+    if vae.own_prior:
         return expected[:first]
     drawn, known = _drawn(vae), latent.values(expected.shape[-1])[:, :first]
     return torch.stack([(drawn == value).float().mean(0) for value in known], -1)
@@ -106,7 +115,7 @@ def densities(vae: VAE, units: Sequence[int]) -> tuple[Tensor, Tensor]:
         units: which variables, R of them; on a grid, of those of one place.
     """
     latent, prior = vae.latent, vae.latent.prior()
-    if vae.prior is not None:
+    if not vae.own_prior:
         columns = _drawn(vae)[:, units].cpu().T.contiguous()
         found = [torch.histogram(column, BINS, density=True) for column in columns]
         centres = [(edges[1:] + edges[:-1]) / 2 for _, edges in found]
@@ -120,5 +129,7 @@ def densities(vae: VAE, units: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def _drawn(vae: VAE) -> Tensor:
     """Draws of the prior as numbers, of each place of a grid, [N, V]."""
-    draws = math.ceil(MANY / vae.latent.num_places)
-    return vae.latent.places_as_data(vae.latent.numbers(vae.p_z().sample((draws,))))
+    p = vae.p_z()
+    draws = math.ceil(MANY / vae.latent.num_places / p.batch_shape.numel())
+    z = p.sample((draws,)).flatten(0, len(p.batch_shape))
+    return vae.latent.places_as_data(vae.latent.numbers(z))

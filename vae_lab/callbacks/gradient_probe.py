@@ -75,11 +75,14 @@ class GradientProbe(pl.Callback):
         self._measured_at = step
         with forked_generators(pl_module.device), torch.enable_grad():
             seed_generators(derive_seed(self.seed, "gradient_probe", step))
-            metrics = self._measure(cast(Training, pl_module), batch[0][: self.images])
+            x, y = (part[: self.images] for part in batch[:2])
+            metrics = self._measure(cast(Training, pl_module), x, y)
         write(trainer, {f"gradient/{name}": value for name, value in metrics.items()})
 
-    def _measure(self, module: Training, x: torch.Tensor) -> dict[str, float]:
-        vae, objective, estimator = module.vae, module.objective, module.estimator
+    def _measure(self, module: Training, x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+        """The gradient for q(z|x), given the labels where the model is conditional."""
+        vae, objective = module.vae.of_data(x, y), module.objective
+        estimator = module.estimator.below
         samples = bound_samples(objective, estimator)
         truth = reference(vae, objective, x, samples, self.reference_repeats, self.max_states)
         gradients = encoder_gradients(vae, objective, estimator, x, self.repeats)

@@ -54,7 +54,7 @@ class Pictures(pl.Callback):
         self.every_n_epochs = every_n_epochs
         self.images = images
         self.seed = seed
-        self._x: Tensor | None = None
+        self._seen: tuple[Tensor, Tensor] | None = None
         self._drawn_at = -1  # optimizer step of the pictures on disk
 
     def on_validation_batch_start(
@@ -66,7 +66,8 @@ class Pictures(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if batch_idx == dataloader_idx == 0:  # on the device already, as the model sees it
-            self._x = batch[0][: self.images].clone()  # a view would keep the whole batch
+            x, y = (part[: self.images].clone() for part in batch[:2])  # no views of all of it
+            self._seen = x, y
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
@@ -99,11 +100,13 @@ class Pictures(pl.Callback):
     def _grids(self, vae: VAE) -> dict[str, Tensor]:
         count = pictures.in_a_row(vae, self.images)
         grids = {"samples": pictures.samples(vae, count, count)}
-        if self._x is not None:  # there was a validation
-            x = self._x[:count]
-            grids["reconstructions"] = pictures.reconstructions(vae, x)
-            neighbours = x.roll(-1, 0)  # each image to the next, the last to the first
-            grids["interpolation"] = pictures.interpolations(vae, x, neighbours, count)
+        if self._seen is not None:  # there was a validation
+            x, y = (part[:count] for part in self._seen)
+            grids["reconstructions"] = pictures.reconstructions(vae.of_data(x, y), x)
+            known = vae.own_y(y)
+            # Each image to the next, the last to the first.
+            x1, y1 = x.roll(-1, 0), None if known is None else known.roll(-1, 0)
+            grids["interpolation"] = pictures.interpolations(vae, x, x1, count, known, y1)
         return grids
 
 

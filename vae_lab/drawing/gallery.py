@@ -21,6 +21,7 @@ ROWS = 12  # latent variables in a picture
 PIXELS = 2**22  # that one picture decodes: some 5000 images of 28 x 28
 MAP_SIDE = 16  # images along a side of a plane
 DRAWS = 10_000  # in a histogram
+FIRST = slice(1)  # of the test images
 
 
 class Drawn(NamedTuple):
@@ -33,7 +34,10 @@ class Drawn(NamedTuple):
 # By the names of their files, in the order in which a report has them.
 CAPTIONS = {
     "reconstructions": Drawn("Reconstructions", "Test images, and below each its reconstruction."),
-    "samples": Drawn("Samples", "Mean images of draws from the prior."),
+    "samples": Drawn(
+        "Samples",
+        "Mean images of draws from the prior; of a conditional model, a row of each label.",
+    ),
     "interpolation": Drawn(
         "Interpolations", "From one test image to another, through the latent, a row each."
     ),
@@ -109,7 +113,7 @@ def draw(
     Args:
         vae: The model, in evaluation mode.
         x: Images that it was not trained on, [N, C, H, W], some 1000.
-        y: Their labels, [N] int64, -1 where there is none.
+        y: Their labels, [N] int64, -1 where there is none; a conditional model is given them.
         folder: Where the PNGs go.
         rows: of the run's metrics.csv, for the curves.
         seed: of the noise in the pictures.
@@ -121,18 +125,20 @@ def draw(
     with seeded(seed, vae.device):
         x = x.to(vae.device)
         count = pictures.in_a_row(vae, 8)
-        first = x[:count]
+        first, known = x[:count], vae.own_y(y[:count])
+        of_x = vae.of_data(x, y)
         grids = {
             "samples": pictures.samples(vae, count, count),
-            "reconstructions": pictures.reconstructions(vae, first),
+            "reconstructions": pictures.reconstructions(of_x.rows(slice(count)), first),
         }
-        grids["interpolation"] = pictures.interpolations(vae, first, first.roll(-1, 0), count)
+        x1, y1 = first.roll(-1, 0), None if known is None else known.roll(-1, 0)
+        grids["interpolation"] = pictures.interpolations(vae, first, x1, count, known, y1)
         for name, image in grids.items():
             pictures.save(image, folder / f"{name}.png")
         if vae.latent.grid:
-            places.draw(vae, x, y, folder)
+            places.draw(of_x, x, y, folder)
         else:
-            _draw_latent(vae, x, y, folder)
+            _draw_latent(of_x, x, y, folder)
     figures.training(rows, folder / "training.png")
     return {name: path for name in CAPTIONS if (path := folder / f"{name}.png").is_file()}
 
@@ -155,7 +161,8 @@ def _draw_latent(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
 
 
 def _traversals(vae: VAE, latents: Latents, path: Path) -> None:
-    images = pictures.traversals(vae, vae.latent.mode(latents.q)[0], latents.units)
+    z = vae.latent.mode(latents.q)[0]
+    images = pictures.traversals(vae.rows(FIRST), z, latents.units)
     columns, across = vae.latent.value_names(images.shape[1])
     measure = latents.use.measure
     latent_figures.traversals(images, latents.names, measure, columns, across, path)
@@ -166,8 +173,9 @@ def _codes(vae: VAE, latents: Latents, usage: Tensor, path: Path) -> None:
     shown = min(usage.shape[1], CODES)
     decoded = len(latents.units) * usage.shape[1] * math.prod(vae.output_shape[1:])
     images = max(PIXELS // decoded, 1)
-    z = vae.latent.mode(latents.q)[: min(images, 256)]
-    added = pictures.code_images(vae, z, latents.units)[:, :shown].mean(2, keepdim=True)
+    some = slice(min(images, 256))
+    z = vae.latent.mode(latents.q)[some]
+    added = pictures.code_images(vae.rows(some), z, latents.units)[:, :shown].mean(2, keepdim=True)
     names = [f"$z_{{{unit}}}$" for unit in order.tolist()]
     grid = pictures.grid(added.flatten(0, 1), columns=shown, gap=float("nan"))[0].cpu()
     latent_figures.codes(usage[order].cpu(), names, grid, (len(latents.units), shown), path)
@@ -206,7 +214,8 @@ def _plane(vae: VAE, points: Tensor, y: Tensor, path: Path) -> None:
     )
     numbers = torch.cartesian_prod(up.flip(0), across).flip(-1)  # rows from the top
     z = vae.latent.from_numbers(numbers.to(vae.device, vae.dtype))
-    decoded = pictures.grid(vae.likelihood.mean(vae.decode(z)), MAP_SIDE, gap=None).cpu()
+    first = vae.rows(FIRST)
+    decoded = pictures.grid(vae.likelihood.mean(first.decode(z)), MAP_SIDE, gap=None).cpu()
     (left, bottom), (right, top) = (low - half).tolist(), (high + half).tolist()
     extent = (left, right, bottom, top)
     latent_figures.scatter(points, y, "means of q(z | x)", path, decoded, extent)

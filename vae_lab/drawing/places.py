@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import pictures, variables
-from ..memory import encoded_at_once, posteriors_at_once
+from ..memory import encoded_at_once, in_parts, posteriors_at_once
 from ..networks.base import place_size
 from ..vae import VAE
 from ..variables import Use
@@ -40,13 +40,14 @@ def draw(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
     if seen.kl is not None:
         _kl_map(vae, seen.kl, x, folder / "kl_map.png")
     _value_maps(vae, seen, x, folder / "value_maps.png")
-    z = vae.latent.mode(vae.encode(x[:1]))[0]
-    _traversals(vae, seen, z, folder / "traversals.png")
-    _place_traversals(vae, seen, z, folder / "place_traversals.png")
+    first = vae.rows(slice(1))
+    z = vae.latent.mode(first.encode(x[:1]))[0]
+    _traversals(first, seen, z, folder / "traversals.png")
+    _place_traversals(first, seen, z, folder / "place_traversals.png")
     _aggregate_posterior(vae, seen, folder / "aggregate_posterior.png")
     if vae.latent.kind == "codes" and _variables(vae).shape[-1] == 1 and seen.usage is not None:
         frequent = seen.usage[0].argsort(descending=True)[:CODES]
-        patches = pictures.code_patches(vae).cpu()[frequent]
+        patches = pictures.code_patches(first).cpu()[frequent]
         pictures.save(pictures.grid(patches, VALUES), folder / "codebook.png")
     title = "t-SNE of the posteriors, the mean over the places"
     latent_figures.tsne(seen.means, y.cpu(), title, folder / "latent_map.png")
@@ -54,14 +55,14 @@ def draw(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
 
 def _look(vae: VAE, x: Tensor) -> Seen:
     latent, places = vae.latent, len(vae.latent.grid)
-    posteriors = [
-        vae.encode(part) for part in x.split(min(encoded_at_once(vae), posteriors_at_once(vae)))
-    ]
+    size = min(encoded_at_once(vae), posteriors_at_once(vae))
+    models, data = zip(*in_parts(vae, x, size), strict=True)
+    posteriors = [model.encode(some) for model, some in zip(models, data, strict=True)]
     use = variables.use(vae, posteriors)
     kl, parts, usage = [], [], []
-    for q in posteriors:
+    for model, q in zip(models, posteriors, strict=True):
         if vae.prior is None:
-            kl.append(latent.at_places(vae.kl(q)).sum(-1).cpu())
+            kl.append(latent.at_places(model.kl(q)).sum(-1).cpu())
         numbers = (latent.numbers(z).float() for z in (latent.mode(q), q.sample()))
         means = q.mean.flatten(1, places).mean(1).flatten(1)
         parts.append((*(latent.at_places(value).cpu() for value in numbers), means.cpu()))

@@ -73,6 +73,11 @@ class Estimator(PrintsArguments, nn.Module):
         """True if it evaluates f at points that z cannot take, and does not correct for it."""
         return self.relaxed_points and self.unbiased is not True
 
+    @property
+    def below(self) -> "Estimator":
+        """The estimator for the levels of latent variables below the one that this is for."""
+        return self
+
     def forward(
         self,
         q: Distribution,

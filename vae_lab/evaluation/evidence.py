@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..conditions import SURE
 from ..distributions import base, per_variable, power, support
 from ..inputs import Array, check_count
 from ..latents import Latent
@@ -89,6 +90,8 @@ def importance_weighted(
     x = vae.images(x)
     if not len(x):  # of which torch sums no log-densities
         return Weighted(*4 * [x.new_zeros(0)])
+    if vae.infers_labels:
+        return _over_labels(vae, x, num_samples, chunk, memory)
     chunk = chunk or max(images_at_once(vae, memory) // len(x), 1)
     q, prior = vae.encode(x), vae.p_z()
     weights, reconstruction = _Sum(x), torch.zeros((), device=x.device)
@@ -99,6 +102,29 @@ def importance_weighted(
         reconstruction = reconstruction + log_px_z.sum(0) / num_samples
     bound = weights.log() - math.log(num_samples)
     return Weighted(bound, reconstruction, weights.effective(), weights.largest())
+
+
+def _over_labels(
+    vae: "VAE", x: Tensor, num_samples: int, chunk: int | None, memory: float
+) -> Weighted:
+    r"""The bound of a model that infers labels: :math:`\log \sum_y p(y) \, \frac{1}{S_y} \sum_s
+    w_{ys}`, with as many samples for each label as there are for one, but at least one."""
+    each, log_py = _of_labels(vae, x)
+    samples = max(num_samples // len(each), 1)
+    found = [importance_weighted(one, x, samples, chunk, memory) for one in each]
+    bounds, *others = (torch.stack(terms) for terms in zip(*found, strict=True))  # [K, B]
+    posterior = (log_py + bounds).softmax(0)  # of y given x, as far as it is known
+    reconstruction, effective, largest = ((posterior * term).sum(0) for term in others)
+    return Weighted((log_py + bounds).logsumexp(0), reconstruction, effective, largest)
+
+
+def _of_labels(vae: "VAE", x: Tensor) -> tuple[list["VAE"], Tensor]:
+    """The model given each label, and log p(y), [K, B]."""
+    level = vae.infer(x)
+    labels = support(level.q)  # [K, B, K]
+    log_py = level.p().log_prob(labels)
+    ruled_out = level.q.log_prob(labels) <= -SURE  # another one is known
+    return [vae.settled(label) for label in labels], log_py.masked_fill(ruled_out, -torch.inf)
 
 
 def annealed(
@@ -129,6 +155,10 @@ def annealed(
     arXiv:physics/9803008; for VAEs: Wu et al., *On the Quantitative Analysis of Decoder-Based
     Generative Models*, ICLR 2017, arXiv:1611.04273
     """
+    if vae.infers_labels:
+        raise ValueError(
+            "annealed importance sampling needs y: type vae.given(y), or use importance_weighted"
+        )
     check_count("num_chains", num_chains)
     check_count("steps", steps)
     if start not in ("posterior", "prior"):
@@ -175,11 +205,16 @@ def enumerated(
             f"{max_states}: use importance_weighted"
         )
     x = vae.images(x)
+    if vae.infers_labels:
+        each, log_py = _of_labels(vae, x)
+        found = [enumerated(one, x, max_states, memory) for one in each]
+        return (log_py + torch.stack(found)).logsumexp(0)
     prior, total = vae.p_z(), _Sum(x)
     chunk = max(images_at_once(vae, memory) // max(len(x), 1), 1)
     for z in support(vae.latent.prior()).split(chunk):
-        log_px_z = vae.likelihood.log_prob(vae.decode(z).unsqueeze(1), x)  # [states, B]
-        total.add(log_px_z + prior.log_prob(z).unsqueeze(1))
+        z = z.unsqueeze(1)  # [states, 1, *E]
+        log_px_z = vae.likelihood.log_prob(vae.decode(z), x)  # [states, B]
+        total.add(log_px_z + prior.log_prob(z))
     return total.log()
 
 

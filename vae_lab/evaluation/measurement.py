@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..distributed import all_sum, rank, world_size
-from ..memory import encoded_at_once, images_at_once
+from ..memory import encoded_at_once, images_at_once, in_parts
 from ..seeding import derive_seed, seed_generators
 from ..vae import VAE
 from .diagnosis import sizes
@@ -17,7 +18,7 @@ from .results import Metric
 BATCH = 100  # images that share the noise of one seed
 
 OnProgress = Callable[[str, int, int], None]  # a part, images done, of how many
-Rule = Callable[[Tensor], tuple[Tensor, ...]]  # x [B, C, H, W] -> some [B]
+Rule = Callable[[VAE, Tensor], tuple[Tensor, ...]]  # given y, x [B, C, H, W] -> some [B]
 
 
 class Measurement:
@@ -32,6 +33,8 @@ class Measurement:
         progress: is told how far a part is.
 
     Attributes:
+        known: the model, given what it may know of y: labels that it infers are still latent
+            variables.
         metrics: so far.
         per_latent: likewise, lists of L numbers, on a grid of those of a place.
         per_place: likewise, h rows of w numbers.
@@ -43,6 +46,7 @@ class Measurement:
         self, vae: VAE, x: Tensor, y: Tensor, memory: float, seed: int, progress: OnProgress
     ) -> None:
         self.vae, self.x, self.y = vae, x, y
+        self.known = vae.given(vae.own_y(y))
         self.memory, self.seed, self.progress = memory, seed, progress
         self.metrics: dict[str, Metric] = {}
         self.per_latent: dict[str, list[float]] = {}
@@ -55,9 +59,18 @@ class Measurement:
         return self.vae.device
 
     def measure(
-        self, part: str, x: Tensor, terms: Rule, names: tuple[str, ...], batch: int | None = None
+        self,
+        part: str,
+        vae: VAE,
+        x: Tensor,
+        terms: Rule,
+        names: tuple[str, ...],
+        batch: int | None = None,
     ) -> None:
         """Terms of every image by name, of which the processes take the batches in turn.
+
+        Args:
+            vae: given y of all the images.
 
         The noise depends on the part, on a batch's place and on its size, not on who takes it.
         """
@@ -70,7 +83,8 @@ class Measurement:
             end = min(start + batch, len(x))
             if number % world_size() == rank():
                 self.draw_anew(part, start)
-                found[:, start:end] = torch.stack(terms(x[start:end].to(self.device))).to(found)
+                some = terms(vae.rows(slice(start, end)), x[start:end].to(self.device))
+                found[:, start:end] = torch.stack(some).to(found)
             self.progress(part, end, len(x))
         self.each |= dict(zip(names, all_sum(found).cpu(), strict=True))
 
@@ -100,23 +114,29 @@ class Measurement:
         """Notes a metric."""
         self.metrics[name] = Metric(value, standard_error, unit, note)
 
-    def codes(self, x: Tensor) -> Tensor:
+    @cached_property
+    def settled(self) -> VAE:
+        """The model, given y, also where it has to infer it."""
+        return self.vae.of_data(self.x, self.y)
+
+    def codes(self, vae: VAE, x: Tensor) -> Tensor:
         """The posteriors' means, of categories all probabilities, [N, D]; on the CPU.
 
         On a grid it is their mean over the places.
         """
         places = self.vae.latent.grid
-        pooled = [m.flatten(1, len(places)).mean(1) if places else m for m in self._means(x)]
+        means = self._means(vae, x)
+        pooled = [m.flatten(1, len(places)).mean(1) if places else m for m in means]
         return torch.cat(pooled).flatten(1)
 
-    def variables(self, x: Tensor) -> Tensor:
+    def variables(self, vae: VAE, x: Tensor) -> Tensor:
         """One code for each latent variable, [N, L]: the posterior's mean, or of categories the
         number of the most probable."""
-        return self.vae.latent.numbers(torch.cat(list(self._means(x))))
+        return self.vae.latent.numbers(torch.cat(list(self._means(vae, x))))
 
-    def _means(self, x: Tensor) -> Iterator[Tensor]:
-        for part in x.split(min(BATCH, encoded_at_once(self.vae, self.memory))):
-            yield self.vae.encode(part.to(self.device)).mean.float().cpu()
+    def _means(self, vae: VAE, x: Tensor) -> Iterator[Tensor]:
+        for part, some in in_parts(vae, x, min(BATCH, encoded_at_once(vae, self.memory))):
+            yield part.encode(some).mean.float().cpu()
 
 
 def collect(batches: Iterable[Any], most: int | None) -> tuple[Tensor, Tensor]:

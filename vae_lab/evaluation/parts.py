@@ -14,6 +14,7 @@ from ..latents.base import ACTIVE
 from ..likelihoods.eight_bits import levels
 from ..memory import encode_in_parts, posteriors_at_once
 from ..objectives import ELBO
+from ..vae import VAE
 from .decomposition import (
     POINTS,
     Decomposition,
@@ -25,7 +26,7 @@ from .decomposition import (
     prior_gap,
 )
 from .diagnosis import has_grey_pixels
-from .evidence import MAX_STATES, annealed, enumerated, importance_weighted
+from .evidence import MAX_STATES, Weighted, annealed, enumerated, importance_weighted
 from .features import Features
 from .measurement import BATCH, Measurement
 
@@ -47,18 +48,19 @@ def bound(m: Measurement, samples: int) -> None:
     vae, states = m.vae, m.vae.latent.num_states
     exact = states <= min(samples, MAX_STATES)
 
-    def terms(x: Tensor) -> tuple[Tensor, ...]:
+    def terms(vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
         found = importance_weighted(vae, x, FEW_SAMPLES if exact else samples, memory=m.memory)
-        kl = vae.kl(vae.encode(x)).sum(-1)
-        other = vae.log_px_z(x, vae.p_z().sample((len(x),)))
+        elbo, reconstruction, kl = _elbo(vae, x, found)
+        drawn = vae.with_drawn_labels(len(x))
+        other = drawn.log_px_z(x, drawn.draw(len(x)))
         log_px = enumerated(vae, x, memory=m.memory) if exact else found.bound
         return (
-            *(log_px, found.reconstruction - kl, found.reconstruction, kl),
-            *(found.reconstruction - other, found.effective_samples, found.largest_weight),
+            *(log_px, elbo, reconstruction, kl),
+            *(reconstruction - other, found.effective_samples, found.largest_weight),
         )
 
     names = ("log_likelihood", "elbo", "reconstruction", "kl", "reconstruction_gain")
-    m.measure("bound", m.x, terms, (*names, "effective_samples", "largest_weight"))
+    m.measure("bound", m.known, m.x, terms, (*names, "effective_samples", "largest_weight"))
     grey = has_grey_pixels(vae.likelihood, m.x)
     if vae.likelihood.binary:
         m.numbers["grey"] = float(grey)
@@ -79,18 +81,26 @@ def bound(m: Measurement, samples: int) -> None:
         m.mean("dominated", "", "share of the images where one weight is more than half")
 
 
+def _elbo(vae: VAE, x: Tensor, found: Weighted) -> tuple[Tensor, Tensor, Tensor]:
+    """The ELBO, the reconstruction and the KL, [B] each."""
+    if vae.infers_labels:
+        bound = vae.elbo(x, FEW_SAMPLES, check=False)
+        return bound.elbo, bound.reconstruction, bound.reconstruction - bound.elbo
+    kl = vae.kl(vae.encode(x)).sum(-1)
+    return found.reconstruction - kl, found.reconstruction, kl
+
+
 def reconstructions(m: Measurement) -> None:
     """How far the mean images at the most probable z are from the images."""
-    vae = m.vae
 
-    def terms(x: Tensor) -> tuple[Tensor, ...]:
+    def terms(vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
         mean = vae.likelihood.mean(vae.decode(vae.latent.mode(vae.encode(x))))
         mse = (mean - x).square().flatten(1).mean(1)
         return mse, -10 * mse.log10()
 
-    m.measure("reconstructions", m.x, terms, ("mse", "psnr"))
+    m.measure("reconstructions", m.settled, m.x, terms, ("mse", "psnr"))
     m.mean("mse", "", "of the mean image at the most probable z, values in [0, 1]")
-    if not vae.likelihood.binary:
+    if not m.vae.likelihood.binary:
         m.mean("psnr", "dB", "-10 log10 of that, the mean over the images")
 
 
@@ -112,29 +122,28 @@ def dequantized(m: Measurement) -> None:
     Source: Theis, van den Oord & Bethge, *A note on the evaluation of generative models*, ICLR
     2016, arXiv:1511.01844, section 3.1
     """
-    vae, size = m.vae, math.prod(m.vae.shape)
+    size = math.prod(m.vae.shape)
 
-    def terms(x: Tensor) -> tuple[Tensor]:
+    def terms(vae: VAE, x: Tensor) -> tuple[Tensor]:
         q, noisy = vae.encode(x), (levels(x) + torch.rand_like(x)) / 256
         elbo = vae.log_px_z(noisy, q.sample()) - vae.kl(q).sum(-1)
         return (8 - elbo / (math.log(2) * size),)
 
-    m.measure("dequantized", m.x, terms, ("dequantized_bits_per_dimension",))
+    m.measure("dequantized", m.settled, m.x, terms, ("dequantized_bits_per_dimension",))
     note = "at most, by the ELBO of bytes with uniform noise; not the density at the bytes"
     m.mean("dequantized_bits_per_dimension", "bits", note)
 
 
-def train_gap(m: Measurement, x: Tensor) -> None:
+def train_gap(m: Measurement, x: Tensor, y: Tensor) -> None:
     """The ELBO of training images."""
     samples = FEW_SAMPLES
     if m.vae.latent.num_places > 1:  # many variables are sampled for each image
-        x, samples = x[:GRID_IMAGES], 1
+        x, y, samples = x[:GRID_IMAGES], y[:GRID_IMAGES], 1
 
-    def terms(x: Tensor) -> tuple[Tensor]:
-        found = importance_weighted(m.vae, x, samples, memory=m.memory)
-        return (found.reconstruction - m.vae.kl(m.vae.encode(x)).sum(-1),)
+    def terms(vae: VAE, x: Tensor) -> tuple[Tensor]:
+        return (_elbo(vae, x, importance_weighted(vae, x, samples, memory=m.memory))[0],)
 
-    m.measure("train", x, terms, ("train_elbo",))
+    m.measure("train", m.vae.given(m.vae.own_y(y)), x, terms, ("train_elbo",))
     m.mean("train_elbo", "nats", f"{len(x)} training images")
     errors = (m.metrics[name].standard_error or 0.0 for name in ("elbo", "train_elbo"))
     m.numbers["train_elbo_error"] = math.hypot(*errors)
@@ -144,12 +153,12 @@ def annealing(m: Measurement, images: int, steps: int) -> None:
     """log p(x) of some images once more, and how much more that is than their bound."""
     x = m.x[:images]
 
-    def terms(x: Tensor) -> tuple[Tensor, ...]:
-        found = annealed(m.vae, x, AIS_CHAINS, steps)
+    def terms(vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
+        found = annealed(vae, x, AIS_CHAINS, steps)
         return found.estimate, found.acceptance
 
     batch = m.batch(AIS_BATCH, AIS_CHAINS, graph=True)
-    m.measure("ais", x, terms, ("ais_log_likelihood", "acceptance"), batch)
+    m.measure("ais", m.known, x, terms, ("ais_log_likelihood", "acceptance"), batch)
     accepted = m.each["acceptance"].mean().item()
     how = f"annealed importance sampling, {AIS_CHAINS} chains, {steps} steps, {accepted:.0%}"
     m.mean("ais_log_likelihood", "nats", f"{len(x)} images, {how} accepted")
@@ -162,21 +171,21 @@ def split(m: Measurement, estimator: Estimator | None) -> None:
     """Measures the parts of the KL, the use of z, and the ELBO that relaxed samples hide."""
     vae, latent = m.vae, m.vae.latent
     m.progress("split", 0, 1)
-    x, points = m.x, POINTS
+    x, points, of_x = m.x, POINTS, m.settled
     if latent.num_places > 1:
-        x = x[evenly(len(x), min(GRID_IMAGES, posteriors_at_once(vae, m.memory)))]
-        points = GRID_POINTS
-    q = encode_in_parts(vae, x, m.memory, BATCH)
-    kl = _each_kl(m, q)
+        some = evenly(len(x), min(GRID_IMAGES, posteriors_at_once(vae, m.memory)))
+        x, points, of_x = x[some], GRID_POINTS, of_x.rows(some)
+    q = encode_in_parts(of_x, x, m.memory, BATCH)
+    kl = _each_kl(m, of_x, q)
     if "kl" not in m.each:
         m.each["kl"] = kl.mean(0).sum(-1)
         _add_kl(m)
     m.draw_anew("split")
     found = decompose(latent, q, points)
     _add_decomposition(m, found)
-    if vae.prior is None:
+    if vae.own_prior:
         _add_marginals(m, kl[0].mean(0), found, prior_gap(latent, q))
-    else:
+    elif vae.prior is not None:
         rest = aggregate(kl.sum(-1), found)
         note = "KL(q(z) || p(z)), kl less mutual_information; this prior has no KL of each variable"
         m.add("aggregate_kl", rest.kl, rest.error, "nats", note)
@@ -212,14 +221,14 @@ def _add_decomposition(m: Measurement, found: Decomposition) -> None:
     m.add("total_correlation", correlation, found.total_correlation_error, "nats", how)
 
 
-def _each_kl(m: Measurement, q: Distribution) -> Tensor:
+def _each_kl(m: Measurement, vae: VAE, q: Distribution) -> Tensor:
     """The KL of each image and variable, [1, N, L]; sampled it is several times, [S, N, L]."""
-    if m.vae.prior is None:
-        return m.vae.kl(q).double().cpu().unsqueeze(0)
+    if vae.prior is None:
+        return vae.kl(q).double().cpu().unsqueeze(0)
     m.draw_anew("kl")
     rows = torch.arange(q.batch_shape[0]).split(BATCH)
     batches = [mapped(q, itemgetter(part)) for part in rows]
-    draws = [torch.cat([m.vae.kl(q) for q in batches]) for _ in range(KL_REPEATS)]
+    draws = [torch.cat([vae.kl(q) for q in batches]) for _ in range(KL_REPEATS)]
     return torch.stack(draws).double().cpu()
 
 
@@ -250,10 +259,12 @@ def _relaxed_gap(m: Measurement, estimator: Estimator) -> None:
     """The gap in the ELBO of an estimator that trains at points between those that z can take."""
     relaxed = ELBO()
 
-    def terms(x: Tensor) -> tuple[Tensor]:
-        return (relaxed(m.vae, estimator, x).elbo - m.vae.elbo(x).elbo,)
+    def terms(vae: VAE, x: Tensor) -> tuple[Tensor]:
+        return (relaxed(vae, estimator.below, x).elbo - vae.elbo(x).elbo,)
 
-    m.measure("relaxed", m.x, terms, ("relaxed_gap",), m.batch(decoded=estimator.num_samples))
+    m.measure(
+        "relaxed", m.settled, m.x, terms, ("relaxed_gap",), m.batch(decoded=estimator.num_samples)
+    )
     m.mean("relaxed_gap", "nats", "ELBO of relaxed samples less that of exact ones")
 
 
@@ -268,7 +279,7 @@ def quality(
 
     m.progress("samples", 0, 1)
     m.draw_anew("samples")
-    found = sample_quality(m.vae, images, QUALITY_IMAGES, features, train_images, m.memory)
+    found = sample_quality(m.known, images, QUALITY_IMAGES, features, train_images, m.memory)
     of = features or "the shipped network"
     of = of if isinstance(of, str) else "a network of one's own"
     note = f"{min(len(images), QUALITY_IMAGES)} samples, features of {of}"
@@ -286,13 +297,23 @@ def classifiers(m: Measurement, train: Labelled, most: int) -> None:
     if (train_y < 0).any() or (y < 0).any() or len(train_y.unique()) < 2:
         return
     m.progress("latents", 0, 1)
-    codes = m.codes(train_x), train_y, m.codes(m.x[:most]), y
+    of_train, of_test = m.vae.of_data(train_x, train_y), m.settled.rows(slice(most))
+    codes = m.codes(of_train, train_x), train_y, m.codes(of_test, m.x[:most]), y
     pooled = ", means over the places" if m.vae.latent.grid else ""
     note = f"accuracy, {len(train_y)} training and {len(y)} test codes{pooled}"
     m.add("linear_probe", linear_probe(*codes), note=note)
     k = min(NEIGHBOURS, len(train_y))
     m.add("nearest_neighbours", nearest_neighbours(*codes, k=k), note=f"{note}, {k} neighbours")
     m.progress("latents", 1, 1)
+
+
+def accuracy(m: Measurement) -> None:
+    """How often the most probable label of a model that infers labels is the true one."""
+    known = m.y >= 0
+    right = (m.settled.labels.cpu() == m.y)[known].double()
+    if len(right):
+        error = math.sqrt(right.var(correction=0).item() / len(right))
+        m.add("accuracy", right.mean().item(), error, note=f"of the labels of {len(right)} images")
 
 
 def disentanglement(
@@ -305,7 +326,8 @@ def disentanglement(
     if (known == known[0]).all():
         return
     m.progress("factors", 0, 1)
-    codes = m.variables(m.x[:FACTOR_CODES])
+    some = slice(FACTOR_CODES)
+    codes = m.variables(m.settled.rows(some), m.x[some])
     scores = {"mig": mig(codes, known), "sap": sap(codes, known, categorical)}
     scores |= {f"dci_{name}": score for name, score in dci(codes, known)._asdict().items()}
     for name, score in scores.items():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..memory import MEMORY, images_at_once
+from ..memory import MEMORY, images_at_once, in_parts
 from ..vae import VAE
 from .features import Features, extract
 
@@ -102,7 +102,8 @@ def sample_quality(
         return torch.cat([extract(x.to(device), features) for x in images[:count].split(batch)])
 
     real = extracted(images)
-    drawn = (vae.sample(len(x)) for x in images[:count].split(batch))
+    parts = in_parts(vae, images[:count], batch)
+    drawn = (part.sample(len(x)) for part, x in parts)
     found = torch.cat([extract(x, features) for x in drawn])
     precision, recall = precision_recall(real, found)
     quality = {"fid": frechet_distance(real, found), "precision": precision, "recall": recall}

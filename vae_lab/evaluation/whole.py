@@ -197,7 +197,8 @@ def _has_enough_images(work: Work) -> bool:
 
 
 def _can_be_annealed(work: Work) -> bool:
-    return _ais_images(work) > 0 and can_anneal(work.m.vae.latent)
+    z_only = not work.m.known.infers_labels
+    return _ais_images(work) > 0 and can_anneal(work.m.vae.latent) and z_only
 
 
 def _ais_images(work: Work) -> int:
@@ -214,7 +215,8 @@ def _has_a_density_of_bytes(work: Work) -> bool:
 
 
 def _has_labels_only(work: Work) -> bool:
-    return work.settings.factors is None and _has_training_images(work)
+    told = work.m.vae.condition is not None and not work.m.known.infers_labels
+    return work.settings.factors is None and _has_training_images(work) and not told
 
 
 def _has_factors(work: Work) -> bool:
@@ -235,7 +237,7 @@ def _dequantized(work: Work) -> None:
 
 
 def _train_gap(work: Work) -> None:
-    measured.train_gap(work.m, work.train[0][:TRAIN_IMAGES])
+    measured.train_gap(work.m, *(part[:TRAIN_IMAGES] for part in work.train))
 
 
 def _annealing(work: Work) -> None:
@@ -259,6 +261,14 @@ def _shown(work: Work) -> tuple[Tensor, Tensor | None]:
     return collect(test, settings.images)[0], collect(train, CODES)[0]
 
 
+def _infers_labels(work: Work) -> bool:
+    return work.m.known.infers_labels
+
+
+def _accuracy(work: Work) -> None:
+    measured.accuracy(work.m)
+
+
 def _classifiers(work: Work) -> None:
     measured.classifiers(work.m, work.train, CODES)
 
@@ -277,6 +287,7 @@ MEASURES = (
     Measure("ais", _can_be_annealed, _annealing),
     Measure("split", _always, _split),
     Measure("samples", _has_enough_images, _quality),
+    Measure("latents", _infers_labels, _accuracy),
     Measure("latents", _has_labels_only, _classifiers),
     Measure("latents", _has_factors, _disentanglement),
 )

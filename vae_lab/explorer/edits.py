@@ -15,11 +15,13 @@ from ..memory import encode_in_parts
 from ..networks.base import place_size
 from ..optional import needs
 from ..pictures import code_patches
+from ..seeding import seeded
 from ..vae import VAE
 
 with needs("train", __name__):
     from PIL import Image
 
+Y = Tensor | int | None  # a label or attributes; None: the model has no condition
 CHUNK = 256  # pictures that are encoded at once
 STEPS = 100  # of a path between two pictures
 
@@ -33,6 +35,7 @@ class Explorer:
     Args:
         vae: the model, in evaluation mode.
         images: test images, [N, C, H, W], as the model's data has them.
+        y: their labels [N] or attributes [N, A], for a conditional model.
         binarize: what the data does to its images, and so to an uploaded one; see
             :class:`vae_lab.data.Loader`.
         pixels: the settings of :func:`vae_lab.data.image_files.read` that the data was read with.
@@ -51,15 +54,20 @@ class Explorer:
         images: Tensor,
         binarize: str = "none",
         pixels: Mapping[str, Any] | None = None,
+        y: Tensor | None = None,
     ) -> None:
         if not len(images):
             raise ValueError("images must hold at least one image, got 0")
         self.vae, self.latent, self.binarize = vae, vae.latent, binarize
         self.prior = vae.latent if vae.prior is None else vae.prior
         self.pixels = pixels or {}
-        self.images = images.to(vae.device, vae.dtype)
-        q = encode_in_parts(vae, self.images, most=CHUNK)
-        self.use = variables.use(vae, [q])
+        self.images, self.y = images.to(vae.device, vae.dtype), None
+        of_data = vae
+        if vae.condition is not None:
+            of_data = vae.of_data(self.images, torch.zeros(0) if y is None else y)
+            self.y = of_data.labels if self.classes else y
+        q = encode_in_parts(of_data, self.images, most=CHUNK)
+        self.use = variables.use(of_data, [q])
         self.order: list[int] = self.use.each.argsort(descending=True).tolist()
         ends = variables.value_range(vae, self.latent.numbers(self.latent.mode(q)))
         self.low, self.high = (end.cpu() for end in ends)
@@ -88,11 +96,20 @@ class Explorer:
         found: list[int] = every[place].tolist()
         return found
 
-    def code_patches(self) -> Tensor:
+    @property
+    def classes(self) -> int:
+        """The labels that a z can be given, 0 to classes - 1; 0 of a model without labels."""
+        return getattr(self.vae.condition, "classes", 0)
+
+    def y_of(self, number: int) -> Tensor | None:
+        """Of one of the images: its label or attributes; None of a model without a condition."""
+        return None if self.y is None else self.y[number]
+
+    def code_patches(self, y: Y = None) -> Tensor:
         """What each code looks like, where a place has a single one; otherwise none of them."""
         if self.latent.kind != "codes" or len(self.variables((0, 0))) > 1:
             return torch.zeros(0, *self.vae.shape)
-        return code_patches(self.vae)
+        return code_patches(self.vae.given(y))
 
     @property
     def kind(self) -> Literal["numbers", "codes", "bits"]:
@@ -109,19 +126,20 @@ class Explorer:
     @property
     def has_temperature(self) -> bool:
         """Whether :meth:`samples` are others at another temperature than 1."""
-        return self.prior.has_temperature
+        moved = self.vae.condition is not None and self.vae.condition.prior
+        return self.prior.has_temperature and not moved
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """The most probable z of an image."""
+    def encode(self, x: Tensor, y: Y = None) -> Tensor:
+        """The most probable z of an image, and here and below of a conditional model given y."""
         self.vae.likelihood.check(x)
-        q = self.vae.encode(x.to(self.images).unsqueeze(0))
+        q = self.vae.given(y).encode(x.to(self.images).unsqueeze(0))
         return self.latent.mode(q)[0]
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Y = None) -> Tensor:
         r"""The mean images of z [\*, \*E], [\*, C, H, W]."""
-        return self.vae.likelihood.mean(self.vae.decode(z))
+        return self.vae.likelihood.mean(self.vae.given(y).decode(z))
 
     def values(self, z: Tensor) -> list[float]:
         """The value of every latent variable, [L]."""
@@ -164,14 +182,22 @@ class Explorer:
         return self.latent.interpolate(z0, z1, STEPS + 1)
 
     @torch.no_grad()
-    def samples(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    def samples(self, count: int, temperature: float = 1.0, seed: int = 0, y: Y = None) -> Tensor:
         r"""Draws from the prior at a temperature t, [count, \*E]; the same noise at every t.
 
         See :meth:`.Latent.sample` and :meth:`.Prior.sample`. A uniform prior it leaves as it is.
         """
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        return self.prior.sample(count, temperature, seed)
+        if self.vae.condition is None or not self.vae.condition.prior:
+            return self.prior.sample(count, temperature, seed)
+        with seeded(seed, self.vae.device):
+            return self.vae.given(y).draw(count)
+
+    def label_of(self, x: Tensor, y: Y) -> Y:
+        """The label of an image that has none: by a model that infers labels, or else y."""
+        infers = self.vae.condition is not None and self.vae.condition.inferred
+        return self.vae.classify(x.to(self.images).unsqueeze(0))[0] if infers else y
 
     def upload(self, data: bytes) -> Tensor:
         """A picture file as an image of the model's shape, read and binarised as its data is.

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ..data.image_files import MAX_BYTES
 from ..optional import needs
-from .edits import STEPS, Explorer
+from .edits import STEPS, Explorer, Y
 from .panels import Places, Variables
 from .widgets import (
+    Code,
     Picture,
     Slider,
     button,
@@ -43,6 +44,7 @@ with needs("explore", "the explorer's page"):
 HOST = "127.0.0.1"
 STYLE = Path(__file__).with_name("explorer.css")
 STRIP = 8  # small pictures in a row
+Shown = tuple[Tensor, Y]  # an image and its label or attributes
 
 
 def serve(explorer: Explorer, title: str, port: int) -> None:
@@ -95,9 +97,9 @@ class Page:
         self.explorer = explorer
         self.seed, self.temperature = 0, 1.0
         self.draw, self.draw_samples = Latest(self._draw), Latest(self._draw_samples)
-        images = explorer.images
-        self.x, self.other = images[0], images[-1]
-        self.start = self.z = explorer.encode(self.x)
+        self.x, self.y = self._image(0)
+        self.other = self._image(len(explorer.images) - 1)
+        self.start = self.z = explorer.encode(self.x, self.y)
         ui.add_css(STYLE.read_text())
         ui.colors(primary="#2a78d6")
         ui.label(title).classes("title")
@@ -105,11 +107,12 @@ class Page:
             with ui.element("div").classes("left"):
                 self._build_pictures()
                 self._build_choice()
+                self._build_labels()
                 self._build_path()
                 self._build_samples()
             self.latents = self._panel()
-        self._offer([images[n % len(images)] for n in range(STRIP)])
-        self._choose(self.x)
+        self._offer([self._image(n % len(explorer.images)) for n in range(STRIP)])
+        self._choose(self.x, self.y)
         self.draw_samples()
 
     def _build_pictures(self) -> None:
@@ -121,7 +124,7 @@ class Page:
 
     def _build_choice(self) -> None:
         with section("Picture"):
-            self.strip = strip("test image", STRIP, lambda n: self._choose(self.offered[n]))
+            self.strip = strip("test image", STRIP, lambda n: self._choose(*self.offered[n]))
             with ui.element("div").classes("row"):
                 button("Other test images", lambda: self._offer(self._random(STRIP)))
                 self.uploads = ui.upload(
@@ -135,14 +138,21 @@ class Page:
                 button("Upload").on("click", js_handler=pick)
                 button("Reset", lambda: self._take(self.start))
 
+    def _build_labels(self) -> None:
+        """The labels to choose from, of a model that has some."""
+        self.labels: Code | None = None
+        if self.explorer.classes:
+            with section("Label"):
+                self.labels = Code("label", self.explorer.classes, self._relabel)
+
     def _build_path(self) -> None:
         with section("Interpolation"):
             with ui.element("div").classes("path"):
                 self.way = Slider("interpolation", 0, STEPS, 1, self._walk, " %")
                 self.end = Picture("interpolation to")
             with ui.element("div").classes("row"):
-                button("To another test image", lambda: self._aim(self._random(1)[0]))
-                button("To the picture above", lambda: self._aim(self.x))
+                button("To another test image", lambda: self._aim(*self._random(1)[0]))
+                button("To the picture above", lambda: self._aim(self.x, self.y))
 
     def _build_samples(self) -> None:
         with section("Samples of the prior"):
@@ -162,35 +172,51 @@ class Page:
         self.edited = places.canvas.picture
         return places
 
-    def _random(self, count: int) -> list[Tensor]:
-        images = self.explorer.images
-        return [images[random.randrange(len(images))] for _ in range(count)]
+    def _image(self, number: int) -> Shown:
+        return self.explorer.images[number], self.explorer.y_of(number)
 
-    def _offer(self, images: Sequence[Tensor]) -> None:
+    def _random(self, count: int) -> list[Shown]:
+        images = self.explorer.images
+        return [self._image(random.randrange(len(images))) for _ in range(count)]
+
+    def _offer(self, images: Sequence[Shown]) -> None:
         """Test images to choose from."""
         self.offered = images
-        for picture, image in zip(self.strip, images, strict=True):
+        for picture, (image, _) in zip(self.strip, images, strict=True):
             picture.show(image)
 
-    def _choose(self, x: Tensor) -> None:
-        """Begins with an image."""
-        self.x, self.start = x, self.explorer.encode(x)
+    def _choose(self, x: Tensor, y: Y) -> None:
+        """Begins with an image, and its label."""
+        self.x, self.y, self.start = x, y, self.explorer.encode(x, y)
         self.original.show(x)
-        self.reconstruction.show(self.explorer.decode(self.start))
+        self.reconstruction.show(self.explorer.decode(self.start, y))
+        if self.labels is not None and y is not None:
+            self.labels.show(int(y))
         self._take(self.start)
-        self._aim(self.other)
+        self._aim(*self.other)
+        if y is not None:
+            self.draw_samples()
 
-    def _aim(self, x: Tensor) -> None:
+    def _relabel(self, label: float) -> None:
+        """Another label, with the z as it is."""
+        self.y = int(label)
+        if self.labels is not None:
+            self.labels.show(label)
+        self.draw()
+        self.draw_samples()
+
+    def _aim(self, x: Tensor, y: Y) -> None:
         """Chooses the other end of the interpolation."""
-        self.other = x
-        self.path = self.explorer.path(self.start, self.explorer.encode(x))
+        self.other = x, y
+        self.path = self.explorer.path(self.start, self.explorer.encode(x, y))
         self.end.show(x)
         self.way.show(0)
 
     async def _upload(self, event: events.UploadEventArguments) -> None:
         self.uploads.reset()
         try:
-            self._choose(self.explorer.upload(await event.file.read()))
+            x = self.explorer.upload(await event.file.read())
+            self._choose(x, self.explorer.label_of(x, self.y))
         except ValueError as error:
             refuse(f"{event.file.name}: {error}")
 
@@ -221,12 +247,12 @@ class Page:
         self.latents.show(self.explorer.values(self.z))
 
     async def _draw_samples(self) -> None:
-        self.sampled = self.explorer.samples(STRIP, self.temperature, self.seed)
+        self.sampled = self.explorer.samples(STRIP, self.temperature, self.seed, self.y)
         for picture, z in zip(self.samples, self.sampled, strict=True):
             picture.load(await asyncio.to_thread(self._drawn, z))
 
     def _drawn(self, z: Tensor) -> str:
-        return data_url(self.explorer.decode(z))
+        return data_url(self.explorer.decode(z, self.y))
 
 
 class Latest:

@@ -126,10 +126,19 @@ class Latent(PrintsArguments, nn.Module):
         """The least and the largest number that a variable can be; infinite where there is none."""
         return bounds(self.prior())
 
-    def prior(self) -> Distribution:
-        """p(z), batch shape []."""
-        parameters = self.prior_parameters
-        return self.distribution(parameters.expand(*self.grid, -1) if self.grid else parameters)
+    def prior(self, shift: Tensor | None = None) -> Distribution:
+        """p(z), batch shape [].
+
+        Args:
+            shift: is added to its parameters, [*B, parameter_size]; the batch shape is then [*B].
+        """
+        own = self.prior_parameters
+        parameters = own if shift is None else own + shift
+        if self.grid:
+            batch, size = parameters.shape[:-1], parameters.shape[-1]
+            places = parameters.reshape(*batch, *[1] * len(self.grid), size)
+            parameters = places.expand(*batch, *self.grid, size)
+        return self.distribution(parameters)
 
     def distribution(self, parameters: Tensor) -> Distribution:
         """Parameters [*B, *grid, parameter_size] -> a distribution of batch shape [*B]."""

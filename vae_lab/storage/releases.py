@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..description import (
     KINDS,
+    OPTIONAL,
     assemble,
     check_described,
     describe,
@@ -34,7 +35,7 @@ from .sources import first_line, is_release, read_card
 if TYPE_CHECKING:
     from ..vae import VAE
 
-FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has a prior or one of these classes
+FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has one of the optional parts or these classes
 SINCE_2 = {"Grid", "TemporalConv", "Transformer", "Laplace", "DiscretizedLogistic"}
 CONFIG, WEIGHTS = sources.FILES
 
@@ -48,8 +49,8 @@ PREFIXES: dict[Part, tuple[str, ...]] = {
 }
 DECIDED_BY: dict[Part | None, tuple[str, ...]] = {
     "encoder": ("network",),
-    "posterior": ("latent",),
-    "decoder": ("network", "likelihood"),
+    "posterior": ("latent", "condition"),
+    "decoder": ("network", "likelihood", "condition"),
     None: (*KINDS,),
 }
 
@@ -106,7 +107,7 @@ def save(vae: "VAE", folder: Path, facts: dict[str, Any], dtype: torch.dtype | N
 def _format(plan: dict[str, Any]) -> int:
     """The oldest format whose readers know all of this."""
     classes = {part["class"] for part in plan.values() if isinstance(part, dict)}
-    return FORMATS["prior" in plan or bool(classes & SINCE_2)]
+    return FORMATS[bool(plan.keys() & OPTIONAL or classes & SINCE_2)]
 
 
 def digest(vae: "VAE") -> str:

@@ -63,7 +63,12 @@ class VAE(Pretrained, nn.Module):
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
         prior: p(z), to which the KL is sampled; see :mod:`vae_lab.priors`. None: the latent's own,
             to which it has a closed form.
+
+    Attributes:
+        history: what :func:`vae_lab.fit` measured after each epoch; other models have none.
     """
+
+    history: list[dict[str, float]]
 
     def __init__(
         self,

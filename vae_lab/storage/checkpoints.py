@@ -93,6 +93,15 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> No
         raise files.failed(error, path, partial, len(content)) from error
 
 
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """:func:`save_checkpoint` in a folder that is not a run's: no other file there is touched.
+
+    Raises:
+        OSError: it cannot be written; what was there is still there.
+    """
+    files.write(path, _sealed(checkpoint))
+
+
 def _sealed(checkpoint: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)

@@ -1,10 +1,10 @@
 """vae_lab.fit: as train.py, and what a notebook needs besides."""
 
-import os
 import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ import vae_lab
 from datamodules.digits import Digits
 from vae_lab import VAE
 from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction
-from vae_lab.fitting import training
+from vae_lab.fitting import saving
+from vae_lab.fitting.training import Training
 from vae_lab.latents import Categorical, Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
@@ -254,3 +255,163 @@ def test_the_random_state_and_the_modes_of_the_caller_stay():
 def test_a_training_that_diverges_says_so():
     with pytest.raises(FloatingPointError, match=r"train/objective is .* at step .*: try a lower"):
         small(X, likelihood=Normal(1e-4), lr=1e15, epochs=50, lr_warmup_steps=0)
+
+
+# A file, and Ctrl-C
+
+
+class Killed(Exception):
+    pass
+
+
+def at_step(monkeypatch, number, act):
+    """Something that happens in a step of training."""
+    step = Training._step
+
+    def acting(self, batch):
+        step(self, batch)
+        if self.at.step == number:
+            act()
+
+    monkeypatch.setattr(Training, "_step", acting)
+
+
+def kill():
+    raise Killed
+
+
+CONTINUED = {
+    "gaussian": {},
+    "codes": {
+        "latent": Categorical(2, 3),
+        "estimator": ScoreFunction(2, "learned"),
+        "objective": ELBO(LinearSchedule(0, 1, 10)),
+    },
+    "averaged": {"ema": 0.9, "likelihood": Normal(0.3, learned=True), "patience": 2},
+    "without validation": {"val_size": 0, "estimator": "rebar", "latent": Categorical(2, 3)},
+}
+
+
+@pytest.mark.parametrize("step", [4, 6])  # in the middle of an epoch, and at its end
+@pytest.mark.parametrize("settings", CONTINUED.values(), ids=CONTINUED)
+@pytest.mark.parametrize("end", ["ctrl-c", "killed"])
+def test_a_file_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys, settings, step, end):
+    settings = settings | {"epochs": 4}
+    whole, file = small(X, **settings), tmp_path / "model.ckpt"
+    with monkeypatch.context() as patch:
+        if end == "ctrl-c":
+            at_step(patch, step, lambda: signal.raise_signal(signal.SIGINT))
+            part = small(X, file=file, **settings)
+            assert (
+                f"interrupted in epoch {step // 3 + (step % 3 > 0)} of 4"
+                in (capsys.readouterr().err)
+                or step == 6
+            )
+        else:
+            patch.setattr(saving, "SAVE_SECONDS", -1.0)
+            at_step(patch, step, kill)
+            with pytest.raises(Killed):
+                small(X, file=file, **settings)
+            part = VAE.from_pretrained(file)
+    assert not same(part, whole)
+    resumed = small(X, file=file, **settings)
+    assert same(resumed, whole) and resumed.history == whole.history
+    assert same(VAE.from_pretrained(file), whole)
+    monkeypatch.setattr(Training, "_step", kill)  # a training that has ended takes none
+    assert same(small(X, file=file, **settings), whole)
+
+
+def test_ctrl_c_gives_the_best_model_so_far(monkeypatch, capsys):
+    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    vae = small(X, epochs=10)
+    assert len(vae.history) == 1 and not vae.training
+    assert "interrupted in epoch 2 of 10: the best model so far" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_raises(monkeypatch):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_step(monkeypatch, 5, twice)
+    with pytest.raises(KeyboardInterrupt):
+        small(X, epochs=10)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"lr": 0.1}, "lr 0.001 -> 0.1"),
+        ({"seed": 1}, "seed 0 -> 1"),
+        ({"epochs": 9}, "epochs 2 -> 9"),
+        ({"batch_size": 10}, "batch_size 20 -> 10"),
+        ({"latent": Gaussian(3)}, "latent {.*3.*}"),
+        ({"estimator": "sticking_the_landing"}, "estimator .Repara.* -> .StickingTheLanding"),
+        ({"x": X.flip(0)}, "x '.*' -> '"),
+    ],
+)
+def test_a_file_of_other_settings_is_refused(tmp_path, changed, line):
+    small(X, file=tmp_path / "a.ckpt")
+    before = (tmp_path / "a.ckpt").read_bytes()
+    with pytest.raises(ValueError, match=f"a.ckpt was trained with other settings: .*{line}") as e:
+        small(**{"x": X, "file": tmp_path / "a.ckpt"} | changed)
+    assert "\n" not in str(e.value) and (tmp_path / "a.ckpt").read_bytes() == before
+
+
+def test_more_epochs_at_the_same_rate_go_on(tmp_path):
+    settings = {"lr_decay": "none", "file": tmp_path / "a.ckpt"}
+    small(X, **settings)
+    more = small(X, **settings | {"epochs": 5, "patience": 9})
+    assert same(more, small(X, lr_decay="none", epochs=5))
+
+
+def test_a_file_of_something_else_is_refused_and_neighbours_stay(tmp_path):
+    for name in ("a-1.ckpt", "a.txt"):
+        (tmp_path / name).write_text("mine")
+    small(X, file=tmp_path / "a.ckpt")
+    assert (tmp_path / "a-1.ckpt").read_text() == "mine"
+    for name in ("a-1.ckpt", "a.txt"):
+        with pytest.raises(ValueError, match=f"{name} is not a readable checkpoint"):
+            small(X, file=tmp_path / name)
+    with pytest.raises(OSError, match="cannot save .*no/folder: .*name a file"):
+        (tmp_path / "no").write_text("")
+        small(X, file=tmp_path / "no" / "folder")
+
+
+# What is shown
+
+
+def test_a_line_says_what_came_out(capsys):
+    small(X, progress=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("epoch 2/2  val/elbo -") and "best -" in line and line.endswith(" s")
+    small(X)
+    assert not any(capsys.readouterr())
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("vae_lab.fitting.progress.REDRAW_SECONDS", 0.0)
+    small(X, progress=True)
+    assert "6/6" in capsys.readouterr().out
+
+
+BARE = """
+import sys
+for name in ("pytorch_lightning", "hydra", "omegaconf", "torchmetrics", "rich", "sklearn", "PIL"):
+    sys.modules[name] = None
+import torch
+import vae_lab
+from vae_lab.likelihoods import Bernoulli
+vae = vae_lab.fit((torch.rand(50, 4) < 0.5).float(), likelihood=Bernoulli(), epochs=2)
+vae.save_pretrained("model")
+"""
+
+
+def test_it_needs_no_more_than_what_pip_installs(tmp_path):
+    env = {"PYTHONPATH": str(Path(vae_lab.__file__).parents[1]), "PATH": ""}
+    subprocess.run([sys.executable, "-c", BARE], cwd=tmp_path, env=env, check=True)
+    assert (tmp_path / "model" / "model.safetensors").exists()

@@ -43,8 +43,9 @@ class File:
             raise ValueError(f"{self.path} is no file of {WRITER}: name another one")
         before = content["config"]
         names = [n for n in self.settings | before if self.settings.get(n) != before.get(n)]
-        if names:
-            changes = (f"{n} {before.get(n)} -> {self.settings.get(n)}" for n in names)
+        later = {"patience", "epochs"} if self.settings["lr_decay"] == "none" else {"patience"}
+        if names := [n for n in names if n not in later]:  # what decides the end only
+            changes = (f"{n} {before.get(n)!r} -> {self.settings.get(n)!r}" for n in names)
             raise ValueError(
                 f"{self.path} was trained with other settings: {', '.join(changes)}; leave them as "
                 "they were, or name another file"
@@ -66,7 +67,7 @@ class File:
             "state_dict": {f"vae.{name}": w for name, w in training.weights.items()},
             WRITER: training.state_dict(),
         }
-        write_checkpoint(content, self.path)
+        write_checkpoint(content, self.path, "name a file in a folder to write in")
         self.saved_at = time.monotonic()
 
 

@@ -64,6 +64,7 @@ TYPED = [
 AS_TYPED = {
     "network": MLP((32, 16)),
     "batch_size": 50,
+    "lr": 1e-3,
     "lr_warmup_steps": 20,
     "val_size": 200,
     "epochs": 2,
@@ -199,8 +200,8 @@ def test_the_parts_that_are_given_are_left_alone():
     ("shape", "network"),
     [
         ((6,), MLP((64, 32))),
-        ((30,), MLP((128, 64))),
-        ((1, 8, 8), MLP((256, 128))),
+        ((30,), MLP((256, 128))),
+        ((1, 8, 8), MLP((512, 256))),
         ((1, 28, 28), Conv((32, 64))),
         ((3, 64, 64), Conv((32, 64, 128, 256))),
         ((3, 96, 96), Grid()),
@@ -234,6 +235,12 @@ def test_training_stops_without_a_better_elbo():
     assert early.history == whole.history[: len(early.history)] and len(early.history) < 30
     elbos = [row["val/elbo"] for row in early.history]
     assert max(elbos[:-3]) > max(elbos[-3:])
+
+
+def test_the_default_patience_is_a_fifth_of_the_epochs():
+    settings = {"lr": 0.1, "lr_decay": "none", "epochs": 200}
+    history = small(X, **settings).history
+    assert len(history) < 200 and history == small(X, **settings, patience=40).history
 
 
 def test_patience_waits_for_the_whole_weight_of_the_kl():
@@ -343,7 +350,7 @@ def test_a_second_ctrl_c_raises(monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({"lr": 0.1}, "lr 0.001 -> 0.1"),
+        ({"lr": 0.1}, "lr 0.003 -> 0.1"),
         ({"seed": 1}, "seed 0 -> 1"),
         ({"epochs": 9}, "epochs 2 -> 9"),
         ({"batch_size": 10}, "batch_size 20 -> 10"),

@@ -27,8 +27,9 @@ from .progress import Progress
 from .saving import File, fingerprint, machine
 from .training import Plan, Training
 
-STEPS = 10_000  # of the default training
-EPOCHS = 20, 500  # at least and at most, in the default training
+STEPS = 5000  # of the default training
+EPOCHS = 20, 1000  # at least and at most, in the default training
+PATIENCE = 20, 0.2  # epochs at least, and of all epochs, in the default training
 
 
 def fit(
@@ -44,7 +45,7 @@ def fit(
     objective: Objective | str = "elbo",
     epochs: int | None = None,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float = 3e-3,
     weight_decay: float = 0.01,
     lr_warmup_steps: int = 100,
     lr_decay: Literal["none", "cosine"] = "cosine",
@@ -91,10 +92,10 @@ def fit(
         prior: p(z); see :mod:`vae_lab.priors`. None: the latent's own.
         estimator: of the gradient; see :mod:`vae_lab.estimators`. None: one without bias.
         objective: what is maximised: elbo, iwae or monte_carlo_elbo; see :mod:`vae_lab.objectives`.
-        epochs: how often all data are seen; None: so often that it is about 10,000 steps, but 20
-            times at least and 500 at most.
+        epochs: how often all data are seen; None: so often that it is about 5000 steps, but 20
+            times at least and 1000 at most.
         batch_size: data in a step.
-        lr: the learning rate of AdamW.
+        lr: the learning rate of AdamW; train.py's is lower, 1e-3, for any network.
         weight_decay: of AdamW.
         lr_warmup_steps: the learning rate rises linearly over so many steps.
         lr_decay: then it falls to zero at the last epoch ("cosine"), or stays ("none").
@@ -104,7 +105,8 @@ def fit(
         ema: the decay of a moving average of the weights, as 0.999; None: no average.
         val_size: how much of x is held out: a fraction below 1, or a count; 0: nothing, and the
             last weights are the model's.
-        patience: stop after so many epochs without a better ELBO, past a KL warm-up; None: never.
+        patience: stop after so many epochs without a better ELBO, past a KL warm-up; None: a fifth
+            of all, but 20 at least.
         seed: decides the first weights, the order of the data and all noise. The random state of
             the caller stays as it is.
         device: where to train, and where the model will be; None: on a GPU if there is one.
@@ -121,7 +123,7 @@ def fit(
         ValueError: the data or the parts do not fit; one line that says what to pass.
         FloatingPointError: the objective became infinite or NaN.
 
-    Half of a Gaussian's variance along each of eight axes comes from a ninth one that nobody sees:
+    Eight bits that have something in common, and two epochs:
 
     >>> import torch, vae_lab
     >>> from vae_lab.likelihoods import Bernoulli
@@ -136,8 +138,13 @@ def fit(
     if held is None and patience is not None:
         raise ValueError(f"patience={patience} needs data that is held out: pass val or val_size")
     place = _device(device)
+    if epochs is None:
+        epochs = _epochs(len(data.stored), batch_size)
+    if held is not None and patience is None:
+        least, share = PATIENCE
+        patience = max(least, round(share * epochs))
     plan = Plan(
-        epochs=_epochs(len(data.stored), batch_size) if epochs is None else epochs,
+        epochs=epochs,
         seed=seed,
         lr=lr,
         weight_decay=weight_decay,

@@ -23,7 +23,8 @@ BASES = {
     "objective": Objective,
 }
 WIDEST_LATENT = 20  # of the default; what a datum does not need of it stays at the prior
-WIDEST_LAYER = 512
+WIDENING = 8  # of the first layer, over the values of a datum
+NARROWEST_LAYER, WIDEST_LAYER = 64, 512
 SMALL, LARGE = 12, 64  # pixels along a side: up to SMALL an MLP, from there a Conv, above a Grid
 COARSEST = 7  # pixels along a side at which a Conv halves no more
 SAMPLES = 8  # of z, in the default estimator of a bound of several samples
@@ -85,7 +86,8 @@ def network_for(shape: Shape) -> Network:
             return Grid()
         halvings = math.ceil(math.log2(max(shape[1:]) / COARSEST))
         return Conv(tuple(32 * 2**stage for stage in range(max(halvings, 1))))
-    width = min(WIDEST_LAYER, max(64, 2 ** math.ceil(math.log2(4 * math.prod(shape)))))
+    width = 2 ** math.ceil(math.log2(WIDENING * math.prod(shape)))
+    width = min(WIDEST_LAYER, max(NARROWEST_LAYER, width))
     return MLP((width, width // 2))
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from vae_lab.data import Augment, Batch, Loader, Pixels, Prepare, TensorLoader, check_batch_size
+from vae_lab.data.splits import check_size, split_rows
 from vae_lab.data.stream import Reader, Tensors
 from vae_lab.lightning import place
 from vae_lab.seeding import derive_seed
@@ -99,7 +100,7 @@ class DataModule(pl.LightningDataModule):
         if self._splits:
             return
         data, test = self.open()
-        val, train = split(len(data), self.val_size, derive_seed(self.split_seed, "val"))
+        val, train = split_rows(len(data), self.val_size, derive_seed(self.split_seed, "val"))
         self._splits = {"val": data.subset(val), "train": keep(data, train), "test": test}
         self._check_counts()
         if self.labelled is not None:
@@ -271,12 +272,8 @@ class ImageDataModule(DataModule):
         data, most = self._splits["train"], most or self.mean_of
         images = data.subset(torch.arange(0, len(data), -(-len(data) // most))) if most else data
         loader = self._loader_of(images, self.eval_batch_size, prepare=Prepare())
-        total = torch.zeros(self.shape, dtype=torch.int64)
         with closing(loader):
-            for stored, *_ in loader:  # bytes, whose sums are exact
-                values = stored.gt(127).mul(255) if self.binarize == "threshold" else stored
-                total += values.sum(0, dtype=torch.int32)
-        return (total.double() / (255 * len(images))).float()
+            return self.prepare().mean(stored for stored, *_ in loader)
 
 
 def _check_images(split: str, images: Tensor, shape: tuple[int, int, int]) -> None:
@@ -297,28 +294,6 @@ def _check_images(split: str, images: Tensor, shape: tuple[int, int, int]) -> No
             f"the {split} images must have the shape {shape} that the datamodule states, got "
             f"{tuple(images.shape[1:])}"
         )
-
-
-def check_size(name: str, size: int | float) -> None:
-    """A size is a count of examples, or a fraction of them."""
-    if not (0 < size < 1 if isinstance(size, float) else size >= 1):
-        raise ValueError(f"{name} must be a count or a fraction between 0 and 1, got {size}")
-
-
-def count_of(total: int, size: int | float) -> int:
-    """The number of examples that a size stands for, out of `total`."""
-    return round(size * total) if isinstance(size, float) else min(size, total)
-
-
-def split(total: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers of a random part of that size, and of the rest.
-
-    The part is in no order, so that its first few are of all kinds also where the files are in an
-    order; the rest is in increasing order.
-    """
-    count = count_of(total, size)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    return order[:count], order[count:].sort().values
 
 
 def labels_of(data: Reader) -> Tensor:

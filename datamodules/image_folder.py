@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.base import check_size, contents, files_below, one_line, split
+from datamodules.base import contents, files_below, one_line
 from datamodules.streamed import StreamedDataModule
 from vae_lab.data.image_files import MODES, brightest, check_range, read, rgb
+from vae_lab.data.splits import check_size, split_rows
 from vae_lab.data.stream import Reader, Rows, Tensors
 from vae_lab.seeding import derive_seed
 
@@ -112,7 +113,7 @@ class ImageFolder(StreamedDataModule):
         encoded = np.array([os.fsencode(name) for name in names])
         labels = _labels(names)
         pictures = Pictures(root, encoded, labels, self.shape, self._allowed, self.pixels)
-        test, train = split(len(names), self.test_size, derive_seed(self.split_seed, "test"))
+        test, train = split_rows(len(names), self.test_size, derive_seed(self.split_seed, "test"))
         return pictures.subset(train), pictures.subset(test)
 
     def _names(self, root: Path) -> list[str]:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.base import ImageDataModule, Images, check_size, count_of
+from datamodules.base import ImageDataModule, Images
+from vae_lab.data.splits import check_size, count_of
 from vae_lab.seeding import derive_seed
 
 SHAPES = ("square", "ellipse", "heart")

@@ -21,10 +21,11 @@ from vae_lab.likelihoods import Likelihood
 from vae_lab.metrics import BoundMetrics, sums_and_count
 from vae_lab.networks import Network
 from vae_lab.objectives import Objective, Terms
+from vae_lab.optimization import check_learning_rate, clip, loss, parameter_groups, rehearse
 from vae_lab.priors import Prior
 from vae_lab.schedules import schedules
 
-from .optimizer import check_learning_rate, clip, parameter_groups, scheduled, take_settings
+from .optimizer import scheduled, take_settings
 from .sharding import gathered, shard
 
 GRID_MEAN_OF = 1000  # images: a grid starts at one number a channel, not at one a pixel
@@ -105,24 +106,14 @@ class VAEModule(pl.LightningModule):
         self.config: dict[str, Any] = {}  # of the run, in plain types; kept in its checkpoints
         self.latest: dict[str, float] = {}  # the training metrics last read off the device
         self.batch_terms: Tensor | None = None  # of the last batch; see callbacks.training
-        self._dry_run()
+        rehearse(self.vae, objective, estimator)
+        self._fresh_optimizer()  # what it does not take fails here
         self.schedules = schedules(self)
         self.metrics = BoundMetrics.of(self.vae, self.estimator.relaxed)
 
-    def _dry_run(self) -> None:
-        """A step on blank images: what does not fit fails here, and lazy layers get their shape."""
-        self.eval()  # leaves moving averages alone
-        with torch.random.fork_rng(devices=[]):
-            self.objective(self.vae.blank(2), self.estimator, torch.zeros(2, *self.vae.shape))
-        self.train()
-        self._fresh_optimizer()
-
     def _fresh_optimizer(self) -> Optimizer:
-        apart = [(self.estimator, self.estimator_lr)]
-        if self.likelihood_lr is not None:
-            apart.append((self.vae.likelihood, self.likelihood_lr))
-        groups = parameter_groups((self.vae, self.objective), apart)
-        return self.optimizer(groups)
+        rates = {"estimator_lr": self.estimator_lr, "likelihood_lr": self.likelihood_lr}
+        return self.optimizer(parameter_groups(self.vae, self.objective, self.estimator, **rates))
 
     def setup(self, stage: str) -> None:
         """Starts a fresh decoder at the data's mean; one that was loaded has a bias of its own."""
@@ -171,8 +162,7 @@ class VAEModule(pl.LightningModule):
         with gathered(self):
             terms = self._terms(x, y)
         self.batch_terms = sums_and_count(terms)
-        # DDP averages the gradients of the processes, which may not have equally many images.
-        return terms.objective.sum() * (-self.trainer.world_size / size)
+        return loss(terms, size, self.trainer.world_size)
 
     def _terms(self, x: Tensor, y: Tensor) -> Terms:
         """The objective's terms; also where a short last batch leaves this process no images.

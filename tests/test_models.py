@@ -12,7 +12,6 @@ from tiny import Images
 from commandline.signatures import _of_node
 from models import GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
 from models.base import VAEModule
-from models.optimizer import rate_factor
 from vae_lab import VAE
 from vae_lab.callbacks import StepSeed
 from vae_lab.estimators import RELAX, Exact, ScoreFunction
@@ -21,6 +20,7 @@ from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP, Grid, Linear
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
+from vae_lab.optimization import rate_factor
 from vae_lab.schedules import Linear as LinearSchedule
 
 MODELS = [GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE]

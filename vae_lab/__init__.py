@@ -17,7 +17,8 @@ Data are floats in [0, 1]. Log-probabilities and objectives are in nats, one val
 """
 
 from .description import register
+from .fitting import fit
 from .vae import VAE
 
 __version__ = "0.1.0"
-__all__ = ["VAE", "__version__", "register"]
+__all__ = ["VAE", "__version__", "fit", "register"]

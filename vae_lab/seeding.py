@@ -42,6 +42,20 @@ def seed_generators(seed: int) -> None:
             device.manual_seed(seed)
 
 
+def seed_step(seed: int, stage: str, epoch: int, batch: int, rank: int = 0) -> None:
+    """Seeds the generators for one batch, so that its noise depends on nothing that came before.
+
+    Args:
+        seed: the run's.
+        stage: "train"; "validation" or "test".
+        epoch: of training; in evaluation the number of the loader, and *not* of the epoch: the same
+            noise at every validation makes their results comparable.
+        batch: its number in the epoch.
+        rank: of the process, as each has noise of its own.
+    """
+    seed_generators(derive_seed(seed, stage, epoch, batch, rank))
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Noise of this seed on a device, after which the generators are where they were."""

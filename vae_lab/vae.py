@@ -49,7 +49,12 @@ class VAE(Views, Generation, Pretrained):
             to which it has a closed form.
         condition: what q, the decoder and maybe the prior know besides, such as a label y; see
             :mod:`vae_lab.conditions`. All that is said of x and z below is then given y.
+
+    Attributes:
+        history: what :func:`vae_lab.fit` measured after each epoch; other models have none.
     """
+
+    history: list[dict[str, float]]
 
     def __init__(
         self,

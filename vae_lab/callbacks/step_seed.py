@@ -4,7 +4,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from ..seeding import derive_seed, seed_generators
+from ..seeding import seed_step
 
 
 class StepSeed(pl.Callback):
@@ -28,7 +28,7 @@ class StepSeed(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._seed("train", trainer.current_epoch, batch_idx, trainer.global_rank)
+        seed_step(self.seed, "train", trainer.current_epoch, batch_idx, trainer.global_rank)
 
     def on_validation_batch_start(
         self,
@@ -38,7 +38,7 @@ class StepSeed(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._seed("validation", dataloader_idx, batch_idx, trainer.global_rank)
+        seed_step(self.seed, "validation", dataloader_idx, batch_idx, trainer.global_rank)
 
     def on_test_batch_start(
         self,
@@ -48,7 +48,4 @@ class StepSeed(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._seed("test", dataloader_idx, batch_idx, trainer.global_rank)
-
-    def _seed(self, *position: str | int) -> None:
-        seed_generators(derive_seed(self.seed, *position))
+        seed_step(self.seed, "test", dataloader_idx, batch_idx, trainer.global_rank)

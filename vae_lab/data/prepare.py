@@ -1,6 +1,6 @@
 """How what is stored becomes what a model is trained on, a batch at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,3 +74,13 @@ class Pixels(Prepare):
 
         # In place on bytes: a cast from bool to float is five times slower.
         return draw(noise).lt_(stored).float()
+
+    def mean(self, batches: Iterable[Tensor]) -> Tensor:
+        """The mean image [C, H, W] of batches as they are stored, [B, C, H, W]; of the expectation
+        of their binarisation."""
+        total, count = torch.zeros((), dtype=torch.int64), 0
+        for stored in batches:  # bytes, whose sums are exact
+            values = stored.gt(127).mul(255) if self.binarize == "threshold" else stored
+            total = total + values.sum(0, dtype=torch.int32).cpu()
+            count += len(stored)
+        return (total.double() / (255 * count)).float()

@@ -93,6 +93,18 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> No
         raise files.failed(error, path, partial, len(content)) from error
 
 
+def write_checkpoint(checkpoint: dict[str, Any], path: Path, advice: str) -> None:
+    """:func:`save_checkpoint` in a folder that is not a run's: no other file there is touched.
+
+    Args:
+        advice: what to do where it cannot be written.
+
+    Raises:
+        OSError: it cannot be written; what was there is still there.
+    """
+    files.write(path, _sealed(checkpoint), advice)
+
+
 def _sealed(checkpoint: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)

@@ -6,9 +6,14 @@ import os
 import shutil
 from pathlib import Path
 
+ELSEWHERE = "type run_dir=FOLDER, one to write in"
 
-def write(path: str | Path, content: bytes | memoryview) -> None:
+
+def write(path: str | Path, content: bytes | memoryview, advice: str = ELSEWHERE) -> None:
     """Puts a file in the place of the old one in a single step, and makes its folder.
+
+    Args:
+        advice: what to do where it cannot be written.
 
     Raises:
         OSError: it cannot be written, for want of room how much it needs; the old one is still
@@ -21,7 +26,7 @@ def write(path: str | Path, content: bytes | memoryview) -> None:
         write_durably(partial, content)
         partial.replace(path)
     except OSError as error:
-        raise failed(error, path, partial, len(content)) from error
+        raise failed(error, path, partial, len(content), advice) from error
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
@@ -32,13 +37,15 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def failed(error: OSError, path: Path, partial: Path, size: int) -> OSError:
+def failed(
+    error: OSError, path: Path, partial: Path, size: int, advice: str = ELSEWHERE
+) -> OSError:
     """The error in words, after what there is of the file has been removed."""
     with contextlib.suppress(OSError):
         partial.unlink()
     message = f"cannot save {path}: {error.strerror}"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return OSError(error.errno, f"{message}; type run_dir=FOLDER, one to write in")
+        return OSError(error.errno, f"{message}; {advice}")
     place = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(place).free
     room = f"it needs {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"

@@ -1,0 +1,424 @@
+"""vae_lab.fit: as train.py, and what a notebook needs besides."""
+
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+import vae_lab
+from datamodules.digits import Digits
+from vae_lab import VAE
+from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction
+from vae_lab.fitting import saving
+from vae_lab.fitting.training import Training
+from vae_lab.latents import Categorical, Gaussian
+from vae_lab.likelihoods import Bernoulli
+from vae_lab.likelihoods import Gaussian as Normal
+from vae_lab.networks import MLP, Conv, Grid
+from vae_lab.objectives import ELBO
+from vae_lab.schedules import Exponential
+from vae_lab.schedules import Linear as LinearSchedule
+
+torch.manual_seed(0)
+X = (torch.rand(60, 6) < 0.3).float()
+small = partial(
+    vae_lab.fit,
+    network=MLP((8,)),
+    latent=Gaussian(2),
+    likelihood=Bernoulli(),
+    epochs=2,
+    batch_size=20,
+    progress=False,
+    device="cpu",
+)
+
+
+class Narrow(Gaussian):
+    def __init__(self, width):
+        super().__init__(width)
+
+
+def weights(vae):
+    return torch.cat([tensor.flatten().double() for tensor in vae.state_dict().values()])
+
+
+def same(a, b):
+    return torch.equal(weights(a), weights(b))
+
+
+# The same as train.py
+
+
+TYPED = [
+    *("data=digits", "data.binarize=none", "data.eval_batch_size=512", "data.val_size=200"),
+    *("network.hidden=[32,16]", "trainer=cpu", "threads=1", "trainer.max_epochs=2", "seed=7"),
+    *("trainer.enable_progress_bar=false", "logger=csv", "callbacks.pictures=null"),
+    *("report=false", "run_dir=run", "model.latents=4", "model.lr_warmup_steps=20"),
+]
+AS_TYPED = {
+    "network": MLP((32, 16)),
+    "batch_size": 50,
+    "lr": 1e-3,
+    "lr_warmup_steps": 20,
+    "val_size": 200,
+    "epochs": 2,
+    "seed": 7,
+    "device": "cpu",
+    "progress": False,
+}
+SAME = {  # what is typed, and what is passed
+    "gaussian_vae": (["objective=elbo_warmup"], {"objective": ELBO(LinearSchedule(0, 1, 1000))}),
+    "gumbel_vae": (
+        [],
+        {
+            "latent": Categorical(4, 10),
+            "estimator": GumbelSoftmax(Exponential(1.0, 0.5, 2000)),
+        },
+    ),
+    "reinforce_vae": (
+        ["model.baseline=learned", "model.estimator_lr=0.01"],
+        {
+            "latent": Categorical(4, 10),
+            "estimator": ScoreFunction(4, "learned"),
+            "estimator_lr": 0.01,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("extra", ["plain", "averaged"])
+@pytest.mark.parametrize("model", SAME)
+def test_the_weights_are_those_of_train_py_bit_for_bit(run, model, extra):
+    typed, passed = SAME[model]
+    if extra == "averaged":
+        typed = [*typed, "ema=0.9", "trainer.gradient_clip_val=0.5", "model.lr_decay=none"]
+        passed = passed | {"ema": 0.9, "gradient_clip_val": 0.5, "lr_decay": "none"}
+    run(f"model={model}", *TYPED, *typed)
+    x = Digits().load().train
+    if "latent" not in passed:
+        passed = passed | {"latent": Gaussian(4)}
+    assert same(vae_lab.fit(x, **AS_TYPED | passed), VAE.from_pretrained("run"))
+
+
+def test_another_seed_has_other_weights():
+    assert same(small(X), small(X)) and not same(small(X), small(X, seed=1))
+
+
+# The data
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        X.numpy(),
+        X.double().numpy()[:, ::-1][:, ::-1],
+        X.bool(),
+        X.int().numpy(),
+        TensorDataset(X),
+        TensorDataset(X, torch.zeros(len(X))),
+        X.tolist(),
+    ],
+    ids=["array", "strides", "bits", "integers", "dataset", "labelled", "list"],
+)
+def test_whatever_holds_the_numbers_gives_the_same_model(given):
+    assert same(small(given), small(X))
+
+
+def test_a_held_out_part_can_be_given():
+    vae = small(X[:50], val=X[50:])
+    assert vae.history[-1]["val/elbo"] != small(X[:50], val=X[40:50]).history[-1]["val/elbo"]
+    assert vae.history[-1]["step"] == 6  # all 50 are trained on
+
+
+def test_without_a_held_out_part_the_last_weights_count():
+    vae = small(X, val_size=0)
+    assert "val/elbo" not in vae.history[0] and not vae.training
+
+
+def test_pictures_are_bytes():
+    pictures = (X.view(-1, 1, 2, 3) * 255).byte()
+    vae = small(pictures)
+    assert vae.shape == (1, 2, 3)
+    assert torch.allclose(vae.sample(1).mean(), X.mean(), atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"x": X[:, :0]}, r"x must have the shape \[N, \*X\]"),
+        ({"x": X[:, 0]}, r"x must have the shape \[N, \*X\].* got \[60\]"),
+        ({"x": np.array(["a", "b"])}, "x must be an array or a tensor of numbers, got ndarray"),
+        ({"x": X.view(-1, 1, 2, 3).byte()}, "bytes of 0 and 1 only"),
+        ({"x": X + 1}, "Bernoulli needs values in"),
+        ({"val": X[:, 1:]}, r"val must be data like x, .* of shape \[6\] each"),
+        ({"y": torch.zeros(3)}, r"y must have the shape \[60\], as x has, got \[3\]"),
+        ({"val_size": 60}, "leaves 0 to train on"),
+        ({"val_size": -1}, "val_size must be a count or a fraction"),
+        ({"val_size": 0, "patience": 3}, "patience=3 needs data that is held out"),
+        ({"epochs": 0}, "epochs must be a positive integer, got 0"),
+        ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
+        ({"lr": -1}, "lr must be positive and finite, got -1"),
+        ({"ema": 1.5}, "ema must be a decay between 0 and 1"),
+        ({"lr_decay": "cosin"}, "lr_decay must be none or cosine, got 'cosin'"),
+        ({"estimator": "reba"}, "unknown estimator 'reba'; did you mean REBAR"),
+        ({"objective": "vimco"}, "unknown objective 'vimco'; known: ELBO, IWAE, MonteCarloELBO"),
+        ({"latent": Narrow}, r"latent Narrow needs arguments: pass Narrow\(width\)"),
+        ({"estimator": ELBO()}, "estimator must be one of ARM, .*, got ELBO"),
+        ({"network": 3}, "network must be one of MLP, .* got 3"),
+        ({"estimator": "rebar"}, "REBAR"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(arguments, line):
+    with pytest.raises(ValueError, match=line) as error:
+        small(**{"x": X} | arguments)
+    assert "\n" not in str(error.value)
+
+
+# The parts
+
+
+def test_a_part_is_an_object_a_class_or_a_name():
+    settings = {"latent": Categorical(2, 3)}
+    models = [small(X, estimator=e, **settings) for e in (REBAR(), REBAR, "rebar", "REBAR")]
+    assert all(same(model, models[0]) for model in models)
+    assert not same(small(X, **settings), models[0])
+
+
+def test_the_parts_that_are_given_are_left_alone():
+    likelihood = Normal(0.5, learned=True)
+    small(X, likelihood=likelihood)
+    assert likelihood.log_sigma == torch.tensor(0.5).log()
+
+
+@pytest.mark.parametrize(
+    ("shape", "network"),
+    [
+        ((6,), MLP((64, 32))),
+        ((30,), MLP((256, 128))),
+        ((1, 8, 8), MLP((512, 256))),
+        ((1, 28, 28), Conv((32, 64))),
+        ((3, 64, 64), Conv((32, 64, 128, 256))),
+        ((3, 96, 96), Grid()),
+    ],
+)
+def test_what_is_left_open_suits_the_data(shape, network):
+    vae = vae_lab.fit(
+        torch.rand(4, *shape), epochs=1, progress=False, val_size=1, likelihood=Bernoulli()
+    )
+    assert vae.network == network and type(vae.latent) is Gaussian
+
+
+def test_a_bound_of_several_samples_has_several():
+    assert not same(small(X, objective="iwae"), small(X))
+
+
+# The best weights
+
+
+def test_the_best_weights_are_those_of_the_model():
+    vae = small(X, epochs=30, lr=0.1, lr_decay="none")
+    elbos = [row["val/elbo"] for row in vae.history]
+    best = max(range(30), key=elbos.__getitem__)
+    assert best < 29
+    assert same(vae, small(X, epochs=best + 1, lr=0.1, lr_decay="none"))
+
+
+def test_training_stops_without_a_better_elbo():
+    whole = small(X, epochs=30, lr=0.1)
+    early = small(X, epochs=30, lr=0.1, patience=3)
+    assert early.history == whole.history[: len(early.history)] and len(early.history) < 30
+    elbos = [row["val/elbo"] for row in early.history]
+    assert max(elbos[:-3]) > max(elbos[-3:])
+
+
+def test_the_default_patience_is_a_fifth_of_the_epochs():
+    settings = {"lr": 0.1, "lr_decay": "none", "epochs": 200}
+    history = small(X, **settings).history
+    assert len(history) < 200 and history == small(X, **settings, patience=40).history
+
+
+def test_patience_waits_for_the_whole_weight_of_the_kl():
+    objective = ELBO(LinearSchedule(0, 1, 30))
+    early = small(X, epochs=30, lr=0.1, patience=1, objective=objective)
+    assert early.history[-1]["step"] > 30
+
+
+def test_the_random_state_and_the_modes_of_the_caller_stay():
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        small(X)
+    with torch.inference_mode():
+        vae = small(X)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert vae(X).objective.requires_grad
+
+
+def test_a_training_that_diverges_says_so():
+    with pytest.raises(FloatingPointError, match=r"train/objective is .* at step .*: try a lower"):
+        small(X, likelihood=Normal(1e-4), lr=1e15, epochs=50, lr_warmup_steps=0)
+
+
+# A file, and Ctrl-C
+
+
+class Killed(Exception):
+    pass
+
+
+def at_step(monkeypatch, number, act):
+    """Something that happens in a step of training."""
+    step = Training._step
+
+    def acting(self, batch):
+        step(self, batch)
+        if self.at.step == number:
+            act()
+
+    monkeypatch.setattr(Training, "_step", acting)
+
+
+def kill():
+    raise Killed
+
+
+CONTINUED = {
+    "gaussian": {},
+    "codes": {
+        "latent": Categorical(2, 3),
+        "estimator": ScoreFunction(2, "learned"),
+        "objective": ELBO(LinearSchedule(0, 1, 10)),
+    },
+    "averaged": {"ema": 0.9, "likelihood": Normal(0.3, learned=True), "patience": 2},
+    "without validation": {"val_size": 0, "estimator": "rebar", "latent": Categorical(2, 3)},
+}
+
+
+@pytest.mark.parametrize("step", [4, 6])  # in the middle of an epoch, and at its end
+@pytest.mark.parametrize("settings", CONTINUED.values(), ids=CONTINUED)
+@pytest.mark.parametrize("end", ["ctrl-c", "killed"])
+def test_a_file_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys, settings, step, end):
+    settings = settings | {"epochs": 4}
+    whole, file = small(X, **settings), tmp_path / "model.ckpt"
+    with monkeypatch.context() as patch:
+        if end == "ctrl-c":
+            at_step(patch, step, lambda: signal.raise_signal(signal.SIGINT))
+            part = small(X, file=file, **settings)
+            assert (
+                f"interrupted in epoch {step // 3 + (step % 3 > 0)} of 4"
+                in (capsys.readouterr().err)
+                or step == 6
+            )
+        else:
+            patch.setattr(saving, "SAVE_SECONDS", -1.0)
+            at_step(patch, step, kill)
+            with pytest.raises(Killed):
+                small(X, file=file, **settings)
+            part = VAE.from_pretrained(file)
+    assert not same(part, whole)
+    resumed = small(X, file=file, **settings)
+    assert same(resumed, whole) and resumed.history == whole.history
+    assert same(VAE.from_pretrained(file), whole)
+    monkeypatch.setattr(Training, "_step", kill)  # a training that has ended takes none
+    assert same(small(X, file=file, **settings), whole)
+
+
+def test_ctrl_c_gives_the_best_model_so_far(monkeypatch, capsys):
+    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    vae = small(X, epochs=10)
+    assert len(vae.history) == 1 and not vae.training
+    assert "interrupted in epoch 2 of 10: the best model so far" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_raises(monkeypatch):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_step(monkeypatch, 5, twice)
+    with pytest.raises(KeyboardInterrupt):
+        small(X, epochs=10)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"lr": 0.1}, "lr 0.003 -> 0.1"),
+        ({"seed": 1}, "seed 0 -> 1"),
+        ({"epochs": 9}, "epochs 2 -> 9"),
+        ({"batch_size": 10}, "batch_size 20 -> 10"),
+        ({"latent": Gaussian(3)}, "latent {.*3.*}"),
+        ({"estimator": "sticking_the_landing"}, "estimator .Repara.* -> .StickingTheLanding"),
+        ({"x": X.flip(0)}, "x '.*' -> '"),
+    ],
+)
+def test_a_file_of_other_settings_is_refused(tmp_path, changed, line):
+    small(X, file=tmp_path / "a.ckpt")
+    before = (tmp_path / "a.ckpt").read_bytes()
+    with pytest.raises(ValueError, match=f"a.ckpt was trained with other settings: .*{line}") as e:
+        small(**{"x": X, "file": tmp_path / "a.ckpt"} | changed)
+    assert "\n" not in str(e.value) and (tmp_path / "a.ckpt").read_bytes() == before
+
+
+def test_more_epochs_at_the_same_rate_go_on(tmp_path):
+    settings = {"lr_decay": "none", "file": tmp_path / "a.ckpt"}
+    small(X, **settings)
+    more = small(X, **settings | {"epochs": 5, "patience": 9})
+    assert same(more, small(X, lr_decay="none", epochs=5))
+
+
+def test_a_file_of_something_else_is_refused_and_neighbours_stay(tmp_path):
+    for name in ("a-1.ckpt", "a.txt"):
+        (tmp_path / name).write_text("mine")
+    small(X, file=tmp_path / "a.ckpt")
+    assert (tmp_path / "a-1.ckpt").read_text() == "mine"
+    for name in ("a-1.ckpt", "a.txt"):
+        with pytest.raises(ValueError, match=f"{name} is not a readable checkpoint"):
+            small(X, file=tmp_path / name)
+    with pytest.raises(OSError, match="cannot save .*no/folder: .*name a file"):
+        (tmp_path / "no").write_text("")
+        small(X, file=tmp_path / "no" / "folder")
+
+
+# What is shown
+
+
+def test_a_line_says_what_came_out(capsys):
+    small(X, progress=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("epoch 2/2  val/elbo -") and "best -" in line and line.endswith(" s")
+    small(X)
+    assert not any(capsys.readouterr())
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("vae_lab.fitting.progress.REDRAW_SECONDS", 0.0)
+    small(X, progress=True)
+    assert "6/6" in capsys.readouterr().out
+
+
+BARE = """
+import sys
+for name in ("pytorch_lightning", "hydra", "omegaconf", "torchmetrics", "rich", "sklearn", "PIL"):
+    sys.modules[name] = None
+import torch
+import vae_lab
+from vae_lab.likelihoods import Bernoulli
+vae = vae_lab.fit((torch.rand(50, 4) < 0.5).float(), likelihood=Bernoulli(), epochs=2)
+vae.save_pretrained("model")
+"""
+
+
+def test_it_needs_no_more_than_what_pip_installs(tmp_path):
+    env = {"PYTHONPATH": str(Path(vae_lab.__file__).parents[1]), "PATH": ""}
+    subprocess.run([sys.executable, "-c", BARE], cwd=tmp_path, env=env, check=True)
+    assert (tmp_path / "model" / "model.safetensors").exists()

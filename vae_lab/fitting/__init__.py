@@ -1,0 +1,3 @@
+"""Training from Python, without Lightning: :func:`fit`."""
+
+from .door import fit as fit

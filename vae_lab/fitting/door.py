@@ -1,0 +1,259 @@
+"""The function that trains a model on what the caller has."""
+
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..description import blueprint, undisturbed
+from ..estimators import Estimator
+from ..inputs import check_count
+from ..latents import Latent
+from ..likelihoods import Likelihood
+from ..networks import Network
+from ..objectives import Objective
+from ..optimization import rehearse
+from ..priors import Prior
+from ..seeding import seeded
+from ..threads import watched
+from ..vae import VAE
+from .examples import EVAL_BATCH_SIZE, Examples, examples, held_out
+from .interruption import interruptible
+from .parts import estimator_for, latent_for, network_for, part
+from .progress import Progress
+from .saving import File, fingerprint, machine
+from .training import Plan, Training
+
+STEPS = 5000  # of the default training
+EPOCHS = 20, 1000  # at least and at most, in the default training
+PATIENCE = 20, 0.2  # epochs at least, and of all epochs, in the default training
+
+
+def fit(
+    x: Any,
+    *,
+    y: Any = None,
+    val: Any = None,
+    network: Network | str | None = None,
+    latent: Latent | str | None = None,
+    likelihood: Likelihood | str | None = None,
+    prior: Prior | str | None = None,
+    estimator: Estimator | str | None = None,
+    objective: Objective | str = "elbo",
+    epochs: int | None = None,
+    batch_size: int = 128,
+    lr: float = 3e-3,
+    weight_decay: float = 0.01,
+    lr_warmup_steps: int = 100,
+    lr_decay: Literal["none", "cosine"] = "cosine",
+    likelihood_lr: float | None = None,
+    estimator_lr: float | None = None,
+    gradient_clip_val: float | None = None,
+    ema: float | None = None,
+    val_size: float = 0.1,
+    patience: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    file: str | Path | None = None,
+    progress: bool = True,
+) -> VAE:
+    r"""Trains a VAE on your data.
+
+    .. code-block:: python
+
+        vae = vae_lab.fit(x)
+        vae = vae_lab.fit(x, latent=Categorical(20, 10), estimator="rebar", epochs=50)
+
+    It needs torch only. The steps are those of train.py, where the settings have the same names:
+    from the same seed, settings and data come the same weights. What needs several processes, other
+    optimizers or mixed precision is train.py's.
+
+    A part is an object, of which a copy is trained, or the name of one that needs no arguments, as
+    `"gumbel_softmax"`. What is left open suits the data.
+
+    Pictures are bytes [N, C, H, W], with 0 for black and 255 for white; the model sees them divided
+    by 255. All else is numbers [N, \*X], which the model sees as they are.
+
+    After each epoch the ELBO of the data that is held out is measured, and the weights that had the
+    highest are those of the model. Ctrl-C ends the training early: what is returned is the best
+    model until then. A second one is an ordinary KeyboardInterrupt.
+
+    Args:
+        x: the data: a numpy array or a tensor, or a torch Dataset of x or (x, y), which is read
+            once.
+        y: labels, [N] integers.
+        val: data to validate on, like x; None: a random part of x.
+        network: the encoder and the decoder; see :mod:`vae_lab.networks`.
+        latent: the family of q(z|x); see :mod:`vae_lab.latents`. None: Gaussian.
+        likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
+        prior: p(z); see :mod:`vae_lab.priors`. None: the latent's own.
+        estimator: of the gradient; see :mod:`vae_lab.estimators`. None: one without bias.
+        objective: what is maximised: elbo, iwae or monte_carlo_elbo; see :mod:`vae_lab.objectives`.
+        epochs: how often all data are seen; None: so often that it is about 5000 steps, but 20
+            times at least and 1000 at most.
+        batch_size: data in a step.
+        lr: the learning rate of AdamW; train.py's is lower, 1e-3, for any network.
+        weight_decay: of AdamW.
+        lr_warmup_steps: the learning rate rises linearly over so many steps.
+        lr_decay: then it falls to zero at the last epoch ("cosine"), or stays ("none").
+        likelihood_lr: the learning rate of the likelihood's own parameters; None: `lr`.
+        estimator_lr: that of the estimator's own; None: `lr`.
+        gradient_clip_val: the largest norm of a gradient; None: any.
+        ema: the decay of a moving average of the weights, as 0.999; None: no average.
+        val_size: how much of x is held out: a fraction below 1, or a count; 0: nothing, and the
+            last weights are the model's.
+        patience: stop after so many epochs without a better ELBO, past a KL warm-up; None: a fifth
+            of all, but 20 at least.
+        seed: decides the first weights, the order of the data and all noise. The random state of
+            the caller stays as it is.
+        device: where to train, and where the model will be; None: on a GPU if there is one.
+        file: where to keep the training, every ten minutes and at its end. If the file exists, the
+            training goes on with it, bit for bit as if it had not been interrupted. It is also a
+            source for :meth:`vae_lab.VAE.from_pretrained`.
+        progress: show a bar, or lines where none can be drawn.
+
+    Returns:
+        The model, in evaluation mode. Its `history` is a list of one dictionary for each epoch:
+        `epoch`, `step`, `train/elbo` and `val/elbo`, in nats.
+
+    Raises:
+        ValueError: the data or the parts do not fit; one line that says what to pass.
+        FloatingPointError: the objective became infinite or NaN.
+
+    Eight bits that have something in common, and two epochs:
+
+    >>> import torch, vae_lab
+    >>> from vae_lab.likelihoods import Bernoulli
+    >>> _ = torch.manual_seed(0)
+    >>> x = (torch.randn(500, 8) + torch.randn(500, 1) > 0).float()
+    >>> vae = vae_lab.fit(x, likelihood=Bernoulli(), epochs=2, progress=False)
+    >>> vae.encode(x).mean.shape, len(vae.history)
+    (torch.Size([500, 4]), 2)
+    """
+    check_count("batch_size", batch_size)
+    data, held = _data(x, y, val, val_size)
+    if held is None and patience is not None:
+        raise ValueError(f"patience={patience} needs data that is held out: pass val or val_size")
+    place = _device(device)
+    if epochs is None:
+        epochs = _epochs(len(data.stored), batch_size)
+    if held is not None and patience is None:
+        least, share = PATIENCE
+        patience = max(least, round(share * epochs))
+    plan = Plan(
+        epochs=epochs,
+        seed=seed,
+        lr=lr,
+        weight_decay=weight_decay,
+        lr_warmup_steps=lr_warmup_steps,
+        lr_decay=lr_decay,
+        likelihood_lr=likelihood_lr,
+        estimator_lr=estimator_lr,
+        gradient_clip_val=gradient_clip_val,
+        ema=ema,
+        patience=patience,
+    )
+    with seeded(seed, place), torch.inference_mode(False), torch.enable_grad():
+        chosen = {"network": network, "latent": latent, "likelihood": likelihood, "prior": prior}
+        vae, goal, gradient = _model(data, chosen, objective, estimator)
+        training = Training(
+            vae.to(place),
+            goal.to(place),
+            gradient.to(place),
+            data.loader("train", batch_size, seed, place),
+            None if held is None else held.loader("val", EVAL_BATCH_SIZE, seed, place),
+            plan,
+        )
+        settings: dict[str, Any] = {}
+        if file is not None:
+            settings = blueprint(vae) | {"estimator": repr(gradient), "objective": repr(goal)}
+            settings |= asdict(plan) | {"batch_size": batch_size, "machine": machine(place)}
+            settings |= {"x": fingerprint(data), "val": fingerprint(held)}
+        _run(training, File(file, settings), progress)
+    return _finished(training)
+
+
+def _data(x: Any, y: Any, val: Any, val_size: float) -> tuple[Examples, Examples | None]:
+    """The data to train on, and the data to validate on."""
+    data = examples(x, y)
+    if val is None:
+        return held_out(data, val_size)
+    held = examples(val)
+    if held.shape != data.shape or type(held.prepare) is not type(data.prepare):
+        raise ValueError(
+            f"val must be data like x, {data.stored.dtype} of shape {list(data.shape)} each, got "
+            f"{held.stored.dtype} of shape {list(held.shape)}"
+        )
+    return data, held
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if device is None and found is not None and found.type != "mps":  # which has no float64
+        return found
+    return torch.device(device or "cpu")
+
+
+def _epochs(count: int, batch_size: int) -> int:
+    least, most = EPOCHS
+    return min(most, max(least, STEPS // math.ceil(count / batch_size)))
+
+
+def _model(
+    data: Examples,
+    chosen: dict[str, Any],
+    objective: Objective | str,
+    estimator: Estimator | str | None,
+) -> tuple[VAE, Objective, Estimator]:
+    """The parts, with what was left open, before the first step."""
+    with undisturbed():
+        defaults = {
+            "network": network_for(data.shape),
+            "latent": latent_for(data.shape),
+            "likelihood": data.likelihood,
+        }
+        given = {kind: part(kind, value) for kind, value in chosen.items() if value is not None}
+        made: dict[str, Any] = defaults | given
+        goal = part("objective", objective)
+        if estimator is None:
+            gradient = estimator_for(made["latent"], goal)
+        else:
+            gradient = part("estimator", estimator)
+        vae = VAE(data.shape, **made)
+        rehearse(vae, goal, gradient)
+        data.start(vae)
+    return vae, goal, gradient
+
+
+def _run(training: Training, file: File, progress: bool) -> None:
+    """Trains, shows it and saves it."""
+    file.restore(training)
+    shown = Progress(training, progress)
+
+    with interruptible() as ctrl_c, watched():
+
+        def pause(training: Training) -> bool:
+            shown.update(training)
+            file.save_if_due(training)
+            return ctrl_c.asked
+
+        try:
+            training.run(pause)
+        finally:
+            shown.close(training)
+    file.save(training)
+    if not training.finished:
+        where = f"epoch {training.at.epoch + 1} of {training.plan.epochs}"
+        then = "; the same call goes on" if file.path else ""
+        print(f"vae_lab.fit: interrupted in {where}: the best model so far{then}", file=sys.stderr)
+
+
+def _finished(training: Training) -> VAE:
+    vae = training.vae
+    vae.load_state_dict(training.weights)
+    vae.zero_grad()
+    vae.history = training.at.history
+    return vae.eval()

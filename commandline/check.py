@@ -25,7 +25,7 @@ from .likeness import did_you_mean
 from .places import CONFIGS
 from .quoting import as_meant, as_typed
 from .refusals import foreseen
-from .settings import DECIDED, GROUPS, OPTIONAL
+from .settings import DECIDED, GROUPS, OF_DATA, OPTIONAL
 from .settings_table import choices
 from .signatures import SECTIONS, complaints
 
@@ -199,7 +199,8 @@ def _check_choice(override: Override) -> None:
         raise Mistake(f"{group} is one of {', '.join(known)}, got a list: type {group}=NAME")
     for name in chosen if isinstance(chosen, list) else [chosen]:
         if name is None and group in OPTIONAL:
-            raise Mistake(f"{group}=null is the default, the model's own: leave it out")
+            owner = "data" if group in OF_DATA else "model"
+            raise Mistake(f"{group}=null is the default, the {owner}'s own: leave it out")
         if name not in known:
             close = did_you_mean(str(name), known)
             shown = "null" if name is None else repr(name)

@@ -11,7 +11,7 @@ from .likeness import did_you_mean
 from .places import ROOT
 from .quoting import OF_SEVERAL, as_typed, expand_home
 from .rehearsal import foresee, refusal
-from .settings import POSITIVE
+from .settings import OF_DATA, POSITIVE
 from .settings_table import choices
 
 OF_A_MODEL = ("evaluate", "report", "explore", "sample", "export")  # from wherever it may come
@@ -74,13 +74,18 @@ def _refused(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[
     for name in MADE.get(config.task, ()):
         of_model = name == "model"
         node = plain[name] | chosen_latent(plain) if of_model else plain[name]
-        given = ("shape",) if of_model else ()  # by the data
+        given = _by_data(node) if of_model else ()
         yield refusal(node, name, ROOT, given, then="check_root" if here else None)
     if config.task == "fit":
         times = {name: plain["save"][name] for name in ("every_n_steps", "every_minutes")}
         counts = {name: plain["save"][name] for name in ("keep", "failures")}
         yield foresee("vae_lab.callbacks.Checkpointing", times, ROOT)
         yield foresee("vae_lab.callbacks.DurableIO", counts, ROOT)
+
+
+def _by_data(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arguments of the model that only the data knows."""
+    return ("shape", *(name for name in OF_DATA if model[name] is None))
 
 
 def chosen_latent(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +173,7 @@ def _check_sharding(config: DictConfig) -> None:
         raise ValueError(
             "callbacks=gradient_probe needs the whole weights in one process: use trainer=ddp"
         )
-    if config.model.likelihood.get("learned"):
+    if (config.model.likelihood or {}).get("learned"):
         raise ValueError(
             "a learned sigma is one number, which cannot be sharded: use trainer=ddp or "
             "likelihood.learned=false"

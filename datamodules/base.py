@@ -87,6 +87,10 @@ class DataModule(pl.LightningDataModule):
         """This, without augmentation: the training data to measure on."""
         return self
 
+    def own_likelihood(self) -> dict[str, Any]:
+        """The likelihood that suits the data, for a run in which none is chosen: a config."""
+        return {"_target_": "vae_lab.likelihoods.Bernoulli"}
+
     def setup(self, stage: str = "fit") -> None:
         """Opens and splits the data, whatever the stage."""
         if self._splits:
@@ -215,7 +219,7 @@ class ImageDataModule(DataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.prepare(), self.augment()  # refuse other values of what they are made with
+        Pixels(self.binarize), Augment(self.flip, self.crop)  # refuse other values
 
     @property
     def pixels(self) -> dict[str, Any]:

@@ -114,8 +114,13 @@ class VAEModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Starts a fresh decoder at the data's mean; one that was loaded has a bias of its own."""
-        mean = getattr(self.trainer.datamodule, "train_mean", None)
-        if stage == "fit" and mean and not self.vae.output_bias.any():
+        if stage != "fit" or self.vae.output_bias.any():
+            return
+        data = self.trainer.datamodule
+        values, mean = (getattr(data, name, None) for name in ("train_values", "train_mean"))
+        if values and (x := values()) is not None:
+            self.vae.initialize(x.to(self.device))
+        elif mean:
             self.vae.initialize_bias(mean(GRID_MEAN_OF) if self.vae.latent.grid else mean())
 
     def configure_model(self) -> None:

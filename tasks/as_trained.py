@@ -23,6 +23,8 @@ def as_saved(config: DictConfig, checkpoint: Saved, run_dir: Path) -> DictConfig
         typed.remove("data")  # named so that data.root can be typed
     # An experiment sets what it likes: with one, all is as it is typed now.
     for key in config if "experiment" in typed else typed:
+        if key == "likelihood" and config.likelihood is None:
+            continue  # it stays what the data was found to be
         OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
     for name in names(Role.ASKS):
         saved[name] = config[name]

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from commandline.places import ROOT
 from commandline.refusals import chosen_latent
 from commandline.settings import Role, below
+from datamodules.base import DataModule
 from models.base import VAEModule
 from vae_lab import __version__
 from vae_lab.callbacks import (
@@ -65,8 +66,19 @@ def _place(message: str) -> str:
     return f" (in {key.strip()})" if key.strip() else ""
 
 
-def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
+def decided_by_data(config: DictConfig) -> pl.LightningDataModule:
+    """The data; what of the config it decides, if nobody else has, is put into the config."""
     datamodule = make(config.data)
+    if "columns" in config.data:
+        config.data.columns = datamodule.schema
+    if config.likelihood is None:
+        own = getattr(datamodule, "own_likelihood", DataModule().own_likelihood)
+        config.likelihood = own()
+    return datamodule
+
+
+def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
+    datamodule = decided_by_data(config)
     model = make(config.model, shape=datamodule.shape, **chosen_latent(config))
     if config.channels_last:
         model.vae.to(memory_format=torch.channels_last)

@@ -12,9 +12,9 @@ from torch import Tensor
 from datamodules.values import Opened, Values
 from vae_lab.data.array_files import check_file, is_table, main_array, open_arrays, read_table
 from vae_lab.data.columns import Column
-from vae_lab.data.rows import ArrayRows, MappedArray, are_pictures, as_labels
+from vae_lab.data.rows import CHUNK, ArrayRows, MappedArray, are_pictures, as_labels
 from vae_lab.data.stream import Tensors
-from vae_lab.data.tables import LOOKED_AT, Table, columns_of_array, from_arrow, of_named
+from vae_lab.data.tables import LOOKED_AT, Table, columns_of_array, from_arrow, left_out, of_named
 
 
 @dataclass(kw_only=True, eq=False)
@@ -73,8 +73,7 @@ class Arrays(Values):
         """A file as a table; `like` is the training data's, or what is known of its columns."""
         of_train = not isinstance(like, Table)
         columns, classes = (like, ()) if of_train else (like.columns, like.classes)
-        leave = [n for n, kind in columns.items() if kind is None] if of_train and columns else []
-        named = from_arrow(read_table(path), leave)
+        named = from_arrow(read_table(path), left_out(columns))
         return of_named(named, columns, self.labels, classes, str(path))
 
     def _arrays(self) -> Opened:
@@ -121,11 +120,9 @@ class Arrays(Values):
         if array.dtype.kind != "f":
             return False
         fits = array.size * 4 <= self.memory_gb * 1e9
-        step = 1 if fits else -(-len(array) // LOOKED_AT)
-        return any(
-            np.isnan(array[at : at + 4096 * step : step]).any()
-            for at in range(0, len(array), 4096 * step)
-        )
+        looked_at = array if fits else array[:: -(-len(array) // LOOKED_AT)]
+        parts = range(0, len(looked_at), CHUNK)
+        return any(np.isnan(looked_at[at : at + CHUNK]).any() for at in parts)
 
 
 def _reader(table: Table) -> Tensors:

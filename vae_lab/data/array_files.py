@@ -143,14 +143,10 @@ def _stored(path: Path, file: Any, member: zipfile.ZipInfo) -> np.ndarray:
     file.seek(member.header_offset + 26)
     name, extra = struct.unpack("<HH", file.read(4))
     file.seek(member.header_offset + 30 + name + extra)
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    shape, fortran, dtype = read[version](file)
-    order = "F" if fortran else "C"
-    return _mapped(path, dtype, file.tell(), shape, order)
+    first = np.lib.format.read_magic(file) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return _mapped(path, dtype, file.tell(), shape, "F" if fortran else "C")
 
 
 def _safetensors(path: Path) -> Arrays:

@@ -12,15 +12,17 @@ import numpy as np
 Column = dict[str, Any]
 
 CONTINUOUS = ("gaussian", "lognormal", "student_t")
-COUNTS = ("poisson", "negative_binomial", "zero_inflated_poisson")
-COUNTS += ("zero_inflated_negative_binomial",)
+COUNTS = (
+    *("poisson", "negative_binomial"),
+    *("zero_inflated_poisson", "zero_inflated_negative_binomial"),
+)
 OF_VALUES = ("bernoulli", "categorical", "ordinal")
 KINDS = (*CONTINUOUS, *COUNTS, *OF_VALUES)
 
 FEW = 10  # distinct integers that are steps of a scale and no counts
 MOST_VALUES = 1000  # of a column of few values
 FREE_TEXT = 0.5  # of the rows have another text
-LARGE_COUNT = (
+LARGE_COUNT = 100.0  # in the mean, without zeros: as good as a real number
     100.0  # in the mean: what is larger and has no zeros is hardly told from a real number
 )
 SKEWED = 1.0

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 Named = dict[str, np.ndarray]
-Edits = Mapping[Any, str | None] | Sequence[Column] | None
+Edits = Mapping[Any, str | None]
+Columns = Edits | Sequence[Column] | None
 
 LOOKED_AT = 100_000  # rows, for a guess
 
@@ -58,7 +59,7 @@ def padded(columns: Sequence[Column], reasons: Sequence[str]) -> list[tuple[str,
     return [(n.ljust(wide), k.ljust(broad), w) for n, k, w in zip(names, kinds, why, strict=True)]
 
 
-def as_table(x: Any, columns: Edits = None, labels: str | None = None) -> Table:
+def as_table(x: Any, columns: Columns = None, labels: str | None = None) -> Table:
     """Data of any kind as tensors, with a guess of what its columns are.
 
     .. code-block:: python
@@ -74,7 +75,7 @@ def as_table(x: Any, columns: Edits = None, labels: str | None = None) -> Table:
             called "0", "1", and so on.
         labels: a column that is no part of x but its label.
     """
-    named = as_named(x, _left_out(columns))
+    named = as_named(x, left_out(columns))
     if named is None:
         array = as_array(x)
         if labels is not None:
@@ -85,7 +86,7 @@ def as_table(x: Any, columns: Edits = None, labels: str | None = None) -> Table:
 
 def of_named(
     named: Named,
-    columns: Edits = None,
+    columns: Columns = None,
     labels: str | None = None,
     classes: Sequence[Any] = (),
     where: str = "the data",
@@ -101,10 +102,10 @@ def of_named(
     if labels is not None:
         codes, classes = _labels(labels, named[labels], classes, where)
     rest = {name: values for name, values in named.items() if name != labels}
-    if is_schema(columns):
-        found, reasons = [dict(column) for column in columns], []
-    else:
-        kinds = edited(list(rest), columns or {})
+    found, edits = schema_and_edits(columns)
+    reasons: list[str] = []
+    if not found:
+        kinds = edited([*rest, *left_out(columns)], edits)
         kept = [name for name in rest if kinds.get(name, "") is not None]
         guesses = [guess(name, rest[name], kinds.get(name)) for name in kept]
         found, reasons = [g.column for g in guesses], [g.reason for g in guesses]
@@ -115,7 +116,7 @@ def of_named(
     return Table(torch.from_numpy(np.stack(numbers, -1)), found, codes, list(classes), reasons)
 
 
-def of_array(array: np.ndarray, columns: Edits = None, where: str = "the data") -> Table:
+def of_array(array: np.ndarray, columns: Columns = None, where: str = "the data") -> Table:
     """:func:`as_table` of an array without names."""
     if array.ndim == 4:
         return Table(torch.from_numpy(encode_array(array, [], where)), [])
@@ -123,14 +124,15 @@ def of_array(array: np.ndarray, columns: Edits = None, where: str = "the data") 
     return Table(torch.from_numpy(encode_array(array, found, where)), found, reasons=reasons)
 
 
-def columns_of_array(array: np.ndarray, columns: Edits = None) -> tuple[list[Column], list[str]]:
+def columns_of_array(array: np.ndarray, columns: Columns = None) -> tuple[list[Column], list[str]]:
     """The columns of the last axis of an array, and the reasons for their kinds.
 
     Of many rows some are looked at, evenly over all of them, and of columns of few values all.
     """
-    if is_schema(columns):
-        return [dict(column) for column in columns], []
-    kinds = edited([str(at) for at in range(array.shape[-1])], columns or {})
+    schema, edits = schema_and_edits(columns)
+    if schema:
+        return schema, []
+    kinds = edited([str(at) for at in range(array.shape[-1])], edits)
     some = np.asarray(array[:: -(-len(array) // LOOKED_AT)]).reshape(-1, array.shape[-1])
     guesses = []
     for at in range(array.shape[-1]):
@@ -214,19 +216,19 @@ def as_array(x: Any) -> np.ndarray:
     return array
 
 
-def as_named(x: Any, left_out: Sequence[str] = ()) -> Named | None:
+def as_named(x: Any, without: Sequence[str] = ()) -> Named | None:
     """The columns of a table by their names; None if it is none.
 
     Args:
-        left_out: columns that are not looked at.
+        without: columns that are not looked at.
     """
     if isinstance(x, Mapping):
-        return {str(n): _from_list(v) for n, v in x.items() if str(n) not in left_out}
+        return {str(n): _from_list(v) for n, v in x.items() if str(n) not in without}
     if not hasattr(x, "__arrow_c_stream__"):
         return None
     with needs("tables", __name__):
         import pyarrow
-    return from_arrow(pyarrow.table(x), left_out)
+    return from_arrow(pyarrow.table(x), without)
 
 
 def _from_list(values: Any) -> np.ndarray:
@@ -240,9 +242,9 @@ def _from_list(values: Any) -> np.ndarray:
     return array
 
 
-def from_arrow(table: "pyarrow.Table", left_out: Sequence[str] = ()) -> Named:
+def from_arrow(table: "pyarrow.Table", without: Sequence[str] = ()) -> Named:
     """The columns of an arrow table as arrays."""
-    names = [name for name in table.column_names if name not in left_out]
+    names = [name for name in table.column_names if name not in without]
     return {name: _from_arrow(name, table[name]) for name in names}
 
 
@@ -262,15 +264,16 @@ def _from_arrow(name: str, column: Any) -> np.ndarray:
     raise ValueError(f"column {name!r} holds {kind}, neither numbers nor text: {leave_out(name)}")
 
 
-def is_schema(columns: Edits) -> bool:
-    """Whether these are all columns, and not edits by name."""
-    return columns is not None and not isinstance(columns, Mapping)
+def schema_and_edits(columns: Columns) -> tuple[list[Column], Edits]:
+    """All columns as they are, if it is these that were given; and edits by name, if it is those."""
+    if columns is None or isinstance(columns, Mapping):
+        return [], columns or {}
+    return [dict(column) for column in columns], {}
 
 
-def _left_out(columns: Edits) -> list[str]:
-    if is_schema(columns) or columns is None:
-        return []
-    return [str(name) for name, kind in columns.items() if kind is None]
+def left_out(columns: Columns) -> list[str]:
+    """The names of the columns that somebody leaves out."""
+    return [str(name) for name, kind in schema_and_edits(columns)[1].items() if kind is None]
 
 
 def _check_names(named: Named, wanted: Sequence[str], where: str) -> None:

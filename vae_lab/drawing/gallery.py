@@ -105,7 +105,8 @@ def draw(
     has two dimensions, otherwise t-SNE of the posteriors), the aggregate posterior against the
     prior, of discrete latents the codes, of latents on a grid what there is at its places, and the
     curves of training. The map of the nats is left out where the prior gives no place a KL of its
-    own, and what shows data where these are no images. Takes seconds; the generators are afterwards where they were.
+    own, and what shows data where these are no images. Takes seconds; the generators are afterwards
+    where they were.
 
     Args:
         vae: The model, in evaluation mode.

@@ -114,8 +114,14 @@ def _of_node(node: Any, path: str) -> Iterator[str]:
     if not isinstance(node, Mapping):
         return
     if "_target_" in node:
+        try:
+            known = arguments_of(node["_target_"])
+        except (ImportError, ValueError) as error:  # Hydra's have several lines
+            reason = " ".join(str(error.__cause__ or error).split())
+            yield f"there is no {node['_target_']} to be imported for {path}: {reason}"
+            return
         fields = {k: v for k, v in node.items() if not k.startswith("_")}
-        yield from _of_fields(fields, arguments_of(node["_target_"]), f"{path}.")
+        yield from _of_fields(fields, known, f"{path}.")
     for name, child in node.items():
         yield from _of_node(child, f"{path}.{name}")
 

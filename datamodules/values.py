@@ -14,7 +14,7 @@ from vae_lab.data import Prepare
 from vae_lab.data.columns import Column
 from vae_lab.data.rows import in_memory
 from vae_lab.data.stream import Reader
-from vae_lab.data.tables import likelihood_of
+from vae_lab.data.tables import as_text, likelihood_of
 from vae_lab.seeding import derive_seed
 
 VALUES = 100_000  # rows of which a likelihood learns the units
@@ -58,6 +58,8 @@ class Values(StreamedDataModule):
             needed. This changes only the speed. With 0 it never is kept.
     """
 
+    unit = "examples"
+
     columns: dict[str, str | None] | list[dict[str, Any]] | None = None
     test_size: int | float = 0.1
     memory_gb: float = 1.0
@@ -81,6 +83,11 @@ class Values(StreamedDataModule):
     def schema(self) -> list[Column]:
         """All columns as they are read: what `columns` may be set to, to guess no more."""
         return self.opened.columns
+
+    @property
+    def guess(self) -> str:
+        """What was guessed of the columns, to be read; empty where nothing was."""
+        return as_text(self.opened.columns, self.opened.reasons) if self.opened.reasons else ""
 
     def own_likelihood(self) -> dict[str, Any]:
         if self.opened.pictures:

@@ -6,12 +6,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from commandline.places import CONFIGS
+from commandline.places import files
 from commandline.settings import Role, names
 from commandline.settings_table import choices
 from vae_lab.storage.checkpoints import Saved
-
-DATA = CONFIGS / "data"
 
 
 def as_saved(config: DictConfig, checkpoint: Saved, run_dir: Path) -> DictConfig:
@@ -53,7 +51,7 @@ def data_of_release(config: DictConfig, card: dict[str, Any], source: str) -> Di
         ValueError: the card and what is typed do not say which data it is, or where it lies.
     """
     typed, about = _typed(), card.get("data") or {}
-    known = {OmegaConf.load(path)._target_.rpartition(".")[2]: path for path in DATA.glob("*.yaml")}
+    known = {OmegaConf.load(path)._target_.rpartition(".")[2]: path for path in files("data")}
     chosen = config.data._target_.rpartition(".")[2]
     if "data" in typed and chosen != about.get("class"):
         return config.data

@@ -20,7 +20,8 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from commandline.places import ROOT
+from commandline.own import FLAG, without_plus
+from commandline.places import OWN, ROOT
 from commandline.refusals import chosen_latent
 from commandline.settings import Role, below
 from datamodules.base import DataModule
@@ -69,12 +70,28 @@ def _place(message: str) -> str:
 def decided_by_data(config: DictConfig) -> pl.LightningDataModule:
     """The data; what of the config it decides, if nobody else has, is put into the config."""
     datamodule = make(config.data)
+    _check_datamodule(datamodule, config.data._target_)
     if "columns" in config.data:
         config.data.columns = datamodule.schema
     if config.likelihood is None:
         own = getattr(datamodule, "own_likelihood", DataModule().own_likelihood)
         config.likelihood = own()
     return datamodule
+
+
+def _check_datamodule(made: Any, target: str) -> None:
+    """Refuses an object of a class of one's own that no run can be trained on."""
+    if isinstance(made, torch.utils.data.Dataset):
+        raise ValueError(f"{target} is a Dataset: type data=dataset data.dataset._target_={target}")
+    if not isinstance(made, pl.LightningDataModule):
+        raise ValueError(
+            f"{target} must make a LightningDataModule, such as one that derives from "
+            f"datamodules.base.DataModule, got {type(made).__name__}"
+        )
+    if getattr(made, "shape", None) is None:
+        raise ValueError(
+            f"{target} lacks `shape`, the shape of one datum, such as (1, 28, 28) or (30,)"
+        )
 
 
 def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
@@ -209,7 +226,8 @@ def command(resume: str | None = None, threads: int | None = None) -> str:
     It names no folder of this run, and the home as `~`. A new run's has the number of threads, on
     which its last bits depend.
     """
-    typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("run_dir=")]
+    lines = without_plus(HydraConfig.get().overrides.task)
+    typed = [line for line in lines if not line.startswith("run_dir=")]
     if resume in (None, "auto"):
         if threads is not None and f"threads={threads}" not in typed:
             typed = [line for line in typed if not line.startswith("threads=")]  # it is null
@@ -220,7 +238,8 @@ def command(resume: str | None = None, threads: int | None = None) -> str:
             typed = [f"resume={AGAIN}" if line.startswith("resume=") else line for line in typed]
         else:  # a file from elsewhere: only the folder is new
             typed.append(f"run_dir={AGAIN}")
-    return shlex.join(["python", "train.py", *map(_from_home, typed)])
+    flags = [part for folder in OWN for part in (FLAG, str(folder))]
+    return shlex.join(["python", "train.py", *map(_from_home, [*flags, *typed])])
 
 
 def _from_home(typed: str) -> str:

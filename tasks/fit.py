@@ -1,8 +1,9 @@
 """task=fit: trains a new run, or goes on with one; then tests, releases and reports it."""
 
+import textwrap
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from torch import Tensor
 
 from commandline.errors import lost
 from commandline.quoting import as_typed
@@ -205,9 +207,27 @@ def _check_data(
     datamodule.prepare_data()
     datamodule.setup("fit")
     check_batches(config, datamodule)
-    x = next(iter(datamodule.val_dataloader()))[0]
+    x = _first(datamodule.val_dataloader())
     model.vae.likelihood.check(x)
-    return [*remarks(config, trainer, datamodule, model, x)]
+    return [*_guess(datamodule), *remarks(config, trainer, datamodule, model, x)]
+
+
+def _first(loader: Iterable[Any]) -> Tensor:
+    """The data of a loader's first batch."""
+    batch = next(iter(loader))
+    if not isinstance(batch, tuple | list) or len(batch) != 3:
+        raise ValueError(
+            "a batch of data.val_dataloader() must be a vae_lab.data.Batch of x, y and the number "
+            f"of data in all processes, got {type(batch).__name__} of {len(batch)}"
+        )
+    return batch[0]
+
+
+def _guess(datamodule: pl.LightningDataModule) -> Iterator[str]:
+    """What the data was taken for, and how to say otherwise."""
+    if guess := getattr(datamodule, "guess", ""):
+        yield "columns, as they look; to say otherwise, type data.columns={NAME: KIND}; null: without"
+        yield textwrap.indent(guess, "    ")
 
 
 @rank_zero_only

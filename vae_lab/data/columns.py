@@ -4,6 +4,7 @@ A column is a plain dict, as :class:`vae_lab.likelihoods.Columns` takes it: `nam
 a kind of few values the list `values`, for whose k-th entry a model sees the number k.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,8 +24,6 @@ FEW = 10  # distinct integers that are steps of a scale and no counts
 MOST_VALUES = 1000  # of a column of few values
 FREE_TEXT = 0.5  # of the rows have another text
 LARGE_COUNT = 100.0  # in the mean, without zeros: as good as a real number
-    100.0  # in the mean: what is larger and has no zeros is hardly told from a real number
-)
 SKEWED = 1.0
 HEAVY = 3.0  # excess kurtosis: that of a Laplace density; of a normal one it is 0
 
@@ -156,7 +155,8 @@ def _of_text(name: str, known: np.ndarray) -> Guess:
             f"such as {values[0]!r}: {leave_out(name)}"
         )
     kind = "bernoulli" if len(values) == 2 else "categorical"
-    return Guess(_with_values(name, kind, values), f"text, {len(values)} values")
+    of = "true or false" if {*values} == {True, False} else f"text, {len(values)} values"
+    return Guess(_with_values(name, kind, values), of)
 
 
 def _of_numbers(name: str, known: np.ndarray) -> Guess:
@@ -167,14 +167,14 @@ def _of_numbers(name: str, known: np.ndarray) -> Guess:
         return Guess(
             _with_values(name, "bernoulli", values), f"two values, {values[0]}, {values[1]}"
         )
-    if len(values) <= FEW:
-        return Guess(_with_values(name, "ordinal", values), f"{len(values)} different integers")
     mean, variance, low = known.mean(dtype=float), known.var(dtype=float), known.min()
-    if low < 0 or variance < mean / 2 or (low > 0 and mean > LARGE_COUNT):
+    if len(values) <= (FEW if low else FEW // 2):  # what begins at 0 may be counts
+        return Guess(_with_values(name, "ordinal", values), f"{len(values)} different integers")
+    if not 0 <= low < FEW or variance < mean / 2 or (low > 0 and mean > LARGE_COUNT):
         return _continuous(name, known, integer=True)
-    kind = "poisson" if variance <= mean else "negative_binomial"
-    sign = "<=" if variance <= mean else ">"
-    reason = f"integers from {low:g}, variance {variance:.3g} {sign} mean {mean:.3g}"
+    as_poisson = variance <= mean * (1 + 3 * math.sqrt(2 / len(known)))  # with its own error
+    kind = "poisson" if as_poisson else "negative_binomial"
+    reason = f"integers from {low:g}, mean {mean:.3g}, variance {variance:.3g}"
     return Guess({"name": name, "kind": kind}, reason)
 
 

@@ -1,7 +1,9 @@
 """Tables, of columns with names, and arrays, of which every column is a number: as tensors."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ Edits = Mapping[Any, str | None]
 Columns = Edits | Sequence[Column] | None
 
 LOOKED_AT = 100_000  # rows, for a guess
+MOST_LINES = 60  # that anybody reads
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,18 @@ class Table:
     @property
     def guess(self) -> str:
         """The columns, a line each: name, kind and the reason for it."""
-        return "\n".join("  ".join(row).rstrip() for row in padded(self.columns, self.reasons))
+        return as_text(self.columns, self.reasons)
 
 
-def padded(columns: Sequence[Column], reasons: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Rows of equally wide cells."""
-    names = [column["name"] for column in columns]
+def as_text(columns: Sequence[Column], reasons: Sequence[str]) -> str:
+    """Columns, a line each with the reason for their kind; of very many only how many are what."""
     kinds = [column["kind"] for column in columns]
-    why = [*reasons, *[""] * (len(columns) - len(reasons))]
+    if len(columns) > MOST_LINES:
+        return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    names = [column["name"] for column in columns]
     wide, broad = (max(map(len, texts), default=0) for texts in (names, kinds))
-    return [(n.ljust(wide), k.ljust(broad), w) for n, k, w in zip(names, kinds, why, strict=True)]
+    rows = zip_longest(names, kinds, reasons, fillvalue="")
+    return "\n".join(f"{n:<{wide}}  {kind:<{broad}}  {why}".rstrip() for n, kind, why in rows)
 
 
 def as_table(x: Any, columns: Columns = None, labels: str | None = None) -> Table:
@@ -223,6 +228,7 @@ def as_named(x: Any, without: Sequence[str] = ()) -> Named | None:
         without: columns that are not looked at.
     """
     if isinstance(x, Mapping):
+        _check_names(x, without)
         return {str(n): _from_list(v) for n, v in x.items() if str(n) not in without}
     if not hasattr(x, "__arrow_c_stream__"):
         return None
@@ -232,18 +238,22 @@ def as_named(x: Any, without: Sequence[str] = ()) -> Named | None:
 
 
 def _from_list(values: Any) -> np.ndarray:
-    """An array [N]; text, and numbers of which some are None, as numpy does not know them."""
-    array = np.asarray(values)
-    if array.dtype.kind in "US":
-        return array.astype(object)
-    if array.dtype.kind == "O" and all(v is None or isinstance(v, int | float) for v in array):
-        if not any(isinstance(v, bool) for v in array):
-            return array.astype(float)
-    return array
+    """An array [N] of numbers; or of objects, of which numpy would make text."""
+    if isinstance(values, Tensor | np.ndarray) and values.dtype != object:
+        array = np.asarray(values)
+        return array.astype(object) if array.dtype.kind in "US" else array
+    objects = np.empty(len(values), object)
+    objects[:] = list(values)
+    known = [value for value in objects if value is not None]
+    numbers = all(isinstance(value, int | float) for value in known)
+    if not numbers or any(isinstance(value, bool) for value in known):
+        return objects
+    return np.array([math.nan if value is None else value for value in objects])
 
 
 def from_arrow(table: "pyarrow.Table", without: Sequence[str] = ()) -> Named:
     """The columns of an arrow table as arrays."""
+    _check_names(table.column_names, without)
     names = [name for name in table.column_names if name not in without]
     return {name: _from_arrow(name, table[name]) for name in names}
 
@@ -265,7 +275,7 @@ def _from_arrow(name: str, column: Any) -> np.ndarray:
 
 
 def schema_and_edits(columns: Columns) -> tuple[list[Column], Edits]:
-    """All columns as they are, if it is these that were given; and edits by name, if it is those."""
+    """All columns, if it is these that were given, and edits by name, if it is those."""
     if columns is None or isinstance(columns, Mapping):
         return [], columns or {}
     return [dict(column) for column in columns], {}
@@ -276,9 +286,10 @@ def left_out(columns: Columns) -> list[str]:
     return [str(name) for name, kind in schema_and_edits(columns)[1].items() if kind is None]
 
 
-def _check_names(named: Named, wanted: Sequence[str], where: str) -> None:
-    if lacking := [name for name in wanted if name not in named]:
-        shown = ", ".join([*named][:20])
+def _check_names(named: Iterable[Any], wanted: Sequence[str], where: str = "the data") -> None:
+    names = list(map(str, named))
+    if lacking := [name for name in wanted if name not in names]:
+        shown = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
         raise ValueError(f"{where} has no column {lacking[0]!r}; its columns: {shown}")
 
 

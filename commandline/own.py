@@ -44,7 +44,7 @@ def with_plus(arguments: list[str]) -> list[str]:
     classes = _classes(arguments)
     found = [PLUS + a if _below(a, classes) else a for a in arguments]
     if "data" in classes and not any(a.startswith("data=") for a in arguments):
-        found.insert(0, NO_FILE)
+        found.append(NO_FILE)
         if not _takes_seed(classes["data"]):
             found.append(NO_SEED)
     return found

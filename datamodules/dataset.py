@@ -16,9 +16,9 @@ from vae_lab.data.tables import LOOKED_AT, columns_of_array
 class FromDataset(Values):
     """A torch Dataset, whose items are x, or x and a label.
 
-    Each x is a vector, a series or a picture [C, H, W] of the same shape. The items are read once if
-    they fit in memory, and otherwise by number, when they are needed; an item has to be the same
-    each time.
+    Each x is a vector, a series or a picture [C, H, W], all of the same shape. The items are read
+    once if they fit in memory, and otherwise by number, when they are needed; an item has to be the
+    same each time.
 
     Args:
         dataset: of all data, or of the training data.

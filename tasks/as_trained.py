@@ -70,9 +70,11 @@ def data_of_release(config: DictConfig, card: dict[str, Any], source: str) -> Di
             whole.data[name] = value
     for key in [key for key in typed if key.startswith("data.")]:
         OmegaConf.update(whole, key, OmegaConf.select(config, key))
-    if OmegaConf.is_missing(whole.data, "root"):
+    if lacking := [name for name in whole.data if OmegaConf.is_missing(whole.data, name)]:
+        place = "FOLDER" if lacking[0] == "root" else "FILE"
         raise ValueError(
-            f"{source} does not say where its images are: type data={path.stem} data.root=FOLDER"
+            f"{source} does not say where its {'images are' if place == 'FOLDER' else 'data is'}: "
+            f"type data={path.stem} data.{lacking[0]}={place}"
         )
     return whole.data
 

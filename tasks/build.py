@@ -37,6 +37,7 @@ from vae_lab.callbacks import (
 )
 from vae_lab.description import RELAXATION, describe
 from vae_lab.estimators import catalog
+from vae_lab.inputs import is_picture
 from vae_lab.lightning import count_epochs_once, shorten_steps
 from vae_lab.loggers import CSVLogger
 from vae_lab.storage.checkpoints import CHECKPOINTS, run_of
@@ -76,6 +77,8 @@ def decided_by_data(config: DictConfig) -> pl.LightningDataModule:
     if config.likelihood is None:
         own = getattr(datamodule, "own_likelihood", DataModule().own_likelihood)
         config.likelihood = own()
+    elif config.likelihood.get("columns", ...) is None:  # likelihood=columns
+        config.likelihood.columns = config.data.columns
     return datamodule
 
 
@@ -195,6 +198,8 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
 def facts(config: DictConfig, model: VAEModule) -> dict[str, Any]:
     """The part of a release's card that says where it comes from."""
     estimator = model.estimator
+    in_units = not is_picture(model.vae.shape) or config.likelihood.get("standardize")
+    limits = {} if in_units else {"range": [0, 1]}
     known = estimator.relaxed and type(estimator) in catalog()
     data = OmegaConf.to_container(config.data, resolve=True)
     places = [name for name, row in below("data").items() if row.role is Role.PLACES]
@@ -204,7 +209,7 @@ def facts(config: DictConfig, model: VAEModule) -> dict[str, Any]:
         "commit": commit(),
         "versions": versions(),
         "command": " && ".join(commands_of(Path(config.run_dir))),
-        "data": {"class": data["_target_"].rpartition(".")[2], "range": [0, 1]} | settings,
+        "data": {"class": data["_target_"].rpartition(".")[2], **limits} | settings,
         **({RELAXATION: describe(estimator)} if known else {}),
     }
 

@@ -226,7 +226,7 @@ def _first(loader: Iterable[Any]) -> Tensor:
 def _guess(datamodule: pl.LightningDataModule) -> Iterator[str]:
     """What the data was taken for, and how to say otherwise."""
     if guess := getattr(datamodule, "guess", ""):
-        yield "columns, as they look; to say otherwise, type data.columns={NAME: KIND}; null: without"
+        yield "columns by their looks; to change or leave out, type data.columns={A: KIND, B: null}"
         yield textwrap.indent(guess, "    ")
 
 

@@ -10,7 +10,12 @@ from pathlib import Path
 from .arguments import arguments_of
 from .places import add_own
 
-CLASSES = ("data", "data.dataset", "data.val", "data.test")  # what may be a class that is typed
+CLASSES = (
+    "data",
+    "data.dataset",
+    "data.val_dataset",
+    "data.test_dataset",
+)
 TYPED = re.compile(rf"({'|'.join(map(re.escape, CLASSES))})\._target_=(.*)", re.S)
 PLUS = "++"
 NO_FILE = "data=_own"

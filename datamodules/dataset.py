@@ -22,22 +22,22 @@ class FromDataset(Values):
 
     Args:
         dataset: of all data, or of the training data.
-        val: for validation; by default a part of the training data, see val_size.
-        test: for the test; by default a part of the training data, see test_size.
+        val_dataset: for validation; by default a part of the training data, see val_size.
+        test_dataset: for the test; by default a part of the training data, see test_size.
     """
 
     dataset: Any
-    val: Any = None
-    test: Any = None
+    val_dataset: Any = None
+    test_dataset: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("dataset", "val", "test"):
+        for name in ("dataset", "val_dataset", "test_dataset"):
             _check_dataset(name, getattr(self, name), optional=name != "dataset")
 
     @cached_property
     def opened(self) -> Opened:
-        given = {"train": self.dataset, "val": self.val, "test": self.test}
+        given = {"train": self.dataset, "val": self.val_dataset, "test": self.test_dataset}
         plain = {
             name: DatasetRows(dataset, [], torch.arange(len(dataset)))
             for name, dataset in given.items()

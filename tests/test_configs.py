@@ -17,7 +17,7 @@ from commandline.arguments import arguments_of
 from commandline.errors import explain, lost
 from commandline.refusals import check_ranges, foreseen
 from commandline.rehearsal import refusal
-from commandline.settings import OPTIONAL
+from commandline.settings import OF_DATA, OPTIONAL
 from commandline.signatures import complaints, in_words
 from models.base import VAEModule
 from tasks import build
@@ -40,6 +40,10 @@ TINY = [
     "callbacks={}",
     "logger=csv",
 ]
+ROOT = ["data.root=/x"]
+NEEDED = {name: ROOT for name in ("image_folder", "streaming", "photos", "photo_codes")}
+NEEDED["arrays"] = ["data.train=/x.npy"]
+NEEDED["dataset"] = ["++data.dataset._target_=torch.utils.data.ChainDataset"]
 SMALLER = {"gumbel_vae": ["model.categories=3"], "reinforce_vae": ["model.categories=null"]}
 
 
@@ -53,9 +57,8 @@ def names(group):
 
 
 def of_file(path):
-    rooted = ("image_folder", "streaming", "photos", "photo_codes")
-    root = ["data.root=/x"] if path.stem in rooted else []
-    return OmegaConf.to_container(config(f"{path.parent.name}={path.stem}", *root))
+    lines = f"{path.parent.name}={path.stem}", *NEEDED.get(path.stem, ())
+    return OmegaConf.to_container(config(*lines))
 
 
 def nodes(node):
@@ -209,7 +212,7 @@ def test_a_model_takes_the_latent_that_is_chosen(model):
         "latents": 3,
         "learn_prior": False,
     }
-    for part in OPTIONAL:  # what is refused with another one is what its own takes
+    for part in {*OPTIONAL} - {*OF_DATA}:  # what is refused with another one is what its own takes
         own = arguments.attribute(node.model._target_, f"own_{part}_settings")
         assert own and set(own) < set(node.model)
 
@@ -233,7 +236,7 @@ class OwnLatentOnly(VAEModule):
 
 
 def test_a_model_need_not_take_a_latent():
-    node = config(*TINY, "estimator=score_function")
+    node = config(*TINY, "estimator=score_function", "likelihood=bernoulli")
     names_of_gumbel = ("categories", "learn_prior", "temperature", "hard", "num_samples")
     settings = {k: v for k, v in node.model.items() if k not in names_of_gumbel}
     node.model = settings | {"_target_": f"{__name__}.OwnLatentOnly"}

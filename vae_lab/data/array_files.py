@@ -191,7 +191,10 @@ def _as_array(tensor: torch.Tensor) -> np.ndarray:
 def _mapped(path: Path, dtype: np.dtype, offset: int, shape: Any, order: Any = "C") -> np.ndarray:
     if dtype.hasobject:
         raise ValueError(f"{path} must hold an array of numbers, got objects")
-    if not math.prod(shape):  # of which there is nothing to map
+    size = math.prod(shape) * dtype.itemsize
+    if offset + size > path.stat().st_size:
+        raise ValueError(f"{path} is damaged and cannot be read (it ends too early)")
+    if not size:  # there is nothing to map
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "c", offset, tuple(shape), order)
 

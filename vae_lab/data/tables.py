@@ -145,7 +145,7 @@ def columns_of_array(array: np.ndarray, columns: Columns = None) -> tuple[list[C
         if kind is not None:
             found = guess(name, some[:, at], kind or None)
             if "values" in found.column and len(some) < array[..., 0].size:
-                found = guess(name, np.asarray(array[..., at]).ravel(), found.column["kind"])
+                found = guess(name, np.asarray(array[..., at]).ravel(), kind or None)
             guesses.append(found)
     if not guesses:
         raise ValueError("the data has no columns left")

@@ -30,7 +30,7 @@ with needs("train", __name__):
     from plotly.offline import get_plotlyjs
 
 TEMPLATES = Path(__file__).parent / "templates"
-PLACES = ("run_dir", "root", "cache_dir", "download")
+PLACES = ("run_dir", "root", "train", "val", "test", "cache_dir", "download")
 # Settings that say how a run was watched or kept, not what it was.
 BESIDE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "logger", "callbacks"),

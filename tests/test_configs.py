@@ -171,6 +171,8 @@ CHOICES = [
     *(["model=reinforce_vae", "latent=" + name] for name in names("latent")),
     *(["network=grid", "model=" + name] for name in names("model")),
     *(["network=grid", "likelihood=" + name] for name in names("likelihood")),
+    *(["model=gaussian_vae", "prior=" + name] for name in names("prior")),
+    *(["prior=" + name] for name in names("prior") if name != "flow"),
 ]
 
 

@@ -22,7 +22,7 @@ from vae_lab.vae import Level
 LIMIT = 4.5  # standard errors
 
 
-class Mixture(Prior):
+class Twofold(Prior):
     """Bits that depend on each other: no KL in closed form."""
 
     def bind(self, latent):
@@ -55,7 +55,7 @@ class Narrow(Prior):
 
 @pytest.fixture
 def bits():
-    return discrete_vae(Bernoulli(3), Mixture())
+    return discrete_vae(Bernoulli(3), Twofold())
 
 
 @pytest.fixture
@@ -171,12 +171,12 @@ def test_its_sampled_kl_is_the_closed_form_on_average(pair):
         (lambda vae, x: ELBO(free_bits=0.1)(vae, Exact(), x), "free_bits needs a KL in closed"),
         (
             lambda vae, x: Explorer(vae, x).samples(2, 0.5),
-            "Mixture has draws of temperature 1 only, got 0.5",
+            "Twofold has draws of temperature 1 only, got 0.5",
         ),
-        (lambda vae, x: vae.save_pretrained("x"), "the prior Mixture could not be loaded from a"),
+        (lambda vae, x: vae.save_pretrained("x"), "the prior Twofold could not be loaded from a"),
         (
-            lambda vae, x: discrete_vae(Bernoulli(3, learn_prior=True), Mixture()),
-            "the prior Mixture replaces the latent's own, which learn_prior=true would train",
+            lambda vae, x: discrete_vae(Bernoulli(3, learn_prior=True), Twofold()),
+            "the prior Twofold replaces the latent's own, which learn_prior=true would train",
         ),
         (
             lambda vae, x: discrete_vae(Bernoulli(3), nn.Linear(1, 1)),

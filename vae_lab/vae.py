@@ -15,7 +15,7 @@ from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count
 from .latents import Latent
 from .networks.base import check_shape, grid
 from .priors import Prior
-from .priors.base import bound
+from .priors.base import bound, check_shapes
 from .storage.keeping import Pretrained
 
 if TYPE_CHECKING:
@@ -87,7 +87,10 @@ class VAE(Pretrained, nn.Module):
         bias = (self.output_shape[0], 1, 1) if latent.grid else self.output_shape
         self.output_bias = nn.Parameter(torch.zeros(bias))
         self.likelihood = likelihood
-        self.prior = None if prior is None else bound(prior, latent)
+        self.prior = None
+        if prior is not None:
+            self.prior = bound(prior, latent, likelihood.input_shape(self.shape))
+            check_shapes(prior, prior.of(self, None), latent)
 
     def at(self, *shape: int) -> "VAE":
         """The same model for pictures of another size; it shares all weights and modes.
@@ -193,7 +196,7 @@ class VAE(Pretrained, nn.Module):
         """The prior p(z), batch shape []."""
         if self.prior is None:
             return self.latent.prior()
-        p = self.prior(None)
+        p = self.prior.of(self, None)
         if p.event_shape != self.latent.event_shape:
             raise ValueError(
                 f"the prior is one of z of shape {list(p.event_shape)}, pictures of this size have "

@@ -202,8 +202,8 @@ class Categorical(Finite):
         return z.argmax(-1).flatten(z.ndim - len(self.event_shape))
 
     def from_numbers(self, numbers: Tensor) -> Tensor:
-        categories = self.prior_parameters.unflatten(-1, self.variables)
-        return one_hot(numbers.unflatten(-1, self.event_shape[:-1]), categories)
+        like = self.prior_parameters[: self.categories]
+        return one_hot(numbers.unflatten(-1, self.event_shape[:-1]), like)
 
     def codes(self, q: Distribution) -> Tensor:
         return per_variable(base(q).probs, q, last=1)

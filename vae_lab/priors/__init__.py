@@ -1,6 +1,9 @@
-"""Priors p(z) other than the latent's own."""
+"""Priors p(z) other than the latent's own, which is fixed, or learned with `learn_prior`."""
 
+from .autoregressive import Autoregressive
 from .base import Prior as Prior
+from .flow import Flow
+from .mixture import Mixture, Vamp
 
 # The priors, which a released model may name.
-__all__: list[str] = []
+__all__ = ["Autoregressive", "Flow", "Mixture", "Vamp"]

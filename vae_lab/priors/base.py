@@ -1,5 +1,6 @@
 """A prior p(z) that is a module of its own, and may be any distribution over the latent's z."""
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,10 +8,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..arguments import PrintsArguments
+from ..distributions import wrapped
+from ..inputs import Shape
 from ..seeding import seeded
 
 if TYPE_CHECKING:
     from ..latents import Latent
+    from ..vae import VAE
 
 
 class Prior(PrintsArguments, nn.Module):
@@ -22,7 +26,12 @@ class Prior(PrintsArguments, nn.Module):
 
     as one number for all of z: its variables may depend on each other. Its parameters are trained
     together with the model's.
+
+    Attributes:
+        input_shape: of what the encoder sees of a datum; the VAE sets it before :meth:`bind`.
     """
+
+    input_shape: Shape
 
     def bind(self, latent: "Latent") -> None:
         """Called once, by the VAE, with the latent whose z this is the prior of.
@@ -38,6 +47,14 @@ class Prior(PrintsArguments, nn.Module):
             condition: what z is conditioned on; None: nothing.
         """
         raise NotImplementedError
+
+    def of(self, vae: "VAE", condition: None) -> Distribution:
+        """p(z) of a model, for a prior that depends on its encoder; :meth:`forward` of others."""
+        distribution: Distribution = self(condition)
+        return distribution
+
+    def start(self, inputs: Tensor) -> None:
+        """Learns from training data where to start, as the encoder sees them, [N, *input_shape]."""
 
     @property
     def uniform(self) -> bool:
@@ -65,7 +82,22 @@ class Prior(PrintsArguments, nn.Module):
             return self(None).sample((count,))
 
 
-def bound(prior: Prior, latent: "Latent") -> Prior:
+def at_one_place(latent: "Latent") -> "Latent":
+    """The latent of one place of its grid; itself, where there is none."""
+    place = copy(latent)
+    place.grid = ()
+    return place
+
+
+def over_places(latent: "Latent", of_a_place: Distribution) -> Distribution:
+    """Independent draws at all places of the latent's grid."""
+    if not latent.grid:
+        return of_a_place
+    expanded = of_a_place.expand(torch.Size(latent.grid))
+    return wrapped(expanded, len(latent.event_shape))
+
+
+def bound(prior: Prior, latent: "Latent", input_shape: Shape) -> Prior:
     """The prior, bound to a latent.
 
     Raises:
@@ -79,11 +111,15 @@ def bound(prior: Prior, latent: "Latent") -> Prior:
             f"the prior {name} replaces the latent's own, which learn_prior=true would train: "
             "leave out one of the two"
         )
+    prior.input_shape = input_shape
     prior.bind(latent)
-    p = prior(None)
+    return prior
+
+
+def check_shapes(prior: Prior, p: Distribution, latent: "Latent") -> None:
+    """Refuses a prior that is not one over the latent's z."""
     if (p.batch_shape, p.event_shape) != ((), latent.event_shape):
         raise ValueError(
-            f"the prior {name} must have batch shape [] and event shape "
+            f"the prior {type(prior).__name__} must have batch shape [] and event shape "
             f"{[*latent.event_shape]}, got {[*p.batch_shape]} and {[*p.event_shape]}"
         )
-    return prior

@@ -1,0 +1,304 @@
+"""One battery over the priors that the library has: density, draws, gradients, releases."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from oracles import z_scores
+from tiny import binary_images, discrete_vae, gradients, grid_vae, randomize
+from torch import nn
+from torch.distributions import Distribution
+
+from vae_lab import VAE, likelihoods
+from vae_lab.distributions import support
+from vae_lab.estimators import (
+    REBAR,
+    DReG,
+    Exact,
+    GumbelSoftmax,
+    Reparameterization,
+    ScoreFunction,
+    StickingTheLanding,
+)
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.networks import MLP, Grid
+from vae_lab.objectives import ELBO, IWAE
+from vae_lab.priors import Autoregressive, Flow, Mixture, Vamp
+
+LIMIT = 4.5  # standard errors
+SHAPE = (1, 3, 3)
+LATENTS = {
+    "gaussian": lambda: Gaussian(2),
+    "codes": lambda: Categorical(2, 3),
+    "bits": lambda: Bernoulli(2),
+    "counts": lambda: Poisson(2),
+}
+NETWORKS = {"flat": MLP((4,), "tanh"), "grid": Grid((3,), activation="tanh")}
+PRIORS = {
+    "mixture": lambda: Mixture(3),
+    "vamp": lambda: Vamp(4),
+    "coupling": lambda: Flow("coupling", 3, (8,)),
+    "autoregressive flow": lambda: Flow("autoregressive", 2, (8,)),
+    "transformer": lambda: Autoregressive(8, 2, 2, components=3),
+}
+CASES = [
+    pytest.param(latent, network, prior, id=f"{latent} {network} {prior}")
+    for latent, network, prior in itertools.product(LATENTS, NETWORKS, PRIORS)
+    if latent == "gaussian" or not isinstance(PRIORS[prior](), Flow)
+]
+cases = pytest.mark.parametrize("latent, network, prior", CASES)
+
+
+def make(latent, network, prior, double=True, seed=0):
+    torch.manual_seed(seed)
+    vae = VAE(SHAPE, NETWORKS[network], LATENTS[latent](), likelihoods.Bernoulli(), PRIORS[prior]())
+    randomize(vae, 0.4)
+    return vae.double().eval() if double else vae.eval()
+
+
+def parameters_of(prior):
+    return [p for p in prior.parameters() if p.requires_grad]
+
+
+@cases
+def test_density_draws_and_gradients(latent, network, prior):
+    vae = make(latent, network, prior)
+    p = vae.p_z()
+    z = p.sample((5, 2))
+    assert z.shape == (5, 2, *vae.latent.event_shape) and z.dtype == torch.float64
+    log_p = p.log_prob(z)
+    assert log_p.shape == (5, 2)
+    torch.testing.assert_close(p.log_prob(z[3, 1]), log_p[3, 1])
+    found = torch.autograd.grad(log_p.sum(), parameters_of(vae.prior))
+    assert all(g.isfinite().all() for g in found)
+    terms = vae(binary_images(3, SHAPE))
+    terms.objective.mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters_of(vae.prior))
+
+
+@cases
+def test_draws_have_the_density(latent, network, prior):
+    """E_p[q / p] is 1 for any density q that is zero where p is: here a prior of another seed."""
+    vae, other = make(latent, network, prior), make(latent, network, prior, seed=1)
+    with torch.no_grad():
+        p, q = vae.p_z(), other.p_z()
+        z = p.sample((4000,))
+        ratio = (q.log_prob(z) - p.log_prob(z)).clamp(max=20)
+    # E_p[min(1, q / p)] = E_q[min(1, p / q)], without heavy tails.
+    with torch.no_grad():
+        w = q.sample((4000,))
+        back = (p.log_prob(w) - q.log_prob(w)).exp().clamp(max=1)
+    there = ratio.exp().clamp(max=1)
+    error = math.hypot(there.std().item(), back.std().item()) / math.sqrt(4000)
+    assert abs(there.mean() - back.mean()) < LIMIT * error + 1e-9
+    assert 0.01 < there.mean() < 0.999  # the two are not the same
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp", "transformer"])
+@pytest.mark.parametrize("latent", ["codes", "bits"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_masses_of_all_codes_sum_to_one(latent, network, prior):
+    vae = make(latent, network, prior)
+    z = support(vae.latent.prior())
+    total = vae.p_z().log_prob(z).logsumexp(0)
+    torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-9, rtol=0)
+
+
+@cases
+def test_a_release_gives_it_back(latent, network, prior, tmp_path):
+    vae = make(latent, network, prior, double=False)
+    vae.save_pretrained(tmp_path)
+    again = VAE.from_pretrained(tmp_path)
+    z = vae.p_z().sample((3,))
+    assert torch.equal(again.p_z().log_prob(z), vae.p_z().log_prob(z))
+    assert repr(again.prior) == repr(vae.prior)
+
+
+@cases
+def test_every_estimator_that_trains_the_latent_trains_it(latent, network, prior):
+    vae, x = make(latent, network, prior), binary_images(3, SHAPE)
+    pathwise = [(ELBO, Reparameterization(2)), (ELBO, StickingTheLanding(2)), (IWAE, DReG(2))]
+    score = [(ELBO, ScoreFunction(2)), (IWAE, ScoreFunction(2))]
+    relaxed = [
+        (ELBO, GumbelSoftmax(0.5)),
+        (IWAE, GumbelSoftmax(0.5, num_samples=2)),
+        (ELBO, REBAR()),
+    ]
+    kinds = {"gaussian": pathwise + score, "counts": score}
+    for objective, estimator in kinds.get(latent, score + relaxed):
+        terms = objective()(vae, estimator.double(), x)
+        found = torch.autograd.grad(terms.objective.mean(), parameters_of(vae.prior))
+        assert all(g.isfinite().all() for g in found) and any(g.any() for g in found)
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp", "transformer"])
+@pytest.mark.parametrize("estimator", [Exact(), ScoreFunction(3)], ids=lambda e: type(e).__name__)
+def test_its_gradient_is_that_of_all_states(prior, estimator):
+    vae, x = make("codes", "flat", prior), binary_images(3, SHAPE)
+    q = vae.encode(x)
+    z = support(q)
+    log_q = q.log_prob(z)
+    exact = (log_q.exp() * (vae.log_px_z(x, z) + vae.p_z().log_prob(z) - log_q)).sum(0)
+    trained = [p for p in vae.parameters() if p.requires_grad]
+    wanted = torch.cat([g.flatten() for g in torch.autograd.grad(exact.mean(), trained)])
+    many = x.repeat(100, 1, 1, 1)
+    draws = torch.stack([gradients(ELBO(), vae, estimator.double(), many) for _ in range(40)])
+    assert torch.allclose(draws[0], wanted) or z_scores(draws, wanted).abs().max() < LIMIT
+
+
+# Mixtures
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_one_component_is_the_latents_own_prior(latent, network):
+    latent = LATENTS[latent]()
+    vae = VAE(SHAPE, NETWORKS[network], latent, likelihoods.Bernoulli(), Mixture(1)).double()
+    z = latent.prior().sample((10,))
+    torch.testing.assert_close(vae.p_z().log_prob(z), latent.prior().log_prob(z))
+    x = binary_images(2, SHAPE).repeat(5000, 1, 1, 1)
+    with torch.no_grad():
+        q = vae.encode(x)
+        sampled = q.log_prob(z := q.sample()) - vae.p_z().log_prob(z)
+        closed = latent.kl(q).flatten(1).sum(1)
+    assert z_scores(sampled.unflatten(0, (5000, 2)), closed[:2]).abs().max() < LIMIT
+
+
+def test_a_vamp_prior_of_one_datum_is_its_posterior():
+    prior, x = Vamp(1), binary_images(1, SHAPE)
+    vae = randomize(VAE(SHAPE, MLP((4,)), Gaussian(3), likelihoods.Bernoulli(), prior).double())
+    prior.start(x)
+    torch.testing.assert_close(prior.inputs.detach(), x)
+    assert vae.kl(vae.encode(x)).abs().max() < 1e-12
+
+
+def test_pseudo_inputs_are_taken_evenly_from_the_data():
+    prior = Vamp(3)
+    VAE(SHAPE, MLP((4,)), Gaussian(3), likelihoods.Bernoulli(), prior)
+    x = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, *SHAPE)
+    prior.start(x)
+    assert prior.inputs[:, 0, 0, 0].tolist() == [0, 2, 4]
+    prior.start(x[:2])  # fewer than there are pseudo-inputs
+    assert prior.inputs[:, 0, 0, 0].tolist() == [0, 0, 1]
+
+
+# Flows
+
+
+@pytest.mark.parametrize("kind", ["coupling", "autoregressive"])
+def test_a_flow_starts_as_the_standard_normal_and_its_determinant_is_autograds(kind):
+    prior = Flow(kind, 3, (8,))
+    VAE(SHAPE, MLP((4,)), Gaussian(4), likelihoods.Bernoulli(), prior)
+    prior.double()
+    z = torch.randn(6, 4, dtype=torch.float64)
+    standard = torch.distributions.Normal(0, 1).log_prob(z).sum(-1)
+    torch.testing.assert_close(prior(None).log_prob(z), standard)
+    randomize(prior.flow, 0.5)
+    flow = prior.flow()
+    for datum in z:
+        slope = torch.autograd.functional.jacobian(flow.transform, datum)
+        expected = flow.base.log_prob(flow.transform(datum)) + slope.slogdet().logabsdet
+        torch.testing.assert_close(prior(None).log_prob(datum), expected)
+    assert not torch.allclose(prior(None).log_prob(z), standard)
+
+
+def test_zuko_leaves_torchs_checks_of_arguments_on():
+    Flow("coupling", 2, (8,)).bind(Gaussian(2))
+    assert Distribution._validate_args is __debug__
+
+
+def test_the_temperature_of_a_flow_is_that_of_its_normal():
+    prior = Flow("coupling", 2, (8,))
+    prior.bind(Gaussian(3))
+    randomize(prior.flow)
+    cold = prior.sample(4, 0.0)
+    assert torch.equal(cold, cold[:1].expand(4, 3))
+    assert torch.equal(prior.sample(4, 1.0, seed=2), prior.sample(4, 1.0, seed=2))
+
+
+# The transformer
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_step_depends_on_those_before_it_only(latent, network):
+    prior = make(latent, network, "transformer").prior
+    steps = prior._steps
+    z = torch.rand(steps.length, math.prod(steps.shape), dtype=torch.float64)
+    slope = torch.autograd.functional.jacobian(prior.parameters_of, z)  # [T, P, T, size]
+    depends = slope.abs().sum((1, 3)) > 0
+    assert torch.equal(depends, torch.ones_like(depends).tril(-1))
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_cache_changes_nothing(latent, network):
+    vae = make(latent, network, "transformer")
+    prior, steps = vae.prior, vae.prior._steps
+    z = vae.p_z().sample((3,))
+    cut = steps.cut(z).flatten(2)
+    whole, cache, last = prior.parameters_of(cut), [], None
+    for number in range(steps.length):
+        found = prior.next_parameters(number, last, cache, 3)
+        torch.testing.assert_close(found, whole[:, number])
+        last = cut[:, number]
+    cold = prior.sample(2, temperature=0.0)
+    again = steps.cut(cold)
+    likeliest = [
+        steps.draw(parameters, 0.0, None) if not steps.components else None
+        for parameters in prior.parameters_of(again.flatten(2)).unbind(1)
+    ]
+    if latent in ("codes", "bits"):
+        assert torch.equal(torch.stack(likeliest, 1), again)
+    assert torch.equal(cold[0], cold[1]) or latent in ("gaussian", "counts")
+
+
+def test_codes_are_drawn_from_the_likeliest_only():
+    vae = discrete_vae(Categorical(1, 5), Autoregressive(8, 1, 1, top_k=2))
+    nn.init.zeros_(vae.prior.head.weight)
+    with torch.no_grad():
+        vae.prior.head.bias.copy_(torch.tensor([0.0, 2.0, 1.0, -1.0, 0.5]))
+    drawn = vae.latent.numbers(vae.p_z().sample((500,)))
+    assert sorted(drawn.unique().tolist()) == [1, 2]
+
+
+def test_relaxed_codes_are_embedded_as_the_mixture_of_theirs():
+    vae = grid_vae(Categorical(1, 3))
+    prior = Autoregressive(8, 1, 1)
+    prior.bind(vae.latent)
+    prior.double()
+    z = torch.rand(2, 2, 1, 3, dtype=torch.float64).softmax(-1)
+    ends = torch.eye(3, dtype=torch.float64).expand(4, 3, 3)
+    mixed = (z.reshape(4, 3, 1) * prior.embedding(ends)).sum(1)
+    torch.testing.assert_close(prior.embedding(z.reshape(4, 3)), mixed)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Mixture(0), "components must be at least 1, got 0"),
+        (lambda: Vamp(0), "pseudo_inputs must be at least 1, got 0"),
+        (lambda: Flow("spline"), "kind must be one of coupling, autoregressive, got 'spline'"),
+        (lambda: Flow(transforms=0), "transforms must be a positive integer, got 0"),
+        (lambda: discrete_vae(Bernoulli(2), Flow()), "a flow is over numbers, Bernoulli has bits"),
+        (lambda: discrete_vae(Gaussian(1), Flow()), "kind=coupling needs 2 latents or more, got 1"),
+        (lambda: Autoregressive(10, heads=4), "width must be a multiple of heads=4, got 10"),
+        (lambda: Autoregressive(top_k=0), "top_k must be a positive integer, got 0"),
+        (lambda: Autoregressive(layers=0), "layers must be a positive integer, got 0"),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@cases
+def test_a_copy_is_bound_to_the_copy(latent, network, prior):
+    """As a moving average of the weights is made."""
+    vae = make(latent, network, prior)
+    other = copy.deepcopy(vae)
+    z = vae.p_z().sample((3,))
+    randomize(vae, 0.9)
+    assert not torch.allclose(vae.p_z().log_prob(z), other.p_z().log_prob(z))

@@ -1,0 +1,248 @@
+"""A prior that draws one variable after the other, each given all before it."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, constraints
+
+from ..networks.base import check_positive
+from ..seeding import seeded
+from .base import Prior, at_one_place
+
+if TYPE_CHECKING:
+    from ..latents import Latent
+
+Cache = list[tuple[Tensor, Tensor]]  # of each layer the keys and values so far
+APART = 0.5  # standard deviation of the parameters of a mixture's components at the start
+
+
+class Autoregressive(Prior):
+    r"""A causal transformer over the variables of z, from the first to the last.
+
+    .. math:: p(z) = \prod_t p(z_t \mid z_1, \dots, z_{t-1})
+
+    A step is one variable of codes, bits or counts, on a grid row by row and within a place one
+    after the other; of numbers it is all variables of one place, or, without a grid, one of them,
+    by a mixture of Gaussians. A code is embedded linearly, so that a relaxed one, which is a
+    mixture of codes, is embedded as the mixture of theirs; log p(z) is linear in it as well. What
+    is bounded then is what the relaxed codes give, no log p(x) until they are nearly one-hot.
+
+    Args:
+        width: of a step inside the transformer.
+        layers: blocks of attention and two dense layers.
+        heads: of the attention.
+        components: of the mixture of Gaussians at each step, where z is numbers.
+        top_k: draw codes among so many of the likeliest only; None: among all. The density is that
+            of all.
+
+    Source: Vaswani et al., *Attention Is All You Need*, NeurIPS 2017, arXiv:1706.03762; over codes
+    of a grid: van den Oord et al., *Neural Discrete Representation Learning*, NeurIPS 2017,
+    arXiv:1711.00937
+    """
+
+    has_temperature = True
+
+    def __init__(
+        self,
+        width: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        components: int = 8,
+        top_k: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"width": width, "layers": layers, "heads": heads}.items():
+            check_positive(name, value)
+        check_positive("components", components)
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads={heads}, got {width}")
+        if top_k is not None:
+            check_positive("top_k", top_k)
+        self.width, self.layers, self.heads = width, layers, heads
+        self.components, self.top_k = components, top_k
+
+    def bind(self, latent: "Latent") -> None:
+        self._steps = Steps.of(latent, self.components)
+        width = self.width
+        self.first = nn.Parameter(torch.zeros(width))
+        self.places = nn.Parameter(torch.zeros(self._steps.length, width))
+        if not self.places.is_meta:
+            nn.init.normal_(self.places, std=1 / math.sqrt(width))
+        self.embedding = nn.Linear(math.prod(self._steps.shape), width)
+        self.blocks = nn.ModuleList(_Block(width, self.heads) for _ in range(self.layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, self._steps.parameters)
+        if not self.head.weight.is_meta:  # all steps begin alike
+            nn.init.zeros_(self.head.weight)
+            self._steps.start(self.head.bias)
+
+    def forward(self, condition: None) -> "Sequential":
+        return Sequential(self, self._steps)
+
+    def parameters_of(self, steps: Tensor) -> Tensor:
+        """The parameters of each step given those before it, [*, T, size] -> [*, T, parameters]."""
+        before = self.embedding(steps[..., :-1, :])
+        first = self.first.expand(*before.shape[:-2], 1, -1)
+        h = torch.cat([first, before], -2) + self.places
+        for block in self.blocks:
+            h, _ = block(h)
+        parameters: Tensor = self.head(self.norm(h))
+        return parameters
+
+    def next_parameters(self, number: int, last: Tensor | None, cache: Cache, count: int) -> Tensor:
+        """The parameters of one step, [count, parameters]; the cache grows by it.
+
+        Args:
+            last: the step before, [count, size]; None at the first.
+        """
+        h = self.first.expand(count, -1) if last is None else self.embedding(last)
+        h = (h + self.places[number]).unsqueeze(-2)
+        for index, block in enumerate(self.blocks):
+            h, kept = block(h, cache[index] if number else None)
+            cache[index : index + 1] = [kept]
+        parameters: Tensor = self.head(self.norm(h)).squeeze(-2)
+        return parameters
+
+    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+        r"""Codes and bits by :math:`p(z_t \mid \dots)^{1/T}`, 0 takes the likeliest; numbers and
+        counts that are T times as far from their mean, a step at a time."""
+        with seeded(seed, self.first.device):
+            return self(None).sample((count,), temperature)
+
+
+class _Block(nn.Module):
+    """Causal attention and two dense layers, each added to what comes in."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.dense = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(
+        self, h: Tensor, cache: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """h [*, T, width]; with a cache the steps come after those that it holds."""
+        q, k, v = self.qkv(self.norm(h)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        q, k, v = (part.transpose(-2, -3) for part in (q, k, v))  # [*, heads, T, width of a head]
+        if cache is not None:
+            k, v = (torch.cat(pair, -2) for pair in zip(cache, (k, v), strict=True))
+        seen = _attention(q, k, v).transpose(-2, -3).flatten(-2)
+        h = h + self.out(seen)
+        return h + self.dense(h), (k, v)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Each step sees itself and those before it; by hand, as the fused kernel has no second
+    derivative, which control variates need."""
+    later = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
+    later = later.triu(1 + k.shape[-2] - q.shape[-2])
+    scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(later, -torch.inf)
+    return scores.softmax(-1) @ v
+
+
+class Sequential(Distribution):
+    """The distribution of an :class:`Autoregressive` prior, batch shape []."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, prior: Autoregressive, steps: "Steps") -> None:
+        super().__init__(torch.Size(), steps.event_shape, validate_args=False)
+        self.prior, self.steps = prior, steps
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        steps = self.steps.cut(value)  # [*, T, *shape of a step]
+        flat = steps.flatten(steps.ndim - len(self.steps.shape))
+        q = self.steps.distribution(self.prior.parameters_of(flat.to(self.prior.first.dtype)))
+        return q.log_prob(steps.to(flat.dtype)).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = (), temperature: float = 1.0) -> Tensor:
+        shape = torch.Size(sample_shape)
+        last, drawn, cache = None, [], Cache()
+        for number in range(self.steps.length):
+            parameters = self.prior.next_parameters(number, last, cache, shape.numel())
+            drawn.append(self.steps.draw(parameters, temperature, self.prior.top_k))
+            last = drawn[-1].flatten(1)
+        z = torch.stack(drawn, 1)
+        return z.reshape(*shape, *self.event_shape)
+
+
+class Steps(NamedTuple):
+    """How z is cut into steps, and what the distribution of one is."""
+
+    latent: "Latent"  # of one step
+    length: int  # T
+    shape: tuple[int, ...]  # of a step
+    parameters: int  # of a step
+    event_shape: torch.Size  # of z
+    components: int  # of a mixture; 0 where there is none
+
+    @classmethod
+    def of(cls, latent: "Latent", components: int) -> "Steps":
+        numbers = latent.kind == "numbers"
+        count = latent.num_places if numbers and latent.grid else latent.num_variables
+        of_a_variable = latent.size // latent.num_variables
+        shape = (latent.num_variables // count, *([of_a_variable] if of_a_variable > 1 else []))
+        step = at_one_place(latent)
+        step.event_shape = shape
+        step.parameter_size = latent.parameter_size * latent.num_places // count
+        parameters = components * (1 + step.parameter_size) if numbers else step.parameter_size
+        event_shape = torch.Size(latent.event_shape)
+        return cls(step, count, shape, parameters, event_shape, components * numbers)
+
+    def start(self, bias: Tensor) -> None:
+        """A mixture's components begin apart from each other."""
+        nn.init.zeros_(bias)
+        if self.components:
+            nn.init.normal_(bias[self.components :], std=APART)
+
+    def cut(self, z: Tensor) -> Tensor:
+        """z [*, *E] -> [*, T, *shape]."""
+        leading = z.shape[: z.ndim - len(self.event_shape)]
+        return z.reshape(*leading, self.length, *self.shape)
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Parameters [*, parameters] -> batch shape [*], event shape [*shape]."""
+        if not self.components:
+            return self.latent.distribution(parameters)
+        weights, each = self._mixture(parameters)
+        return MixtureSameFamily(
+            Categorical(logits=weights, validate_args=False), each, validate_args=False
+        )
+
+    def _mixture(self, parameters: Tensor) -> tuple[Tensor, Distribution]:
+        weights, rest = parameters.tensor_split([self.components], -1)
+        return weights, self.latent.distribution(rest.unflatten(-1, (self.components, -1)))
+
+    def draw(self, parameters: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        """Parameters [N, parameters] -> [N, *shape]."""
+        if self.components:
+            weights, each = self._mixture(parameters)
+            rows = torch.arange(len(weights), device=weights.device)
+            chosen = rows, _drawn(weights, temperature, None)
+            mean, deviation = each.mean[chosen], each.stddev[chosen]
+            return mean + temperature * deviation * torch.randn_like(mean)
+        q = self.latent.distribution(parameters)
+        codes = self.latent.codes(q)  # [N, 1, K]
+        if codes is not None:
+            return self.latent.from_numbers(_drawn(codes.log(), temperature, top_k).to(parameters))
+        z = q.mean + temperature * (q.sample() - q.mean)
+        return z.round().clamp(*self.latent.bounds)
+
+
+def _drawn(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    """Indices of the last axis, [*]."""
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[..., -1:]
+        logits = logits.where(logits >= least, -torch.inf)
+    if not temperature:
+        return logits.argmax(-1)
+    gumbel = -torch.empty_like(logits).exponential_().log()
+    return (logits / temperature + gumbel).argmax(-1)

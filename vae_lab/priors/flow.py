@@ -1,0 +1,105 @@
+"""Normalizing flows, which are zuko's."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import nn
+from torch.distributions import Distribution, TransformedDistribution
+from torch.distributions.transforms import ReshapeTransform
+
+from ..networks.base import check_choice, check_positive, widths
+from ..optional import needs
+from ..seeding import seeded
+from .base import Prior, over_places
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..latents import Latent
+
+Kind = Literal["coupling", "autoregressive"]
+
+
+class Flow(Prior):
+    r"""A normalizing flow over numbers: a standard normal, bent by invertible networks.
+
+    .. math:: \log p(z) = \log \mathcal{N}(f(z); 0, I) + \log \left| \det f'(z) \right|
+
+    Each transformation is affine in a part of the variables, with a shift and a scale that depend
+    on the others (coupling) or on those before (autoregressive). It starts as the standard normal.
+    On a grid each place is a draw of its own, and all places have the flow in common.
+
+    Args:
+        kind: coupling draws fast; autoregressive bends more, and draws one variable after the
+            other.
+        transforms: transformations in a row.
+        hidden: widths of the network in each of them.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, *Density Estimation using Real NVP*, ICLR 2017,
+    arXiv:1605.08803; Papamakarios, Pavlakou & Murray, *Masked Autoregressive Flow for Density
+    Estimation*, NeurIPS 2017, arXiv:1705.07057
+    """
+
+    has_temperature = True
+
+    def __init__(
+        self,
+        kind: Kind = "coupling",
+        transforms: int = 4,
+        hidden: Sequence[int] = (128, 128),
+    ) -> None:
+        super().__init__()
+        check_choice("kind", kind, get_args(Kind))
+        check_positive("transforms", transforms)
+        self.kind, self.transforms = kind, transforms
+        self.hidden = widths("hidden", hidden)
+
+    def bind(self, latent: "Latent") -> None:
+        size = math.prod(latent.variables)
+        if latent.kind != "numbers":
+            raise ValueError(
+                f"a flow is over numbers, {type(latent).__name__} has {latent.kind}: type "
+                "prior=mixture or prior=autoregressive"
+            )
+        if self.kind == "coupling" and size < 2:
+            raise ValueError("kind=coupling needs 2 latents or more, got 1: use autoregressive")
+        self._latent = (latent,)
+        self.flow = _flow(self.kind, size, self.transforms, self.hidden)
+
+    def forward(self, condition: None) -> Distribution:
+        [latent] = self._latent
+        flow: Distribution = self.flow()
+        if len(latent.variables) > 1:
+            reshaped = ReshapeTransform(flow.event_shape, torch.Size(latent.variables))
+            flow = TransformedDistribution(flow, [reshaped], validate_args=False)
+        return over_places(latent, flow)
+
+    @torch.no_grad()
+    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> "Tensor":
+        """The normal draws are `temperature` times as long as usual before they are bent."""
+        [latent] = self._latent
+        flow = self.flow()
+        with seeded(seed, next(self.parameters()).device):
+            normal = temperature * flow.base.sample((count, *latent.grid))
+        return flow.transform.inv(normal).reshape(count, *latent.event_shape)
+
+
+def _flow(kind: Kind, size: int, transforms: int, hidden: Sequence[int]) -> nn.Module:
+    validates = Distribution._validate_args  # zuko sets it for all distributions of the process
+    try:
+        with needs("flows", __name__):
+            from zuko.flows import MAF, RealNVP
+    finally:
+        Distribution.set_default_validate_args(validates)
+    flow: nn.Module
+    if kind == "coupling":
+        flow = RealNVP(size, transforms=transforms, hidden_features=hidden)
+    else:
+        flow = MAF(size, transforms=transforms, hidden_features=hidden)
+    for part in flow.modules():
+        if isinstance(network := getattr(part, "hyper", None), nn.Sequential):
+            for parameter in network[-1].parameters():
+                nn.init.zeros_(parameter)
+    return flow

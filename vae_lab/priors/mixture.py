@@ -1,0 +1,91 @@
+"""Mixtures: of components that are learned, and of the posteriors of pseudo-inputs."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, MixtureSameFamily
+
+from ..distributions import full_precision
+from .base import Prior, at_one_place, over_places
+
+if TYPE_CHECKING:
+    from ..latents import Latent
+    from ..vae import VAE
+
+APART = 0.5  # standard deviation of the components' parameters at the start
+
+
+class Mixture(Prior):
+    r"""A mixture of K distributions of the latent's own family, all of it learned.
+
+    .. math:: p(z) = \sum_k w_k \, p(z; \theta_k)
+
+    Of numbers it is one of diagonal Gaussians, of codes one of products of categorical
+    distributions. One component is the latent's own prior with ``learn_prior``. On a grid each
+    place is a draw of its own, and all places have the mixture in common.
+
+    Args:
+        components: K.
+
+    Source: Dilokthanakul et al., *Deep Unsupervised Clustering with Gaussian Mixture Variational
+    Autoencoders*, 2016, arXiv:1611.02648; Tomczak & Welling, *VAE with a VampPrior*, AISTATS 2018,
+    arXiv:1705.07120, section 3.1
+    """
+
+    def __init__(self, components: int = 100) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}")
+        self.components = components
+
+    def bind(self, latent: "Latent") -> None:
+        self._latent = (latent,)  # in a tuple, or it would be a part of this module
+        self.weights = nn.Parameter(torch.zeros(self.components))
+        start = torch.zeros(self.components, latent.parameter_size)
+        if self.components > 1 and not start.is_meta:
+            start = APART * torch.randn_like(start)
+        self.parameters_of_each = nn.Parameter(start)
+
+    def forward(self, condition: None) -> Distribution:
+        [latent] = self._latent
+        each = at_one_place(latent).distribution(self.parameters_of_each)
+        return over_places(latent, _mixture(self.weights, each))
+
+
+class Vamp(Prior):
+    r"""The variational mixture of posteriors: that of K pseudo-inputs, which are learned.
+
+    .. math:: p(z) = \frac{1}{K} \sum_k q(z | u_k)
+
+    The best prior of all is the mean of the posteriors of the training data; a few inputs that
+    stand for them are an approximation that needs no layer of its own.
+
+    Args:
+        pseudo_inputs: K.
+
+    Source: Tomczak & Welling, *VAE with a VampPrior*, AISTATS 2018, arXiv:1705.07120
+    """
+
+    def __init__(self, pseudo_inputs: int = 500) -> None:
+        super().__init__()
+        if pseudo_inputs < 1:
+            raise ValueError(f"pseudo_inputs must be at least 1, got {pseudo_inputs}")
+        self.pseudo_inputs = pseudo_inputs
+
+    def bind(self, latent: "Latent") -> None:
+        self.inputs = nn.Parameter(torch.rand(self.pseudo_inputs, *self.input_shape))
+
+    @torch.no_grad()
+    def start(self, inputs: Tensor) -> None:
+        rows = torch.arange(self.pseudo_inputs) * len(inputs) // self.pseudo_inputs
+        self.inputs.copy_(inputs[rows])
+
+    def of(self, vae: "VAE", condition: None) -> Distribution:
+        q = vae.posterior(vae.encoder(self.inputs.to(vae.dtype)))
+        return _mixture(self.inputs.new_zeros(self.pseudo_inputs), q)
+
+
+def _mixture(logits: Tensor, components: Distribution) -> Distribution:
+    weights = Categorical(logits=full_precision(logits), validate_args=False)
+    return MixtureSameFamily(weights, components, validate_args=False)

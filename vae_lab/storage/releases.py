@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..vae import VAE
 
 FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has a prior or one of these classes
-SINCE_2 = {"Grid", "Laplace", "DiscretizedLogistic"}
+SINCE_2 = {"Columns", "Grid", "Laplace", "DiscretizedLogistic"}
 CONFIG, WEIGHTS = sources.FILES
 
 Part = Literal["encoder", "posterior", "decoder"]

@@ -1,7 +1,7 @@
 """Rows of a table, or a series of them: columns of different kinds, with values missing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import NamedTuple
 
@@ -88,10 +88,13 @@ class Columns(Likelihood):
     mean_total: Tensor
 
     def __init__(
-        self, columns: Sequence[Column], missing: bool = False, size_factor: bool = False
+        self,
+        columns: Sequence[Column] | None,
+        missing: bool = False,
+        size_factor: bool = False,
     ) -> None:
         super().__init__()
-        self.columns = [dict(column) for column in columns]
+        self.columns = _plain(columns)
         self.missing = missing
         self.size_factor = size_factor
         groups = _grouped(self.columns)
@@ -252,16 +255,24 @@ class Columns(Likelihood):
         return _Counts(values.sum(-1, keepdim=True).clamp(min=1), seen)
 
 
+def _plain(columns: Sequence[Column] | None) -> list[Column]:
+    """The columns as a release has them."""
+    if not isinstance(columns, Sequence) or not columns:
+        raise ValueError(f"columns must be a list of the table's columns, got {columns!r}")
+    for place, column in enumerate(columns):
+        if not isinstance(column, Mapping) or {"name", "kind"} ^ column.keys() - {"values"}:
+            raise ValueError(
+                "a column must be a dict with a name, a kind and, of categories, values, column "
+                f"{place} is {column!r}"
+            )
+    return [dict(column) for column in columns]
+
+
 def _grouped(columns: Sequence[Column]) -> dict[str, list[int]]:
     """The places of the columns that are computed together, by their key."""
     groups: dict[str, list[int]] = {}
     names = set()
     for place, column in enumerate(columns):
-        if unknown := {"name", "kind"} ^ column.keys() - {"values"}:
-            raise ValueError(
-                f"a column has a name, a kind and maybe values, column {place} differs in "
-                f"{', '.join(sorted(unknown))}"
-            )
         if column["kind"] not in KINDS:
             raise ValueError(
                 f"unknown kind {column['kind']!r} of column {column['name']!r}; known: "
@@ -271,8 +282,6 @@ def _grouped(columns: Sequence[Column]) -> dict[str, list[int]]:
             raise ValueError(f"columns must differ in name, two are named {column['name']!r}")
         names.add(column["name"])
         groups.setdefault(KINDS[column["kind"]].key(column), []).append(place)
-    if not groups:
-        raise ValueError("columns must be a list of at least one column, got none")
     return groups
 
 

@@ -25,9 +25,10 @@ def told(model: VAEModule, x: Tensor, steps: float) -> Iterator[str]:
         return
     seconds = seconds_of_a_step(model, x)
     if seconds * steps > LEAST:
+        threads = torch.get_num_threads()
         yield (
             f"about {_spoken(seconds * steps)}: {steps:.0f} batches of {len(x)} images, "
-            f"{1000 * seconds:.0f} ms each on {torch.get_num_threads()} threads"
+            f"{1000 * seconds:.0f} ms each on {threads} thread{'s' * (threads > 1)}"
         )
 
 

@@ -162,6 +162,9 @@ def models():
                     found[name, f"{latent} {objective.__name__}"] = make(cls, objective, name)
     for name, cls in OWN.items():
         found[name, "its own on a grid"] = make(cls, place=GRID)
+    for name, place in (("flat", FLAT), ("grid", GRID)):
+        balanced = functools.partial(ELBO, aggregate_kl=3.0)
+        found["aggregate_kl", name] = make(OWN["gumbel_vae"], balanced, place=place)
     return found
 
 

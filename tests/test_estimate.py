@@ -51,7 +51,8 @@ def test_a_long_training_is_told_and_a_short_one_is_not(monkeypatch):
 
     model.objective.forward = slow
     [line] = told(model, images(), 100_000)
-    assert line.endswith(f" ms each on {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    assert line.endswith(f" ms each on {threads} thread" + "s" * (threads > 1))
     assert ": 100000 batches of 16 images, " in line and " minutes" in line
     assert not [*told(model, images(), 100)] and not [*told(model, images(), math.inf)]
 

@@ -1,4 +1,4 @@
-"""One battery over every network and image shape."""
+"""One battery over every network and shape of data."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, vmap
 from vae_lab import VAE, likelihoods
 from vae_lab.estimators import RELAX, DReG, Exact, MuProp, Reparameterization, ScoreFunction
 from vae_lab.latents import Bernoulli, Gaussian
-from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet
+from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet, TemporalConv, Transformer
 from vae_lab.networks.base import ACTIVATIONS, gain, grid
 from vae_lab.networks.grid import AROUND
 from vae_lab.networks.layers import Attention, DoublingConv, Residual
@@ -28,7 +28,12 @@ NETWORKS = [
     Grid((8, 12)),
     Grid((6,), blocks=2, norm="group", padding="replicate", activation="relu"),
     Grid((4, 32, 16, 8), attention=True, checkpointing=True),
+    TemporalConv((8, 12), features=24),
+    TemporalConv((8, 8, 8, 8), blocks=2, kernel=1, features=8, activation="relu"),
+    Transformer(32, layers=1),
+    Transformer(12, activation="relu"),
 ]
+OF_SERIES = TemporalConv, Transformer
 VECTOR, SERIES = (5,), (7, 3)
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 64, 64), (2, 48, 32), (5, 7, 9), (1, 4, 5), (3, 1, 1)]
 
@@ -40,13 +45,20 @@ def pair(network, shape, latent_size=6):
     return network.encoder(shape), network.decoder(latent_size, shape)
 
 
+def suited(network, shape):
+    """A shape [C, H, W] of pictures, or [H, W] of series for a network that is for those."""
+    return shape[1:] if isinstance(network, OF_SERIES) else shape
+
+
 def latents(network, count, shape, size=6):
     """What the decoder takes for pictures of this shape: [N, size], on a grid [N, h, w, size]."""
     return torch.randn(count, *grid(network, shape), size)
 
 
 def decoded(network, shape):
-    """The shape of what it gives: that of the picture, or whole places."""
+    """The shape of what it gives: that of the datum, or whole places."""
+    if isinstance(network, OF_SERIES):
+        return shape
     stride = getattr(network, "stride", 1)
     return (shape[0], *(stride * side for side in grid(network, shape) or shape[1:]))
 
@@ -54,6 +66,7 @@ def decoded(network, shape):
 @networks
 @shapes
 def test_shapes_and_gradients(network, shape):
+    shape = suited(network, shape)
     encoder, decoder = pair(network, shape)
     for batch in (2, 0):
         x = torch.rand(batch, *shape, requires_grad=True)
@@ -78,6 +91,7 @@ def test_a_vector_and_a_series_need_no_channels(network, shape):
 @networks
 @pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
 def test_gradients_reach_every_parameter(network, shape):
+    shape = suited(network, shape)
     encoder, decoder = pair(network, shape)
     for block in (m for part in (encoder, decoder) for m in part.modules()):
         if isinstance(block, Residual):  # which begins as the identity
@@ -92,8 +106,9 @@ def test_gradients_reach_every_parameter(network, shape):
 @networks
 def test_gradients_have_gradients(network):
     """Control variates are trained by those of the estimate's gradient."""
-    decoder = network.decoder(6, (1, 8, 12))
-    z = latents(network, 3, (1, 8, 12)).requires_grad_()
+    shape = suited(network, (1, 8, 12))
+    decoder = network.decoder(6, shape)
+    z = latents(network, 3, shape).requires_grad_()
     (slope,) = torch.autograd.grad(decoder(z).square().sum(), z, create_graph=True)
     curvature = torch.autograd.grad(slope.square().sum(), [z, *decoder.parameters()])
     assert all(g.isfinite().all() for g in curvature) and curvature[0].any()
@@ -136,8 +151,9 @@ def test_the_convolutions_of_a_grid_find_channels_beside_each_other(height, widt
 
 @networks
 def test_one_datum_does_not_depend_on_its_batch(network, float64):
-    encoder, decoder = pair(network, (3, 9, 12))
-    x, z = torch.rand(5, 3, 9, 12), latents(network, 5, (3, 9, 12))
+    shape = suited(network, (3, 9, 12))
+    encoder, decoder = pair(network, shape)
+    x, z = torch.rand(5, *shape), latents(network, 5, shape)
     torch.testing.assert_close(encoder(x)[2:3], encoder(x[2:3]))
     torch.testing.assert_close(decoder(z)[2:3], decoder(z[2:3]))
 
@@ -150,26 +166,29 @@ def test_batch_normalisation_would_be_caught(float64):
 
 @networks
 def test_state_dict_restores_the_function(network):
-    z = latents(network, 3, (2, 7, 9))
-    (encoder, decoder), (again, decoder_again) = (pair(network, (2, 7, 9)) for _ in range(2))
+    shape = suited(network, (2, 7, 9))
+    z = latents(network, 3, shape)
+    (encoder, decoder), (again, decoder_again) = (pair(network, shape) for _ in range(2))
     again.load_state_dict(encoder.state_dict(), strict=True)
     decoder_again.load_state_dict(decoder.state_dict(), strict=True)
     assert torch.equal(decoder(z), decoder_again(z))
-    x = torch.rand(3, 2, 7, 9)
+    x = torch.rand(3, *shape)
     assert torch.equal(encoder(x), again(x))
 
 
 @networks
 def test_initial_outputs_are_of_order_one(network):
-    decoder = network.decoder(20, (3, 28, 28))
-    assert 0.3 < decoder(latents(network, 256, (3, 28, 28), 20)).std() < 3
+    shape = suited(network, (3, 28, 28))
+    decoder = network.decoder(20, shape)
+    assert 0.3 < decoder(latents(network, 256, shape, 20)).std() < 3
 
 
 @networks
 def test_the_whole_image_can_be_reached(network):
     # An output padding alone would leave the last row of an odd image to the bias.
-    decoder = network.decoder(6, (1, 7, 9))
-    assert decoder(latents(network, 32, (1, 7, 9))).std(0).min() > 1e-3
+    shape = suited(network, (1, 7, 9))
+    decoder = network.decoder(6, shape)
+    assert decoder(latents(network, 32, shape)).std(0).min() > 1e-3
 
 
 @networks
@@ -258,9 +277,10 @@ def test_gain_keeps_the_second_moment():
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("kind", [MLP, Conv, ResNet, Grid])
+@pytest.mark.parametrize("kind", [MLP, Conv, ResNet, Grid, *OF_SERIES])
 def test_every_activation_builds(kind, activation):
-    network, shape = kind(activation=activation), (1, 8, 8)
+    network = kind(activation=activation)
+    shape = suited(network, (1, 8, 8))
     assert network.decoder(2, shape)(latents(network, 1, shape, 2)).shape == (1, *shape)
 
 
@@ -290,6 +310,10 @@ def test_every_activation_builds(kind, activation):
             "padding=reflect needs 2 x 2 places or more, got 5 x 1 of 2 pixels: use replicate",
         ),
         (lambda: Grid().encoder((28,)), r"\[C, H, W\], got \(28,\): other data than images"),
+        (lambda: TemporalConv().encoder((3, 8, 8)), r"\[T, D\], got \(3, 8, 8\): other data"),
+        (lambda: Transformer().decoder(2, (28,)), r"\[T, D\], got \(28,\): other data than"),
+        (lambda: TemporalConv(kernel=4), "kernel must be odd, got 4: type 5"),
+        (lambda: Transformer(width=0), "width must be a positive integer, got 0"),
     ],
 )
 def test_refusals(build, message):

@@ -302,13 +302,45 @@ def test_below_the_free_bits_the_kl_has_no_gradient(discrete):
 @pytest.mark.parametrize(
     "objective",
     [
-        "ELBO(beta=1.0, free_bits=0.1)",
+        "ELBO(beta=1.0, free_bits=0.1, aggregate_kl=0.0)",
         "MonteCarloELBO(beta=Linear(start=0.0, end=1.0, steps=10))",
         "IWAE()",
     ],
 )
 def test_prints_as_the_call_that_makes_it(objective):
     assert repr(eval(objective)) == objective
+
+
+def aggregate(vae, x):
+    """KL(mean of q || p), over the batch and the places, summed over all variables."""
+    codes = vae.latent.codes(vae.encode(x))
+    mean = vae.latent.places_as_data(codes).mean(0)
+    prior = vae.latent.codes(vae.latent.prior())[: len(mean)]
+    return vae.latent.num_places * (mean * (mean / prior).log()).sum()
+
+
+@pytest.mark.parametrize("make", [discrete_vae, grid_vae])
+@pytest.mark.parametrize("latent", [Categorical(1, 3, learn_prior=True), Bernoulli(1)])
+def test_the_aggregate_kl_is_that_of_the_mean_posterior(make, latent):
+    vae = make(copy.deepcopy(latent))
+    x = binary_images(5, vae.shape)
+    terms = ELBO(aggregate_kl=2.0)(vae, Exact(), x)
+    without = ELBO()(vae, Exact(), x)
+    expected = 2 * aggregate(vae, x)
+    assert expected > 0.01
+    torch.testing.assert_close((without.objective - terms.objective).mean(), expected)
+    torch.testing.assert_close(terms.elbo, without.elbo)
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    wanted = torch.autograd.grad(expected, parameters, allow_unused=True)
+    both = [torch.autograd.grad(t.objective.mean(), parameters) for t in (without, terms)]
+    for a, b, gradient in zip(*both, wanted, strict=True):
+        torch.testing.assert_close(a - b, torch.zeros_like(a) if gradient is None else gradient)
+
+
+def test_the_aggregate_kl_needs_categories():
+    vae = discrete_vae(Gaussian(2))
+    with pytest.raises(ValueError, match="aggregate_kl needs variables with categories, Gaussian"):
+        ELBO(aggregate_kl=1.0)(vae, Reparameterization(), binary_images())
 
 
 @pytest.mark.parametrize("objective", [ELBO(free_bits=0.1), IWAE()])
@@ -323,6 +355,8 @@ def test_a_datum_does_not_notice_its_batch(discrete, objective):
 def test_refusals():
     with pytest.raises(ValueError, match="free_bits must not be negative, got -0.1"):
         ELBO(free_bits=-0.1)
+    with pytest.raises(ValueError, match="aggregate_kl must not be negative, got -1"):
+        ELBO(aggregate_kl=Linear(1.0, -1.0, 10))
     for objective in (ELBO, MonteCarloELBO):
         with pytest.raises(ValueError, match="beta must not be negative, got -0.1"):
             objective(-0.1)

@@ -135,6 +135,11 @@ WRONG = [
         r"out must have the shape \[3, 20, 20\], got \[3, 16, 20\]",
     ),
     (lambda: Tiled(grid_vae()).decode(np.zeros((5, 5, 2))), r"shape \[h, w, 3\], got \[5, 5, 2\]"),
+    (
+        lambda: Tiled(grid_vae(Categorical(1, 7))).decode(np.full((2, 2, 1), 7)),
+        "z must be from 0 to 6, got 7",
+    ),
+    (lambda: Tiled(grid_vae()).decode(np.full((2, 2, 3), np.nan)), "z must be .*, got nan"),
     (lambda: Tiled(grid_vae()).decode(np.zeros((5, 5))), r"z must have .* got \[5, 5\]"),
 ]
 

@@ -62,7 +62,7 @@ class _OverLevels(Objective):
 
     def __init__(self, beta: float | Schedule = 1.0) -> None:
         super().__init__()
-        self.beta = _not_negative(beta)
+        self.beta = _not_negative("beta", beta)
 
     def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
         return self._terms(vae.infer(x), estimator)
@@ -86,7 +86,7 @@ class _OverLevels(Objective):
         each_kl = level.kl() if level.kl else -seen.mean("ratio").unsqueeze(-1)  # [*B, L]
         kl = each_kl.sum(-1)
         if log_ratio is None:
-            objective, reconstruction = value - self.beta.value * self._penalty(each_kl, kl), value
+            objective, reconstruction = value - self._penalty(level, each_kl, kl), value
         else:
             objective, reconstruction = value, self._reconstruction(value, kl, seen).detach()
         if seen.lower_levels:
@@ -103,9 +103,9 @@ class _OverLevels(Objective):
         seen.note(kl=terms.kl, lost=terms.reconstruction - terms.objective)
         return terms.objective
 
-    def _penalty(self, each_kl: Tensor, kl: Tensor) -> Tensor:
-        """The term that beta weighs, [*B], given the KL of each variable and their sum."""
-        return kl
+    def _penalty(self, level: "Level", each_kl: Tensor, kl: Tensor) -> Tensor:
+        """What is subtracted for the KL of each variable, and their sum, [*B]."""
+        return self.beta.value * kl
 
     def _reconstruction(self, value: Tensor, kl: Tensor, seen: "_Seen") -> Tensor:
         """E_q of what lies below, where the KL is sampled; all [*B].
@@ -120,36 +120,54 @@ class ELBO(_OverLevels):
 
     .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z|x)}[\log p(x|z)]
               - \beta \sum_l \max(\mathrm{KL}_l, \lambda)
+              - \gamma \sum_l \mathbb{E}_{q(z|x)}[\log \bar q(z_l) - \log p(z_l)]
 
-    Sums over a datum's values and latents, so beta = 1 and lambda = 0 *is* the ELBO. Free bits
-    apply to each datum on its own: its loss does not depend on the batch that it came in. Where
-    the prior leaves the KL no closed form, it is sampled, and there are no free bits.
+    Sums over a datum's values and latents, so beta = 1 and lambda = gamma = 0 *is* the ELBO. Free
+    bits apply to each datum on its own: its loss does not depend on the batch that it came in. The
+    last term does: :math:`\bar q` is the mean of the posteriors over the batch, and its mean
+    is KL(:math:`\bar q` || p). It keeps codes in use, and tells nothing of x. Where the prior
+    leaves the KL no closed form, it is sampled, and there is neither of the two.
 
     Args:
         beta: a number or a schedule (KL warm-up), not negative.
         free_bits: lambda, in nats for each latent variable; below it the KL has no gradient.
+        aggregate_kl: gamma, a number or a schedule, not negative; see
+            :meth:`vae_lab.latents.Categorical.aggregate_kl`.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114; beta: Higgins et al. 2017; free bits: Kingma
-    et al. 2016, arXiv:1606.04934
+    et al. 2016, arXiv:1606.04934; gamma: Chen et al. 2018, arXiv:1802.04942 (dimension-wise KL)
     """
 
     aggregate = staticmethod(mean)
 
-    def __init__(self, beta: float | Schedule = 1.0, free_bits: float = 0.0) -> None:
+    def __init__(
+        self,
+        beta: float | Schedule = 1.0,
+        free_bits: float = 0.0,
+        aggregate_kl: float | Schedule = 0.0,
+    ) -> None:
         if free_bits < 0:
             raise ValueError(f"free_bits must not be negative, got {free_bits:g}")
         super().__init__(beta)
         self.free_bits = free_bits
+        self.aggregate_kl = _not_negative("aggregate_kl", aggregate_kl)
+        self._balances = bounds(self.aggregate_kl)[1] > 0
 
     def _terms(self, level: "Level", estimator: Estimator) -> Terms:
-        if self.free_bits and level.kl is None:
+        if level.kl is None and (self.free_bits or self._balances):
+            name = "free_bits" if self.free_bits else "aggregate_kl"
             raise ValueError(
-                f"free_bits={self.free_bits:g} needs a KL in closed form, which this prior has not"
+                f"{name} needs a KL in closed form, which this prior has not: leave it at 0"
             )
         return super()._terms(level, estimator)
 
-    def _penalty(self, each_kl: Tensor, kl: Tensor) -> Tensor:
-        return each_kl.clamp_min(self.free_bits).sum(-1) if self.free_bits else kl
+    def _penalty(self, level: "Level", each_kl: Tensor, kl: Tensor) -> Tensor:
+        if self.free_bits:
+            kl = each_kl.clamp_min(self.free_bits).sum(-1)
+        penalty = self.beta.value * kl
+        if self._balances and level.aggregate_kl:
+            penalty = penalty + self.aggregate_kl.value * level.aggregate_kl()
+        return penalty
 
 
 class MonteCarloELBO(_OverLevels):
@@ -220,9 +238,9 @@ def _log_ratio(level: "Level", estimator: Estimator) -> Callable[[Tensor], Tenso
     return lambda z: prior.log_prob(z) - density.log_prob(z)
 
 
-def _not_negative(beta: float | Schedule) -> Schedule:
-    schedule = as_schedule(beta)
+def _not_negative(name: str, weight: float | Schedule) -> Schedule:
+    schedule = as_schedule(weight)
     least, _ = bounds(schedule)
     if not least >= 0:
-        raise ValueError(f"beta must not be negative, got {least:g}")
+        raise ValueError(f"{name} must not be negative, got {least:g}")
     return schedule

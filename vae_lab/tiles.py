@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from .inputs import as_tensor, check_count
-from .networks.base import place_size
+from .networks.base import grid, place_size
 
 if TYPE_CHECKING:
+    from .latents import Latent
     from .vae import VAE
 
 STRIP = 129  # places of the strip on which the reach is measured, half of which it can be
@@ -54,10 +55,10 @@ class Tiled:
         Args:
             out: to be filled, of that shape; None: a new array.
         """
-        _, height, width = self._checked(picture)
-        grid = (self._places(height), self._places(width))
-        out = _result(out, (*grid, self._variables))
-        for rows, columns in self._tiles(grid, self._reach.encoder):
+        _, height, width = shape = self._checked(picture)
+        places = grid(self.vae.network, shape)
+        out = _result(out, (*places, self._variables))
+        for rows, columns in self._tiles(places, self._reach.encoder):
             sides = (self._pixels(rows, height), self._pixels(columns, width))
             x = self._tensor(picture[np.ix_(np.arange(self._channels), *sides)])
             vae = self.vae.at(*x.shape)
@@ -78,10 +79,11 @@ class Tiled:
         shape = _shape("z", z)
         if len(shape) != 3 or shape[2] != self._variables:
             raise ValueError(f"z must have the shape [h, w, {self._variables}], got {list(shape)}")
-        grid, stride = shape[:2], self._stride
-        out = _result(out, (self._channels, *(side * stride for side in grid)), cut=stride)
-        for rows, columns in self._tiles(grid, self._reach.decoder):
+        places, stride = shape[:2], self._stride
+        out = _result(out, (self._channels, *(side * stride for side in places)), cut=stride)
+        for rows, columns in self._tiles(places, self._reach.decoder):
             seen = z[np.ix_(rows.seen, columns.seen)]
+            _check_numbers(seen, self.vae.latent)
             sides = (len(rows.seen) * stride, len(columns.seen) * stride)
             vae = self.vae.at(self._channels, *sides)
             numbers = as_tensor("z", seen, vae).flatten()
@@ -110,17 +112,21 @@ class Tiled:
     def _tensor(self, pixels: np.ndarray) -> Tensor:
         return as_tensor("picture", pixels, self.vae) / (255 if pixels.dtype == np.uint8 else 1)
 
-    def _places(self, side: int) -> int:
-        return -(-side // self._stride)
-
     def _pixels(self, window: "_Window", side: int) -> np.ndarray:
         """Those of the places that are seen; beyond the picture's end it is its last one again."""
         pixels = window.seen[:, None] * self._stride + np.arange(self._stride)
         return pixels.ravel().clip(max=side - 1)
 
-    def _tiles(self, grid: tuple[int, ...], reach: int) -> Iterator[tuple["_Window", ...]]:
-        size, wraps = self._places(self.tile), self._reach.wraps
-        return product(*(_windows(length, size, reach, wraps) for length in grid))
+    def _tiles(self, places: tuple[int, ...], reach: int) -> Iterator[tuple["_Window", ...]]:
+        size, wraps = -(-self.tile // self._stride), self._reach.wraps
+        return product(*(_windows(length, size, reach, wraps) for length in places))
+
+
+def _check_numbers(z: np.ndarray, latent: "Latent") -> None:
+    low, high = latent.bounds
+    wrong = z[~((z >= low) & (z <= high))]
+    if len(wrong):
+        raise ValueError(f"z must be from {low:g} to {high:g}, got {wrong[0]:g}")
 
 
 def _shape(name: str, array: np.ndarray) -> tuple[int, ...]:

@@ -44,6 +44,7 @@ class Level(NamedTuple):
     kl: Callable[[], Tensor] | None  # of each variable, [*B, L]; None: it has no closed form
     context: Tensor  # what q was computed from, [*B, F]
     below: Callable[[Tensor], "Level | Tensor"]  # z -> the next level, or log p(x|z) after the last
+    aggregate_kl: Callable[[], Tensor] | None = None  # of the mean of q, each datum's part, [*B]
 
 
 class VAE(Pretrained, nn.Module):
@@ -222,10 +223,12 @@ class VAE(Pretrained, nn.Module):
         """x [B, *X] -> the level from which an objective starts, batch shape [B]."""
         features = self.features(x)
         q = self.posterior(features)
-        kl = partial(self.kl, q) if self.prior is None else None
+        kl = aggregate_kl = None
+        if self.prior is None:
+            kl, aggregate_kl = partial(self.kl, q), partial(self.latent.aggregate_kl, q)
         if self.latent.grid:
             features = features.flatten(1, -2).mean(1)
-        return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z))
+        return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z), aggregate_kl)
 
     def decode(self, z: Array) -> Tensor:
         """z [*, *E] -> the likelihood's parameters [*, *P]."""

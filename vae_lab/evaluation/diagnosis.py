@@ -157,7 +157,11 @@ def _dead_codes(
         else f"model.latents={max(round(latents / 2), 1)}"
     )
     higher = "" if temperature is None else f"model.temperature={max(2 * temperature, 1):.2g}, "
-    return "problem", because, f"type {higher}model.optimizer.lr=3e-4, or {fewer}"
+    return (
+        "problem",
+        because,
+        f"type objective.aggregate_kl=20, {higher}model.optimizer.lr=3e-4, or {fewer}",
+    )
 
 
 def _decoder_ignores_z(kl: float, reconstruction_gain: float, min_kl: float) -> Finding:

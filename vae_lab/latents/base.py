@@ -144,6 +144,14 @@ class Latent(PrintsArguments, nn.Module):
         nats."""
         return kl(q, self.prior())
 
+    def aggregate_kl(self, q: Distribution) -> Tensor:
+        """What each datum adds to the KL of the mean of the posteriors from the prior, [B], in
+        nats; for variables whose categories can be listed."""
+        raise ValueError(
+            f"aggregate_kl needs variables with categories, {type(self).__name__} has {self.kind}: "
+            "leave it at 0"
+        )
+
     def mode(self, q: Distribution) -> Tensor:
         """The most probable z, [*B, *E]; the mean, if nothing else is said."""
         return q.mean

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..distributed import all_sum
 from ..distributions import OneHotCategorical as OneHotCategorical
 from ..distributions import base, like, log_softmax, one_hot, per_variable
 from .base import WIDTH, Kind, Latent
@@ -92,6 +93,33 @@ class Finite(Discrete):
 
     def usage(self, q: Distribution, steps: int = 7) -> Tensor:
         return self.codes(q)
+
+    def aggregate_kl(self, q: Distribution) -> Tensor:
+        r"""What each datum adds to the KL of the mean of the posteriors from the prior, in nats.
+
+        .. math:: \sum_l \mathbb{E}_{q(z_l|x)}[\log \bar q(z_l) - \log p(z_l)], \qquad
+                  \bar q(z_l) = \frac{1}{B} \sum_x q(z_l|x)
+
+        The mean is over the batch of all processes, and on a grid over the places. It is the part
+        of KL(q(z|x) || p(z)) that says nothing of x: the mean over the batch is the KL of
+        :math:`\bar q`, and so is the gradient of that mean.
+
+        Args:
+            q: the posteriors, batch shape [B].
+
+        Returns:
+            Shape [B].
+
+        Source: Hoffman & Johnson, *ELBO surgery*, NIPS workshop on approximate inference, 2016
+        """
+        codes = self.codes(q)  # [B, L, K]
+        of_places = self.places_as_data(codes)  # [B * places, L of a place, K]
+        count = codes.new_full((1,), len(of_places))
+        total = all_sum(torch.cat([of_places.detach().sum(0).flatten(), count]))
+        mean = (total[:-1] / total[-1]).view(of_places.shape[1:])
+        prior = self.codes(self.prior()).unflatten(0, (self.num_places, -1))[0]
+        ratio = mean.clamp_min(torch.finfo(mean.dtype).tiny).log() - prior.log()
+        return (codes * ratio.repeat(self.num_places, 1)).sum((-2, -1))
 
     @property
     def uniform(self) -> bool:

@@ -34,7 +34,10 @@ from .sources import first_line, is_release, read_card
 if TYPE_CHECKING:
     from ..vae import VAE
 
-FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has a prior, or one of these classes or arguments
+FORMATS = (
+    1,
+    2,
+)  # what vae_lab 0.1 reads, and what has a prior, or one of these classes or arguments
 SINCE_2 = {"Grid", "TemporalConv", "Transformer", "Columns", "Laplace", "DiscretizedLogistic"}
 ARGUMENTS_SINCE_2 = {"standardize", "missing"}  # which are left out where they are false
 CONFIG, WEIGHTS = sources.FILES

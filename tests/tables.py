@@ -27,7 +27,7 @@ def drawn(kind, rows=N, count=1):
     if kind in NUMBERS:
         return (3 + z).exp() if kind == "lognormal" else 40 + 3 * z
     if kind == "bernoulli":
-        return (z > 0.4).double()
+        return (z > torch.linspace(0.4, -0.4, count)).double()
     if kind in COUNTS:
         return torch.poisson((1 + z / 2).exp()) * (torch.rand(rows, count) < 0.7)
     return (z + 1.5).round().clamp(0, 3)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from scipy import stats
+from scipy import stats  # scikit-learn brings it
 from tables import (
     COUNTS,
     KINDS,
@@ -130,6 +130,15 @@ def test_samples_are_legal_and_have_the_mean_and_the_masses(kind):
     assert ((probability > 0) & ((probability <= 1) | ~torch.tensor(likelihood.discrete))).all()
 
 
+# By moments or given degrees of freedom; in nats a value.
+ROUGHLY = {
+    "student_t": 0.03,
+    "negative_binomial": 0.01,
+    "zero_inflated_poisson": 0.03,
+    "zero_inflated_negative_binomial": 0.03,
+}
+
+
 @kinds
 def test_the_start_is_near_the_optimum(kind):
     """No step from there, of the parameters that are the same for all data, gains much."""
@@ -147,7 +156,7 @@ def test_the_start_is_near_the_optimum(kind):
 
     optimizer.step(loss)
     gain = likelihood.log_prob(params, x).mean().item() - before
-    assert -1e-9 < gain < (0.1 if kind in COUNTS else 0.03)
+    assert -1e-9 < gain < ROUGHLY.get(kind, 1e-3)
 
 
 @kinds

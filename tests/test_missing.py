@@ -56,7 +56,7 @@ class Incomplete:
         return loc + scale * offset, weight @ weight.T + noise.diag()
 
     def rows(self):
-        """Of each row: what is missing, log p(observed), and the mean and covariance of the rest."""
+        """Of each row: what is missing, log p of the rest, and the mean and covariance."""
         mean, covariance = self.joint()
         for x in self.x:
             m = x.isnan()

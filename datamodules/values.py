@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from datamodules.base import check_size, split
+from datamodules.base import VALUES, check_size, split
 from datamodules.streamed import StreamedDataModule
 from vae_lab.data import Prepare
 from vae_lab.data.columns import Column
@@ -16,8 +15,6 @@ from vae_lab.data.rows import in_memory
 from vae_lab.data.stream import Reader
 from vae_lab.data.tables import as_text, likelihood_of
 from vae_lab.seeding import derive_seed
-
-VALUES = 100_000  # rows of which a likelihood learns the units
 
 
 class Opened(NamedTuple):
@@ -129,17 +126,6 @@ class Values(StreamedDataModule):
                     f"data.{name} is for pictures of bytes [N, C, H, W], the data has the shape "
                     f"{list(self.shape)}: leave it out"
                 )
-
-    def train_values(self, most: int = VALUES) -> Tensor | None:
-        """Training data as a model sees it, [N, *X], at most so many, evenly over all.
-
-        None for pictures, of which :meth:`train_mean` says all that is wanted.
-        """
-        if self.opened.pictures:
-            return None
-        data = self._splits["train"]
-        rows = torch.arange(0, len(data), -(-len(data) // most))
-        return in_memory(data.subset(rows)).images
 
     def train_mean(self, most: int | None = None) -> Tensor:
         if self.opened.pictures:

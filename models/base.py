@@ -113,14 +113,14 @@ class VAEModule(pl.LightningModule):
         return self.optimizer(groups)
 
     def setup(self, stage: str) -> None:
-        """Starts a fresh decoder at the data's mean; one that was loaded has a bias of its own."""
+        """Starts a fresh decoder at the data's mean, of which a likelihood may also learn the units;
+        one that was loaded has a bias of its own."""
         if stage != "fit" or self.vae.output_bias.any():
             return
         data = self.trainer.datamodule
-        values, mean = (getattr(data, name, None) for name in ("train_values", "train_mean"))
-        if values and (x := values()) is not None:
-            self.vae.initialize(x.to(self.device))
-        elif mean:
+        if self.vae.likelihood.learns_units:
+            self.vae.initialize(data.train_values().to(self.device))
+        elif mean := getattr(data, "train_mean", None):
             self.vae.initialize_bias(mean(GRID_MEAN_OF) if self.vae.latent.grid else mean())
 
     def configure_model(self) -> None:

@@ -299,7 +299,16 @@ class VAE(Pretrained, nn.Module):
     @torch.no_grad()
     def reconstruct(self, x: Array) -> Tensor:
         """The means of p(x|z) at the most probable z, [B, *X]."""
-        return self.likelihood.mean(self.decode(self._mode(x)))
+        x = self.images(x)
+        z = self.latent.mode(self.encode(x))
+        return self.likelihood.given(x).mean(self.decode(z))
+
+    def impute(self, x: Array, num_samples: int = 100, draw: bool = False) -> Tensor:
+        """x [B, *X] with its missing values, which are NaN, filled: by their means given what was
+        observed, or by a draw; see :func:`vae_lab.imputation.impute`."""
+        from .imputation import impute
+
+        return impute(self, x, num_samples, draw)
 
     @torch.no_grad()
     def interpolate(self, x0: Array, x1: Array, steps: int = 8) -> Tensor:

@@ -113,7 +113,7 @@ class VAEModule(pl.LightningModule):
         return self.optimizer(groups)
 
     def setup(self, stage: str) -> None:
-        """Starts a fresh decoder at the data's mean, of which a likelihood may also learn the units;
+        """Starts a fresh decoder at the data's mean, and a likelihood that learns units with them;
         one that was loaded has a bias of its own."""
         if stage != "fit" or self.vae.output_bias.any():
             return

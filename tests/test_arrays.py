@@ -207,7 +207,7 @@ def test_what_cannot_be_is_one_line(tmp_path, case):
     [
         (3, "int has no __getitem__ and no __len__"),
         (Items(ARRAYS["vectors"][:0]), "data.dataset is empty"),
-        (torch.utils.data.ChainDataset([]), "has no __len__"),
+        (iter([]), "has no __len__"),
     ],
 )
 def test_what_is_no_dataset_is_one_line(dataset, line):
@@ -238,6 +238,28 @@ def test_the_pictures_own_likelihood_is_what_it_was(run):
     run(*SHORT, "run_dir=a")
     kept = OmegaConf.load("a/config.yaml")
     assert kept.likelihood == {"_target_": "vae_lab.likelihoods.Bernoulli"}
+
+
+@pytest.mark.parametrize("network", ["mlp", "linear", "temporal_conv", "transformer"])
+def test_every_network_of_series_trains_on_them(run, tmp_path, network):
+    path = saved(tmp_path, rng.normal(size=(200, 8, 2)).cumsum(1))
+    lines = ("data=arrays", f"data.train={path}", "data.batch_size=20", f"network={network}")
+    run("experiment=smoke", *lines, "trainer=cpu", "model.latents=2", "run_dir=a")
+
+
+def test_auto_finds_a_run_on_arrays(run, tmp_path, capsys):
+    path = saved(tmp_path, ARRAYS["vectors"])
+    lines = (
+        "data=arrays",
+        f"data.train={path}",
+        "data.batch_size=10",
+        "data.columns={0: student_t}",
+    )
+    for _ in range(2):
+        run(*SHORT, *lines, "resume=auto", "trainer.max_epochs=3")
+        run(*SHORT, *lines, "resume=auto", "trainer.max_epochs=4")
+    assert len([*Path("runs").iterdir()]) == 2
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_a_series_is_trained_evaluated_and_reported(run, tmp_path):

@@ -9,6 +9,7 @@ import copy
 import functools
 import importlib
 import inspect
+import logging
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -91,6 +92,7 @@ def attribute(target: str, name: str) -> Any:
 
 def imported(target: str) -> dict[str, Any]:
     """The arguments read off the imported object itself, where there is no source to be read."""
+    logging.getLogger("hydra.utils").disabled = True  # what it says is raised as well
     thing = get_object(target)
     if not inspect.isclass(thing):
         return _inspected(thing)

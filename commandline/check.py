@@ -10,6 +10,7 @@ import gc
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -22,16 +23,18 @@ from omegaconf.errors import OmegaConfBaseException
 from .arguments import arguments_of, attribute
 from .help import text as help_text
 from .likeness import did_you_mean
-from .places import CONFIGS
+from .own import CLASSES, FLAG, NO_FILE, NO_SEED, with_own_folder
+from .places import CONFIGS, OWN
 from .quoting import as_meant, as_typed
 from .refusals import foreseen
-from .settings import DECIDED, GROUPS, OPTIONAL
+from .settings import DECIDED, GROUPS, OF_DATA, OPTIONAL
 from .settings_table import choices
 from .signatures import SECTIONS, complaints
 
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
-VALUE_FLAGS = {"-c", "--cfg", "-p", "--package"}
+VALUE_FLAGS = {"-c", "--cfg", "-p", "--package", FLAG}
 SHOWS = {"-c", "--cfg", "--info", "--hydra-help", "--version"}  # and run nothing
+TARGETS = [f"{name}._target_" for name in CLASSES]
 MERGED = [name for name, group in GROUPS.items() if group.several]
 
 
@@ -51,6 +54,10 @@ def check(arguments: list[str]) -> list[DictConfig]:
     Raises:
         Mistake: one line that says what to type.
     """
+    try:
+        arguments = with_own_folder(arguments)
+    except ValueError as error:
+        raise Mistake(str(error)) from None
     typed, multirun = _split_flags(as_meant(arguments))
     if multirun and {"-c", "--cfg"}.intersection(arguments):
         raise Mistake("--cfg shows one run: leave out -m, and type one value of each setting")
@@ -148,10 +155,12 @@ def _compose_checked(lines: list[str]) -> DictConfig:
     overrides = [o for o in _parse(lines) if not o.key_or_group.startswith("hydra")]
     groups = [o for o in overrides if o.key_or_group in GROUPS]
     for override in groups:
-        _check_choice(override)
-    reference = _reference(tuple(str(o.input_line) for o in groups))
+        if override.input_line != NO_FILE:
+            _check_choice(override)
+    classes = [o for o in overrides if o.key_or_group in TARGETS]
+    reference = _reference(tuple(str(o.input_line) for o in (*groups, *classes)), tuple(OWN))
     for override in overrides:
-        if override not in groups:
+        if override not in groups and override.input_line != NO_SEED:
             _check_key(override, reference)
     config = _compose([str(o.input_line) for o in overrides])
     check_config(config)
@@ -178,14 +187,15 @@ def check_config(config: DictConfig) -> None:
 
 
 @functools.cache  # the jobs of a sweep mostly share it
-def _reference(lines: tuple[str, ...]) -> dict[str, Any]:
-    """The config with the chosen groups, before any single setting."""
+def _reference(lines: tuple[str, ...], own: tuple[Path, ...]) -> dict[str, Any]:
+    """The config with the chosen groups and classes, before any single setting."""
     return OmegaConf.to_container(_compose([*lines]))
 
 
 def _compose(lines: list[str]) -> DictConfig:
     try:
-        return compose("train", lines)
+        folders = [f"hydra.searchpath=['file://{folder}']" for folder in OWN]
+        return compose("train", [*folders, *lines])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise Mistake(" ".join(str(error).split())) from None
 
@@ -199,7 +209,8 @@ def _check_choice(override: Override) -> None:
         raise Mistake(f"{group} is one of {', '.join(known)}, got a list: type {group}=NAME")
     for name in chosen if isinstance(chosen, list) else [chosen]:
         if name is None and group in OPTIONAL:
-            raise Mistake(f"{group}=null is the default, the model's own: leave it out")
+            owner = "data" if group in OF_DATA else "model"
+            raise Mistake(f"{group}=null is the default, the {owner}'s own: leave it out")
         if name not in known:
             close = did_you_mean(str(name), known)
             shown = "null" if name is None else repr(name)
@@ -214,7 +225,7 @@ def _not_without(key: str) -> str:
 def _check_key(override: Override, reference: dict[str, Any]) -> None:
     key = override.key_or_group
     parent, _, name = key.rpartition(".")
-    if name.startswith("_"):
+    if name.startswith("_") and key not in TARGETS:
         raise Mistake(f"{key} is not for the command line: add a file to configs/ and choose it")
     if key in DECIDED:
         raise Mistake(f"{key} is not a setting: {DECIDED[key]}")
@@ -308,7 +319,7 @@ def exit_on_mistake(arguments: list[str]) -> list[str]:
         raise SystemExit(2) from None
     finally:
         gc.enable()
-    return as_meant(arguments)
+    return as_meant(with_own_folder(arguments))
 
 
 def _foresee(configs: list[DictConfig], here: bool) -> None:

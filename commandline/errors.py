@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from .places import CONFIGS
+from .places import files
 from .quoting import as_typed
 from .settings import GROUPS, NAMING_PLACES
 
@@ -86,9 +86,9 @@ def _places(config: DictConfig) -> list[str]:
 def _typed_names() -> dict[str, str]:
     """The name to type for each class that has exactly one file in configs/."""
     groups = [name for name, group in GROUPS.items() if group.spoken]
-    files = [file for group in groups for file in (CONFIGS / group).glob("*.yaml")]
-    classes = [OmegaConf.load(file)._target_.rpartition(".")[2] for file in files]
-    pairs = zip(classes, files, strict=True)
+    found = [file for group in groups for file in files(group)]
+    classes = [OmegaConf.load(file)._target_.rpartition(".")[2] for file in found]
+    pairs = zip(classes, found, strict=True)
     return {c: f.stem for c, f in pairs if classes.count(c) == 1 and c not in FAMILIES}
 
 

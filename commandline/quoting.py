@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from .own import with_plus
 from .settings import NAMING_PLACES
 
 OF_SEVERAL = {"task=evaluate", "task=report"}  # models side by side
@@ -19,7 +20,9 @@ HOME = re.compile(r"(?:^|(?<=,)|(?<=, ))~(?=[/,]|$)")
 
 def as_meant(arguments: list[str]) -> list[str]:
     """The arguments, quoted where Hydra would not read them as meant: a path that begins with `~`,
-    and `checkpoint=A,B` where a task takes several models, which unquoted would be a sweep."""
+    and `checkpoint=A,B` where a task takes several models, which unquoted would be a sweep. The
+    settings of a class that is typed have a plus."""
+    arguments = with_plus(arguments)
     one_run = not {"-m", "--multirun"}.intersection(arguments)
     several = one_run and bool(OF_SEVERAL.intersection(arguments))
     return [_quoted(text, several) for text in arguments]

@@ -11,7 +11,7 @@ from .likeness import did_you_mean
 from .places import ROOT
 from .quoting import OF_SEVERAL, as_typed, expand_home
 from .rehearsal import foresee, refusal
-from .settings import POSITIVE
+from .settings import OF_DATA, POSITIVE
 from .settings_table import choices
 
 OF_A_MODEL = ("evaluate", "report", "explore", "sample", "export")  # from wherever it may come
@@ -84,9 +84,10 @@ def _refused(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[
 
 
 def given_by_data(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The arguments of the model that the data decides."""
-    conditional = config["model"].get("condition") is not None
-    return ("shape", "classes", "attributes") if conditional else ("shape",)
+    """The arguments of the model that only the data knows."""
+    model = config["model"]
+    conditional = ("classes", "attributes") if model.get("condition") is not None else ()
+    return ("shape", *conditional, *(name for name in OF_DATA if model[name] is None))
 
 
 def chosen_latent(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _check_sharding(config: DictConfig) -> None:
         raise ValueError(
             "callbacks=gradient_probe needs the whole weights in one process: use trainer=ddp"
         )
-    if config.model.likelihood.get("learned"):
+    if (config.model.likelihood or {}).get("learned"):
         raise ValueError(
             "a learned sigma is one number, which cannot be sharded: use trainer=ddp or "
             "likelihood.learned=false"

@@ -30,6 +30,7 @@ class Group(NamedTuple):
         spoken: an error's words may name a class of this group, which is shown as its file's name.
         own: its files have settings of the group's own, and do not only set those of others.
         optional: null, which chooses none of them, leaves it to another part: the default.
+        of_data: this other part is the data, and no longer the model.
     """
 
     several: bool = False
@@ -37,6 +38,7 @@ class Group(NamedTuple):
     spoken: bool = False
     own: bool = True
     optional: bool = False
+    of_data: bool = False
 
 
 class Row(NamedTuple):
@@ -107,6 +109,9 @@ TABLE = {
     "model.latent": _decided("type latent=NAME, or model.latents=NUMBER for the model's own"),
     "data": Row(group=Group()),
     "data.root": Row(PLACES, place=True),
+    "data.train": Row(PLACES, place=True),
+    "data.val": Row(PLACES, place=True, decides_images=False),
+    "data.test": Row(PLACES, place=True),
     "data.cache_dir": Row(PLACES, place=True, decides_images=False),
     "data.download": Row(PLACES, decides_images=False),
     "data.batch_size": Row(decides_images=False),
@@ -124,7 +129,7 @@ TABLE = {
     "network": Row(group=Group(of_model=True)),
     "network.checkpointing": Row(WORKS),
     "latent": Row(group=Group(of_model=True, optional=True), old=None),
-    "likelihood": Row(group=OF_MODEL),
+    "likelihood": Row(group=OF_ANOTHER._replace(of_data=True)),
     "objective": Row(group=OF_MODEL),
     "estimator": Row(group=OF_ANOTHER),
     "prior": Row(group=OF_ANOTHER, old=None),
@@ -167,6 +172,7 @@ OLD = {name: row.old for name, row in TABLE.items() if row.old is not ...}
 # In the order in which they are shown.
 GROUPS = {name: row.group for name, row in TABLE.items() if row.group is not None}
 OPTIONAL = [name for name, group in GROUPS.items() if group.optional]
+OF_DATA = [name for name, group in GROUPS.items() if group.of_data]
 
 
 def role_of(name: str) -> Role:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from .places import CONFIGS
+from .places import CONFIGS, files
 from .settings import GROUPS
 
 OURS = ("vae_lab.", "models.", "datamodules.")
@@ -66,8 +66,7 @@ def _cell(text: str) -> str:
 
 def choices(group: str) -> list[str]:
     """The names that a group offers; none where there is no such group."""
-    found = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-    return [name for name in found if not name.startswith("_")]
+    return [path.stem for path in files(group)]
 
 
 def leaves(file: Path, prefix: str, target: str | None = None) -> Iterator[Setting]:

@@ -12,7 +12,7 @@ import yaml
 
 from .arguments import arguments_of
 from .likeness import did_you_mean
-from .settings import DECIDED, GROUPS, NAMING_PLACES, OPTIONAL
+from .settings import DECIDED, GROUPS, NAMING_PLACES, OF_DATA, OPTIONAL
 
 
 class Init(TypedDict):
@@ -114,8 +114,14 @@ def _of_node(node: Any, path: str) -> Iterator[str]:
     if not isinstance(node, Mapping):
         return
     if "_target_" in node:
+        try:
+            known = arguments_of(node["_target_"])
+        except (ImportError, ValueError) as error:  # Hydra's have several lines
+            reason = " ".join(str(error.__cause__ or error).split())
+            yield f"there is no {node['_target_']} to be imported for {path}: {reason}"
+            return
         fields = {k: v for k, v in node.items() if not k.startswith("_")}
-        yield from _of_fields(fields, arguments_of(node["_target_"]), f"{path}.")
+        yield from _of_fields(fields, known, f"{path}.")
     for name, child in node.items():
         yield from _of_node(child, f"{path}.{name}")
 
@@ -130,6 +136,8 @@ def _of_fields(fields: Mapping[str, Any], hints: Mapping[str, Any], prefix: str)
             yield f"{prefix}{name} has no default: type {prefix}{name}=..."
         elif f"{prefix}{name}" in NAMING_PLACES and isinstance(value, str) and not value.strip():
             yield f"{prefix}{name} is empty: type a place, or leave it out"
+        elif prefix == "model." and name in OF_DATA and value is None:
+            continue  # the run puts the data's own there
         elif not fits(value, hints[name]):
             must = f"{prefix}{name} must be {in_words(hints[name])}, got {value!r}"
             yield must + _instead(prefix, name, value, hints[name])

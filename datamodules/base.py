@@ -21,6 +21,8 @@ from vae_lab.data.stream import Reader, Tensors
 from vae_lab.lightning import place
 from vae_lab.seeding import derive_seed
 
+VALUES = 100_000  # data of which a likelihood learns the units
+MOST_VALUES = 2**28  # numbers in them
 CACHE = Path("~/.cache/vae_lab")  # without a home only an error for those who need it
 
 
@@ -94,6 +96,19 @@ class DataModule(pl.LightningDataModule):
     def unaugmented(self) -> Self:
         """This, without augmentation: the training data to measure on."""
         return self
+
+    def own_likelihood(self) -> dict[str, Any]:
+        """The likelihood that suits the data, for a run in which none is chosen: a config."""
+        return {"_target_": "vae_lab.likelihoods.Bernoulli"}
+
+    def train_values(self, most: int = VALUES) -> Tensor:
+        """Training data as a model sees it, [N, *X], at most so many, evenly over all of it."""
+        data, fit = self._splits["train"], max(MOST_VALUES // math.prod(self.shape), 1)
+        rows = torch.arange(0, len(data), -(-len(data) // min(most, fit)))
+        with closing(
+            self._loader_of(data.subset(rows), self.eval_batch_size, prepare=self.prepare())
+        ) as loader:
+            return torch.cat([x for x, *_ in loader])
 
     def setup(self, stage: str = "fit") -> None:
         """Opens and splits the data, whatever the stage."""
@@ -232,7 +247,7 @@ class ImageDataModule(DataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.prepare(), self.augment()  # refuse other values of what they are made with
+        Pixels(self.binarize), Augment(self.flip, self.crop)  # refuse other values
 
     @property
     def pixels(self) -> dict[str, Any]:

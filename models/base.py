@@ -116,9 +116,14 @@ class VAEModule(pl.LightningModule):
         return self.optimizer(parameter_groups(self.vae, self.objective, self.estimator, **rates))
 
     def setup(self, stage: str) -> None:
-        """Starts a fresh decoder at the data's mean; one that was loaded has a bias of its own."""
-        mean = getattr(self.trainer.datamodule, "train_mean", None)
-        if stage == "fit" and mean and not self.vae.output_bias.any():
+        """Starts a fresh decoder at the data's mean, and a likelihood that learns units with them;
+        one that was loaded has a bias of its own."""
+        if stage != "fit" or self.vae.output_bias.any():
+            return
+        data = self.trainer.datamodule
+        if self.vae.likelihood.learns_units:
+            self.vae.initialize(data.train_values().to(self.device))
+        elif mean := getattr(data, "train_mean", None):
             self.vae.initialize_bias(mean(GRID_MEAN_OF) if self.vae.latent.grid else mean())
             if self.vae.condition is not None:
                 self.vae.condition.start(self.trainer.datamodule.train_labels())

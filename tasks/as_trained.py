@@ -6,12 +6,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from commandline.places import CONFIGS
+from commandline.places import files
 from commandline.settings import Role, names
 from commandline.settings_table import choices
 from vae_lab.storage.checkpoints import Saved
-
-DATA = CONFIGS / "data"
 
 
 def as_saved(config: DictConfig, checkpoint: Saved, run_dir: Path) -> DictConfig:
@@ -23,6 +21,8 @@ def as_saved(config: DictConfig, checkpoint: Saved, run_dir: Path) -> DictConfig
         typed.remove("data")  # named so that data.root can be typed
     # An experiment sets what it likes: with one, all is as it is typed now.
     for key in config if "experiment" in typed else typed:
+        if key == "likelihood" and config.likelihood is None:
+            continue  # it stays what the data was found to be
         OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
     for name in names(Role.ASKS):
         saved[name] = config[name]
@@ -51,7 +51,7 @@ def data_of_release(config: DictConfig, card: dict[str, Any], source: str) -> Di
         ValueError: the card and what is typed do not say which data it is, or where it lies.
     """
     typed, about = _typed(), card.get("data") or {}
-    known = {OmegaConf.load(path)._target_.rpartition(".")[2]: path for path in DATA.glob("*.yaml")}
+    known = {OmegaConf.load(path)._target_.rpartition(".")[2]: path for path in files("data")}
     chosen = config.data._target_.rpartition(".")[2]
     if "data" in typed and chosen != about.get("class"):
         return config.data
@@ -70,9 +70,11 @@ def data_of_release(config: DictConfig, card: dict[str, Any], source: str) -> Di
             whole.data[name] = value
     for key in [key for key in typed if key.startswith("data.")]:
         OmegaConf.update(whole, key, OmegaConf.select(config, key))
-    if OmegaConf.is_missing(whole.data, "root"):
+    if lacking := [name for name in whole.data if OmegaConf.is_missing(whole.data, name)]:
+        place = "FOLDER" if lacking[0] == "root" else "FILE"
         raise ValueError(
-            f"{source} does not say where its images are: type data={path.stem} data.root=FOLDER"
+            f"{source} does not say where its {'images are' if place == 'FOLDER' else 'data is'}: "
+            f"type data={path.stem} data.{lacking[0]}={place}"
         )
     return whole.data
 

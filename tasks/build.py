@@ -21,10 +21,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from commandline.likeness import did_you_mean
-from commandline.places import CONFIGS, ROOT
+from commandline.own import FLAG, without_plus
+from commandline.places import CONFIGS, OWN, ROOT
 from commandline.refusals import chosen_latent, given_by_data
 from commandline.settings import Role, below
 from commandline.settings_table import choices
+from datamodules.base import DataModule
 from models.base import VAEModule
 from vae_lab import __version__
 from vae_lab.callbacks import (
@@ -37,6 +39,7 @@ from vae_lab.callbacks import (
 )
 from vae_lab.description import RELAXATION, describe
 from vae_lab.estimators import catalog
+from vae_lab.inputs import is_picture
 from vae_lab.lightning import count_epochs_once, shorten_steps
 from vae_lab.loggers import CSVLogger
 from vae_lab.storage.checkpoints import CHECKPOINTS, run_of
@@ -67,8 +70,37 @@ def _place(message: str) -> str:
     return f" (in {key.strip()})" if key.strip() else ""
 
 
-def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
+def decided_by_data(config: DictConfig) -> pl.LightningDataModule:
+    """The data; what of the config it decides, if nobody else has, is put into the config."""
     datamodule = make(config.data)
+    _check_datamodule(datamodule, config.data._target_)
+    if "columns" in config.data:
+        config.data.columns = datamodule.schema
+    if config.likelihood is None:
+        own = getattr(datamodule, "own_likelihood", DataModule().own_likelihood)
+        config.likelihood = own()
+    elif config.likelihood.get("columns", ...) is None:  # likelihood=columns
+        config.likelihood.columns = config.data.columns
+    return datamodule
+
+
+def _check_datamodule(made: Any, target: str) -> None:
+    """Refuses an object of a class of one's own that no run can be trained on."""
+    if isinstance(made, torch.utils.data.Dataset):
+        raise ValueError(f"{target} is a Dataset: type data=dataset data.dataset._target_={target}")
+    if not isinstance(made, pl.LightningDataModule):
+        raise ValueError(
+            f"{target} must make a LightningDataModule, such as one that derives from "
+            f"datamodules.base.DataModule, got {type(made).__name__}"
+        )
+    if getattr(made, "shape", None) is None:
+        raise ValueError(
+            f"{target} lacks `shape`, the shape of one datum, such as (1, 28, 28) or (30,)"
+        )
+
+
+def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
+    datamodule = decided_by_data(config)
     of_data = {name: getattr(datamodule, name, None) for name in given_by_data(config)}
     model = make(config.model, **of_data, **chosen_latent(config), **_label_estimator(config))
     if config.channels_last:
@@ -180,6 +212,8 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
 def facts(config: DictConfig, model: VAEModule) -> dict[str, Any]:
     """The part of a release's card that says where it comes from."""
     estimator = model.estimator
+    in_units = not is_picture(model.vae.shape) or config.likelihood.get("standardize")
+    limits = {} if in_units else {"range": [0, 1]}
     known = estimator.relaxed and type(estimator) in catalog()
     data = OmegaConf.to_container(config.data, resolve=True)
     places = [name for name, row in below("data").items() if row.role is Role.PLACES]
@@ -189,7 +223,7 @@ def facts(config: DictConfig, model: VAEModule) -> dict[str, Any]:
         "commit": commit(),
         "versions": versions(),
         "command": " && ".join(commands_of(Path(config.run_dir))),
-        "data": {"class": data["_target_"].rpartition(".")[2], "range": [0, 1]} | settings,
+        "data": {"class": data["_target_"].rpartition(".")[2], **limits} | settings,
         **({RELAXATION: describe(estimator)} if known else {}),
     }
 
@@ -211,7 +245,8 @@ def command(resume: str | None = None, threads: int | None = None) -> str:
     It names no folder of this run, and the home as `~`. A new run's has the number of threads, on
     which its last bits depend.
     """
-    typed = [line for line in HydraConfig.get().overrides.task if not line.startswith("run_dir=")]
+    lines = without_plus(HydraConfig.get().overrides.task)
+    typed = [line for line in lines if not line.startswith("run_dir=")]
     if resume in (None, "auto"):
         if threads is not None and f"threads={threads}" not in typed:
             typed = [line for line in typed if not line.startswith("threads=")]  # it is null
@@ -222,7 +257,8 @@ def command(resume: str | None = None, threads: int | None = None) -> str:
             typed = [f"resume={AGAIN}" if line.startswith("resume=") else line for line in typed]
         else:  # a file from elsewhere: only the folder is new
             typed.append(f"run_dir={AGAIN}")
-    return shlex.join(["python", "train.py", *map(_from_home, typed)])
+    flags = [part for folder in OWN for part in (FLAG, str(folder))]
+    return shlex.join(["python", "train.py", *map(_from_home, [*flags, *typed])])
 
 
 def _from_home(typed: str) -> str:

@@ -18,8 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
-from commandline.places import CONFIGS
-from commandline.settings_table import choices
+from commandline.places import files
 from models.base import VAEModule
 from vae_lab import figures
 from vae_lab.estimators import Estimator
@@ -30,7 +29,6 @@ from vae_lab.storage.runs import writable
 from . import build
 from .start import typed_folder
 
-ESTIMATORS = CONFIGS / "estimator"
 FORMATS = {"test_elbo": ".2f", "lowest": ".2f", "highest": ".2f"}  # nats
 Row = dict[str, Any]
 
@@ -89,8 +87,9 @@ def _estimators(
 ) -> Iterator[tuple[str, tuple[DictConfig, Estimator]]]:
     """The estimators asked for, or all that accept the model's latent and objective, with their
     settings: as in their files, or with as many samples as so many evaluations of f are."""
-    for name in choices("estimator") if names is None else names:
-        settings = OmegaConf.load(ESTIMATORS / f"{name}.yaml")
+    known = {path.stem: path for path in files("estimator")}
+    for name in known if names is None else names:
+        settings = OmegaConf.load(known[name])
         try:
             found = _contender(settings, model, x, evaluations)
         except ValueError:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from commandline.refusals import check_ranges
 from vae_lab.evaluation.measurement import collect
+from vae_lab.inputs import is_picture
 
 from .machine import check_devices
 from .trained import Trained, trained
@@ -25,6 +26,11 @@ def run(config: DictConfig) -> None:
     check_ranges(config)
     check_devices(config)
     found = trained(config)
+    if not is_picture(found.vae.shape):
+        raise ValueError(
+            f"task=explore shows images, and the data of {found.typed} has the shape "
+            f"{list(found.vae.shape)}: type task=evaluate or task=report"
+        )
     (images, y), data = _test_images(found, config.explore.images), found.datamodule
     explorer = Explorer(found.vae, images, data.binarize, data.pixels, y)
     serve(explorer, found.name, config.explore.port)

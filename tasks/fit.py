@@ -1,8 +1,9 @@
 """task=fit: trains a new run, or goes on with one; then tests, releases and reports it."""
 
+import textwrap
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from commandline.refusals import check_ranges
 from models.base import VAEModule
 from vae_lab import VAE
 from vae_lab.callbacks import Checkpointing
+from vae_lab.data import Batch
 from vae_lab.description import check_described
+from vae_lab.inputs import is_picture
 from vae_lab.lightning import ended_its_epoch
 from vae_lab.loggers import begin, upload_release
 from vae_lab.storage import files
@@ -204,11 +207,29 @@ def _check_data(
     datamodule.prepare_data()
     datamodule.setup("fit")
     check_batches(config, datamodule)
-    x, y, *_ = next(iter(datamodule.val_dataloader()))
+    x, y, _ = _first(datamodule.val_dataloader())
     model.vae.likelihood.check(x)
     if model.vae.condition is not None:
         model.vae.given(y), model.vae.given(datamodule.train_labels())
-    return [*remarks(config, trainer, datamodule, model, x)]
+    return [*_guess(datamodule), *remarks(config, trainer, datamodule, model, x)]
+
+
+def _first(loader: Iterable[Any]) -> Batch:
+    """A loader's first batch."""
+    batch = next(iter(loader))
+    if not isinstance(batch, tuple | list) or len(batch) != 3:
+        raise ValueError(
+            "a batch of data.val_dataloader() must be a vae_lab.data.Batch of x, y and the number "
+            f"of data in all processes, got {type(batch).__name__} of {len(batch)}"
+        )
+    return Batch(*batch)
+
+
+def _guess(datamodule: pl.LightningDataModule) -> Iterator[str]:
+    """What the data was taken for, and how to say otherwise."""
+    if guess := getattr(datamodule, "guess", ""):
+        yield "columns by their looks; to change or leave out, type data.columns={A: KIND, B: null}"
+        yield textwrap.indent(guess, "    ")
 
 
 @rank_zero_only
@@ -273,7 +294,8 @@ def _summary(
     there = ", ".join(name for name in names if (Path(run_dir) / name).exists())
     say(f"files    {run_dir}: {there}")
     say(f"next     python train.py task=evaluate {as_typed('checkpoint', run_dir)}")
-    say(f"         python train.py task=explore {as_typed('checkpoint', run_dir)}")
+    if is_picture(vae.shape):
+        say(f"         python train.py task=explore {as_typed('checkpoint', run_dir)}")
     end = "max_epochs" if trainer.max_steps == -1 else "max_steps"  # what it has come to
     say(f"         python train.py {as_typed('resume', run_dir)} trainer.{end}=N")
     say(f'         vae_lab.VAE.from_pretrained("{run_dir}")')

@@ -3,6 +3,10 @@
 import re
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from commandline.own import NO_FILE
 from vae_lab.storage.checkpoints import run_of
 
 
@@ -48,6 +52,13 @@ def folder_of(source: str) -> Path:
         return path.parent
     run = run_of(path)
     return path.with_suffix("") if run is None or path.stem != "best" else run
+
+
+def data_name(config: DictConfig) -> str:
+    """What the data is called in a folder's name: its file, or a class that was typed."""
+    chosen = HydraConfig.get().runtime.choices.data
+    typed = chosen == NO_FILE.partition("=")[2]
+    return config.data._target_.rpartition(".")[2].lower() if typed else chosen
 
 
 def _plain(source: str) -> str:

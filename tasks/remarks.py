@@ -44,7 +44,8 @@ def remarks(
     if isinstance(share, int) or share < 1:
         return
     if trainer.max_epochs != -1:  # else the run counts in steps, however many make an epoch
-        yield from _few_steps(loader, trainer.accumulate_grad_batches)
+        unit = getattr(datamodule, "unit", "images")
+        yield from _few_steps(loader, trainer.accumulate_grad_batches, unit)
     steps = run_steps(trainer, len(loader))
     if trainer.strategy.root_device.type == "cpu":  # elsewhere the progress bar knows it at once
         mine = math.ceil(loader.batch_size / trainer.world_size)
@@ -76,13 +77,13 @@ def run_steps(trainer: pl.Trainer, batches: int) -> float:
     return min(math.ceil(batches / trainer.accumulate_grad_batches) * epochs, most)
 
 
-def _few_steps(loader: Any, accumulated: int) -> Iterator[str]:
+def _few_steps(loader: Any, accumulated: int, unit: str) -> Iterator[str]:
     """And the largest power of two that is small enough; of our own loaders, which know it."""
-    steps, images = math.ceil(len(loader) / accumulated), getattr(loader, "num_images", 0)
-    enough = 2 ** int(math.log2(max(images // (STEPS * accumulated), 1)))
+    steps, count = math.ceil(len(loader) / accumulated), getattr(loader, "num_images", 0)
+    enough = 2 ** int(math.log2(max(count // (STEPS * accumulated), 1)))
     if steps < STEPS and enough < getattr(loader, "batch_size", 0):
         yield (
-            f"an epoch has {_count(steps)}, few for {images} images: type data.batch_size={enough}"
+            f"an epoch has {_count(steps)}, few for {count} {unit}: type data.batch_size={enough}"
         )
 
 

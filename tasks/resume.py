@@ -11,6 +11,8 @@ from commandline.settings import OLD, Role, names, role_of
 from vae_lab import lightning
 from vae_lab.storage.checkpoints import CHECKPOINTS, Saved, read_saved, versions
 
+from . import build
+
 RUNS = Path("runs")
 
 
@@ -21,7 +23,9 @@ def has_checkpoint(folder: Path) -> bool:
 
 def newest_like(config: DictConfig) -> Saved | None:
     """The last saved of the unfinished runs in runs/ with this config; None if there is none."""
-    wanted = OmegaConf.to_container(config, resolve=True)
+    decided = config.copy()
+    build.decided_by_data(decided)
+    wanted = OmegaConf.to_container(decided, resolve=True)
     saved = [folder for folder in RUNS.glob("*") if has_checkpoint(folder)]
     for folder in sorted(saved, key=lambda f: (f / CHECKPOINTS).stat().st_mtime, reverse=True):
         file = folder / "config.yaml"

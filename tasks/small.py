@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
 from commandline.quoting import as_typed
 from commandline.refusals import check_task
 from vae_lab import pictures
+from vae_lab.data import Pixels
+from vae_lab.inputs import is_picture
 from vae_lab.storage.runs import writable
 
 from . import build
@@ -25,9 +28,14 @@ def test(config: DictConfig) -> float:
 
 
 def sample(config: DictConfig) -> None:
-    """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model."""
+    """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model; of data that
+    is no image as many, as an array."""
     vae, folder = load_vae(config)
     torch.manual_seed(config.seed)
+    if not is_picture(vae.shape):
+        np.save(folder / "samples.npy", vae.sample(64).cpu().numpy())
+        say(f"samples: {folder / 'samples.npy'}")
+        return
     pictures.save(pictures.samples(vae, 8, 8), folder / "samples.png")
     say(f"samples: {folder / 'samples.png'}")
 
@@ -50,6 +58,8 @@ def shards(config: DictConfig) -> None:
     check_task(config)
     writable(Path(config.run_dir))
     datamodule = build.make(config.data)
+    if not isinstance(datamodule.prepare(), Pixels):
+        raise ValueError("task=shards writes pictures that are stored as bytes: choose other data")
     datamodule.prepare_data()
     counts = write_shards(datamodule, Path(config.run_dir))
     say(f"shards   {config.run_dir}: {counts['train']} images in train/, {counts['test']} in test/")

@@ -15,6 +15,7 @@ from vae_lab.storage.runs import default_folder
 
 from . import resume
 from .as_trained import as_saved
+from .names import data_name
 from .show import say
 
 
@@ -89,7 +90,7 @@ def _new_folder(config: DictConfig, held: ExitStack) -> Path:
     """The folder that was typed, or one with a name of its own, which the first process makes."""
     if config.run_dir is None:
         choices = HydraConfig.get().runtime.choices
-        folder = default_folder(choices.model, choices.data)
+        folder = default_folder(choices.model, data_name(config))
         return held.enter_context(folder) if is_first() else Path("runs/NAME")
     folder = typed_folder(config)
     if is_first():

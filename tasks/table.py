@@ -11,6 +11,7 @@ from vae_lab.storage.runs import default_folder
 
 from .fit import fit
 from .machine import check_devices, decide_threads
+from .names import data_name
 from .show import say
 from .small import export, sample, shards, test
 from .trained import load_run
@@ -35,7 +36,7 @@ def compare(config: DictConfig) -> None:
         folder = config.run_dir
         if folder is None:
             choices = HydraConfig.get().runtime.choices
-            made = default_folder(f"compare-{choices.model}", choices.data)
+            made = default_folder(f"compare-{choices.model}", data_name(config))
             folder = held.enter_context(made)
         model = None
         if config.checkpoint is not None:

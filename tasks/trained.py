@@ -169,7 +169,7 @@ def _check_shape(found: Trained) -> None:
     shape = tuple(found.datamodule.shape)
     if shape != found.vae.shape:
         raise ValueError(
-            f"{found.typed} is a model of images of shape {found.vae.shape} (C, H, W), and "
+            f"{found.typed} is a model of data of shape {found.vae.shape}, and "
             f"{type(found.datamodule).__name__} has {shape}: leave out data=..., or choose the "
             "data that it was trained on"
         )

@@ -17,7 +17,7 @@ from commandline.arguments import arguments_of
 from commandline.errors import explain, lost
 from commandline.refusals import check_ranges, foreseen
 from commandline.rehearsal import refusal
-from commandline.settings import OPTIONAL
+from commandline.settings import OF_DATA, OPTIONAL
 from commandline.signatures import complaints, in_words
 from models.base import VAEModule
 from tasks import build
@@ -27,6 +27,7 @@ from vae_lab.likelihoods import Bernoulli
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(p for p in FOLDER.glob("*/*.yaml") if not p.stem.startswith("_"))
+OF_TABLES = {"columns"}  # likelihoods that are none of pictures
 OWN = ("vae_lab.", "models.", "datamodules.")
 GIVEN = {"shape", "latent"}  # to a model, by the data and by latent=NAME
 TINY = [
@@ -40,6 +41,11 @@ TINY = [
     "callbacks={}",
     "logger=csv",
 ]
+ROOT = ["data.root=/x"]
+NEEDED = {name: ROOT for name in ("image_folder", "streaming", "photos", "photo_codes")}
+NEEDED["columns"] = ["likelihood.columns=[{name: age, kind: gaussian}]"]
+NEEDED["arrays"] = ["data.train=/x.npy"]
+NEEDED["dataset"] = ["++data.dataset._target_=torch.utils.data.ChainDataset"]
 SMALLER = {"gumbel_vae": ["model.categories=3"], "reinforce_vae": ["model.categories=null"]}
 
 
@@ -52,10 +58,13 @@ def names(group):
     return [path.stem for path in FILES if path.parent.name == group]
 
 
+def of_pictures():
+    return [name for name in names("likelihood") if name not in OF_TABLES]
+
+
 def of_file(path):
-    rooted = ("image_folder", "streaming", "photos", "photo_codes")
-    root = ["data.root=/x"] if path.stem in rooted else []
-    return OmegaConf.to_container(config(f"{path.parent.name}={path.stem}", *root))
+    lines = f"{path.parent.name}={path.stem}", *NEEDED.get(path.stem, ())
+    return OmegaConf.to_container(config(*lines))
 
 
 def nodes(node):
@@ -112,7 +121,7 @@ def test_what_is_foreseen_is_what_a_constructor_says(target):
 
 
 @pytest.mark.parametrize("experiment", ["photos", "photo_codes"])
-@pytest.mark.parametrize("likelihood", names("likelihood"))
+@pytest.mark.parametrize("likelihood", of_pictures())
 def test_photographs_take_every_likelihood(experiment, likelihood):
     lines = f"experiment={experiment}", "data.root=/x", f"likelihood={likelihood}"
     assert list(complaints(OmegaConf.to_container(config(*lines)))) == []
@@ -161,13 +170,13 @@ OF_SERIES = "temporal_conv", "transformer"  # tests/test_arrays.py trains them
 
 CHOICES = [
     *(["model=" + name] for name in names("model")),
-    *(["likelihood=" + name] for name in names("likelihood")),
+    *(["likelihood=" + name] for name in of_pictures()),
     *(["objective=" + name] for name in names("objective")),
     *(["network=" + name] for name in names("network") if name not in OF_SERIES),
     *(["network=resnet", "model=" + name] for name in names("model")),
     *(["model=reinforce_vae", "latent=" + name] for name in names("latent")),
     *(["network=grid", "model=" + name] for name in names("model")),
-    *(["network=grid", "likelihood=" + name] for name in names("likelihood")),
+    *(["network=grid", "likelihood=" + name] for name in of_pictures()),
     *(["model=gaussian_vae", "prior=" + name] for name in names("prior")),
     *(["prior=" + name] for name in names("prior") if name != "flow"),
 ]
@@ -211,7 +220,7 @@ def test_a_model_takes_the_latent_that_is_chosen(model):
         "latents": 3,
         "learn_prior": False,
     }
-    for part in OPTIONAL:  # what is refused with another one is what its own takes
+    for part in {*OPTIONAL} - {*OF_DATA}:  # what is refused with another one is what its own takes
         own = arguments.attribute(node.model._target_, f"own_{part}_settings")
         assert own and set(own) < set(node.model)
 
@@ -235,7 +244,7 @@ class OwnLatentOnly(VAEModule):
 
 
 def test_a_model_need_not_take_a_latent():
-    node = config(*TINY, "estimator=score_function")
+    node = config(*TINY, "estimator=score_function", "likelihood=bernoulli")
     names_of_gumbel = ("categories", "learn_prior", "temperature", "hard", "num_samples")
     settings = {k: v for k, v in node.model.items() if k not in names_of_gumbel}
     node.model = settings | {"_target_": f"{__name__}.OwnLatentOnly"}

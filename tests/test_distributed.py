@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import stand_ins
@@ -359,6 +360,19 @@ def test_runs(run, tmp_path):
         many = ["trainer.strategy=ddp_fork", f"trainer.devices={count}", f"run_dir=x{count}"]
         run("network=linear", *RUN, *WHOLE_EPOCHS, *many)
         assert_same_metrics(tmp_path / "x1", tmp_path / f"x{count}", NOISY)
+
+
+def test_runs_on_arrays(run, tmp_path):
+    """In units that every process learns; read from a file, and some values are missing."""
+    x = torch.randn(410, 3, generator=torch.Generator().manual_seed(0)) * 30
+    x[::9, 1] = float("nan")
+    np.save(tmp_path / "x.npy", x.numpy())
+    lines = ["data=arrays", f"data.train={tmp_path / 'x.npy'}", "data.memory_gb=0"]
+    lines += ["data.num_workers=0", "data.batch_size=147", "trainer.limit_train_batches=null"]
+    for count in (1, 2):
+        many = ["trainer.strategy=ddp_fork", f"trainer.devices={count}", f"run_dir=x{count}"]
+        run("network=linear", *RUN, *lines, "estimator=exact", *many)
+    assert_same_metrics(tmp_path / "x1", tmp_path / "x2", NOISY)
 
 
 GRID_RUN = ["network=grid", "network.channels=[4,6]", "network.attention=true"]

@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -104,6 +105,21 @@ def test_killed_at_any_moment(tmp_path, lines):
     """Within an epoch and at its end, beside and in a validation, before and after a save."""
     moments = train(tmp_path / "whole", *lines)
     for moment in range(3, moments + 1, 11):  # has no common factor with a batch's moments
+        folder = tmp_path / f"killed-{moment}"
+        train(folder, *lines, moment=moment)
+        train(folder, *lines, resume=True)
+        assert not run_differences(tmp_path / "whole", folder)
+
+
+def test_killed_at_any_moment_with_data_of_ones_own(tmp_path):
+    """Which is read from its file, in units that are learned; values are missing."""
+    x = torch.randn(140, 3, generator=torch.Generator().manual_seed(0))
+    x[::9, 1] = float("nan")
+    np.save(tmp_path / "x.npy", x.numpy())
+    lines = ["data=arrays", f"data.train={tmp_path / 'x.npy'}", "data.binarize=none"]
+    lines += ["data.memory_gb=0", "data.num_workers=0", "model=gaussian_vae"]
+    moments = train(tmp_path / "whole", *lines)
+    for moment in range(3, moments + 1, 11):
         folder = tmp_path / f"killed-{moment}"
         train(folder, *lines, moment=moment)
         train(folder, *lines, resume=True)

@@ -142,7 +142,7 @@ def test_mistakes(loaded):
 def test_data_of_another_shape(loaded):
     zoo, run = loaded(ZOO, "x", line="data=mnist")
     assert zoo == (
-        f"{ZOO} is a model of images of shape (1, 8, 8) (C, H, W), and MNIST has (1, 28, 28): "
+        f"{ZOO} is a model of data of shape (1, 8, 8), and MNIST has (1, 28, 28): "
         "leave out data=..., or choose the data that it was trained on"
     )
     assert "best.ckpt holds another model (data" in run

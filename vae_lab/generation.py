@@ -42,7 +42,14 @@ class Generation:
         vae = cast("VAE", self)
         x = vae.images(x)
         vae = vae.given(y, x)
-        return vae.likelihood.mean(vae.decode(vae.mode(x)))
+        return vae.likelihood.given(x).mean(vae.decode(vae.mode(x)))
+
+    def impute(self, x: Array, num_samples: int = 100, draw: bool = False, y: Any = None) -> Tensor:
+        """x [B, *X] with its missing values, which are NaN, filled: by their means given what was
+        observed, or by a draw; see :func:`vae_lab.imputation.impute`."""
+        from .imputation import impute
+
+        return impute(cast("VAE", self), x, num_samples, draw, y)
 
     @torch.no_grad()
     def interpolate(

@@ -12,6 +12,11 @@ Array = Tensor | np.ndarray
 Shape = tuple[int, ...]  # of one datum; of an image C, H, W
 
 
+def is_picture(shape: Shape) -> bool:
+    """Whether a datum of this shape is an image [C, H, W], and no vector [D] or series [T, D]."""
+    return len(shape) == 3
+
+
 class Placed(Protocol):
     """Anything that has a device and a type: a model, or a tensor."""
 

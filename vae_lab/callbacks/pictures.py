@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from .. import pictures
+from ..inputs import is_picture
 from ..seeding import seed_generators
 from ..vae import VAE
 from .training import Training
@@ -29,7 +30,7 @@ class Pictures(pl.Callback):
     the generators and the modules' modes are put back.
 
     Only the first process draws, without communication. A model whose parameters are sharded over
-    processes cannot be run by one of them, so none is drawn.
+    processes cannot be run by one of them, so none is drawn; nor are data that are no images.
 
     Args:
         folder: Where the PNGs go.
@@ -81,12 +82,13 @@ class Pictures(pl.Callback):
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         drawn = self._drawn_at == trainer.global_step
         sharded = any(isinstance(p, DTensor) for p in pl_module.parameters())
-        if drawn or sharded or not trainer.is_global_zero:
+        vae = cast(Training, pl_module).vae
+        if drawn or sharded or not trainer.is_global_zero or not is_picture(vae.shape):
             return
         self._drawn_at = trainer.global_step
         with _evaluating(pl_module), forked_generators(pl_module.device), torch.no_grad():
             seed_generators(self.seed)
-            grids = self._grids(cast(Training, pl_module).vae)
+            grids = self._grids(vae)
         for name, grid in grids.items():
             path = self.folder / f"{name}.png"
             try:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .. import figures, pictures, variables
+from ..inputs import is_picture
 from ..memory import encode_in_parts
 from ..seeding import seeded
 from ..vae import VAE
@@ -108,7 +109,8 @@ def draw(
     has two dimensions, otherwise t-SNE of the posteriors), the aggregate posterior against the
     prior, of discrete latents the codes, of latents on a grid what there is at its places, and the
     curves of training. The map of the nats is left out where the prior gives no place a KL of its
-    own. Takes seconds; the generators are afterwards where they were.
+    own, and what shows data where these are no images. Takes seconds; the generators are afterwards
+    where they were.
 
     Args:
         vae: The model, in evaluation mode.
@@ -124,17 +126,9 @@ def draw(
     folder = Path(folder)
     with seeded(seed, vae.device):
         x = x.to(vae.device)
-        count = pictures.in_a_row(vae, 8)
-        first, known = x[:count], vae.own_y(y[:count])
         of_x = vae.of_data(x, y)
-        grids = {
-            "samples": pictures.samples(vae, count, count),
-            "reconstructions": pictures.reconstructions(of_x.rows(slice(count)), first),
-        }
-        x1, y1 = first.roll(-1, 0), None if known is None else known.roll(-1, 0)
-        grids["interpolation"] = pictures.interpolations(vae, first, x1, count, known, y1)
-        for name, image in grids.items():
-            pictures.save(image, folder / f"{name}.png")
+        if is_picture(vae.shape):
+            _draw_images(vae, of_x, x, y, folder)
         if vae.latent.grid:
             places.draw(of_x, x, y, folder)
         else:
@@ -143,19 +137,35 @@ def draw(
     return {name: path for name in CAPTIONS if (path := folder / f"{name}.png").is_file()}
 
 
+def _draw_images(vae: VAE, of_x: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
+    count = pictures.in_a_row(vae, 8)
+    first, known = x[:count], vae.own_y(y[:count])
+    x1, y1 = first.roll(-1, 0), None if known is None else known.roll(-1, 0)
+    grids = {
+        "samples": pictures.samples(vae, count, count),
+        "reconstructions": pictures.reconstructions(of_x.rows(slice(count)), first),
+        "interpolation": pictures.interpolations(vae, first, x1, count, known, y1),
+    }
+    for name, image in grids.items():
+        pictures.save(image, folder / f"{name}.png")
+
+
 def _draw_latent(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
     q = encode_in_parts(vae, x)
     use = variables.use(vae, [q])
     units = pictures.active_units(use.each, ROWS)
     names = [f"$z_{{{unit}}}$  {use.each[unit]:.2f}{use.unit}" for unit in units]
     latents = Latents(q, use, units, names)
-    _traversals(vae, latents, folder / "traversals.png")
+    shown = is_picture(vae.shape)
+    if shown:
+        _traversals(vae, latents, folder / "traversals.png")
     usage, expected = vae.latent.usage(q), variables.frequencies(vae)
     if usage is None or expected is None:
         _densities(vae, latents, folder / "aggregate_posterior.png")
     else:
         usage = usage.mean(0)  # of every value of every variable, [L, V]
-        _codes(vae, latents, usage, folder / "codes.png")
+        if shown:
+            _codes(vae, latents, usage, folder / "codes.png")
         _frequencies(latents, usage, expected, folder / "aggregate_posterior.png")
     _map(vae, latents, y.cpu(), folder / "latent_map.png")
 
@@ -198,7 +208,7 @@ def _densities(vae: VAE, latents: Latents, path: Path) -> None:
 def _map(vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
     """The latent itself where it is a plane, otherwise t-SNE of the posteriors' means."""
     features = latents.q.mean.flatten(1).cpu()
-    if vae.latent.kind == "numbers" and vae.latent.size == 2:
+    if vae.latent.kind == "numbers" and vae.latent.size == 2 and is_picture(vae.shape):
         _plane(vae, features, y, path)
     else:
         latent_figures.tsne(features, y, "t-SNE of the posteriors", path)

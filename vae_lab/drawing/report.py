@@ -15,6 +15,7 @@ from typing import Any
 
 from ..description import RELAXATION
 from ..figures import COLOURS, STYLES
+from ..inputs import is_picture
 from ..optional import needs
 from ..storage import files
 from ..storage.runs import Run, read
@@ -29,7 +30,7 @@ with needs("train", __name__):
     from plotly.offline import get_plotlyjs
 
 TEMPLATES = Path(__file__).parent / "templates"
-PLACES = ("run_dir", "root", "cache_dir", "download")
+PLACES = ("run_dir", "root", "train", "val", "test", "cache_dir", "download")
 # Settings that say how a run was watched or kept, not what it was.
 BESIDE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "logger", "callbacks"),
@@ -142,12 +143,14 @@ def _facts(run: Run) -> dict[str, str]:
     config, card = run.config, run.card
     own = {k: v for k, v in _model(run).items() if k != "optimizer"}
     shape = card.get("shape")
+    size = " x ".join(map(str, shape or ()))
     seconds = [float(row["perf/seconds"]) for row in run.rows if row.get("perf/seconds")]
     steps = card.get("step") or (int(run.rows[-1]["step"]) if run.rows else None)
     facts = {
         "model": _describe(own),
         "data": _describe(config.get("data") or card.get("data")),
-        "image": " x ".join(map(str, shape)) + " (C x H x W)" if shape else "",
+        "image": f"{size} (C x H x W)" if shape and is_picture(shape) else "",
+        "datum": "" if shape is None or is_picture(shape) else f"{size} numbers",
         "network": _describe(config.get("network") or card.get("network")),
         "latent": _describe(card.get("latent")),
         "likelihood": _describe(config.get("likelihood") or card.get("likelihood")),

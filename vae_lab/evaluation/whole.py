@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..estimators import Estimator
+from ..inputs import is_picture
 from ..memory import MEMORY
 from ..vae import VAE
 from . import parts as measured
@@ -147,7 +148,7 @@ def evaluate(
         ImportError, FileNotFoundError: the network for `features` cannot be had.
     """
     settings = replace(settings or Settings(), **named)
-    if settings.asks("samples"):
+    if settings.asks("samples") and is_picture(vae.shape):
         choose(settings.features)  # what it lacks is known before the rest has taken minutes
     began, training = time.perf_counter(), vae.training
     work = _work(vae, batches, settings, progress or _silent)
@@ -192,8 +193,15 @@ def _has_training_images(work: Work) -> bool:
     return len(work.train[0]) > 0
 
 
-def _has_enough_images(work: Work) -> bool:
-    return len(work.m.x) >= LEAST_IMAGES
+def _has_pictures(work: Work) -> bool:
+    """Images from 0 to 1: errors of other data depend on its units, and nothing shows its samples
+    to a network of images."""
+    x = work.m.x
+    return is_picture(work.m.vae.shape) and bool(((x >= 0) & (x <= 1)).all())
+
+
+def _has_enough_pictures(work: Work) -> bool:
+    return len(work.m.x) >= LEAST_IMAGES and _has_pictures(work)
 
 
 def _can_be_annealed(work: Work) -> bool:
@@ -211,7 +219,8 @@ def _is_grid(work: Work) -> bool:
 
 
 def _has_a_density_of_bytes(work: Work) -> bool:
-    return not work.m.vae.likelihood.discrete and measured.are_bytes(work.m.x)
+    density = not work.m.vae.likelihood.discrete and _has_pictures(work)
+    return density and measured.are_bytes(work.m.x)
 
 
 def _has_labels_only(work: Work) -> bool:
@@ -221,7 +230,7 @@ def _has_labels_only(work: Work) -> bool:
 
 def _has_factors(work: Work) -> bool:
     named = work.settings.factors is not None and not _is_grid(work)  # a place stands for no factor
-    return named and _has_enough_images(work)
+    return named and len(work.m.x) >= LEAST_IMAGES
 
 
 def _bound(work: Work) -> None:
@@ -282,11 +291,11 @@ def _disentanglement(work: Work) -> None:
 MEASURES = (
     Measure("bound", _always, _bound),
     Measure("bound", _has_a_density_of_bytes, _dequantized),
-    Measure("bound", _always, _reconstructions),
+    Measure("bound", _has_pictures, _reconstructions),
     Measure("bound", _has_training_images, _train_gap),
     Measure("ais", _can_be_annealed, _annealing),
     Measure("split", _always, _split),
-    Measure("samples", _has_enough_images, _quality),
+    Measure("samples", _has_enough_pictures, _quality),
     Measure("latents", _infers_labels, _accuracy),
     Measure("latents", _has_labels_only, _classifiers),
     Measure("latents", _has_factors, _disentanglement),

@@ -8,12 +8,14 @@ number of axes, be it a vector [D], a series [T, D] or an image [C, H, W]; only
 
 from .base import Likelihood as Likelihood
 from .bernoulli import Bernoulli, ContinuousBernoulli
+from .columns import Columns
 from .location import DiscretizedLogistic, Gaussian, Laplace
 from .mixture import DiscretizedLogisticMixture
 
 # The likelihoods, which a released model may name.
 __all__ = [
     "Bernoulli",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",

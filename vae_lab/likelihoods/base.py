@@ -22,12 +22,14 @@ class Likelihood(PrintsArguments, nn.Module):
         binary: do only 0 and 1 have a probability, so that values between them have none.
         draws: does a sample of the model show a draw of x and not its mean, which for an image is
             the better picture.
+        learns_units: does :meth:`start` learn of the data more than their mean tells.
         data_axes: how many a datum has; 3, as an image has, until a VAE tells it by :meth:`bind`.
     """
 
-    discrete: ClassVar[bool] = False
+    discrete: bool = False
     binary: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    learns_units = False
     data_axes = 3  # no part of its state
     _met = False  # has it met data; neither is this
 
@@ -113,6 +115,21 @@ class Likelihood(PrintsArguments, nn.Module):
         """A draw of x, [*, *X]."""
         raise NotImplementedError
 
+    def expected(self, params: Tensor) -> Tensor:
+        """Expectations that tell the datum to show: its mean, or of categories their probabilities.
+
+        Averaged over many z they are those of the mixture of all p(x|z).
+        """
+        return self.mean(params)
+
+    def show(self, expected: Tensor) -> Tensor:
+        """The datum to show, [*, *X], by what is :meth:`expected`."""
+        return expected
+
+    def given(self, x: Tensor) -> "Likelihood":
+        """This likelihood for data that is like x in what is not modelled, such as a total."""
+        return self
+
     def bias(self, mean: Tensor) -> Tensor:
         """Parameters [*P] to start from, given the mean of the training data [*X]."""
         raise NotImplementedError
@@ -121,8 +138,10 @@ class Likelihood(PrintsArguments, nn.Module):
         """Inspects the first data that it meets, and no more: that would wait for the device."""
         if torch.compiler.is_compiling() or self._met:
             return
+        if (values := readable(x)) is None or not values.any():  # a dry run's zeros
+            return
         self.inspect(x)
-        self._met = (values := readable(x)) is not None and bool(values.any())  # no dry run's zeros
+        self._met = True
 
     def inspect(self, x: Tensor) -> None:
         """Checks x where its values can be read; not in a compiled function, for one."""

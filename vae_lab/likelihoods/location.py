@@ -5,8 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..inputs import Shape
 from .base import Likelihood
 from .eight_bits import check_levels, levels, log_mass
+from .units import observed, units, with_mask
 
 
 class _Location(Likelihood):
@@ -33,15 +35,110 @@ class _Location(Likelihood):
         return mean.clone()
 
 
-class Gaussian(_Location):
+class _Density(_Location):
+    """The base of densities, which may be those of values in any unit, and of some of them only."""
+
+    standardize: bool
+    missing: bool
+    data_loc: Tensor  # of each channel, [C, 1, 1], if it is standardised
+    data_scale: Tensor
+
+    @property
+    def learns_units(self) -> bool:  # type: ignore[override]
+        return self.standardize
+
+    def bind(self, shape: Shape) -> Shape:
+        if self.standardize and not hasattr(self, "data_loc"):
+            channels = (shape[0], *[1] * (len(shape) - 1))
+            self.register_buffer("data_loc", torch.zeros(channels))
+            self.register_buffer("data_scale", torch.ones(channels))
+        return super().bind(shape)
+
+    def input_shape(self, shape: Shape) -> Shape:
+        return (shape[0] * (1 + self.missing), *shape[1:])
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """x standardised; and, if values may be missing, in channels of their own which are not."""
+        x = self._standardised(x)
+        return with_mask(*observed(x), -self.data_axes) if self.missing else x
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> Tensor:
+        """Learns the units of each channel; starts at the mean of what was observed."""
+        if self.standardize:
+            values = x.movedim(1, -1).flatten(0, -2).double()  # [N, C]
+            for part, unit in zip((self.data_loc, self.data_scale), units(values), strict=True):
+                part.copy_(unit.reshape(part.shape))
+            if not (self.data_scale > 0).all():
+                channel = (~(self.data_scale > 0)).flatten().nonzero()[0].item()
+                raise ValueError(
+                    f"channel {channel} has the same value everywhere: leave it out, or use "
+                    "standardize=False"
+                )
+        mean = self.bias(x.nanmean(0) if self.missing else x.mean(0))
+        return mean.nan_to_num(0) if self.missing else mean
+
+    def pixel_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        x = self._standardised(x)
+        x, seen = observed(x) if self.missing else (x, None)
+        terms = self.log_density(params, x)
+        if self.standardize:
+            terms = terms - self.data_scale.log()
+        return terms if seen is None else torch.where(seen, terms, 0)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """Mean of the values; of those without a unit of their own clamped to what can be shown."""
+        return self._in_units(params) if self.standardize else super().mean(params)
+
+    def sample(self, params: Tensor) -> Tensor:
+        """A draw with its noise, which may leave [0, 1]."""
+        return self._in_units(params + self.noise(params))
+
+    def bias(self, mean: Tensor) -> Tensor:
+        return self._standardised(mean).clone()
+
+    def check(self, x: Tensor) -> None:
+        """Refuses what is outside [0, 1], unless it is standardised, and what is no number."""
+        x = torch.where(x.isnan(), 0, x) if self.missing else x
+        if not self.standardize:
+            super().check(x)
+        elif not x.isfinite().all():
+            index, *place = (~x.isfinite()).nonzero()[0].tolist()
+            value = x[index, *place].item()
+            advice = "type missing=True" if math.isnan(value) else "remove the broken data"
+            raise ValueError(
+                f"{type(self).__name__} needs finite numbers, the batch has {value} at {place} of "
+                f"its datum {index}: {advice}"
+            )
+
+    def log_density(self, params: Tensor, x: Tensor) -> Tensor:
+        """Of each standardised value."""
+        raise NotImplementedError
+
+    def noise(self, params: Tensor) -> Tensor:
+        """What a standardised value is off by, drawn for each of the parameters."""
+        raise NotImplementedError
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        return (x - self.data_loc) / self.data_scale if self.standardize else x
+
+    def _in_units(self, x: Tensor) -> Tensor:
+        return self.data_loc + self.data_scale * x if self.standardize else x
+
+
+class Gaussian(_Density):
     r"""Values are normal around the decoder's output, with one sigma for all of them.
 
     .. math:: \log p(x) = -\frac{(x - \mu)^2}{2 \sigma^2} - \log \sigma - \frac{1}{2} \log 2 \pi
 
     Args:
-        sigma: the standard deviation, in units of the data's range [0, 1]; its first value
-            if it is learned.
+        sigma: the standard deviation, in units of the data's range [0, 1], or as it is
+            standardised; its first value if it is learned.
         learned: train log sigma; at the optimum sigma**2 is the mean squared error.
+        standardize: the data have any unit, which is that of each channel's standard deviation in
+            the training data, from their mean on; learned by :meth:`start`.
+        missing: is NaN a value that was not observed: it is left out of log p(x), and the encoder
+            sees 0 and, in channels of their own, which values were observed.
 
     The density of a value that is as expected is 0.399 / sigma, so it can be larger than 1, and its
     logarithm positive:
@@ -59,28 +156,38 @@ class Gaussian(_Location):
 
     log_sigma: Tensor
 
-    def __init__(self, sigma: float = 1.0, learned: bool = False) -> None:
+    def __init__(
+        self,
+        sigma: float = 1.0,
+        learned: bool = False,
+        standardize: bool = False,
+        missing: bool = False,
+    ) -> None:
         super().__init__()
-        self.sigma = sigma
+        self.sigma, self.standardize, self.missing = sigma, standardize, missing
         self._keep("sigma", sigma, learned)
 
-    def pixel_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_density(self, params: Tensor, x: Tensor) -> Tensor:
         standardised = (x - params) * torch.exp(-self.log_sigma)
         return -standardised.square() / 2 - self.log_sigma - math.log(2 * math.pi) / 2
 
-    def sample(self, params: Tensor) -> Tensor:
-        """A draw with its noise, which may leave [0, 1]."""
-        return params + self.log_sigma.exp() * torch.randn_like(params)
+    def noise(self, params: Tensor) -> Tensor:
+        return self.log_sigma.exp() * torch.randn_like(params)
 
 
-class Laplace(_Location):
+class Laplace(_Density):
     r"""Values have a Laplace density around the decoder's output: large errors cost less.
 
     .. math:: \log p(x) = -\frac{|x - \mu|}{b} - \log 2 b
 
     Args:
-        scale: b, in units of the data's range [0, 1]; its first value if it is learned.
+        scale: b, in units of the data's range [0, 1], or as it is standardised; its first value if
+            it is learned.
         learned: train log b; at the optimum b is the mean absolute error.
+        standardize: the data have any unit, which is that of each channel's standard deviation in
+            the training data, from their mean on; learned by :meth:`start`.
+        missing: is NaN a value that was not observed: it is left out of log p(x), and the encoder
+            sees 0 and, in channels of their own, which values were observed.
 
     A value that is as expected has the density 1 / (2 b), and one that is b away e times less:
 
@@ -94,19 +201,24 @@ class Laplace(_Location):
 
     log_scale: Tensor
 
-    def __init__(self, scale: float = 1.0, learned: bool = False) -> None:
+    def __init__(
+        self,
+        scale: float = 1.0,
+        learned: bool = False,
+        standardize: bool = False,
+        missing: bool = False,
+    ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.standardize, self.missing = scale, standardize, missing
         self._keep("scale", scale, learned)
 
-    def pixel_log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_density(self, params: Tensor, x: Tensor) -> Tensor:
         return -(x - params).abs() * torch.exp(-self.log_scale) - self.log_scale - math.log(2)
 
-    def sample(self, params: Tensor) -> Tensor:
-        """A draw with its noise, which may leave [0, 1]."""
+    def noise(self, params: Tensor) -> Tensor:
         # The difference of two exponentials: the inverse of F is infinite at 0.
         one, other = (torch.empty_like(params).exponential_() for _ in range(2))
-        return params + self.log_scale.exp() * (one - other)
+        return self.log_scale.exp() * (one - other)
 
 
 class DiscretizedLogistic(_Location):

@@ -1,0 +1,136 @@
+"""The base class of data of one's own, which may be of any kind."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from datamodules.base import VALUES
+from datamodules.streamed import StreamedDataModule
+from vae_lab.data import Prepare
+from vae_lab.data.columns import Column
+from vae_lab.data.rows import in_memory
+from vae_lab.data.splits import check_size, split_rows
+from vae_lab.data.stream import Reader
+from vae_lab.data.tables import as_text, likelihood_of
+from vae_lab.seeding import derive_seed
+
+
+class Opened(NamedTuple):
+    """The data as it is stored.
+
+    Attributes:
+        train: for training, and for what is not given.
+        val: for validation, if it is given.
+        test: for the test, if it is given.
+        columns: of its last axis; none for pictures.
+        reasons: for their kinds, where these were guessed.
+        missing: are values missing.
+        pictures: is it stored as the bytes of pictures.
+    """
+
+    train: Reader
+    val: Reader | None
+    test: Reader | None
+    columns: list[Column]
+    reasons: list[str]
+    missing: bool
+    pictures: bool
+
+
+@dataclass(kw_only=True, eq=False)
+class Values(StreamedDataModule):
+    """Vectors [N, D], series [N, T, D] or pictures [N, C, H, W], of numbers of any kind.
+
+    A subclass gives `opened`. Bytes and bits [N, C, H, W] are pictures like those of all other
+    data sets; anything else is seen as it is, in its own units, NaN where it is missing.
+
+    Args:
+        columns: of the last axis, by name (of arrays "0", "1", ...): the kind, such as lognormal,
+            in the place of the one that is guessed; null leaves a column out. A list is taken for
+            all columns as they are; a run keeps one.
+        test_size: a count, or a fraction below 1, for the test where it is not given.
+        memory_gb: up to this size the data is kept in memory; larger data is read when it is
+            needed. This changes only the speed. With 0 it never is kept.
+    """
+
+    unit = "examples"
+
+    columns: dict[str, str | None] | list[dict[str, Any]] | None = None
+    test_size: int | float = 0.1
+    memory_gb: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size("test_size", self.test_size)
+        if not self.memory_gb >= 0:
+            raise ValueError(f"memory_gb must not be negative, got {self.memory_gb}")
+
+    @cached_property
+    def opened(self) -> Opened:
+        """Opened when somebody asks for it."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.opened.train.shape
+
+    @property
+    def schema(self) -> list[Column]:
+        """All columns as they are read: what `columns` may be set to, to guess no more."""
+        return self.opened.columns
+
+    @property
+    def guess(self) -> str:
+        """What was guessed of the columns, to be read; empty where nothing was."""
+        return as_text(self.opened.columns, self.opened.reasons) if self.opened.reasons else ""
+
+    def own_likelihood(self) -> dict[str, Any]:
+        if self.opened.pictures:
+            return super().own_likelihood()
+        return likelihood_of(self.opened.columns, self.opened.missing)
+
+    def prepare(self) -> Prepare:
+        return super().prepare() if self.opened.pictures else Prepare()
+
+    def augment(self) -> Prepare:
+        return super().augment() if self.opened.pictures else Prepare()
+
+    def setup(self, stage: str = "fit") -> None:
+        if self._splits:
+            return
+        self._check_for_pictures()
+        found = self.opened
+        train, val, test = found.train, found.val, found.test
+        if test is None:
+            rows, rest = split_rows(
+                len(train), self.test_size, derive_seed(self.split_seed, "test")
+            )
+            train, test = train.subset(rest), train.subset(rows)
+        if val is None:
+            rows, rest = split_rows(len(train), self.val_size, derive_seed(self.split_seed, "val"))
+            train, val = train.subset(rest), train.subset(rows)
+        self._splits = {"val": val, "train": train, "test": test}
+        self._check_counts()
+        if sum(map(len, self._splits.values())) * self._bytes() <= self.memory_gb * 1e9:
+            self._splits = {name: in_memory(part) for name, part in self._splits.items()}
+
+    def _bytes(self) -> int:
+        """Of one datum."""
+        return math.prod(self.shape) * (1 if self.opened.pictures else 4)
+
+    def _check_for_pictures(self) -> None:
+        asked = {"binarize": self.binarize != "none", "flip": self.flip, "crop": self.crop}
+        for name in [name for name, is_set in asked.items() if is_set]:
+            if not self.opened.pictures:
+                raise ValueError(
+                    f"data.{name} is for pictures of bytes [N, C, H, W], the data has the shape "
+                    f"{list(self.shape)}: leave it out"
+                )
+
+    def train_mean(self, most: int | None = None) -> Tensor:
+        if self.opened.pictures:
+            return super().train_mean(most)
+        return self.train_values(most or VALUES).nanmean(0)

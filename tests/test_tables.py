@@ -1,0 +1,290 @@
+import math
+from datetime import date
+
+import numpy as np
+import pytest
+import torch
+
+from vae_lab.data.array_files import open_arrays, read_table
+from vae_lab.data.columns import guess
+from vae_lab.data.tables import as_table, from_arrow, of_named, to_columns, to_frame
+
+pa = pytest.importorskip("pyarrow")
+
+ROWS = 400
+rng = np.random.default_rng(0)
+KINDS = {  # values that should be taken for each kind
+    "gaussian": rng.normal(size=ROWS),
+    "lognormal": np.exp(rng.normal(size=ROWS)),
+    "student_t": rng.standard_t(2, ROWS),
+    "poisson": rng.poisson(6, ROWS),
+    "negative_binomial": rng.negative_binomial(2, 0.05, ROWS),
+    "ordinal": rng.integers(1, 6, ROWS),
+    "bernoulli": rng.integers(0, 2, ROWS),
+    "categorical": rng.choice(["red", "green, or blue", "None of both"], ROWS).astype(object),
+}
+NAMED = {
+    "size": [1.5, None, 3.5, 2.5, 2.0],
+    "colour": ["red", "green, blue", None, "red", "red"],
+    "ok": [True, False, None, True, False],
+    "count": [30, 0, 12, 41, 77],
+    "step": [1, 3, 2, None, 1],
+}
+
+
+def table_of(text, tmp_path, **settings):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    return of_named(from_arrow(read_table(path)), where=str(path), **settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_column_is_taken_for_its_kind(kind):
+    assert guess("a", KINDS[kind]).column["kind"] == kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_and_for_the_same_with_values_missing(kind):
+    values = KINDS[kind].astype(object if kind == "categorical" else float)
+    values[::7] = None
+    found = guess("a", values)
+    assert found.column == guess("a", KINDS[kind]).column
+    x = as_table({"a": values, "b": KINDS["gaussian"]}).x
+    assert x[:, 0].isnan().tolist() == [row % 7 == 0 for row in range(ROWS)]
+
+
+def test_large_integers_are_no_counts():
+    years = rng.integers(1950, 2020, ROWS)
+    assert guess("year", years).column == {"name": "year", "kind": "gaussian", "integer": True}
+
+
+def test_the_way_there_and_back_keeps_values_and_types():
+    table = as_table(NAMED)
+    assert table.missing
+    assert to_columns(table.x, table.columns) == NAMED
+    types = to_frame(table.x, table.columns).schema
+    assert list(map(str, types.types)) == ["double", "string", "bool", "int64", "int64"]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_a_frame_is_a_table(library):
+    frame = pa.table(NAMED)
+    if library != "pyarrow":
+        made = pytest.importorskip(library)
+        frame = made.from_arrow(frame) if library == "polars" else frame.to_pandas()
+    table, expected = as_table(frame), as_table(NAMED)
+    torch.testing.assert_close(table.x, expected.x, equal_nan=True, rtol=0, atol=0)
+    assert table.columns == expected.columns
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_file_is_a_table(tmp_path, suffix):
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    path = tmp_path / f"table.{suffix}"
+    write = pyarrow.csv.write_csv if suffix == "csv" else pyarrow.parquet.write_table
+    write(pa.table(NAMED), path)
+    table, expected = as_table(read_table(path)), as_table(NAMED)
+    torch.testing.assert_close(table.x, expected.x, equal_nan=True, rtol=0, atol=0)
+    assert table.columns == expected.columns
+
+
+def test_a_guess_is_edited_by_name():
+    table = as_table(NAMED, {"size": "lognormal", "ok": None}, labels="colour")
+    assert [c["name"] for c in table.columns] == ["size", "count", "step"]
+    assert table.columns[0] == {"name": "size", "kind": "lognormal"}
+    assert table.labels.tolist() == [1, 0, -1, 1, 1] and table.classes == ["green, blue", "red"]
+    assert table.guess.splitlines()[0] == "size   lognormal  as you said"
+
+
+def raw(**changed):
+    """The same table as arrays, with other values."""
+    values = NAMED | changed
+    objects = {"ok", "colour"}
+    return {n: np.array(v, object if n in objects else float) for n, v in values.items()}
+
+
+def test_the_columns_of_one_table_read_another():
+    first = as_table(NAMED, labels="colour")
+    one = raw(size=[9.0], colour=["red"], ok=[False], count=[5], step=[3])
+    again = of_named(one, first.columns, "colour", first.classes)
+    assert again.x.tolist() == [[9.0, 0.0, 5.0, 2.0]] and again.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("array", "kinds"),
+    [
+        (rng.normal(size=(300, 2)), ["gaussian", "gaussian"]),
+        (rng.integers(0, 3, (300, 4, 2)), ["ordinal", "ordinal"]),
+        (rng.random((300, 1)) > 0.5, ["bernoulli"]),
+        (rng.random(300), ["gaussian"]),
+        (rng.normal(size=(10, 1, 4, 4)), []),
+    ],
+)
+def test_an_array_is_a_table_without_names(array, kinds):
+    table = as_table(array)
+    assert [column["kind"] for column in table.columns] == kinds
+    assert [column["name"] for column in table.columns] == [*map(str, range(len(kinds)))]
+    assert table.x.dtype == torch.float32 and len(table.x) == len(array)
+    np.testing.assert_allclose(table.x.numpy().ravel(), array.ravel(), rtol=1e-6)
+    tensor = as_table(torch.from_numpy(array))
+    assert torch.equal(tensor.x, table.x) and tensor.columns == table.columns
+
+
+def test_codes_of_an_array_that_do_not_begin_at_zero_are_counted_from_there():
+    table = as_table(np.array([[3, 1.0], [7, 2.5], [5, 0.5], [3, 0.1]]))
+    assert table.columns[0]["values"] == [3, 5, 7]
+    assert table.x[:, 0].tolist() == [0, 2, 1, 0]
+
+
+def test_rare_values_of_a_long_array_are_found():
+    array = np.zeros((250_001, 1), int)
+    array[1::2], array[1001] = 1, 2
+    assert as_table(array).columns[0]["values"] == [0, 1, 2]
+
+
+BAD_TABLES = {
+    "a,b\n1,2\n3,4\n5\n": "cannot be read: .*Expected 2 columns, got 1",
+    "": "is empty",
+    "a,b\n": "has no rows",
+    "a,b\n1,x\n1,y\n": "column 'a' has one value, 1: leave it out, columns={'a': None}",
+    "a,b\n1,inf\n2,3\n4,1.5\n": "column 'b' is inf in row 0: make it missing",
+    "a,b\n1,\n2,\n3,\n": "column 'b' has no values",
+    "a,a\n1,2\n3,4\n": "several columns of the name 'a'",
+    "1.5,2\n3,4\n": "must name its columns in its first line",
+    "a,b\n1,Ann\n2,Bea\n3,Cyd\n": "column 'b' is text with 3 different values in 3 rows, such as",
+}
+
+
+@pytest.mark.parametrize("text", BAD_TABLES)
+def test_a_table_that_cannot_be_modelled_is_one_line(tmp_path, text):
+    with pytest.raises(ValueError, match=BAD_TABLES[text]) as found:
+        table_of(text, tmp_path)
+    assert "\n" not in str(found.value)
+
+
+def test_a_number_after_many_integers_may_have_a_fraction(tmp_path):
+    text = "a\n" + "1\n" * 600_000 + "2\n3\n2.5\n"
+    assert table_of(text, tmp_path).x[-1].item() == 2.5
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_are_found(tmp_path, separator):
+    text = "a;b,c\n1;2.5\n2;3.5\n".replace(";", separator)
+    assert read_csv(tmp_path, text).column_names == ["a", "b,c"]
+
+
+def read_csv(tmp_path, text):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    return read_table(path)
+
+
+BAD_EDITS = {
+    "nme": "the data has no column 'nme'|there is no column 'nme'",
+    "colour": "column 'colour' holds 'red', no numbers",
+    "step": "column 'step' has 3 different values, a bernoulli one has 2",
+    "count": "column 'count' holds 0, so it is not lognormal",
+    "size": "column 'size' must be one of gaussian, .*, got 'normal'",
+}
+EDITS = {"nme": None, "colour": "poisson", "step": "bernoulli", "count": "lognormal"}
+EDITS |= {"size": "normal"}
+
+
+@pytest.mark.parametrize("name", BAD_EDITS)
+def test_an_edit_that_does_not_fit_is_one_line(name):
+    with pytest.raises(ValueError, match=BAD_EDITS[name]):
+        as_table(NAMED, {name: EDITS[name]})
+
+
+def test_what_another_table_lacks_or_has_anew_is_said():
+    columns = as_table(NAMED).columns
+    fewer = {name: values for name, values in raw().items() if name != "count"}
+    with pytest.raises(ValueError, match="test.csv has no column 'count'; its columns: size, "):
+        of_named(fewer, columns, where="test.csv")
+    other = raw(colour=["red", "blue", None, "red", "red"])
+    with pytest.raises(ValueError, match="'colour' of test.csv has 'blue', the training data only"):
+        of_named(other, columns, where="test.csv")
+
+
+def test_dates_are_refused_unless_they_are_left_out():
+    table = pa.table({"a": [1.5, 2.5], "day": [date(2020, 1, 1), date(2020, 1, 2)]})
+    with pytest.raises(ValueError, match="column 'day' holds date32.*: leave it out"):
+        as_table(table)
+    assert as_table(table, {"day": None}).x.shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "line"),
+    [
+        (np.array(["a", "b"]), "must hold numbers"),
+        (np.zeros((2, 3, 4, 5, 6)), r"got \[2, 3, 4, 5, 6\]"),
+        (np.zeros((0, 3)), r"got \[0, 3\]"),
+        (np.array([[1.0, math.inf], [2.0, 0.5], [1.5, 3.0]]), "column '1' is inf in row 0"),
+        (np.full((2, 1, 2, 2), math.inf), "infinite in row 0"),
+    ],
+)
+def test_an_array_that_is_no_data_is_one_line(x, line):
+    with pytest.raises(ValueError, match=line):
+        as_table(x)
+
+
+# Files of arrays
+
+
+ARRAY = rng.normal(size=(20, 3)).astype(np.float32)
+
+
+def written(tmp_path, suffix):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / f"x{suffix}"
+    write = {
+        ".npy": lambda: np.save(path, ARRAY),
+        ".npz": lambda: np.savez(path, y=np.arange(20), x=ARRAY),
+        ".safetensors": lambda: save_file({"x": ARRAY, "y": np.arange(20)}, path),
+        ".pt": lambda: torch.save(torch.from_numpy(ARRAY), path),
+    }
+    write[suffix]()
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".pt"])
+def test_arrays_in_files_are_mapped_and_cannot_be_changed(tmp_path, suffix):
+    path = written(tmp_path, suffix)
+    before = path.read_bytes()
+    x = open_arrays(path)["x"]
+    np.testing.assert_array_equal(x, ARRAY)
+    x[:] = 0
+    del x
+    assert path.read_bytes() == before
+    if suffix != ".pt":  # torch's own
+        assert isinstance(open_arrays(path)["x"], np.memmap)
+
+
+def test_a_compressed_archive_is_read_too(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", x=ARRAY, y=ARRAY[0])
+    np.testing.assert_array_equal(open_arrays(tmp_path / "x.npz")["x"], ARRAY)
+
+
+def test_no_program_in_a_file_is_run(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}]), allow_pickle=True)
+    np.savez(tmp_path / "x.npz", np.array([{"a": 1}]), allow_pickle=True)
+    torch.save(print, tmp_path / "x.pt")
+    torch.save({"a": [1]}, tmp_path / "list.pt")
+    for name in ("x.npy", "x.npz", "x.pt", "list.pt"):
+        with pytest.raises(ValueError, match="must hold|cannot be read") as found:
+            open_arrays(tmp_path / name)
+        assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".pt"])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_half_a_file_is_one_line(tmp_path, suffix, share):
+    path = written(tmp_path, suffix)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=str(path)) as found:
+        open_arrays(path)
+    assert "\n" not in str(found.value)

@@ -1,0 +1,266 @@
+"""The columns of a table: what kind of values each has, and how these become numbers.
+
+A column is a plain dict, as :class:`vae_lab.likelihoods.Columns` takes it: `name`, `kind`, and for
+a kind of few values the list `values`, for whose k-th entry a model sees the number k.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Column = dict[str, Any]
+
+CONTINUOUS = ("gaussian", "lognormal", "student_t")
+COUNTS = (
+    *("poisson", "negative_binomial"),
+    *("zero_inflated_poisson", "zero_inflated_negative_binomial"),
+)
+OF_VALUES = ("bernoulli", "categorical", "ordinal")
+KINDS = (*CONTINUOUS, *COUNTS, *OF_VALUES)
+
+FEW = 10  # distinct integers that are steps of a scale and no counts
+MOST_VALUES = 1000  # of a column of few values
+FREE_TEXT = 0.5  # of the rows have another text
+LARGE_COUNT = 100.0  # in the mean, without zeros: as good as a real number
+SKEWED = 1.0
+HEAVY = 3.0  # excess kurtosis: that of a Laplace density; of a normal one it is 0
+
+
+class Guess(NamedTuple):
+    """A column, and the reason for its kind in a few words."""
+
+    column: Column
+    reason: str
+
+
+def guess(name: str, values: np.ndarray, kind: str | None = None) -> Guess:
+    """The column that some values seem to be.
+
+    Args:
+        values: shape [N], of numbers, booleans, or objects: text, and None where it is missing.
+        kind: somebody has said it already.
+
+    Raises:
+        ValueError: they cannot be modelled, or not as this kind.
+    """
+    known = present(values)
+    if not len(known):
+        raise ValueError(f"column {name!r} has no values: {leave_out(name)}")
+    if kind is not None:
+        return Guess(_of_kind(name, known, kind), "as you said")
+    if known.dtype.kind in "Ob":
+        return _of_text(name, known)
+    _check_finite(name, values)
+    if (known == known[0]).all():
+        raise ValueError(f"column {name!r} has one value, {known[0]}: {leave_out(name)}")
+    return _of_numbers(name, known)
+
+
+def present(values: np.ndarray) -> np.ndarray:
+    """The values that are not missing."""
+    return values[~is_missing(values)]
+
+
+def is_missing(values: np.ndarray) -> np.ndarray:
+    """Where there is none: NaN, or None among objects."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    if values.dtype.kind == "O":
+        return np.array([v is None or v != v for v in values], bool)
+    return np.zeros(values.shape, bool)
+
+
+def encode(column: Column, values: np.ndarray, where: str = "the data") -> np.ndarray:
+    """Values as the numbers that a model sees, float32 of the same shape, NaN where missing.
+
+    Args:
+        where: they come from, for messages.
+    """
+    if "values" not in column:
+        return _as_float32(column["name"], values, where)
+    codes = {value: code for code, value in enumerate(column["values"])}
+    found = np.full(values.shape, np.nan, np.float32)
+    known = ~is_missing(values)
+    distinct, places = _distinct(values[known])
+    if new := [value for value in distinct if value not in codes]:
+        shown = ", ".join(map(repr, column["values"][:FEW]))
+        more = ", ..." if len(codes) > FEW else ""
+        raise ValueError(
+            f"column {column['name']!r} of {where} has {new[0]!r}, the training data only "
+            f"{shown}{more}: make it missing, or move such a row into the training data"
+        )
+    found[known] = np.array([codes[value] for value in distinct], np.float32)[places]
+    return found
+
+
+def decode(column: Column, numbers: np.ndarray) -> list[Any]:
+    """The way back of :func:`encode`: values as the file has them, None where missing."""
+    names = column.get("values")
+    whole = names is not None or column["kind"] in (*COUNTS, *OF_VALUES)
+    found: list[Any] = []
+    for number in numbers.tolist():
+        if number != number:
+            found.append(None)
+        elif names is not None:
+            found.append(names[min(max(round(number), 0), len(names) - 1)])
+        else:
+            found.append(round(number) if whole or column.get("integer") else number)
+    return found
+
+
+def leave_out(name: str) -> str:
+    """The end of a message about a column that cannot stay."""
+    return f"leave it out, columns={{{name!r}: None}}, or typed data.columns={{{name}: null}}"
+
+
+def edited(names: Sequence[str], edits: Mapping[Any, str | None]) -> dict[str, str | None]:
+    """The kinds that somebody has given, by the columns' names; checked.
+
+    Args:
+        names: of all columns.
+        edits: a kind, or None to leave the column out.
+    """
+    kinds = {str(name): kind for name, kind in edits.items()}
+    for name, kind in kinds.items():
+        if name not in names:
+            shown = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
+            raise ValueError(f"there is no column {name!r}; known: {shown}")
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"column {name!r} must be one of {', '.join(KINDS)}, got {kind!r}")
+    return kinds
+
+
+def _of_kind(name: str, known: np.ndarray, kind: str) -> Column:
+    if kind in OF_VALUES:
+        return _with_values(name, kind, _plain(known))
+    if known.dtype.kind in "Ob":
+        raise ValueError(f"column {name!r} holds {known[0]!r}, no numbers, so it is not {kind}")
+    low = known.min()
+    if kind == "lognormal" and low <= 0:
+        raise ValueError(f"column {name!r} holds {low}, so it is not lognormal: log x needs x > 0")
+    if kind in COUNTS and (low < 0 or not _are_whole(known)):
+        raise ValueError(f"column {name!r} must hold the integers 0, 1, 2, ... to be {kind}")
+    return {"name": name, "kind": kind}
+
+
+def _of_text(name: str, known: np.ndarray) -> Guess:
+    values = _plain(known)
+    if len(values) == 1:
+        raise ValueError(f"column {name!r} has one value, {values[0]!r}: {leave_out(name)}")
+    if len(values) > max(FREE_TEXT * len(known), 2) or len(values) > MOST_VALUES:
+        raise ValueError(
+            f"column {name!r} is text with {len(values)} different values in {len(known)} rows, "
+            f"such as {values[0]!r}: {leave_out(name)}"
+        )
+    kind = "bernoulli" if len(values) == 2 else "categorical"
+    of = "true or false" if {*values} == {True, False} else f"text, {len(values)} values"
+    return Guess(_with_values(name, kind, values), of)
+
+
+def _of_numbers(name: str, known: np.ndarray) -> Guess:
+    if not _are_whole(known):
+        return _continuous(name, known)
+    values = _plain(known, FEW + 1)
+    if len(values) == 2:
+        return Guess(
+            _with_values(name, "bernoulli", values), f"two values, {values[0]}, {values[1]}"
+        )
+    mean, variance, low = known.mean(dtype=float), known.var(dtype=float), known.min()
+    if len(values) <= (FEW if low else FEW // 2):  # what begins at 0 may be counts
+        return Guess(_with_values(name, "ordinal", values), f"{len(values)} different integers")
+    if not 0 <= low < FEW or variance < mean / 2 or (low > 0 and mean > LARGE_COUNT):
+        return _continuous(name, known, integer=True)
+    as_poisson = variance <= mean * (1 + 3 * math.sqrt(2 / len(known)))  # with its own error
+    kind = "poisson" if as_poisson else "negative_binomial"
+    reason = f"integers from {low:g}, mean {mean:.3g}, variance {variance:.3g}"
+    return Guess({"name": name, "kind": kind}, reason)
+
+
+def _continuous(name: str, known: np.ndarray, integer: bool = False) -> Guess:
+    values = known.astype(float)
+    low, skew, kurtosis = values.min(), *_shape(values)
+    about = f"{low:.3g} to {values.max():.3g}"
+    kind, reason = "gaussian", about
+    if low > 0 and skew > SKEWED and abs(_shape(np.log(values))[0]) < skew:
+        kind, reason = "lognormal", f"{about}, skewness {skew:.1f}"
+    elif kurtosis > HEAVY:
+        kind, reason = "student_t", f"{about}, excess kurtosis {kurtosis:.1f}"
+    return Guess({"name": name, "kind": kind} | ({"integer": True} if integer else {}), reason)
+
+
+def _shape(values: np.ndarray) -> tuple[float, float]:
+    """Skewness and excess kurtosis."""
+    centred = values - values.mean()
+    scale = centred.std() or 1.0
+    standard = centred / scale
+    return float((standard**3).mean()), float((standard**4).mean() - 3)
+
+
+def _with_values(name: str, kind: str, values: list[Any]) -> Column:
+    if kind == "bernoulli" and len(values) != 2:
+        raise ValueError(
+            f"column {name!r} has {len(values)} different values, a bernoulli one has 2"
+        )
+    if len(values) > MOST_VALUES:
+        raise ValueError(
+            f"column {name!r} has {len(values)} different values, at most {MOST_VALUES} can be "
+            f"{kind}: {leave_out(name)}"
+        )
+    return {"name": name, "kind": kind, "values": values}
+
+
+def _plain(known: np.ndarray, most: int | None = None) -> list[Any]:
+    """The different values in their order, as Python's own; whole numbers as integers.
+
+    Args:
+        most: more of them need not all be found.
+    """
+    if most is not None and len(np.unique(known[:: -(-len(known) // 1000)])) >= most:
+        known = known[:: -(-len(known) // 1000)]
+    distinct, _ = _distinct(known)
+    return distinct
+
+
+def _distinct(known: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """The different values, and which of them each one is."""
+    if known.dtype.kind != "O":
+        found, places = np.unique(known, return_inverse=True)
+        plain: Iterable[Any] = found.tolist()
+        if found.dtype.kind == "f" and _are_whole(found):
+            plain = map(int, plain)
+        return list(plain), places.reshape(known.shape)
+    kinds = {type(value) for value in known}
+    ordered = sorted(set(known), key=None if len(kinds) == 1 else str)
+    number = {value: place for place, value in enumerate(ordered)}
+    return ordered, np.array([number[value] for value in known], int)
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    return values.dtype.kind in "iub" or bool((values == np.rint(values)).all())
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    if values.dtype.kind == "f" and np.isinf(values).any():
+        row = int(np.flatnonzero(np.isinf(values))[0])
+        raise ValueError(
+            f"column {name!r} is {values[row]} in row {row}: make it missing, or remove the row"
+        )
+
+
+def _as_float32(name: str, values: np.ndarray, where: str) -> np.ndarray:
+    if values.dtype.kind == "O":
+        found = present(values)
+        raise ValueError(
+            f"column {name!r} of {where} holds {found[0]!r}, the training data numbers"
+        )
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    if np.isinf(numbers).any():
+        at = np.argwhere(np.isinf(numbers))[0].tolist()
+        raise ValueError(
+            f"column {name!r} of {where} is {values[tuple(at)]} in row {at[0]}: make it missing, "
+            "or remove the row"
+        )
+    return numbers

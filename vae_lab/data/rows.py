@@ -1,0 +1,137 @@
+"""Readers of arrays and of torch's data sets: see :class:`vae_lab.data.stream.Reader`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .array_files import open_arrays
+from .columns import Column
+from .stream import Reader, Rows, Tensors
+from .tables import as_array, encode_array
+
+CHUNK = 4096  # rows that are read at once
+
+
+def are_pictures(shape: Sequence[int], dtype: np.dtype) -> bool:
+    """Whether data of this shape are stored as the bytes, or bits, of pictures [C, H, W]."""
+    return len(shape) == 3 and dtype in (np.uint8, np.bool_)
+
+
+def as_stored(array: np.ndarray, columns: Sequence[Column], where: str) -> Tensor:
+    """Rows of an array as they are kept: pictures as bytes, all else as float32."""
+    if not are_pictures(array.shape[1:], array.dtype):
+        return torch.from_numpy(encode_array(array, columns, where))
+    bits = array.dtype == np.bool_
+    return torch.from_numpy(array.astype(np.uint8) * 255 if bits else np.array(array))
+
+
+@dataclass(frozen=True)
+class MappedArray:
+    """An array in a file, opened anew in each process that has a copy of this."""
+
+    path: Path
+    name: str
+
+    @property
+    def array(self) -> np.ndarray:
+        if "_array" not in self.__dict__:
+            self.__dict__["_array"] = with_channel(as_array(open_arrays(self.path)[self.name]))
+        return self.__dict__["_array"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "name": self.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def with_channel(array: np.ndarray) -> np.ndarray:
+    """Bytes [N, H, W] are grey pictures."""
+    return array[:, None] if array.dtype == np.uint8 and array.ndim == 3 else array
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows of an array in a file.
+
+    Args:
+        source: the array.
+        columns: of its last axis; none for pictures.
+        labels: of all rows of the array, shape [N, *].
+        rows: the numbers of those that this is of.
+    """
+
+    source: MappedArray
+    columns: Sequence[Column]
+    labels: Tensor
+    rows: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = self.source.array.shape[1:]
+        return (*shape[:-1], len(self.columns)) if self.columns else shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, rows: Tensor) -> "ArrayRows":
+        return replace(self, rows=self.rows[rows])
+
+    def read(self, rows: Sequence[int]) -> Rows:
+        numbers = self.rows[torch.as_tensor(rows, dtype=torch.int64)]
+        found = self.source.array[numbers.numpy()]
+        return Rows(as_stored(found, self.columns, str(self.source.path)), self.labels[numbers])
+
+
+@dataclass(frozen=True)
+class DatasetRows:
+    """Rows of a torch Dataset, whose items are x, or x and a label.
+
+    Args:
+        dataset: with a length.
+        columns: of the last axis of x; none for pictures.
+        rows: the numbers of those that this is of.
+    """
+
+    dataset: Any
+    columns: Sequence[Column]
+    rows: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.read([0]).images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, rows: Tensor) -> "DatasetRows":
+        return replace(self, rows=self.rows[rows])
+
+    def raw(self, rows: Sequence[int]) -> tuple[np.ndarray, Tensor]:
+        """The values as they are, and the labels."""
+        items = [self.dataset[int(number)] for number in self.rows[torch.as_tensor(rows)]]
+        pairs = [item if isinstance(item, tuple | list) else (item, -1) for item in items]
+        x = np.stack([np.asarray(pair[0]) for pair in pairs])
+        return with_channel(as_array(x)), as_labels([pair[1] for pair in pairs])
+
+    def read(self, rows: Sequence[int]) -> Rows:
+        x, labels = self.raw(rows)
+        return Rows(as_stored(x, self.columns, type(self.dataset).__name__), labels)
+
+
+def as_labels(labels: Any) -> Tensor:
+    """Labels [N] as int64, attributes [N, A] as float32."""
+    found = torch.as_tensor(np.asarray(labels))
+    return found.float().reshape(len(found), -1) if found.is_floating_point() else found.long()
+
+
+def in_memory(reader: Reader) -> Tensors:
+    """All rows of a reader."""
+    parts = [reader.read(part) for part in torch.arange(len(reader)).split(CHUNK)]
+    labels = torch.cat([part.labels for part in parts])
+    return Tensors(torch.cat([part.images for part in parts]), labels)

@@ -1,0 +1,301 @@
+"""Tables, of columns with names, and arrays, of which every column is a number: as tensors."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..optional import needs
+from .columns import Column, decode, edited, encode, guess, leave_out
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Named = dict[str, np.ndarray]
+Edits = Mapping[Any, str | None]
+Columns = Edits | Sequence[Column] | None
+
+LOOKED_AT = 100_000  # rows, for a guess
+MOST_LINES = 60  # that anybody reads
+
+
+@dataclass(frozen=True)
+class Table:
+    """Data as a model takes it, and what its last axis means.
+
+    Attributes:
+        x: shape [N, *X], float32, NaN where a value is missing.
+        columns: of the last axis; see :class:`vae_lab.likelihoods.Columns`. None for pictures.
+        labels: shape [N], int64, -1 where missing: numbers of `classes`. None: there are none.
+        classes: the values of the labels.
+        reasons: why each column is of its kind, where it was guessed.
+    """
+
+    x: Tensor
+    columns: list[Column]
+    labels: Tensor | None = None
+    classes: list[Any] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> bool:
+        """Whether a value is missing."""
+        return bool(self.x.isnan().any())
+
+    @property
+    def guess(self) -> str:
+        """The columns, a line each: name, kind and the reason for it."""
+        return as_text(self.columns, self.reasons)
+
+
+def as_text(columns: Sequence[Column], reasons: Sequence[str]) -> str:
+    """Columns, a line each with the reason for their kind; of very many only how many are what."""
+    kinds = [column["kind"] for column in columns]
+    if len(columns) > MOST_LINES:
+        return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    names = [column["name"] for column in columns]
+    wide, broad = (max(map(len, texts), default=0) for texts in (names, kinds))
+    rows = zip_longest(names, kinds, reasons, fillvalue="")
+    return "\n".join(f"{n:<{wide}}  {kind:<{broad}}  {why}".rstrip() for n, kind, why in rows)
+
+
+def as_table(x: Any, columns: Columns = None, labels: str | None = None) -> Table:
+    """Data of any kind as tensors, with a guess of what its columns are.
+
+    .. code-block:: python
+
+        table = as_table(frame, {"price": "lognormal", "id": None}, labels="species")
+        print(table.guess)
+
+    Args:
+        x: a numpy array or tensor [N, D], [N, T, D] or [N, C, H, W]; a pandas or polars frame, an
+            arrow table, or arrays by the columns' names.
+        columns: of a table read before, to be read the same way; or, by their names, kinds that
+            replace what is guessed, and None for a column to leave out. Those of an array are
+            called "0", "1", and so on.
+        labels: a column that is no part of x but its label.
+    """
+    named = as_named(x, left_out(columns))
+    if named is None:
+        array = as_array(x)
+        if labels is not None:
+            raise ValueError(f"an array has no column {labels!r}: labels need columns with names")
+        return of_array(array, columns)
+    return of_named(named, columns, labels)
+
+
+def of_named(
+    named: Named,
+    columns: Columns = None,
+    labels: str | None = None,
+    classes: Sequence[Any] = (),
+    where: str = "the data",
+) -> Table:
+    """:func:`as_table` of arrays [N] by their names.
+
+    Args:
+        classes: the values of the labels, if they are known; by default those that there are.
+        where: they come from, for messages.
+    """
+    _check_names(named, [] if labels is None else [labels], where)
+    codes = None
+    if labels is not None:
+        codes, classes = _labels(labels, named[labels], classes, where)
+    rest = {name: values for name, values in named.items() if name != labels}
+    found, edits = schema_and_edits(columns)
+    reasons: list[str] = []
+    if not found:
+        kinds = edited([*rest, *left_out(columns)], edits)
+        kept = [name for name in rest if kinds.get(name, "") is not None]
+        guesses = [guess(name, rest[name], kinds.get(name)) for name in kept]
+        found, reasons = [g.column for g in guesses], [g.reason for g in guesses]
+    _check_names(rest, [column["name"] for column in found], where)
+    if not found:
+        raise ValueError(f"{where} has no columns left")
+    numbers = [encode(column, rest[column["name"]], where) for column in found]
+    return Table(torch.from_numpy(np.stack(numbers, -1)), found, codes, list(classes), reasons)
+
+
+def of_array(array: np.ndarray, columns: Columns = None, where: str = "the data") -> Table:
+    """:func:`as_table` of an array without names."""
+    if array.ndim == 4:
+        return Table(torch.from_numpy(encode_array(array, [], where)), [])
+    found, reasons = columns_of_array(array, columns)
+    return Table(torch.from_numpy(encode_array(array, found, where)), found, reasons=reasons)
+
+
+def columns_of_array(array: np.ndarray, columns: Columns = None) -> tuple[list[Column], list[str]]:
+    """The columns of the last axis of an array, and the reasons for their kinds.
+
+    Of many rows some are looked at, evenly over all of them, and of columns of few values all.
+    """
+    schema, edits = schema_and_edits(columns)
+    if schema:
+        return schema, []
+    kinds = edited([str(at) for at in range(array.shape[-1])], edits)
+    some = np.asarray(array[:: -(-len(array) // LOOKED_AT)]).reshape(-1, array.shape[-1])
+    guesses = []
+    for at in range(array.shape[-1]):
+        kind = kinds.get(name := str(at), "")
+        if kind is not None:
+            found = guess(name, some[:, at], kind or None)
+            if "values" in found.column and len(some) < array[..., 0].size:
+                found = guess(name, np.asarray(array[..., at]).ravel(), kind or None)
+            guesses.append(found)
+    if not guesses:
+        raise ValueError("the data has no columns left")
+    return [g.column for g in guesses], [g.reason for g in guesses]
+
+
+def encode_array(array: np.ndarray, columns: Sequence[Column], where: str) -> np.ndarray:
+    """Rows [B, *, D] as the numbers that a model sees, float32; of pictures, without columns, the
+    numbers themselves."""
+    if not columns:
+        return _finite(np.array(array, np.float32), where)
+    kept = [int(column["name"]) for column in columns]
+    if kept != list(range(array.shape[-1])):
+        array = array[..., kept]
+    numbers = np.array(array, np.float32)
+    for at, column in enumerate(columns):
+        if "values" in column and column["values"] != list(range(len(column["values"]))):
+            numbers[..., at] = encode(column, array[..., at], where)
+    return _finite(numbers, where)
+
+
+def _finite(numbers: np.ndarray, where: str) -> np.ndarray:
+    if np.isinf(numbers).any():
+        row, *place = np.argwhere(np.isinf(numbers))[0].tolist()
+        raise ValueError(f"{where} is infinite in row {row}, at {place}: make it NaN, or remove it")
+    return numbers
+
+
+def to_columns(x: Tensor | np.ndarray, columns: Sequence[Column]) -> dict[str, list[Any]]:
+    """The way back from a model's data [N, D] to the values of a table, by the columns' names."""
+    numbers = x.detach().cpu().double().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if numbers.ndim != 2 or numbers.shape[1] != len(columns):
+        raise ValueError(f"x must have the shape [N, {len(columns)}], got {list(numbers.shape)}")
+    return {c["name"]: decode(c, numbers[:, at]) for at, c in enumerate(columns)}
+
+
+def to_frame(x: Tensor | np.ndarray, columns: Sequence[Column]) -> "pyarrow.Table":
+    """The same as an arrow table, of which pandas and polars make their frames: `.to_pandas()`,
+    `polars.from_arrow(...)`."""
+    with needs("tables", __name__):
+        import pyarrow
+    return pyarrow.table(to_columns(x, columns))
+
+
+def likelihood_of(columns: Sequence[Column], missing: bool) -> dict[str, Any]:
+    """The likelihood that suits such data, as a config: `_target_` and its arguments.
+
+    Args:
+        columns: none for pictures of floats.
+        missing: are there missing values.
+    """
+    if columns:
+        plain = [dict(column) for column in columns]
+        return {"_target_": "vae_lab.likelihoods.Columns", "columns": plain, "missing": missing}
+    settings = {"sigma": 1.0, "learned": True, "standardize": True, "missing": missing}
+    return {"_target_": "vae_lab.likelihoods.Gaussian", **settings}
+
+
+def as_array(x: Any) -> np.ndarray:
+    """A numpy array of numbers or booleans, with two to four axes."""
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+        x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    array = x if isinstance(x, np.ndarray) else np.asarray(x)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"an array must hold numbers, got {array.dtype}")
+    if array.ndim == 1:
+        array = array[:, None]
+    if not 2 <= array.ndim <= 4 or not array.size:
+        raise ValueError(
+            f"an array must have the shape [N, D], [N, T, D] or [N, C, H, W], got {[*array.shape]}"
+        )
+    return array
+
+
+def as_named(x: Any, without: Sequence[str] = ()) -> Named | None:
+    """The columns of a table by their names; None if it is none.
+
+    Args:
+        without: columns that are not looked at.
+    """
+    if isinstance(x, Mapping):
+        _check_names(x, without)
+        return {str(n): _from_list(v) for n, v in x.items() if str(n) not in without}
+    if not hasattr(x, "__arrow_c_stream__"):
+        return None
+    with needs("tables", __name__):
+        import pyarrow
+    return from_arrow(pyarrow.table(x), without)
+
+
+def _from_list(values: Any) -> np.ndarray:
+    """An array [N] of numbers; or of objects, of which numpy would make text."""
+    if isinstance(values, Tensor | np.ndarray) and values.dtype != object:
+        array = np.asarray(values)
+        return array.astype(object) if array.dtype.kind in "US" else array
+    objects = np.empty(len(values), object)
+    objects[:] = list(values)
+    known = [value for value in objects if value is not None]
+    numbers = all(isinstance(value, int | float) for value in known)
+    if not numbers or any(isinstance(value, bool) for value in known):
+        return objects
+    return np.array([math.nan if value is None else value for value in objects])
+
+
+def from_arrow(table: "pyarrow.Table", without: Sequence[str] = ()) -> Named:
+    """The columns of an arrow table as arrays."""
+    _check_names(table.column_names, without)
+    names = [name for name in table.column_names if name not in without]
+    return {name: _from_arrow(name, table[name]) for name in names}
+
+
+def _from_arrow(name: str, column: Any) -> np.ndarray:
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if kinds.is_integer(kind) or kinds.is_floating(kind):
+        return column.to_numpy()
+    if kinds.is_decimal(kind):
+        return column.cast("float64").to_numpy()
+    text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+    if text or kinds.is_boolean(kind) or kinds.is_null(kind):
+        return np.array(column.to_pylist(), object)
+    raise ValueError(f"column {name!r} holds {kind}, neither numbers nor text: {leave_out(name)}")
+
+
+def schema_and_edits(columns: Columns) -> tuple[list[Column], Edits]:
+    """All columns, if it is these that were given, and edits by name, if it is those."""
+    if columns is None or isinstance(columns, Mapping):
+        return [], columns or {}
+    return [dict(column) for column in columns], {}
+
+
+def left_out(columns: Columns) -> list[str]:
+    """The names of the columns that somebody leaves out."""
+    return [str(name) for name, kind in schema_and_edits(columns)[1].items() if kind is None]
+
+
+def _check_names(named: Iterable[Any], wanted: Sequence[str], where: str = "the data") -> None:
+    names = list(map(str, named))
+    if lacking := [name for name in wanted if name not in names]:
+        shown = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
+        raise ValueError(f"{where} has no column {lacking[0]!r}; its columns: {shown}")
+
+
+def _labels(
+    name: str, values: np.ndarray, classes: Sequence[Any], where: str
+) -> tuple[Tensor, Sequence[Any]]:
+    classes = classes or guess(name, values, "categorical").column["values"]
+    numbers = encode({"name": name, "values": classes}, values, where)
+    return torch.from_numpy(np.nan_to_num(numbers, nan=-1).astype(np.int64)), classes

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from commandline.check import Mistake, check, exit_on_mistake
 from commandline.places import CONFIGS, ROOT
 from commandline.quoting import as_typed, expand_home
-from commandline.settings import DECIDED, OPTIONAL
+from commandline.settings import DECIDED, OF_DATA, OPTIONAL
 from tasks import build
 
 GOOD = [
@@ -177,8 +177,9 @@ BAD["model.latent=10"] = (
     "model.latent is not a setting: type latent=NAME, or model.latents=NUMBER for the model's own"
 )
 BAD |= {
-    f"{group}=null": f"{group}=null is the default, the model's own: leave it out"
+    f"{group}=null": f"{group}=null is the default, the {owner}'s own: leave it out"
     for group in OPTIONAL
+    for owner in ["data" if group in OF_DATA else "model"]
 }
 TASKS = "fit or test or sample or export or compare or shards or evaluate or report or explore"
 BAD["task=evalute"] = f"task must be {TASKS}, got 'evalute'; did you mean task=evaluate"

@@ -16,6 +16,7 @@ from vae_lab.evaluation.evidence import annealed, enumerated, importance_weighte
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import MLP, Conv, Grid, Linear
 from vae_lab.objectives import ELBO, IWAE
+from vae_lab.priors import Prior
 
 MAKE = [
     pytest.param(lambda: Bernoulli(3), id="bits"),
@@ -410,7 +411,7 @@ def test_a_mistake_with_a_size_is_one_line(call, message):
 def test_a_prior_of_one_size_is_not_taken_for_that_of_another():
     vae = photo_vae()
     p = vae.latent.prior()
-    vae.prior = torch.nn.Module()
+    vae.prior = Prior()
     vae.prior.forward = lambda condition: p
     other, x = vae.at(3, 16, 16), torch.rand(1, 3, 16, 16)
     assert vae.sample(1).shape == (1, 3, 8, 12) and other.reconstruct(x).shape == x.shape

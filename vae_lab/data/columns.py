@@ -21,6 +21,7 @@ OF_VALUES = ("bernoulli", "categorical", "ordinal")
 KINDS = (*CONTINUOUS, *COUNTS, *OF_VALUES)
 
 FEW = 10  # distinct integers that are steps of a scale and no counts
+REPEATS = 10  # of each of them, if there are integers between that never are
 MOST_VALUES = 1000  # of a column of few values
 FREE_TEXT = 0.5  # of the rows have another text
 LARGE_COUNT = 100.0  # in the mean, without zeros: as good as a real number
@@ -168,7 +169,9 @@ def _of_numbers(name: str, known: np.ndarray) -> Guess:
             _with_values(name, "bernoulli", values), f"two values, {values[0]}, {values[1]}"
         )
     mean, variance, low = known.mean(dtype=float), known.var(dtype=float), known.min()
-    if len(values) <= (FEW if low else FEW // 2):  # what begins at 0 may be counts
+    most = FEW if low else FEW // 2  # what begins at 0 may be counts
+    without_gap = values[-1] - values[0] < len(values)
+    if len(values) <= most and (without_gap or len(known) > REPEATS * len(values)):
         return Guess(_with_values(name, "ordinal", values), f"{len(values)} different integers")
     if not 0 <= low < FEW or variance < mean / 2 or (low > 0 and mean > LARGE_COUNT):
         return _continuous(name, known, integer=True)

@@ -55,7 +55,8 @@ def lines() -> dict[str, list[str]]:
     found |= {f"estimator={name}": OTHERS.get(name, CODES) for name in choices("estimator")}
     found |= {f"objective={name}": NUMBERS for name in choices("objective")}
     found |= {f"network={name}": NUMBERS for name in choices("network")}
-    found |= {f"likelihood={name}": NUMBERS for name in choices("likelihood")}
+    of_pictures = [name for name in choices("likelihood") if name != "columns"]
+    found |= {f"likelihood={name}": NUMBERS for name in of_pictures}
     return {name: [name, *line, *small(name)] for name, line in found.items()}
 
 

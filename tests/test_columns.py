@@ -159,6 +159,15 @@ def test_the_start_is_near_the_optimum(kind):
     assert -1e-9 < gain < ROUGHLY.get(kind, 1e-3)
 
 
+def test_a_dispersion_starts_at_that_of_the_data():
+    likelihood = of_kind("negative_binomial")
+    likelihood.start(
+        torch.distributions.NegativeBinomial(5.0, torch.tensor(0.8)).sample((20_000, 1))
+    )
+    (log_r,) = likelihood.parameters()
+    assert log_r.exp().item() == pytest.approx(5, rel=0.1)
+
+
 @kinds
 @pytest.mark.parametrize("size", [-1e4, -50, 0, 50, 1e4])
 def test_gradients_are_finite_at_extremes(kind, size):
@@ -248,7 +257,9 @@ def test_what_the_encoder_sees_is_about_one_and_zero_where_it_is_missing(kind):
 @pytest.mark.parametrize("kind", COUNTS)
 def test_a_size_factor_shares_the_total_among_the_columns(kind):
     likelihood, x, params = started(kind, 3, size_factor=True, missing=True)
+    torch.testing.assert_close(likelihood.mean_total, x.sum(-1).clamp(min=1).mean())
     x = with_holes(x)[:50]
+    x[0] = torch.nan
     free = of_kind(kind, 3, missing=True)
     free.load_state_dict(likelihood.state_dict(), strict=False)
     width = params.numel() // 3

@@ -34,8 +34,8 @@ class Incomplete:
             for name, p in self.vae.named_parameters():
                 if not name.startswith("latent"):  # the prior is the standard normal
                     p.copy_(0.5 * torch.randn_like(p))
-            self.vae.head.weight *= 0.05  # q is near to the prior, so no weight is large
-            self.vae.head.bias *= 0.05
+            self.vae.head.weight *= 0.05  # q is wider than the prior, so no weight is large
+            self.vae.head.bias.fill_(0.5)
         self.x = with_holes(data[:30], 0.4)
         self.x[0], self.x[1] = data[0], torch.nan
 

@@ -143,10 +143,15 @@ class VAE(Views, Generation, Pretrained):
         Raises:
             ValueError: x is something else; one line that says what to type.
         """
-        x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
+        x = self.as_data(x)
         look = self.likelihood.meet if first_only else self.likelihood.inspect
         look(x)
         return x
+
+    def as_data(self, x: Array) -> Tensor:
+        """x as a tensor of this model's shape, type and device; its values are not looked at."""
+        columns = getattr(self.likelihood, "columns", None)
+        return as_data(x, self.shape, self, any_size=bool(self.latent.grid), columns=columns)
 
     def features(self, x: Tensor) -> Tensor:
         """The encoder's of x [B, *X], with the condition's vector behind them, [B, F]; of a fully
@@ -178,7 +183,7 @@ class VAE(Views, Generation, Pretrained):
         """
         if y is not None:
             return self.given(y).encode(x)
-        x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
+        x = self.as_data(x)
         return self.posterior(self.features(x))
 
     def p_z(self, y: Any = None) -> Distribution:
@@ -316,7 +321,7 @@ class VAE(Views, Generation, Pretrained):
         starts the decoder at their mean, where the likelihood allows."""
         if y is not None and self.condition is not None:
             self.condition.start(y)
-        x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
+        x = self.as_data(x)
         self.likelihood.check(x)
         self._start_at(self.likelihood.start(x))
 

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 
 from ..description import blueprint, undisturbed
-from ..estimators import Estimator
+from ..estimators import Estimator, Exact
 from ..inputs import check_count
 from ..latents import Latent
+from ..levels import Levels
 from ..likelihoods import Likelihood
 from ..networks import Network
 from ..objectives import Objective
@@ -37,6 +38,7 @@ def fit(
     *,
     y: Any = None,
     val: Any = None,
+    columns: Any = None,
     network: Network | str | None = None,
     latent: Latent | str | None = None,
     likelihood: Likelihood | str | None = None,
@@ -75,17 +77,21 @@ def fit(
     `"gumbel_softmax"`. What is left open suits the data.
 
     Pictures are bytes [N, C, H, W], with 0 for black and 255 for white; the model sees them divided
-    by 255. All else is numbers [N, \*X], which the model sees as they are.
+    by 255. All else is numbers or columns, in any unit, of which NaN are missing; the likelihood is
+    then chosen by their looks, a kind for each column, and `vae.likelihood.columns` tells it.
 
     After each epoch the ELBO of the data that is held out is measured, and the weights that had the
     highest are those of the model. Ctrl-C ends the training early: what is returned is the best
     model until then. A second one is an ordinary KeyboardInterrupt.
 
     Args:
-        x: the data: a numpy array or a tensor, or a torch Dataset of x or (x, y), which is read
-            once.
-        y: labels, [N] integers.
-        val: data to validate on, like x; None: a random part of x.
+        x: the data: a numpy array or a tensor [N, \*X]; a pandas or polars frame, or arrays by the
+            names of columns; or a torch Dataset of x or (x, y), which is read once.
+        y: what the model is conditioned on: labels, [N] integers, of which those that are -1 are
+            inferred; attributes, [N, A] floats; or the name of a frame's column.
+        val: data to validate on, like x, or (x, y); None: a random part of x.
+        columns: what is not as it looks, by the columns' names: `{"age": "lognormal", "id": None}`
+            makes one log-normal and leaves one out. Columns of an array are called "0", "1", ...
         network: the encoder and the decoder; see :mod:`vae_lab.networks`.
         latent: the family of q(z|x); see :mod:`vae_lab.latents`. None: Gaussian.
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
@@ -134,7 +140,7 @@ def fit(
     (torch.Size([500, 4]), 2)
     """
     check_count("batch_size", batch_size)
-    data, held = _data(x, y, val, val_size)
+    data, held = _data(x, y, val, val_size, columns)
     if held is None and patience is not None:
         raise ValueError(f"patience={patience} needs data that is held out: pass val or val_size")
     place = _device(device)
@@ -166,6 +172,7 @@ def fit(
             data.loader("train", batch_size, seed, place),
             None if held is None else held.loader("val", EVAL_BATCH_SIZE, seed, place),
             plan,
+            data.labels,
         )
         settings: dict[str, Any] = {}
         if file is not None:
@@ -176,12 +183,17 @@ def fit(
     return _finished(training)
 
 
-def _data(x: Any, y: Any, val: Any, val_size: float) -> tuple[Examples, Examples | None]:
+def _data(
+    x: Any, y: Any, val: Any, val_size: float, columns: Any
+) -> tuple[Examples, Examples | None]:
     """The data to train on, and the data to validate on."""
-    data = examples(x, y)
+    data = examples(x, y, columns)
     if val is None:
         return held_out(data, val_size)
-    held = examples(val)
+    x, y = val if isinstance(val, tuple) else (val, y if isinstance(y, str) else None)
+    held = examples(x, y, data.columns or columns)
+    missing = data.missing or held.missing
+    data, held = data._replace(missing=missing), held._replace(missing=missing)
     if held.shape != data.shape or type(held.prepare) is not type(data.prepare):
         raise ValueError(
             f"val must be data like x, {data.stored.dtype} of shape {list(data.shape)} each, got "
@@ -216,13 +228,15 @@ def _model(
             "likelihood": data.likelihood,
         }
         given = {kind: part(kind, value) for kind, value in chosen.items() if value is not None}
-        made: dict[str, Any] = defaults | given
+        made: dict[str, Any] = defaults | given | {"condition": data.condition}
         goal = part("objective", objective)
         if estimator is None:
             gradient = estimator_for(made["latent"], goal)
         else:
             gradient = part("estimator", estimator)
         vae = VAE(data.shape, **made)
+        if vae.infers_labels:
+            gradient = Levels(Exact(), gradient)
         rehearse(vae, goal, gradient)
         data.start(vae)
     return vae, goal, gradient

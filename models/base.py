@@ -188,9 +188,11 @@ class VAEModule(pl.LightningModule):
         """
         if len(x):
             return self.terms_of(x, y)
-        blank = x.new_zeros(1, *self.vae.shape)
+        blank, condition = x.new_zeros(1, *self.vae.shape), self.vae.condition
         with aside():
-            terms = self.terms_of(blank, y.new_zeros(1, *y.shape[1:]))
+            terms = self.terms_of(
+                blank, y if condition is None else condition.blank(1).to(x.device)
+            )
         return Terms(*(term[:0] for term in terms))
 
     def terms_of(self, x: Tensor, y: Tensor) -> Terms:
@@ -204,7 +206,7 @@ class VAEModule(pl.LightningModule):
         bound = vae.elbo(x, check=batch_idx == 0)
         relaxed = None
         if self.estimator.relaxed:
-            relaxed = self.objective(vae, self.estimator, x).elbo
+            relaxed = self._terms(x, torch.full_like(y, -1) if vae.infers_labels else y).elbo
         codes = self.vae.latent.codes(bound.q)
         if codes is not None:
             codes = self.vae.latent.places_as_data(codes)

@@ -158,6 +158,10 @@ def encode_array(array: np.ndarray, columns: Sequence[Column], where: str) -> np
     if not columns:
         return _finite(np.array(array, np.float32), where)
     kept = [int(column["name"]) for column in columns]
+    if max(kept) >= array.shape[-1]:
+        raise ValueError(
+            f"{where} has {array.shape[-1]} columns, there must be {max(kept) + 1} or more"
+        )
     if kept != list(range(array.shape[-1])):
         array = array[..., kept]
     return _finite(np.array(array, np.float32), where)

@@ -86,7 +86,7 @@ def fit(
 
     Args:
         x: the data: a numpy array or a tensor [N, \*X]; a pandas or polars frame, or arrays by the
-            names of columns; or a torch Dataset of x or (x, y), which is read once.
+            names of columns; or a torch Dataset of x or (x, y), which is read once, but for y.
         y: what the model is conditioned on: labels, [N] integers, of which those that are -1 are
             inferred; attributes, [N, A] floats; or the name of a frame's column.
         val: data to validate on, like x, or (x, y); None: a random part of x.
@@ -191,7 +191,7 @@ def _data(
     if val is None:
         return held_out(data, val_size)
     x, y = val if isinstance(val, tuple) else (val, y if isinstance(y, str) else None)
-    held = examples(x, y, data.columns or columns)
+    held = examples(x, y, data.columns or columns, "val")
     missing = data.missing or held.missing
     data, held = data._replace(missing=missing), held._replace(missing=missing)
     if held.shape != data.shape or type(held.prepare) is not type(data.prepare):

@@ -1,6 +1,5 @@
 """What is trained on: an array, a frame or a data set, as batches."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,7 +75,11 @@ class Examples(NamedTuple):
             stored = self.stored
             if vae.latent.grid:
                 stored = stored[:: -(-len(stored) // GRID_MEAN_OF)]
-            mean = Pixels().mean(stored.split(EVAL_BATCH_SIZE)) if self._bytes else stored.mean(0)
+            if self._bytes:
+                mean = Pixels().mean(stored.split(EVAL_BATCH_SIZE))
+            else:
+                vae.likelihood.check(stored)
+                mean = stored.mean(0)
             vae.initialize_bias(mean)
         if vae.condition is not None:
             vae.condition.start(self.labels)
@@ -92,19 +95,21 @@ class Examples(NamedTuple):
         )
 
 
-def examples(x: Any, y: Any = None, columns: Any = None) -> Examples:
+def examples(x: Any, y: Any = None, columns: Any = None, where: str = "x") -> Examples:
     """What the caller has, in memory.
 
     Args:
-        x: numbers, an array or a tensor [N, *X]; a frame; or a data set of torch's, of x or (x, y).
+        x: numbers, an array or a tensor [N, *X]; a frame; or a data set of torch's, of x or (x, y),
+            of which y is left aside.
         y: labels [N], integers; attributes [N, A], floats; or the name of a frame's column.
         columns: of a frame or an array; see :func:`vae_lab.data.tables.as_table`.
+        where: they come from, for messages.
     """
     if isinstance(x, Dataset):
-        x, y = _read(x, y)
+        x = _read(x)
     named = as_named(x, left_out(columns))
     if named is not None:
-        table = of_named(named, columns, y if isinstance(y, str) else None)
+        table = of_named(named, columns, y if isinstance(y, str) else None, where=where)
         labels = _labels(y, len(table.x)) if table.labels is None else table.labels
         return Examples(table.x, labels, Prepare(), table.columns, table.missing)
     if isinstance(y, str):
@@ -118,7 +123,7 @@ def examples(x: Any, y: Any = None, columns: Any = None) -> Examples:
                 "black and white, or x as floats if these are numbers"
             )
         return Examples(torch.tensor(array), labels, Pixels())
-    table = of_array(array, columns)
+    table = of_array(array, columns, where)
     return Examples(table.x, labels, Prepare(), table.columns, table.missing)
 
 
@@ -149,16 +154,13 @@ def held_out(data: Examples, size: float) -> tuple[Examples, Examples | None]:
     return data.subset(train), data.subset(val)
 
 
-def _read(data: "Dataset[Any]", y: Any) -> tuple[Tensor, Any]:
-    """All data of a data set, read once; with its own labels, if it has some."""
+def _read(data: "Dataset[Any]") -> Tensor:
+    """All data of a data set, read once, without labels of its own."""
     if not hasattr(data, "__len__"):
         raise ValueError(
             f"{type(data).__name__} must have __len__ and __getitem__: the order of the data is "
             "drawn by vae_lab"
         )
-    rows: Sequence[Any] = [data[index] for index in range(len(data))]
-    if rows and isinstance(rows[0], tuple | list):
-        if y is None and len(rows[0]) > 1 and np.ndim(rows[0][1]) == 0:
-            y = [int(row[1]) for row in rows]
-        rows = [row[0] for row in rows]
-    return torch.stack([torch.as_tensor(row) for row in rows]), y
+    rows = [data[index] for index in range(len(data))]
+    rows = [row[0] if isinstance(row, tuple | list) else row for row in rows]
+    return torch.stack([torch.as_tensor(row) for row in rows])

@@ -30,6 +30,7 @@ from vae_lab.optimization import (
     terms_of,
 )
 from vae_lab.priors import Prior
+from vae_lab.priors.base import start as start_prior
 from vae_lab.schedules import schedules
 
 from .optimizer import scheduled, take_settings
@@ -126,18 +127,21 @@ class VAEModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Starts a fresh decoder at the data's mean, and a likelihood that learns units with them;
         one that was loaded has a bias of its own."""
-        if stage != "fit" or self.vae.output_bias.any():
+        if stage != "fit":
             return
         data: Any = self.trainer.datamodule
+        if not self.vae.output_bias.any():
+            self._start_decoder(data)
+        if self.vae.prior is not None and hasattr(data, "train_values"):
+            start_prior(self.vae, data.train_values(PRIOR_STARTS_OF).to(self.device))
+
+    def _start_decoder(self, data: Any) -> None:
         if self.vae.condition is not None:
             self.vae.condition.start(data.train_labels())
         if self.vae.likelihood.learns_units:
             self.vae.initialize(data.train_values().to(self.device))
         elif mean := getattr(data, "train_mean", None):
             self.vae.initialize_bias(mean(GRID_MEAN_OF) if self.vae.latent.grid else mean())
-        if self.vae.prior is not None and hasattr(data, "train_values"):
-            x = data.train_values(PRIOR_STARTS_OF).to(self.device)
-            self.vae.prior.start(self.vae.seen(x))
 
     def configure_model(self) -> None:
         shard(self, (self.vae.encoder, self.vae.decoder))

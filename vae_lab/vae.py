@@ -80,10 +80,9 @@ class VAE(Views, Generation, Pretrained):
         bias = (self.output_shape[0], 1, 1) if latent.grid else self.output_shape
         self.output_bias = nn.Parameter(torch.zeros(bias))
         self.likelihood = likelihood
-        self.prior = None
+        self.prior: Prior | None = None
         if prior is not None:
-            self.prior = bound(prior, latent, seen)
-            check_shapes(prior, prior.of(self, None), latent)
+            self.set_prior(prior)
         self.condition = condition
         if condition is not None:
             condition.bind(network, seen, latent)
@@ -92,6 +91,17 @@ class VAE(Views, Generation, Pretrained):
                     f"prior=true of {type(condition).__name__} moves the latent's own prior, which "
                     f"{type(prior).__name__} replaces: leave out one of the two"
                 )
+
+    def set_prior(self, prior: Prior) -> None:
+        """Puts a prior in the place of that which there is.
+
+        Raises:
+            ValueError: it is none over this model's z.
+        """
+        bound(prior, self.latent, self.likelihood.input_shape(self.shape))
+        prior.to(self.device, self.dtype)
+        self.prior = prior
+        check_shapes(prior, prior.of(self, None), self.latent)
 
     @property
     def device(self) -> torch.device:

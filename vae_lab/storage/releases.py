@@ -5,6 +5,7 @@ checkpoints of train.py hold the same description, so that a model can be loaded
 """
 
 import hashlib
+import itertools
 import json
 import warnings
 from pathlib import Path
@@ -40,7 +41,7 @@ SINCE_2 = {"Grid", "TemporalConv", "Transformer", "Columns", "Laplace", "Discret
 ARGUMENTS_SINCE_2 = {"standardize", "missing"}  # which are left out where they are false
 CONFIG, WEIGHTS = sources.FILES
 
-Part = Literal["encoder", "posterior", "decoder"]
+Part = Literal["encoder", "posterior", "decoder", "model"]
 
 # The tensors of a part, and the kinds of pieces that give them their meaning.
 PREFIXES: dict[Part, tuple[str, ...]] = {
@@ -48,10 +49,12 @@ PREFIXES: dict[Part, tuple[str, ...]] = {
     "posterior": ("head.", "latent."),  # what else q is made of
     "decoder": ("decoder.", "output_bias", "likelihood."),
 }
+PREFIXES["model"] = (*itertools.chain(*PREFIXES.values()), "condition.")  # all but a prior
 DECIDED_BY: dict[Part | None, tuple[str, ...]] = {
     "encoder": ("network",),
     "posterior": ("latent", "condition"),
     "decoder": ("network", "likelihood", "condition"),
+    "model": ("network", "latent", "likelihood", "condition"),
     None: (*KINDS,),
 }
 
@@ -167,7 +170,7 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
 
     Args:
         part: "encoder", "posterior" (the head after it, and the latent with its own prior),
-            "decoder" or None for all.
+            "decoder", "model" for all but a prior of its own, or None for all.
         strict: refuse a source that does not fit in every tensor; otherwise take those that do.
 
     Returns:
@@ -186,6 +189,8 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
         for model in (other, vae)
     )
     report = matched(theirs, ours)
+    if part == "model":
+        other.latent.learn_prior = vae.latent.learn_prior  # another prior takes its place
     pairs = [(kind, getattr(other, kind), getattr(vae, kind)) for kind in DECIDED_BY[part]]
     settings = [
         f"{kind} is {_described(there)} there and {_described(here)} here"

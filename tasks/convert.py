@@ -53,7 +53,8 @@ def encode(config: DictConfig) -> None:
                 write(z._replace(row=rows.numpy()) if some else z)
     say(f"encoded  {count} {data.unit}: {out}")
     model = as_typed("checkpoint", found.typed)
-    say(f"back     python train.py task=decode {model} {as_typed('decode.file', str(out))}")
+    file = as_typed("decode.file", str(out))
+    say(f"back     python train.py task=decode {model} {file} decode.out=FILE")
 
 
 def decode(config: DictConfig) -> None:

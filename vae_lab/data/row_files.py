@@ -263,7 +263,7 @@ def _from_table(table: "pyarrow.Table") -> LatentRows:
     for name in (*BESIDE, "z"):
         numbered = [n for n in table.column_names if re.fullmatch(rf"{name}\d+", n)]
         if name in table.column_names:
-            found[name] = table[name].to_numpy()
+            found[name] = table[name].to_numpy().copy()
         elif numbered:
             ordered = sorted(numbered, key=lambda n: int(n.removeprefix(name)))
             found[name] = np.stack([table[n].to_numpy() for n in ordered], -1)

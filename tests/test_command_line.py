@@ -182,6 +182,7 @@ BAD |= {
     for owner in ["data" if group in OF_DATA else "model"]
 }
 TASKS = "fit or test or sample or export or compare or shards or evaluate or report or explore"
+TASKS += " or encode or decode or impute"
 BAD["task=evalute"] = f"task must be {TASKS}, got 'evalute'; did you mean task=evaluate"
 MEANT = {
     "model.lr": "model.optimizer.lr",

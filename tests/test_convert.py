@@ -241,7 +241,7 @@ TEXT = ["red", "green", "dark blue, or so"]
 @pytest.fixture
 def people(run, tmp_path):
     """A table with holes, and a run on it, in b."""
-    total = 80
+    total, rng = 80, np.random.default_rng(1)
     size = [None if n % 7 == 3 else round(170 + 9 * rng.normal(), 2) for n in range(total)]
     table = pyarrow.table(
         {

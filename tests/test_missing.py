@@ -142,6 +142,12 @@ def test_a_row_of_which_nothing_was_observed_says_nothing():
     assert vae.impute(nothing).isfinite().all()
 
 
+def test_data_without_holes_stay_as_they_are():
+    case = Incomplete()
+    whole = case.x[:1]
+    assert torch.equal(case.vae.impute(whole), whole)
+
+
 def test_values_that_are_missing_do_not_reach_the_gradient():
     columns, x = everything()
     vae = VAE((len(columns),), MLP((8,)), Gaussian(2), Columns(columns, missing=True))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..optional import needs
 from .columns import COUNTS, Column, decode
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def fill_table(
     table: "pyarrow.Table", columns: Sequence[Column], missing: np.ndarray, x: np.ndarray
 ) -> "pyarrow.Table":
     """The same of a table [B, C], of which the model may know some columns only."""
-    import pyarrow
-
+    with needs("tables", __name__):
+        import pyarrow
     for at, column in enumerate(columns):
         where = missing[:, at]
         if not where.any():

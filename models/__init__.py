@@ -5,5 +5,13 @@ from .gumbel_vae import GumbelVAE
 from .poisson_vae import PoissonVAE
 from .reinforce_vae import ReinforceVAE
 from .semi_supervised_vae import SemiSupervisedVAE
+from .vq_vae import VQVAE
 
-__all__ = ["GaussianVAE", "GumbelVAE", "PoissonVAE", "ReinforceVAE", "SemiSupervisedVAE"]
+__all__ = [
+    "GaussianVAE",
+    "GumbelVAE",
+    "PoissonVAE",
+    "ReinforceVAE",
+    "SemiSupervisedVAE",
+    "VQVAE",
+]

@@ -1,6 +1,7 @@
 """Families of q(z|x), each with its prior and its KL."""
 
 from .base import Latent as Latent
+from .codebook import Codebook
 from .discrete import Bernoulli, Categorical
 from .discrete import Discrete as Discrete
 from .discrete import Finite as Finite
@@ -9,4 +10,4 @@ from .gaussian import Gaussian
 from .poisson import Poisson
 
 # The families, which a released model may name.
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "Poisson"]
+__all__ = ["Bernoulli", "Categorical", "Codebook", "Gaussian", "Poisson"]

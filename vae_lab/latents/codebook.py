@@ -14,7 +14,7 @@ from ..schedules import Schedule, as_schedule, bounds
 from .codes import Codes
 from .discrete import OneHot
 
-RIDGE = 1e-10  # of the codes' mean square, where they do not span their space
+RIDGE = 1e3  # units in the last place of the codes' mean square, where they span no whole space
 
 
 class Nearest(OneHot):
@@ -123,7 +123,7 @@ class Codebook(Nearest):
     >>> _ = latent.book.codes.copy_(torch.tensor([[[0.0], [1.0], [5.0]]]))
     >>> q = latent.distribution(torch.tensor([0.2]))
     >>> print(latent.codes(q), latent.embed(latent.mode(q)))
-    tensor([[6.4566e-01, 3.5434e-01, 6.6402e-11]]) tensor([0.])
+    tensor([[6.4566e-01, 3.5434e-01, 6.6256e-11]]) tensor([0.])
 
     Source: van den Oord, Vinyals & Kavukcuoglu, *Neural Discrete Representation Learning*, NeurIPS
     2017, arXiv:1711.00937; T > 0: Takida et al., *SQ-VAE: Variational Bayes on Discrete
@@ -209,7 +209,12 @@ class _Move:
         precise = self.codes if self.codes.device.type == "mps" else self.codes.double()
         gram = precise.mT @ precise
         size = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(gram.dtype).tiny)
-        ridge = RIDGE * size[:, None, None] * torch.eye(gram.shape[-1]).to(gram)
+        ridge = (
+            RIDGE
+            * torch.finfo(gram.dtype).eps
+            * size[:, None, None]
+            * torch.eye(gram.shape[-1]).to(gram)
+        )
         root, _ = torch.linalg.cholesky_ex(gram + ridge)
         return torch.cholesky_solve(precise.mT, root).to(self.codes)
 

@@ -14,7 +14,7 @@ from ..schedules import Schedule, as_schedule, bounds
 from .codes import Codes
 from .discrete import OneHot
 
-RIDGE = 1e3  # units in the last place of the codes' mean square, where they span no whole space
+RIDGE = 1e5  # units in the last place; where codes span a part of their space only, it counts
 
 
 class Nearest(OneHot):
@@ -158,7 +158,7 @@ class Codebook(Nearest):
         return self.temperature.value * self.log_factor.exp()
 
     def codebook(self) -> Tensor:
-        codes = full_precision(self.book.codes)
+        codes = full_precision(self.book.codes).clone()  # the next batch writes into the book
         return F.normalize(codes, dim=-1) if self.cosine else codes
 
     def vectors(self, parameters: Tensor) -> Tensor:
@@ -208,14 +208,9 @@ class _Move:
         """[L, D, K]; no singular values, for which a GPU would be waited for."""
         precise = self.codes if self.codes.device.type == "mps" else self.codes.double()
         gram = precise.mT @ precise
-        size = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(gram.dtype).tiny)
-        ridge = (
-            RIDGE
-            * torch.finfo(gram.dtype).eps
-            * size[:, None, None]
-            * torch.eye(gram.shape[-1]).to(gram)
-        )
-        root, _ = torch.linalg.cholesky_ex(gram + ridge)
+        diagonal = gram.diagonal(dim1=-2, dim2=-1)
+        ridge = RIDGE * torch.finfo(gram.dtype).eps * diagonal.mean(-1, keepdim=True)
+        root, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge.expand_as(diagonal)))
         return torch.cholesky_solve(precise.mT, root).to(self.codes)
 
 

@@ -60,7 +60,7 @@ class Condition(PrintsArguments, nn.Module):
             shape: of what an encoder sees.
         """
         if self.prior:
-            self.to_prior = nn.Linear(self.width, latent.parameter_size)
+            self.to_prior = nn.Linear(self.width, latent.prior_size)
             for parameter in self.to_prior.parameters():
                 nn.init.zeros_(parameter)
 

@@ -127,7 +127,8 @@ class VAE(Views, Generation, Pretrained):
 
         Args:
             estimator: of its gradient. None: one without bias, which is reparameterised where q can
-                be, and else the score function with four samples.
+                be, and else the score function with four samples; of a q without randomness
+                :class:`~vae_lab.estimators.VectorQuantization`.
             objective: None: :class:`vae_lab.objectives.ELBO`.
         """
         from .objectives import ELBO
@@ -138,8 +139,10 @@ class VAE(Views, Generation, Pretrained):
         return (objective or ELBO())(self, estimator or self._estimator(), x, y)
 
     def _estimator(self) -> "Estimator":
-        from .estimators import Exact, Reparameterization, ScoreFunction
+        from .estimators import Exact, Reparameterization, ScoreFunction, VectorQuantization
 
+        if self.latent.deterministic:
+            return VectorQuantization()
         estimator = Reparameterization() if self.latent.prior().has_rsample else ScoreFunction(4)
         return Levels(Exact(), estimator) if self.infers_labels else estimator
 
@@ -182,7 +185,10 @@ class VAE(Views, Generation, Pretrained):
             raise ValueError(
                 f"features must have the shape [B, {width}], got {list(features.shape)}"
             )
-        return self.latent.distribution(full_precision(self.head(features)))
+        return self.latent.distribution(self._q_parameters(features))
+
+    def _q_parameters(self, features: Tensor) -> Tensor:
+        return full_precision(self.head(features))
 
     def encode(self, x: Array, y: Any = None) -> Distribution:
         """x [B, *X] -> q(z|x), batch shape [B].
@@ -238,7 +244,10 @@ class VAE(Views, Generation, Pretrained):
         if self.condition is not None and self.infers_labels:
             return self.condition.level(self.seen(x), self._y, lambda v: self.settled(v).infer(x))
         features = self.features(x)
-        q = self.posterior(features)
+        parameters = self._q_parameters(features)
+        if self.training:
+            self.latent.learn(parameters)
+        q = self.latent.distribution(parameters)
         kl = aggregate_kl = None
         if self.prior is None:
             kl = partial(self.kl, q)

@@ -28,6 +28,7 @@ from .score_function import ScoreFunction
 from .stein import RODEO, DoubleCV
 from .straight_through import DecoupledSTGumbelSoftmax, GappedStraightThrough, ReinMax
 from .taylor import MuProp
+from .vector_quantization import VectorQuantization
 from .without_replacement import SumAndSample, UnorderedSet
 
 __all__ = [
@@ -59,5 +60,6 @@ __all__ = [
     "StraightThrough",
     "SumAndSample",
     "UnorderedSet",
+    "VectorQuantization",
     "catalog",
 ]

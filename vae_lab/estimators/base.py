@@ -18,6 +18,7 @@ from ..distributions import one_hot as one_hot
 from ..distributions import parameters as parameters
 from ..distributions import per_dimension as per_dimension
 from ..distributions import softmax as softmax
+from ..quantized import Quantized
 
 Integrand = Callable[[Tensor], Tensor]  # z [S, *B, *E] -> f(z) [S, *B]
 Unbiased = Literal[True, "cubic f", "quadratic f", "linear f", False]
@@ -148,7 +149,8 @@ class Estimator(PrintsArguments, nn.Module):
     def accepts(cls, q: Distribution) -> bool:
         """True if this estimator can differentiate the parameters of q."""
         if Distribution in cls.families:  # or what acts like one: an episode of a game
-            return hasattr(q, "sample") and hasattr(q, "log_prob")
+            known = hasattr(q, "sample") and hasattr(q, "log_prob")
+            return known and not isinstance(base(q), Quantized)  # whose density has no derivative
         return isinstance(base(q), cls.families)
 
     @classmethod

@@ -1,12 +1,14 @@
 """Families of q(z|x), each with its prior and its KL."""
 
 from .base import Latent as Latent
+from .codebook import Codebook
 from .discrete import Bernoulli, Categorical
 from .discrete import Discrete as Discrete
 from .discrete import Finite as Finite
 from .discrete import discrete_latent as discrete_latent
 from .gaussian import Gaussian
+from .lookup_free import FSQ, LFQ
 from .poisson import Poisson
 
 # The families, which a released model may name.
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "Poisson"]
+__all__ = ["FSQ", "LFQ", "Bernoulli", "Categorical", "Codebook", "Gaussian", "Poisson"]

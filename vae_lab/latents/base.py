@@ -39,27 +39,39 @@ class Latent(PrintsArguments, nn.Module):
 
     Args:
         variables: the shape of z, of one place if there is a grid.
+        parameter_size: the number of parameters of q for one datum, or for one place of it.
+        learn_prior: train the prior's parameters.
+        prior_size: their number; None: as many as those of q.
 
     Attributes:
         grid: the places, (h, w); () where there is no grid.
-        parameter_size: the number of parameters of q for one datum, or for one place of it.
+        deterministic: does q give all probability to one z.
         kind: what a variable's number means: any number, the name of a category, a bit, a count.
         categories: K, of which one is chosen by each variable; None where they cannot be listed.
     """
 
     kind: ClassVar[Kind] = "numbers"
     categories: int | None = None
+    deterministic: bool = False
 
     grid: tuple[int, ...] = ()
 
-    def __init__(self, variables: tuple[int, ...], parameter_size: int, learn_prior: bool) -> None:
+    def __init__(
+        self,
+        variables: tuple[int, ...],
+        parameter_size: int,
+        learn_prior: bool,
+        prior_size: int | None = None,
+    ) -> None:
         super().__init__()
         if min(variables) < 1:
             raise ValueError(f"latents must be at least 1, got {min(variables)}")
         self.variables = variables
         self.parameter_size = parameter_size
         self.learn_prior = learn_prior
-        self.prior_parameters = nn.Parameter(torch.zeros(parameter_size), requires_grad=learn_prior)
+        self.prior_size = parameter_size if prior_size is None else prior_size
+        zeros = torch.zeros(self.prior_size)
+        self.prior_parameters = nn.Parameter(zeros, requires_grad=learn_prior)
 
     def bind(self, grid: tuple[int, ...]) -> None:
         """Called by the VAE with the grid of its network, () if it has none."""
@@ -130,7 +142,7 @@ class Latent(PrintsArguments, nn.Module):
         """p(z), batch shape [].
 
         Args:
-            shift: is added to its parameters, [*B, parameter_size]; the batch shape is then [*B].
+            shift: is added to its parameters, [*B, prior_size]; the batch shape is then [*B].
         """
         own = self.prior_parameters
         parameters = own if shift is None else own + shift
@@ -138,7 +150,16 @@ class Latent(PrintsArguments, nn.Module):
             batch, size = parameters.shape[:-1], parameters.shape[-1]
             places = parameters.reshape(*batch, *[1] * len(self.grid), size)
             parameters = places.expand(*batch, *self.grid, size)
+        return self.prior_distribution(parameters)
+
+    def prior_distribution(self, parameters: Tensor) -> Distribution:
+        """Parameters [*B, *grid, prior_size] -> a distribution of the prior's family, [*B]; that of
+        q, if nothing else is said."""
         return self.distribution(parameters)
+
+    def learn(self, parameters: Tensor) -> None:
+        """Learns from a batch of training what no gradient teaches, before q is made of the same
+        parameters, [B, *grid, parameter_size]."""
 
     def distribution(self, parameters: Tensor) -> Distribution:
         """Parameters [*B, *grid, parameter_size] -> a distribution of batch shape [*B]."""

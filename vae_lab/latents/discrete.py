@@ -75,7 +75,7 @@ class Discrete(Latent):
         if self.mean_parameter is None:
             return None
         mean = base(q).mean.mean(0)
-        nearest = like(q, type(base(q)), **{self.mean_parameter: mean})
+        nearest = like(q, type(base(self.prior())), **{self.mean_parameter: mean})
         # Categories sum to one.
         return self.kl(nearest).sum(), self.num_variables * ((self.categories or 2) - 1)
 
@@ -153,44 +153,32 @@ class Finite(Discrete):
         return variables.unflatten(0, (self.num_places, -1))[order].flatten().argsort()
 
 
-class Categorical(Finite):
-    r"""L independent one-hot variables of K classes; z is [L, K].
-
-    .. math:: \mathrm{KL}_l = \sum_k \pi_{lk} (\log \pi_{lk} - \log p_{lk})
-
-    Args:
-        latents: L.
-        categories: K.
-        learn_prior: train the prior's logits; uniform otherwise.
-
-    A z is L rows, each with a one at its category. A posterior that is uniform has a KL of 0; the
-    surer it is of a category, the nearer is its KL to log K, here log 3 = 1.0986 nats:
-
-    >>> import torch
-    >>> latent = Categorical(latents=2, categories=3)
-    >>> q = latent.distribution(torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0, 0.0]))  # three logits each
-    >>> latent.mode(q)
-    tensor([[1., 0., 0.],
-            [0., 1., 0.]])
-    >>> latent.kl(q)
-    tensor([0.0000, 1.0961])
-    """
+class OneHot(Finite):
+    """Discrete latents of one-hot variables; z is [L, K]."""
 
     kind = "codes"
 
-    def __init__(self, latents: int = 20, categories: int = 10, learn_prior: bool = False) -> None:
+    def __init__(
+        self,
+        latents: int,
+        categories: int,
+        parameter_size: int,
+        learn_prior: bool,
+        prior_size: int | None = None,
+    ) -> None:
         if categories < 2:
             raise ValueError(f"categories must be at least 2, got {categories}")
-        super().__init__((latents, categories), latents * categories, learn_prior)
+        super().__init__((latents, categories), parameter_size, learn_prior, prior_size)
         self.latents, self.categories = latents, categories
 
     @property
     def num_variables(self) -> int:
         return self.size // self.event_shape[-1]
 
-    def distribution(self, parameters: Tensor) -> Distribution:
+    def categorical(self, logits: Tensor) -> Distribution:
+        """Logits [*B, *E], normalised or not -> a distribution of batch shape [*B]."""
         # torch normalises by logits - logsumexp, which at logits of 100 leaves errors of 1e-5.
-        logits = log_softmax(parameters.unflatten(-1, self.variables))
+        logits = log_softmax(logits)
         return self.independent(OneHotCategorical(logits=logits, validate_args=False))
 
     def mode(self, q: Distribution) -> Tensor:
@@ -217,6 +205,36 @@ class Categorical(Finite):
 
     def statistics(self, z: Tensor) -> Tensor:
         return z.flatten(z.ndim - len(self.event_shape), -2)
+
+
+class Categorical(OneHot):
+    r"""L independent one-hot variables of K classes; z is [L, K].
+
+    .. math:: \mathrm{KL}_l = \sum_k \pi_{lk} (\log \pi_{lk} - \log p_{lk})
+
+    Args:
+        latents: L.
+        categories: K.
+        learn_prior: train the prior's logits; uniform otherwise.
+
+    A z is L rows, each with a one at its category. A posterior that is uniform has a KL of 0; the
+    surer it is of a category, the nearer is its KL to log K, here log 3 = 1.0986 nats:
+
+    >>> import torch
+    >>> latent = Categorical(latents=2, categories=3)
+    >>> q = latent.distribution(torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0, 0.0]))  # three logits each
+    >>> latent.mode(q)
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
+    >>> latent.kl(q)
+    tensor([0.0000, 1.0961])
+    """
+
+    def __init__(self, latents: int = 20, categories: int = 10, learn_prior: bool = False) -> None:
+        super().__init__(latents, categories, latents * categories, learn_prior)
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        return self.categorical(parameters.unflatten(-1, self.variables))
 
 
 class Bernoulli(Finite):

@@ -201,8 +201,8 @@ class Steps(NamedTuple):
         shape = (latent.num_variables // count, *([of_a_variable] if of_a_variable > 1 else []))
         step = at_one_place(latent)
         step.event_shape = shape
-        step.parameter_size = latent.parameter_size * latent.num_places // count
-        parameters = components * (1 + step.parameter_size) if numbers else step.parameter_size
+        step.prior_size = latent.prior_size * latent.num_places // count
+        parameters = components * (1 + step.prior_size) if numbers else step.prior_size
         event_shape = torch.Size(latent.event_shape)
         return cls(step, count, shape, parameters, event_shape, components * numbers)
 
@@ -220,7 +220,7 @@ class Steps(NamedTuple):
     def distribution(self, parameters: Tensor) -> Distribution:
         """Parameters [*, parameters] -> batch shape [*], event shape [*shape]."""
         if not self.components:
-            return self.latent.distribution(parameters)
+            return self.latent.prior_distribution(parameters)
         weights, each = self._mixture(parameters)
         return MixtureSameFamily(
             Categorical(logits=weights, validate_args=False), each, validate_args=False
@@ -228,7 +228,7 @@ class Steps(NamedTuple):
 
     def _mixture(self, parameters: Tensor) -> tuple[Tensor, Distribution]:
         weights, rest = parameters.tensor_split([self.components], -1)
-        return weights, self.latent.distribution(rest.unflatten(-1, (self.components, -1)))
+        return weights, self.latent.prior_distribution(rest.unflatten(-1, (self.components, -1)))
 
     def draw(self, parameters: Tensor, temperature: float, top_k: int | None) -> Tensor:
         """Parameters [N, parameters] -> [N, *shape]."""
@@ -238,7 +238,7 @@ class Steps(NamedTuple):
             chosen = rows, _drawn(weights, temperature, None)
             mean, deviation = each.mean[chosen], each.stddev[chosen]
             return mean + temperature * deviation * torch.randn_like(mean)
-        q = self.latent.distribution(parameters)
+        q = self.latent.prior_distribution(parameters)
         codes = self.latent.codes(q)  # [N, 1, K]
         if codes is not None:
             return self.latent.from_numbers(_drawn(codes.log(), temperature, top_k).to(parameters))

@@ -43,7 +43,7 @@ class Mixture(Prior):
         self._latent = (latent,)  # in a tuple, or it would be a part of this module
         self.units = Standardizer(latent.variables) if latent.kind == "numbers" else None
         self.weights = nn.Parameter(torch.zeros(self.components))
-        start = torch.zeros(self.components, latent.parameter_size)
+        start = torch.zeros(self.components, latent.prior_size)
         if self.components > 1 and not start.is_meta:
             start = APART * torch.randn_like(start)
         self.parameters_of_each = nn.Parameter(start)
@@ -54,7 +54,7 @@ class Mixture(Prior):
 
     def forward(self, condition: None) -> Distribution:
         [latent] = self._latent
-        each = at_one_place(latent).distribution(self.parameters_of_each)
+        each = at_one_place(latent).prior_distribution(self.parameters_of_each)
         mixture = _mixture(self.weights, each)
         return over_places(latent, mixture if self.units is None else self.units.undone(mixture))
 

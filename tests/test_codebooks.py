@@ -1,0 +1,554 @@
+"""Codebooks: the nearest code and its gradient, what keeps codes in use, codes that are fixed."""
+
+import functools
+import itertools
+import math
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from oracles import bumpy
+from test_precision import ESTIMATORS
+from tiny import SHAPE, SMALL_GRID, binary_images, discrete_vae, exact_elbo, grid_vae
+
+from models import FSQVAE, LFQVAE, VQVAE
+from vae_lab import VAE
+from vae_lab.description import assemble, blueprint
+from vae_lab.distributions import base, support
+from vae_lab.estimators import ScoreFunction, VectorQuantization, catalog
+from vae_lab.estimators.vector_quantization import rotated
+from vae_lab.latents import FSQ, LFQ, Codebook
+from vae_lab.latents.codes import Codes
+from vae_lab.likelihoods import Bernoulli
+from vae_lab.networks import MLP
+from vae_lab.objectives import ELBO, IWAE
+from vae_lab.schedules import Linear
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+BOOKS = [
+    pytest.param({}, id="a book each"),
+    pytest.param({"shared": True}, id="shared"),
+    pytest.param({"cosine": True}, id="cosine"),
+]
+
+
+def vq(categories=5, dim=3, latents=2, temperature=0.0, **settings):
+    latent = Codebook(latents, categories, dim, temperature, **{"decay": None} | settings).double()
+    with torch.no_grad():
+        latent.book.codes.normal_()
+    return latent
+
+
+def vectors(latent, rows=7):
+    return torch.randn(rows, latent.parameter_size, dtype=torch.float64, requires_grad=True)
+
+
+def brute_force(latent, parameters):
+    """The squared distance from each h to each code, [N, L, K], pair by pair."""
+    h, codes = latent.vectors(parameters), latent.codebook()
+    codes = codes.expand(latent.latents, -1, -1)
+    return (h.unsqueeze(-2) - codes).square().sum(-1)
+
+
+# Distances
+
+
+@pytest.mark.parametrize("settings", BOOKS)
+def test_the_nearest_code_is_that_of_brute_force(settings):
+    latent = vq(**settings)
+    parameters = vectors(latent, 200)
+    q = latent.distribution(parameters)
+    index = brute_force(latent, parameters).argmin(-1)
+    assert torch.equal(latent.numbers(latent.mode(q)), index)
+    codes = latent.codebook().expand(2, -1, -1)
+    expected = codes[torch.arange(2), index].flatten(1)  # [N, L * D]
+    torch.testing.assert_close(latent.embed(latent.mode(q)), expected)
+    assert len(index.unique()) == 5
+
+
+def test_far_from_zero_the_nearest_code_is_still_the_nearest():
+    latent = vq(categories=50, latents=1).float()
+    with torch.no_grad():
+        latent.book.codes += 1000.0
+    parameters = vectors(latent, 500).float() + 1000.0
+    found = latent.numbers(latent.mode(latent.distribution(parameters))).squeeze(-1)
+    distance = brute_force(latent, parameters).squeeze(1)
+    chosen = distance.gather(1, found.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(chosen, distance.amin(1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", BOOKS)
+def test_probabilities_are_those_of_distances(settings):
+    latent = vq(temperature=0.7, **settings)
+    parameters = vectors(latent)
+    expected = (-brute_force(latent, parameters) / 0.7).softmax(-1)
+    torch.testing.assert_close(latent.codes(latent.distribution(parameters)), expected)
+
+
+def test_a_learned_temperature_and_one_that_changes():
+    latent = vq(temperature=2.0, learn_temperature=True)
+    parameters = vectors(latent).detach()
+    q = latent.distribution(parameters)
+    torch.testing.assert_close(base(q).logits.exp(), latent.codes(q))
+    latent.kl(q).sum().backward()
+    assert latent.log_factor.grad != 0
+    changing = vq(temperature=Linear(2.0, 1.0, 10))
+    changing.temperature.set_step(5)
+    assert changing.present_temperature == 1.5
+
+
+def test_what_a_relaxed_z_embeds_is_the_mixture():
+    latent = vq()
+    z = torch.rand(4, 2, 5)
+    expected = sum(z[..., k : k + 1] * latent.codebook()[:, k] for k in range(5))
+    torch.testing.assert_close(latent.embed(z), expected.flatten(1))
+
+
+def test_codes_that_are_all_the_same_are_a_constant():
+    latent = vq()
+    with torch.no_grad():
+        latent.book.codes.copy_(torch.arange(3.0))
+    z = latent.mode(latent.distribution(vectors(latent)))
+    assert torch.equal(latent.embed(z), torch.arange(3.0).repeat(7, 2))
+
+
+# van den Oord's gradient
+
+
+def loss_of(embedded):
+    """A loss that is not linear in what the decoder sees, [*, L * D] -> [*]."""
+    with torch.autocast("cpu", enabled=False):
+        return bumpy(embedded)
+
+
+def as_in_the_paper(latent, parameters, commitment=0.25, turn=None):
+    """VQ-VAE as it is written: gathered codes, and sg in three places. Its loss, [N]."""
+    h = latent.vectors(parameters)
+    codes = latent.codebook().expand(latent.latents, -1, -1)
+    index = brute_force(latent, parameters).argmin(-1)
+    e = codes[torch.arange(latent.latents), index]
+    seen = (h + (e - h).detach() if turn is None else turn(h, e.detach())).flatten(1)
+    codebook = (h.detach() - e).square().flatten(1).sum(-1)
+    return loss_of(seen) + codebook + commitment * (h - e.detach()).square().flatten(1).sum(-1)
+
+
+def ours(latent, parameters, **settings):
+    """A value of which the optimizer lowers the negative, as it does of an objective."""
+    q = latent.distribution(parameters)
+    estimator = VectorQuantization(**settings)
+    return -estimator(q, lambda z: -loss_of(latent.embed(z.squeeze(0))).unsqueeze(0))
+
+
+@pytest.mark.parametrize("categories", [5, 4, 40])
+@pytest.mark.parametrize("settings", BOOKS)
+def test_the_gradients_are_those_of_van_den_oord(settings, categories):
+    latent = vq(categories, **settings)
+    parameters, trained = vectors(latent), latent.book.codes
+    expected = torch.autograd.grad(as_in_the_paper(latent, parameters).sum(), [parameters, trained])
+    found = torch.autograd.grad(ours(latent, parameters).sum(), [parameters, trained])
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_the_value_is_that_of_f_alone():
+    latent = vq()
+    parameters = vectors(latent)
+    z = latent.mode(latent.distribution(parameters))
+    torch.testing.assert_close(ours(latent, parameters), loss_of(latent.embed(z)))
+
+
+def test_in_float32_too():
+    latent = vq(categories=512, dim=8, latents=1)
+    parameters = vectors(latent, 50)
+    (exact,) = torch.autograd.grad(as_in_the_paper(latent, parameters).sum(), parameters)
+    latent, rounded = latent.float(), parameters.detach().float().requires_grad_()
+    for precision in (None, torch.bfloat16):
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            value = ours(latent, rounded)
+        (found,) = torch.autograd.grad(value.sum(), rounded)
+        torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=1e-3)
+
+
+def test_fewer_codes_than_dimensions_copy_what_can_change_the_choice():
+    latent = vq(categories=2, dim=4, latents=1)
+    parameters = vectors(latent)
+    settings = {"commitment": 0.0}
+    (found,) = torch.autograd.grad(ours(latent, parameters, **settings).sum(), parameters)
+    (whole,) = torch.autograd.grad(as_in_the_paper(latent, parameters, 0.0).sum(), parameters)
+    basis = torch.linalg.qr(latent.codebook()[0].mT)[0]  # [D, 2]
+    torch.testing.assert_close(found, whole @ basis @ basis.mT, rtol=1e-4, atol=1e-5)
+    difference = latent.codebook()[0, 0] - latent.codebook()[0, 1]
+    torch.testing.assert_close(found @ difference, whole @ difference, rtol=1e-6, atol=1e-6)
+
+
+def turned(h, e):
+    """The rotation trick by matrices, one for each vector."""
+    e_unit, h_unit = (torch.nn.functional.normalize(x.detach(), dim=-1) for x in (e, h))
+    r = torch.nn.functional.normalize(e_unit + h_unit, dim=-1)
+    outer = lambda a, b: a.unsqueeze(-1) * b.unsqueeze(-2)  # noqa: E731
+    matrix = torch.eye(h.shape[-1]) - 2 * outer(r, r) + 2 * outer(e_unit, h_unit)
+    scale = e.norm(dim=-1) / h.detach().norm(dim=-1)
+    return scale.unsqueeze(-1) * (matrix @ h.unsqueeze(-1)).squeeze(-1)
+
+
+def test_the_rotation_trick():
+    latent = vq()
+    parameters = vectors(latent)
+    h, e = latent.vectors(parameters), torch.randn(7, 2, 3)
+    torch.testing.assert_close(rotated(h, e), e)
+    torch.testing.assert_close(turned(h, e), e)
+    expected = torch.autograd.grad(
+        as_in_the_paper(latent, parameters, turn=turned).sum(), [parameters, latent.book.codes]
+    )
+    value = ours(latent, parameters, rotation=True).sum()
+    found = torch.autograd.grad(value, [parameters, latent.book.codes])
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+
+
+NEAREST = [vq(), FSQ((3, 4), 2).double(), LFQ(4, sphere=True).double()]
+
+
+@pytest.mark.parametrize("latent", NEAREST, ids=lambda latent: type(latent).__name__)
+def test_the_elbo_is_that_of_the_code_and_the_length_of_its_name(latent):
+    vae, x = discrete_vae(latent), binary_images()
+    latent.prior_parameters.data.zero_()
+    terms = vae(x)  # with the estimator that suits it
+    z = latent.mode(vae.encode(x))
+    torch.testing.assert_close(terms.reconstruction, vae.log_px_z(x, z))
+    length = torch.full((3,), math.log(latent.num_states))
+    torch.testing.assert_close(terms.kl, length)
+    torch.testing.assert_close(vae.elbo(x).elbo, terms.elbo)
+    torch.testing.assert_close(IWAE()(vae, VectorQuantization(), x).objective, terms.elbo)
+    every = support(latent.prior()).unsqueeze(1).expand(-1, 3, *latent.event_shape)
+    evidence = (vae.log_px_z(x, every) - length).logsumexp(0)
+    assert (terms.elbo < evidence).all(), "it is a bound"
+    terms.objective.sum().backward()
+    assert vae.head.weight.grad.any() and vae.head.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("cls", [c for c in catalog() if c is not VectorQuantization])
+@pytest.mark.parametrize("latent", NEAREST, ids=lambda latent: type(latent).__name__)
+def test_a_q_without_randomness_is_refused_by_all_others(latent, cls):
+    q = latent.distribution(torch.zeros(1, latent.parameter_size))
+    assert VectorQuantization.accepts(q) and not cls.accepts(q)
+    assert "use one of VectorQuantization" in cls.refusal(q)
+
+
+# At T > 0: every estimator against enumeration
+
+RANDOM = {
+    "codebook": functools.partial(vq, 3, 2, 2, 0.8),
+    "cosine": functools.partial(vq, 3, 2, 2, 0.8, cosine=True, shared=True),
+    "fsq": lambda: FSQ((3,), 2, 0.5).double(),
+    "lfq": lambda: LFQ(3, temperature=2.0).double(),
+}
+CHUNKS, COPIES = 30, 100
+PARTS = "encoder", "decoder", "codes"
+
+
+def pairs():
+    for name, make in RANDOM.items():
+        q = make().distribution(torch.zeros(1, make().parameter_size))
+        for file, config in sorted(ESTIMATORS.items()):
+            estimator = instantiate(config, _convert_="all")
+            if estimator.accepts(q) and estimator.single_sample:
+                yield pytest.param(estimator, make, id=f"{file}-{name}")
+
+
+def parts(vae):
+    """Encoder, decoder, and the codes where they are learned."""
+    books = [vae.latent.book.codes] if isinstance(vae.latent, Codebook) else []
+    return [[*vae.encoder.parameters(), *vae.head.parameters()], [*vae.decoder.parameters()], books]
+
+
+def flat_gradients(value, vae):
+    found = [torch.autograd.grad(value, p, retain_graph=True) for p in parts(vae) if p]
+    return [torch.cat([g.flatten() for g in each]) for each in found]
+
+
+@pytest.mark.parametrize("estimator, make", [*pairs()])
+def test_every_estimator_trains_encoder_decoder_and_codes(estimator, make):
+    torch.manual_seed(3)
+    vae, estimator = discrete_vae(make()).eval(), estimator.double().eval()
+    x = binary_images(1)
+    expected = flat_gradients(exact_elbo(vae, x).mean(), vae)
+    copies = x.expand(COPIES, *SHAPE)
+    drawn = [
+        flat_gradients(ELBO()(vae, estimator, copies).objective.mean(), vae) for _ in range(CHUNKS)
+    ]
+    for name, exact, *samples in zip(
+        ("encoder", "decoder", "codes"), expected, *drawn, strict=False
+    ):
+        samples = torch.stack(samples)
+        error = samples.std(0) / math.sqrt(CHUNKS)
+        z = (samples.mean(0) - exact).abs() / error.clamp_min(1e-9)
+        if estimator.unbiased is True:
+            assert z.max() < 5, name
+        else:
+            assert torch.cosine_similarity(samples.mean(0), exact, dim=0) > 0.7, name
+
+
+# What keeps codes in use
+
+
+def book(categories=4, dim=2, decay=0.0, revive=0.0, started=True):
+    codes = Codes((1, categories, dim), decay, revive).double()
+    codes.batches += started
+    codes.usage.fill_(1 / categories)
+    return codes
+
+
+def chosen_of(codes, h):
+    distance = (h.unsqueeze(-2) - codes.codes).square().sum(-1)
+    return torch.nn.functional.one_hot(distance.argmin(-1), codes.usage.shape[-1]).double()
+
+
+def learned(codes, h):
+    """After a batch of h [N, D]."""
+    codes.learn(h.unsqueeze(1), chosen_of(codes, h).unsqueeze(1))
+    return codes
+
+
+def test_an_average_without_a_past_is_a_step_of_lloyd():
+    codes, h = book(), torch.randn(30, 2)
+    with torch.no_grad():
+        codes.codes[0, 3] = 100.0  # nothing is near
+    chosen, before = chosen_of(codes, h).bool(), codes.codes.clone()
+    learned(codes, h)
+    for k in range(3):
+        torch.testing.assert_close(codes.codes[0, k], h[chosen[:, k]].mean(0))
+    assert torch.equal(codes.codes[0, 3], before[0, 3])
+
+
+def test_the_average_is_that_of_the_paper():
+    codes = book(decay=0.9)
+    count, total = torch.full((4,), 0.25), 0.25 * codes.codes[0].clone()
+    for _ in range(5):
+        h = torch.randn(50, 2)
+        chosen = chosen_of(codes, h)
+        count = 0.9 * count + 0.1 * chosen.mean(0)
+        total = 0.9 * total + 0.1 * chosen.mT @ h / 50
+        learned(codes, h)
+        torch.testing.assert_close(codes.codes[0], total / count.unsqueeze(-1))
+        torch.testing.assert_close(codes.usage[0], count)
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_codes_begin_at_rows_of_the_first_batch(decay):
+    codes, h = book(decay=decay, started=False), torch.randn(9, 2)
+    learned(codes, h)
+    rows = [int((h == code).all(-1).nonzero()) for code in codes.codes[0]]
+    assert len(set(rows)) == 4 and not codes.revived.any()
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_a_dead_code_begins_anew_and_no_living_one_is_touched(decay):
+    codes, calm = (book(decay=decay, revive=revive) for revive in (0.1, 0.0))
+    calm.load_state_dict(codes.state_dict())
+    for each in (codes, calm):
+        with torch.no_grad():
+            each.codes[0, 2] = 100.0
+        each.usage[0, 2] = 0.1 / 4
+    h = torch.randn(30, 2)
+    dead = torch.arange(4) == 2
+    learned(codes, h), learned(calm, h)
+    assert (codes.codes[0, 2] == h).all(-1).any() and codes.usage[0, 2] == 1 / 4
+    assert torch.equal(codes.codes[0, ~dead], calm.codes[0, ~dead])
+    assert torch.equal(codes.usage[0, ~dead], calm.usage[0, ~dead])
+    assert codes.revived == 1 and not calm.revived
+    assert calm.codes[0, 2].min() > 99 and calm.usage[0, 2] < 0.1 / 4
+
+
+def test_what_is_not_finite_is_not_learned():
+    codes, other, h = book(), book(), torch.randn(30, 2)
+    other.load_state_dict(codes.state_dict())
+    learned(codes, h)
+    broken = torch.cat([h, torch.tensor([[math.nan, 0.0], [math.inf, 1.0]])])
+    learned(other, broken)
+    torch.testing.assert_close(codes.codes, other.codes)
+
+
+@pytest.mark.parametrize("build", [discrete_vae, grid_vae])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_model_learns_in_training_only(build, shared):
+    vae = build(vq(decay=0.9, shared=shared))
+    x = binary_images(5, vae.shape)
+    vae.eval()(x)
+    assert not vae.latent.book.batches
+    vae.train()(x)
+    vae.elbo(x)
+    assert vae.latent.book.batches == 1
+    h = vae.latent.vectors(vae.head(vae.features(x))).detach()  # [5, *grid, L, D]
+    rows = h.reshape(-1, 3 if shared else 6)
+    codes = vae.latent.book.codes.movedim(0, 1).flatten(1)  # [K, L * D]
+    seen = rows if shared else rows.unflatten(-1, (2, 3)).flatten(1)
+    assert all((code == seen).all(-1).any() for code in codes)
+
+
+def test_most_of_many_codes_are_used_and_all_of_them_after_a_while():
+    torch.manual_seed(0)
+    latent = Codebook(1, 64, 4, 0.0, decay=0.9, revive=0.3).double()
+    usage = []
+    for _ in range(150):
+        h = torch.randn(200, 4) * torch.tensor([3.0, 1.0, 0.3, 0.1]) + 7
+        latent.learn(h)
+        p = latent.codes(latent.distribution(h)).mean((0, 1))
+        usage.append((p > 0).double().mean())
+    assert usage[0] > 0.6 and min(usage[-10:]) > 0.85
+
+
+def test_aggregate_kl_reaches_h_where_q_has_no_derivative():
+    for latent in (vq(), FSQ((3, 4)).double(), LFQ(4).double()):
+        parameters = vectors(latent, 20)
+        q = latent.distribution(parameters)
+        value = latent.aggregate_kl(q)
+        assert value.shape == (20,) and (value.mean() >= 0)
+        (gradient,) = torch.autograd.grad(value.mean(), parameters)
+        assert gradient.isfinite().all() and gradient.abs().max() > 1e-4
+
+
+# Codes that are fixed
+
+
+@pytest.mark.parametrize("levels", [(3,), (2, 3), (8, 5, 5, 5)])
+def test_fsq_numbers_and_codes_are_one_to_one(levels):
+    latent = FSQ(levels).double()
+    numbers = torch.arange(math.prod(levels)).unsqueeze(-1)
+    codes = latent.embed(latent.from_numbers(numbers))
+    digits = torch.stack(torch.unravel_index(numbers.squeeze(-1), levels), -1)
+    torch.testing.assert_close(codes, 2 * digits / (torch.tensor(levels) - 1) - 1)
+    assert math.log2(latent.num_states) == pytest.approx(sum(map(math.log2, levels)))
+
+
+@pytest.mark.parametrize("levels", [(3,), (4,), (8, 5, 6)])
+def test_fsq_rounds_each_number_by_itself_and_twice_is_once(levels):
+    latent = FSQ(levels).double()
+    parameters = vectors(latent, 300)
+    h = parameters.tanh()
+    steps = torch.tensor(levels) - 1
+    expected = 2 * ((h + 1) / 2 * steps).round() / steps - 1
+    code = latent.embed(latent.mode(latent.distribution(parameters)))
+    torch.testing.assert_close(code, expected)
+    inside = code.clamp(-1 + 1e-12, 1 - 1e-12).atanh()
+    torch.testing.assert_close(latent.embed(latent.mode(latent.distribution(inside))), code)
+
+
+@pytest.mark.parametrize("levels", [(2,), (3,), (4,), (8, 5, 6)])
+def test_fsq_levels_are_on_both_sides_of_zero_alike(levels):
+    latent = FSQ(levels).double()
+    parameters = vectors(latent, 100)
+    code, mirrored = (
+        latent.embed(latent.mode(latent.distribution(sign * parameters))) for sign in (1, -1)
+    )
+    torch.testing.assert_close(code, -mirrored)
+
+
+def test_fsq_gradient_is_that_of_the_bound():
+    latent = FSQ((8, 5, 5)).double()
+    parameters, weights = vectors(latent), torch.randn(3)
+    value = VectorQuantization(0.0)(
+        latent.distribution(parameters), lambda z: (latent.embed(z) * weights).sum(-1)
+    )
+    (found,) = torch.autograd.grad(value.sum(), parameters)
+    torch.testing.assert_close(found, weights * (1 - parameters.tanh().square()))
+
+
+@pytest.mark.parametrize("latent", [FSQ((8, 5, 5)), FSQ((2, 2), temperature=1.0), LFQ(3)], ids=repr)
+def test_no_noise_leaves_the_numbers(latent):
+    for scale in (1e-3, 1.0, 1e3, 1e30):
+        q = latent.distribution(scale * torch.randn(500, latent.parameter_size))
+        numbers = latent.numbers(q.sample())
+        assert numbers.min() >= 0 and numbers.max() < latent.categories
+
+
+@pytest.mark.parametrize("sphere", [False, True])
+@pytest.mark.parametrize("bits", [1, 4, 10])
+def test_lfq_is_a_codebook_of_all_corners(bits, sphere):
+    latent = LFQ(bits, sphere, temperature=0.9).double()
+    parameters = vectors(latent, 20)
+    corners = torch.tensor([*itertools.product([-1.0, 1.0], repeat=bits)]) * latent.scale
+    h = torch.nn.functional.normalize(parameters, dim=-1) if sphere else parameters
+    p = (-(h.unsqueeze(1) - corners).square().sum(-1) / 0.9).softmax(-1)  # [20, 2^bits]
+    q = latent.distribution(parameters)
+    each = corners.sign().clamp_min(0).unsqueeze(1)
+    torch.testing.assert_close(q.log_prob(each).mT.exp(), p)
+    entropy = torch.special.entr(p).sum(-1)
+    torch.testing.assert_close(bits * math.log(2) - latent.kl(q).sum(-1), entropy)
+    nearest = corners[p.argmax(-1)]
+    still = LFQ(bits, sphere).double()
+    torch.testing.assert_close(still.embed(still.mode(still.distribution(parameters))), nearest)
+
+
+@pytest.mark.parametrize("sphere", [False, True])
+def test_lfq_copies_the_gradient(sphere):
+    latent = LFQ(4, sphere).double()
+    parameters, weights = vectors(latent), torch.randn(4)
+    f = lambda z: (latent.embed(z) * weights).sum(-1)  # noqa: E731
+    value = VectorQuantization(0.0)(latent.distribution(parameters), f)
+    (found,) = torch.autograd.grad(value.sum(), parameters)
+    h = torch.nn.functional.normalize(parameters, dim=-1) if sphere else parameters
+    (expected,) = torch.autograd.grad((h * weights).sum(), parameters)
+    torch.testing.assert_close(found, expected)
+
+
+# Models, releases and refusals
+
+MODELS = {
+    "vq": (VQVAE, {"categories": 5, "dim": 2}),
+    "fsq": (FSQVAE, {"levels": [3, 2]}),
+    "lfq": (LFQVAE, {"latents": 3}),
+}
+
+
+def model(name, place=None, **settings):
+    cls, own = MODELS[name]
+    return cls(
+        shape=SHAPE,
+        network=place or MLP((3,)),
+        likelihood=Bernoulli(),
+        objective=ELBO(),
+        optimizer=functools.partial(torch.optim.Adam, lr=0.01),
+        **own | settings,
+    )
+
+
+@pytest.mark.parametrize("place", [None, SMALL_GRID], ids=["flat", "grid"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_takes_the_nearest_code_or_with_another_estimator_any(name, place):
+    nearest, drawn = model(name, place), model(name, place, estimator=ScoreFunction(4))
+    assert nearest.vae.latent.deterministic and not drawn.vae.latent.deterministic
+    with pytest.raises(ValueError, match="use one of VectorQuantization"):
+        model(name, place, estimator=ScoreFunction(4), temperature=0.0)
+    with pytest.raises(ValueError, match="VectorQuantization works with Quantized"):
+        model(name, place, temperature=1.0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_release_comes_back(name):
+    vae = model(name).vae
+    x = binary_images(20)
+    vae.train()(x)
+    again = assemble(VAE, blueprint(vae), "here")
+    again.load_state_dict(vae.state_dict())
+    z, other = (v.eval().latent.mode(v.encode(x)) for v in (vae, again))
+    assert torch.equal(z, other) and torch.equal(vae.decode(z), again.decode(z))
+
+
+REFUSED = [
+    (lambda: Codebook(dim=0), "dim must be at least 1, got 0"),
+    (lambda: Codebook(temperature=-1.0), "temperature must be positive, or 0 at all steps, got -1"),
+    (lambda: Codebook(temperature=Linear(1.0, 0.0, 5)), "or 0 at all steps, got 0"),
+    (lambda: Codebook(temperature=0.0, learn_temperature=True), "needs a positive temperature"),
+    (lambda: Codebook(decay=1.0), r"decay must be in \[0, 1\), or null, got 1"),
+    (lambda: Codebook(revive=2.0), r"revive must be in \[0, 1\), got 2"),
+    (lambda: FSQ((4, 1)), r"levels must be 2 or more of each dimension, got \[4, 1\]"),
+    (lambda: VectorQuantization(-1.0), "commitment must not be negative, got -1"),
+]
+
+
+@pytest.mark.parametrize("make, message", REFUSED)
+def test_refusals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

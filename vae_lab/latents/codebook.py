@@ -1,0 +1,234 @@
+"""Codebooks: categories that are points in a space, of which the nearest are the likeliest."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..distributed import all_sum
+from ..distributions import base, full_precision, one_hot
+from ..quantized import Quantized, lowest
+from ..schedules import Schedule, as_schedule, bounds
+from .codes import Codes
+from .discrete import OneHot
+
+RIDGE = 1e5  # units in the last place; where codes span a part of their space only, it counts
+
+
+class Nearest(OneHot):
+    r"""One-hot variables whose categories are codes e_k in a space of D dimensions; z is [L, K].
+
+    .. math:: q(z_l = k) \propto \exp(-\|h_l - e_{lk}\|^2 / T)
+
+    The encoder gives the L vectors h. The decoder sees the codes, z times the codebook, and so a
+    mixture of codes where z is one of categories. At T = 0 the nearest code has all of the
+    probability: q is :class:`~vae_lab.quantized.Quantized`. A subclass says what the codes are.
+
+    Args:
+        latents: L.
+        categories: K.
+        dim: D.
+        temperature: T, a number or a schedule, positive; or 0.
+        learn_prior: train the prior's logits; uniform otherwise.
+    """
+
+    def __init__(
+        self,
+        latents: int,
+        categories: int,
+        dim: int,
+        temperature: float | Schedule,
+        learn_prior: bool,
+    ) -> None:
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim}")
+        super().__init__(latents, categories, latents * dim, learn_prior, latents * categories)
+        self.dim = dim
+        self.temperature = as_schedule(temperature)
+        self.deterministic = is_zero(self.temperature)
+
+    @property
+    def width(self) -> int:
+        return self.latents * self.dim
+
+    def codebook(self) -> Tensor:
+        """The codes of each variable, [L, K, D]; or of all of them, [1, K, D]."""
+        raise NotImplementedError
+
+    def vectors(self, parameters: Tensor) -> Tensor:
+        """What the encoder gives, [*, L * D] -> h [*, L, D]."""
+        return full_precision(parameters).unflatten(-1, (self.latents, self.dim))
+
+    def embed(self, z: Tensor) -> Tensor:
+        return _exactly(_mixed, z, self.codebook()).flatten(-2).to(z.dtype)
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        h, codes = self.vectors(parameters), self.codebook()
+        closeness = _exactly(_closeness, h, codes)  # [*, L, K]
+        if not self.deterministic:
+            return self.categorical(closeness / self.present_temperature)
+        z = one_hot(closeness.argmax(-1), closeness)
+        logits = (1 - z) * lowest(z)
+        move = _Move(codes.detach())
+        return self.independent(Quantized(z, logits, h, _exactly(_mixed, z, codes), move, 1))
+
+    @property
+    def present_temperature(self) -> Tensor:
+        """T, shape []."""
+        return self.temperature.value
+
+    def prior_distribution(self, parameters: Tensor) -> Distribution:
+        return self.categorical(parameters.unflatten(-1, self.variables))
+
+    def aggregate_kl(self, q: Distribution) -> Tensor:
+        r"""As :meth:`.Finite.aggregate_kl`; at T = 0 of probabilities that have a derivative, those
+        at a T that is the mean squared distance from h to its code."""
+        return super().aggregate_kl(self._softened(q) if self.deterministic else q)
+
+    def _softened(self, q: Distribution) -> Distribution:
+        h, code = base(q).h, base(q).code
+        temperature = mean_over_processes((h - code).detach().square().sum(-1))
+        return self.categorical(_exactly(_closeness, h, self.codebook()) / temperature)
+
+
+class Codebook(Nearest):
+    r"""Categories whose codes are learned; z is L one-hot rows of K.
+
+    .. math:: q(z_l = k) \propto \exp(-\|h_l - e_{lk}\|^2 / T)
+
+    At T > 0 any estimator of categorical variables trains encoder and codes, with a true ELBO. At
+    T = 0 it is the latent of a VQ-VAE, which :class:`~vae_lab.estimators.VectorQuantization`
+    trains. Its KL is then log K for each variable, whatever x is: the length of the name of a code,
+    in nats. The ELBO is a bound on log p(x) all the same, but training does not follow its
+    gradient.
+
+    Args:
+        latents: L.
+        categories: K.
+        dim: D, of the codes; the encoder's last layer maps its features to it.
+        temperature: T, a number or a schedule, positive; or 0.
+        learn_temperature: train T, which begins there.
+        shared: one codebook for all L variables; each has its own otherwise.
+        cosine: codes and h have a length of 1.
+        decay: the codes follow the mean of their h, with so much of the past; None: the gradient.
+        revive: a code begins anew where its usage falls below this share of 1 / K; 0: never.
+        learn_prior: train the prior's logits; uniform otherwise.
+
+    Three codes on a line, and an h between the first two of them:
+
+    >>> import torch
+    >>> latent = Codebook(categories=3, dim=1)
+    >>> _ = latent.book.codes.copy_(torch.tensor([[[0.0], [1.0], [5.0]]]))
+    >>> q = latent.distribution(torch.tensor([0.2]))
+    >>> print(latent.codes(q), latent.embed(latent.mode(q)))
+    tensor([[6.4566e-01, 3.5434e-01, 6.6256e-11]]) tensor([0.])
+
+    Source: van den Oord, Vinyals & Kavukcuoglu, *Neural Discrete Representation Learning*, NeurIPS
+    2017, arXiv:1711.00937; T > 0: Takida et al., *SQ-VAE: Variational Bayes on Discrete
+    Representation with Self-annealed Stochastic Quantization*, ICML 2022, arXiv:2205.07547; few
+    dimensions and cosine: Yu et al., *Vector-quantized Image Modeling with Improved VQGAN*, ICLR
+    2022, arXiv:2110.04627
+    """
+
+    def __init__(
+        self,
+        latents: int = 1,
+        categories: int = 512,
+        dim: int = 8,
+        temperature: float | Schedule = 1.0,
+        learn_temperature: bool = False,
+        shared: bool = False,
+        cosine: bool = False,
+        decay: float | None = 0.99,
+        revive: float = 0.1,
+        learn_prior: bool = False,
+    ) -> None:
+        super().__init__(latents, categories, dim, temperature, learn_prior)
+        if learn_temperature and self.deterministic:
+            raise ValueError("learn_temperature needs a positive temperature, got 0")
+        self.learn_temperature, self.shared, self.cosine = learn_temperature, shared, cosine
+        self.decay, self.revive = decay, revive
+        self.book = Codes((1 if shared else latents, categories, dim), decay, revive)
+        self.log_factor = nn.Parameter(torch.zeros(()), requires_grad=learn_temperature)
+
+    @property
+    def present_temperature(self) -> Tensor:
+        return self.temperature.value * self.log_factor.exp()
+
+    def codebook(self) -> Tensor:
+        codes = full_precision(self.book.codes).clone()  # the next batch writes into the book
+        return F.normalize(codes, dim=-1) if self.cosine else codes
+
+    def vectors(self, parameters: Tensor) -> Tensor:
+        h = super().vectors(parameters)
+        return F.normalize(h, dim=-1) if self.cosine else h
+
+    @torch.no_grad()
+    def learn(self, parameters: Tensor) -> None:
+        h, q = self.vectors(parameters), base(self.distribution(parameters))
+        books = len(self.book.codes)
+        self.book.learn(*(x.reshape(-1, books, x.shape[-1]) for x in (h, q.probs)))
+
+
+def is_zero(temperature: Schedule) -> bool:
+    """Whether the temperature of a q is 0.
+
+    Raises:
+        ValueError: it is negative, or 0 at some steps only.
+    """
+    least, most = bounds(temperature)
+    if not least >= 0 or (least == 0 and most > 0):
+        raise ValueError(f"temperature must be positive, or 0 at all steps, got {least:g}")
+    return most == 0
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of what is not negative, above 0, in all processes together, shape []."""
+    total, count = all_sum(torch.stack([x.sum(), torch.ones_like(x).sum()]))
+    return (total / count).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+class _Move:
+    r"""The move of a one-hot z that moves its code by :math:`\Delta`: [*, L, D] -> [*, L, K].
+
+    .. math:: \Delta z = \Delta (C^\top C)^{-1} C^\top, \qquad \Delta z \, C = \Delta
+
+    It is least squares where the codes C do not span their space.
+    """
+
+    def __init__(self, codes: Tensor) -> None:
+        self.codes = codes
+
+    def __call__(self, move: Tensor) -> Tensor:
+        return _exactly(_mixed, move, self._inverse())
+
+    def _inverse(self) -> Tensor:
+        """[L, D, K]; no singular values, for which a GPU would be waited for."""
+        precise = self.codes if self.codes.device.type == "mps" else self.codes.double()
+        gram = precise.mT @ precise
+        diagonal = gram.diagonal(dim1=-2, dim2=-1)
+        ridge = RIDGE * torch.finfo(gram.dtype).eps * diagonal.mean(-1, keepdim=True)
+        root, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge.expand_as(diagonal)))
+        return torch.cholesky_solve(precise.mT, root).to(self.codes)
+
+
+def _exactly(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """A function of x and y in their own precision; autocast would take half of it away."""
+    with torch.autocast(x.device.type, enabled=False):
+        return function(x.to(y.dtype), y)
+
+
+def _mixed(weights: Tensor, codes: Tensor) -> Tensor:
+    """Weights [*, L, K] and codes [L, K, D], or [1, K, D] -> [*, L, D]."""
+    if len(codes) == 1:
+        return weights @ codes[0]
+    return torch.einsum("...lk,lkd->...ld", weights, codes)
+
+
+def _closeness(h: Tensor, codes: Tensor) -> Tensor:
+    """-|h - e|^2 + |h|^2, [*, L, K], from the codes' mean, near which less is lost to rounding."""
+    center = codes.mean(-2)  # [L, D]
+    h, codes = h - center, codes - center.unsqueeze(-2)
+    return 2 * _mixed(h, codes.mT) - codes.square().sum(-1)

@@ -1,0 +1,108 @@
+"""The codes of a codebook, and what keeps all of them in use: where they start, what they follow,
+and where those that nothing is near to begin anew."""
+
+import torch
+from torch import Tensor, nn
+
+from ..distributed import all_sum, each, rank
+
+USAGE_DECAY = 0.95  # of the usage, where the codes follow the gradient
+SPREAD = 2654435761  # a prime near 2^32 / g, for the golden ratio g: multiples of it, mod N, spread
+
+
+class Codes(nn.Module):
+    r"""K codes of D dimensions, and so many books of them.
+
+    Training learns from each batch's h, before they are quantised, in all processes together:
+
+    * At the first one the codes become rows of h.
+    * With a `decay` d the codes follow the mean of the h that chose them, no gradient:
+      :math:`u_k \leftarrow d \, u_k + (1 - d) \, n_k`,
+      :math:`e_k \leftarrow (d \, u_k e_k + (1 - d) \, s_k) / (\text{the new } u_k)`,
+      with n_k the share of h that chose code k, and s_k their sum over the number of all h.
+    * A code whose usage u_k falls below `revive` / K becomes a row of h, and its usage 1 / K.
+
+    Args:
+        shape: (books, K, D).
+        decay: d; None: the codes follow the gradient.
+        revive: 0: no code is revived.
+
+    Attributes:
+        usage: u, [books, K].
+        batches: how many were learned from; a row is chosen by this number, and not by chance.
+        revived: how many codes have begun anew, [books].
+
+    Source: van den Oord, Vinyals & Kavukcuoglu 2017, arXiv:1711.00937, appendix A.1 (averages);
+    Dhariwal et al., *Jukebox*, 2020, arXiv:2005.00341, section 3.1 (revival)
+    """
+
+    codes: Tensor
+    usage: Tensor
+    batches: Tensor
+    revived: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], decay: float | None, revive: float) -> None:
+        super().__init__()
+        books, categories, _ = shape
+        if decay is not None and not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), or null, got {decay:g}")
+        if not 0 <= revive < 1:
+            raise ValueError(f"revive must be in [0, 1), got {revive:g}")
+        self.decay, self.revive = decay, revive
+        start = torch.randn(shape)  # until it has met data
+        if decay is None:
+            self.codes = nn.Parameter(start)
+        else:
+            self.register_buffer("codes", start)
+        self.register_buffer("usage", torch.zeros(books, categories))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("revived", torch.zeros(books, dtype=torch.int64))
+
+    @torch.no_grad()
+    def learn(self, h: Tensor, chosen: Tensor) -> None:
+        """Learns from a batch.
+
+        Args:
+            h: [N, books, D].
+            chosen: the probability of each code, [N, books, K].
+        """
+        finite = h.isfinite().all(-1, keepdim=True)
+        h, chosen = h.where(finite, 0.0), chosen.where(finite, 0.0)
+        counts = each(h.new_full((), len(h), dtype=torch.int64))  # [processes]
+        total = counts.sum()
+        sums = torch.einsum("ngk,ngd->gkd", chosen, h)
+        packed = torch.cat([sums, chosen.sum(0).unsqueeze(-1), self._rows(h, counts)], -1)
+        sums, shares, rows = all_sum(packed).tensor_split([h.shape[-1], h.shape[-1] + 1], -1)
+        first = self.batches == 0
+        self._follow(sums / total, shares.squeeze(-1) / total)
+        self._revive(rows, first)
+        self.batches += 1
+
+    def _follow(self, sums: Tensor, shares: Tensor) -> None:
+        decay = USAGE_DECAY if self.decay is None else self.decay
+        before = decay * self.usage
+        usage = before + (1 - decay) * shares
+        if self.decay is not None:
+            moved = before.unsqueeze(-1) * self.codes + (1 - decay) * sums
+            met = usage.unsqueeze(-1) > 0
+            new = moved / usage.unsqueeze(-1).where(met, 1.0)
+            self.codes.copy_(torch.where(met, new, self.codes))
+        self.usage.copy_(usage)
+
+    def _revive(self, rows: Tensor, first: Tensor) -> None:
+        categories = self.usage.shape[-1]
+        dead = first | (self.usage < self.revive / categories)
+        self.codes.copy_(torch.where(dead.unsqueeze(-1), rows, self.codes))
+        self.usage.masked_fill_(dead, 1 / categories)
+        self.revived += (dead & ~first).sum(-1)
+
+    def _rows(self, h: Tensor, counts: Tensor) -> Tensor:
+        """Rows of h that are spread over all processes' batch, one a code, [books, K, D]; zeros of
+        those that another process has."""
+        total = counts.sum().clamp_min(1)
+        own, before = counts[rank()], counts[: rank()].sum()
+        code = torch.arange(self.usage.shape[-1], device=h.device)
+        wanted = (code * total // len(code) + self.batches * SPREAD) % total - before
+        here = (wanted >= 0) & (wanted < own)
+        rows = h[wanted.clamp(0, len(h) - 1)].movedim(0, 1)  # [books, K, D]
+        return rows * here.unsqueeze(-1)

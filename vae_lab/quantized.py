@@ -1,0 +1,81 @@
+"""A q(z|x) with all of its probability on one z: the code nearest to what the encoder gives."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.kl import register_kl
+
+
+class Quantized(Distribution):
+    r"""The distribution of one point, :math:`q(z) = 1` for the code nearest to h.
+
+    Its probabilities have no derivative, so that none of the estimators of discrete variables can
+    train it: :class:`~vae_lab.estimators.VectorQuantization` does, by what stands here of h.
+
+    Args:
+        point: z, [*B, *E].
+        logits: log q, 0 of the code and :data:`LOWEST` of the others; of bits one each.
+        h: what the encoder gives, [*B, D]; the last axis is a vector.
+        code: the code nearest to h, which the decoder sees, [*B, D].
+        lift: a move of the code in its space, [*B, D], as one of z, [*B, *E].
+        event_dims: how many of the point's last axes are one event.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(
+        self,
+        point: Tensor,
+        logits: Tensor,
+        h: Tensor,
+        code: Tensor,
+        lift: Callable[[Tensor], Tensor],
+        event_dims: int,
+    ) -> None:
+        batch = point.ndim - event_dims
+        super().__init__(point.shape[:batch], point.shape[batch:], validate_args=False)
+        self.point, self.logits = point, logits
+        self.h, self.code, self.lift = h, code, lift
+
+    @property
+    def probs(self) -> Tensor:
+        return self.point
+
+    @property
+    def mean(self) -> Tensor:
+        return self.point
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.zeros_like(self.point)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.point.expand(*sample_shape, *self.point.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        same = value.detach() == self.point
+        if self.event_shape:
+            same = same.flatten(same.ndim - len(self.event_shape)).all(-1)
+        return torch.where(same, 0.0, lowest(self.point)).to(self.point)
+
+    def entropy(self) -> Tensor:
+        return self.point.new_zeros(self.batch_shape)
+
+    def detach(self) -> "Quantized":
+        dims = len(self.event_shape)
+        return Quantized(
+            self.point, self.logits, self.h.detach(), self.code.detach(), self.lift, dims
+        )
+
+
+def lowest(like: Tensor) -> float:
+    """The logarithm of a probability of 0, so finite that 0 times it is 0."""
+    return torch.finfo(like.dtype).min
+
+
+@register_kl(Quantized, Distribution)
+def _point_kl(q: Quantized, p: Distribution) -> Tensor:
+    return -p.log_prob(q.point)

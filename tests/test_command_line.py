@@ -47,7 +47,11 @@ SWEEP = (
     "a sweep (-m) cannot start several processes for a job: type trainer.strategy=auto "
     "trainer.devices=1, or run its jobs one by one"
 )
-MODELS = "known: gaussian_vae, gumbel_vae, poisson_vae, reinforce_vae, semi_supervised_vae"
+OF_MODEL = (
+    "fsq_vae, gaussian_vae, gumbel_vae, lfq_vae, poisson_vae, reinforce_vae, semi_supervised_vae, "
+    "vq_vae"
+)
+MODELS = f"known: {OF_MODEL}"
 BAD = {
     "model=gumble_vae": f"unknown model 'gumble_vae'; did you mean gumbel_vae; {MODELS}",
     "-m model.optimizer.lr=interval(0.001,0.1)": (
@@ -142,7 +146,7 @@ BAD = {
     ),
     "latent=categorial": (
         "unknown latent 'categorial'; did you mean categorical; known: bernoulli, categorical, "
-        "gaussian, poisson"
+        "codebook, fsq, gaussian, lfq, poisson"
     ),
     "latent=bernoulli model.latents=3": (
         "model.latents belongs to the model's own latent, which latent=... replaces; type "

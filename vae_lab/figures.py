@@ -203,14 +203,15 @@ def _dots(axis: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
         logarithmic(axis)
 
 
-def logarithmic(axis: Axes) -> None:
-    """Across, with so many numbers on the axis that two of them are seen."""
-    axis.set_xscale("log")
-    low, high = axis.get_xlim()
+def logarithmic(axis: Axes, up: bool = False) -> None:
+    """Across, or up, with so many numbers on the axis that two of them are seen."""
+    numbers = axis.yaxis if up else axis.xaxis
+    (axis.set_yscale if up else axis.set_xscale)("log")
+    low, high = axis.get_ylim() if up else axis.get_xlim()
     steps = (1,) if high / low > 300 else (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5)
-    axis.xaxis.set_major_locator(LogLocator(subs=steps))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    numbers.set_major_locator(LogLocator(subs=steps))
+    numbers.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    numbers.set_minor_formatter(NullFormatter())
 
 
 def _band(

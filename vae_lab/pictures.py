@@ -113,7 +113,7 @@ def traversals(
     """
     values = variables.values(vae, steps) if values is None else values
     return torch.stack(
-        [vae.likelihood.mean(vae.decode(z_set)) for z_set in _each(vae, z, units, values)]
+        [vae.likelihood.mean(vae.decode(z_set)) for z_set in each(vae, z, units, values)]
     )
 
 
@@ -133,12 +133,12 @@ def code_images(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Te
     mean = vae.likelihood.mean(vae.decode(z)).mean(0)
     added = [
         torch.stack([vae.likelihood.mean(vae.decode(z_set)).mean(0) for z_set in values]) - mean
-        for values in _each(vae, z, units, variables.values(vae, steps))
+        for values in each(vae, z, units, variables.values(vae, steps))
     ]
     return torch.stack(added)
 
 
-def _each(vae: VAE, z: Tensor, units: Sequence[int | Tensor], values: Tensor) -> Iterator[Tensor]:
+def each(vae: VAE, z: Tensor, units: Sequence[int | Tensor], values: Tensor) -> Iterator[Tensor]:
     """For each of the units, z [*, *E] with all of its values [V, L], [V, *, *E]."""
     numbers = vae.latent.numbers(z)  # [*, L]
     for unit in units:

@@ -21,7 +21,7 @@ from ..storage import files
 from ..storage.runs import Run, read
 from . import charts
 from .charts import number
-from .gallery import CAPTIONS
+from .gallery import captions
 
 with needs("train", __name__):
     import yaml
@@ -36,6 +36,7 @@ BESIDE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "logger", "callbacks"),
     *("compare", "evaluate", "explore", "report"),
 )
+IMAGE = (1, 1, 1)  # as what is drawn that does not say its shape
 ACRONYMS = ("elbo", "kl", "nll", "fid", "mig", "dci", "sap", "snr")
 
 
@@ -219,13 +220,14 @@ def _versions(run: Run) -> dict[str, str]:
 
 
 def _pictures(run: Run, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    known = [*CAPTIONS, *(name for name in run.pictures if name not in CAPTIONS)]
+    told = captions(tuple(run.card.get("shape") or IMAGE))
+    known = [*told, *(name for name in run.pictures if name not in told)]
     chosen = [name for name in names or known if name in run.pictures]
     return [
         {
             "wide": _is_wide(run.pictures[name]),
-            "title": CAPTIONS[name].title if name in CAPTIONS else name,
-            "text": CAPTIONS[name].text if name in CAPTIONS else "",
+            "title": told[name].title if name in told else name,
+            "text": told[name].text if name in told else "",
             "data": base64.b64encode(run.pictures[name].read_bytes()).decode(),
         }
         for name in chosen

@@ -13,7 +13,6 @@ from .optional import needs
 from .storage import files
 
 with needs("train", __name__):
-    import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -58,10 +57,14 @@ def plain(axis: Axes) -> None:
 
 def write(figure: Figure, path: Path) -> None:
     """Writes a figure as a PNG."""
-    content = io.BytesIO()
-    with matplotlib.rc_context({"savefig.facecolor": "white"}):
-        figure.savefig(content, format="png", metadata={"Software": None})
-    files.write(path, content.getbuffer())
+    files.write(path, content(figure))
+
+
+def content(figure: Figure) -> bytes:
+    """A figure as a PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor="white", metadata={"Software": None})
+    return file.getvalue()
 
 
 def png(name: str) -> Callable[[str], Path]:
@@ -203,15 +206,14 @@ def _dots(axis: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
         logarithmic(axis)
 
 
-def logarithmic(axis: Axes, up: bool = False) -> None:
-    """Across, or up, with so many numbers on the axis that two of them are seen."""
-    numbers = axis.yaxis if up else axis.xaxis
-    (axis.set_yscale if up else axis.set_xscale)("log")
-    low, high = axis.get_ylim() if up else axis.get_xlim()
+def logarithmic(axis: Axes) -> None:
+    """Across, with so many numbers on the axis that two of them are seen."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
     steps = (1,) if high / low > 300 else (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5)
-    numbers.set_major_locator(LogLocator(subs=steps))
-    numbers.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    numbers.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_locator(LogLocator(subs=steps))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _band(

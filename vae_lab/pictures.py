@@ -173,10 +173,15 @@ def code_patches(vae: VAE) -> Tensor:
 
 def save(grid: Tensor, path: str | Path) -> None:
     """Writes a grid as a PNG; a viewer that has the file open never sees half a picture."""
+    files.write(path, content(grid))
+
+
+def content(grid: Tensor) -> bytes:
+    """A grid as a PNG."""
     pixels = grid.mul(255).round_().clamp_(0, 255).to(torch.uint8)
-    content = io.BytesIO()
-    to_pil_image(pixels.cpu()).save(content, "PNG", compress_level=1)  # twice as fast as usual
-    files.write(path, content.getbuffer())
+    file = io.BytesIO()
+    to_pil_image(pixels.cpu()).save(file, "PNG", compress_level=1)  # twice as fast as usual
+    return file.getvalue()
 
 
 def grid(images: Tensor, columns: int, gap: float | None = GREY) -> Tensor:

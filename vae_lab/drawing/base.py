@@ -70,8 +70,12 @@ class Figures:
         """Where the data lies in a latent of two dimensions."""
         raise NotImplementedError
 
-    def png(self, vae: VAE, x: Mapping[str, Tensor]) -> bytes:
-        """Data [*X] as one small PNG, by what they are called."""
+    def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
+        """One datum in different versions [*X], by what they are called, as one PNG.
+
+        Args:
+            others: data [N, *X], whose range the axes have.
+        """
         raise NotImplementedError
 
 

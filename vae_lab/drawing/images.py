@@ -94,3 +94,6 @@ class Images(Figures):
         extent = (left, right, bottom, top)
         grid = pictures.grid(decoded, MAP_SIDE, gap=None).cpu()
         latent_figures.scatter(points, y, "means of q(z | x)", path, grid, extent)
+
+    def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
+        return pictures.content(pictures.grid(torch.stack(list(data.values())), len(data)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -28,6 +28,12 @@ UNITS = 4  # latent variables in a figure
 MOVED = 6  # columns that are shown to move
 STEPS = 11  # of a way
 PAIRS = 3
+LINES = 24  # columns of a single row
+MARKS: list[dict[str, Any]] = [  # of its versions
+    {"marker": "o", "color": panels.DATA, "lw": 0, "ms": 8},
+    {"marker": "|", "color": "black", "lw": 0, "ms": 10},
+    {"marker": "o", "color": panels.MODEL, "lw": 0, "ms": 5},
+]
 
 
 class Rows(Figures):
@@ -93,20 +99,31 @@ class Rows(Figures):
         for axis in axes.flat:
             axis.set_xticks(range(0, len(names), every), names[::every])
         figure.supxlabel(across, fontsize="small")
-        figure.suptitle(f"variable, its {latents.use.measure}", fontsize="medium", x=0.01, ha="left")
+        figure.suptitle(
+            f"variable, its {latents.use.measure}", fontsize="medium", x=0.01, ha="left"
+        )
         figures.write(figure, path)
 
     def plane(self, vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
         points = latents.q.mean.flatten(1).cpu()
         latent_figures.scatter(points, y, "means of q(z | x)", path, axes=True)
 
+    def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
+        versions = {name: numpy(x) for name, x in data.items()}
+        return figures.content(_on_lines(columns_of(vae), versions, numpy(others)))
+
 
 def _distributions(columns: Sequence[Shown], data: np.ndarray, drawn: np.ndarray) -> Figure:
     figure, axes = panels.grid(len(columns))
     for axis, column in zip(axes, columns, strict=True):
         panels.distribution(axis, column, data[:, column.place], drawn[:, column.place])
-    legend = [Patch(color=panels.DATA, label="data"), Line2D([], [], color=panels.MODEL, label="model")]
-    figure.legend(handles=legend, loc="outside upper right", ncols=2, frameon=False, fontsize="small")
+    legend = [
+        Patch(color=panels.DATA, label="data"),
+        Line2D([], [], color=panels.MODEL, label="model"),
+    ]
+    figure.legend(
+        handles=legend, loc="outside upper right", ncols=2, frameon=False, fontsize="small"
+    )
     return figure
 
 
@@ -119,9 +136,7 @@ def _agreements(columns: Sequence[Shown], data: np.ndarray, found: np.ndarray) -
     return figure
 
 
-def _correlations(
-    columns: Sequence[Shown], data: np.ndarray, drawn: np.ndarray
-) -> Figure | None:
+def _correlations(columns: Sequence[Shown], data: np.ndarray, drawn: np.ndarray) -> Figure | None:
     """Two matrices beside each other; None where there is nothing to correlate."""
     names, of_data, of_model = [], [], []
     for column in panels.most_tied(columns, data, CORRELATED):
@@ -216,3 +231,31 @@ def _ways(
     for axis, title in zip(axes[:, 0], titles, strict=False):
         axis.set_ylabel(title, fontsize="small")
     return figure, axes
+
+
+def _on_lines(
+    columns: Sequence[Shown], versions: Mapping[str, np.ndarray], data: np.ndarray
+) -> Figure:
+    """A line for each column, from its least to its largest value in the data [N, D], with a mark
+    for each version of a row [D]; beside it the last version's value."""
+    shown = panels.most_tied(columns, data, LINES)
+    size = (5.2, 0.27 * len(shown) + 0.4)
+    figure = Figure(figsize=size, layout="constrained", dpi=DPI)
+    axis = figure.subplots()
+    axis.set_xlim(-0.03, 1.03)
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    axis.hlines(range(len(shown)), 0, 1, color="#cccccc", lw=1, zorder=0)
+    for number, (name, row) in enumerate(versions.items()):
+        at = [panels.share_of_range(row[c.place], data[:, c.place]) for c in shown]
+        axis.plot(at, range(len(shown)), label=name, **MARKS[number])
+    last = [row[[c.place for c in shown]] for row in versions.values()][-1]
+    axis.set_yticks(range(len(shown)), [c.name for c in shown], fontsize="small")
+    beside = axis.secondary_yaxis("right")
+    values = [column.value(value) for column, value in zip(shown, last, strict=True)]
+    beside.set_yticks(range(len(shown)), values, fontsize="small")
+    for each in (axis, beside):
+        each.spines[:].set_visible(False)
+        each.tick_params(length=0)
+    axis.set_xticks([])
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize="small")
+    return figure

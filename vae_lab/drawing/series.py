@@ -27,9 +27,8 @@ CHANNELS = 6  # in a figure
 SHOWN = 4  # series beside each other
 LINES = 8  # in one panel
 STEPS = 7  # of a way
+VERSIONS = [panels.DATA, "#999999", panels.MODEL]  # of one series
 LETTERED = 60  # cells across with room for a letter each
-
-
 
 
 class Series(Figures):
@@ -66,7 +65,9 @@ class Series(Figures):
         x, y = x[:LINES], y[:LINES]
         of_x, channels = vae.of_data(x, y), _channels(vae)
         made = {
-            "samples": _beside(channels, {"data": numpy(x), "model": numpy(panels.draws(of_x, len(x)))}),
+            "samples": _beside(
+                channels, {"data": numpy(x), "model": numpy(panels.draws(of_x, len(x)))}
+            ),
             "reconstructions": _over(channels, numpy(x), numpy(of_x.reconstruct(x))),
         }
         if len(x) > 1:
@@ -87,6 +88,10 @@ class Series(Figures):
     def plane(self, vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
         points = latents.q.mean.flatten(1).cpu()
         latent_figures.scatter(points, y, "means of q(z | x)", path, axes=True)
+
+    def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
+        versions = {name: numpy(x) for name, x in data.items()}
+        return figures.content(_versions(_channels(vae), versions, numpy(others)))
 
 
 def _channels(vae: VAE) -> list[Shown]:
@@ -135,9 +140,7 @@ def _sheet(
 def _legend(axis: Axes, channel: Shown) -> None:
     """The colours of the categories, beside the last panel."""
     if len(channel.names) <= len(SHARES):
-        handles = [
-            Patch(color=SHARES[k], label=name[:12]) for k, name in enumerate(channel.names)
-        ]
+        handles = [Patch(color=SHARES[k], label=name[:12]) for k, name in enumerate(channel.names)]
         axis.legend(
             handles=handles,
             fontsize="xx-small",
@@ -154,12 +157,18 @@ def _cells(axis: Axes, channel: Shown, values: np.ndarray, names: Sequence[str] 
     """Categories [R, T] as coloured cells, a row each; letters where they have one."""
     known = np.ma.masked_invalid(values)
     few = len(channel.names) <= len(SHARES)
-    colours = SHARES[: len(channel.names)] if few else matplotlib.colormaps["turbo"](
-        np.linspace(0, 1, len(channel.names))
+    colours = (
+        SHARES[: len(channel.names)]
+        if few
+        else matplotlib.colormaps["turbo"](np.linspace(0, 1, len(channel.names)))
     )
     cmap = matplotlib.colors.ListedColormap(colours, bad="white")
     axis.imshow(
-        known, cmap=cmap, vmin=-0.5, vmax=len(channel.names) - 0.5, aspect="auto",
+        known,
+        cmap=cmap,
+        vmin=-0.5,
+        vmax=len(channel.names) - 0.5,
+        aspect="auto",
         interpolation="nearest",
     )
     axis.grid(False)
@@ -183,7 +192,9 @@ def _over(channels: Sequence[Shown], data: np.ndarray, found: np.ndarray) -> Fig
     count = min(SHOWN, len(data))
     figure, axes = _sheet(channels, [f"row {number}" for number in range(count)], rows=2)
     for row, channel in zip(axes, channels, strict=True):
-        for axis, true, other in zip(row, data[..., channel.place], found[..., channel.place], strict=False):
+        for axis, true, other in zip(
+            row, data[..., channel.place], found[..., channel.place], strict=False
+        ):
             if channel.names:
                 _cells(axis, channel, np.stack([true, other.round()]), ["data", "model"])
             else:
@@ -225,5 +236,25 @@ def _fans(channels: Sequence[Shown], parts: Mapping[str, np.ndarray]) -> Figure:
 def _key(figure: Figure, colours: Mapping[str, str]) -> None:
     handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
     figure.legend(
-        handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize="small"
+        handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize="small"
     )
+
+
+def _versions(
+    channels: Sequence[Shown], versions: Mapping[str, np.ndarray], data: np.ndarray
+) -> Figure:
+    """Versions of one series [T, D] in a panel for each channel."""
+    colours = dict(zip(versions, VERSIONS, strict=False))
+    figure, axes = _sheet(channels, [""], rows=len(versions))
+    for axis, channel in zip(axes[:, 0], channels, strict=True):
+        values = {name: x[:, channel.place] for name, x in versions.items()}
+        if channel.names:
+            _cells(axis, channel, np.stack(list(values.values())).round(), list(values))
+            continue
+        for name, line in values.items():
+            _line(axis, line, color=colours[name])
+        known = data[..., channel.place]
+        if (~np.isnan(known)).any():
+            axis.set_ylim(np.nanmin(known), np.nanmax(known))
+    _key(figure, colours)
+    return figure

@@ -47,7 +47,7 @@ class Shown(NamedTuple):
             return "missing"
         if self.names:
             return self.names[min(max(round(number), 0), len(self.names) - 1)]
-        return f"{number:.4g}"
+        return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def columns_of(vae: VAE) -> list[Shown]:

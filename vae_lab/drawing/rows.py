@@ -11,10 +11,19 @@ from .. import figures
 from ..figures import DPI
 from ..optional import needs
 from ..vae import VAE
-from . import columns as panels
+from . import column_panels as panels
 from . import latent_figures
 from .base import Drawn, Figures, Latents, moves, ways
-from .columns import Shown, columns_of, numpy
+from .columns import (
+    Shown,
+    columns_of,
+    correlations,
+    draws,
+    most_tied,
+    movement,
+    numpy,
+    share_of_range,
+)
 
 with needs("train", __name__):
     from matplotlib.figure import Figure
@@ -75,10 +84,8 @@ class Rows(Figures):
         if not len(x):
             return []
         of_x, columns, data = vae.of_data(x, y), columns_of(vae), numpy(x)
-        shown = panels.most_tied(columns, data)
-        drawn = np.concatenate(
-            [numpy(panels.draws(of_x, len(x))) for _ in range(max(DRAWS // len(x), 1))]
-        )
+        shown = most_tied(columns, data)
+        drawn = np.concatenate([numpy(draws(of_x, len(x))) for _ in range(max(DRAWS // len(x), 1))])
         made = {
             "samples": _distributions(shown, data, drawn),
             "correlations": _correlations(columns, data, drawn),
@@ -139,7 +146,7 @@ def _agreements(columns: Sequence[Shown], data: np.ndarray, found: np.ndarray) -
 def _correlations(columns: Sequence[Shown], data: np.ndarray, drawn: np.ndarray) -> Figure | None:
     """Two matrices beside each other; None where there is nothing to correlate."""
     names, of_data, of_model = [], [], []
-    for column in panels.most_tied(columns, data, CORRELATED):
+    for column in most_tied(columns, data, CORRELATED):
         for name, category in _parts(column, data[:, column.place]):
             names.append(name)
             of_data.append(_part(data[:, column.place], category))
@@ -151,7 +158,7 @@ def _correlations(columns: Sequence[Shown], data: np.ndarray, drawn: np.ndarray)
     figure = Figure(figsize=(2 * side + 2.6, side + 1.6), layout="constrained", dpi=DPI)
     axes = figure.subplots(1, 2)
     for axis, values, title in zip(axes, (of_data, of_model), ("data", "model"), strict=True):
-        found = panels.correlations(np.stack(values[:CORRELATED], 1))
+        found = correlations(np.stack(values[:CORRELATED], 1))
         image = axis.imshow(found, cmap="RdBu_r", vmin=-1, vmax=1)
         axis.set_title(title, fontsize="medium")
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize="x-small")
@@ -215,9 +222,9 @@ def _ways(
         joined: see :func:`.columns.way`.
         ends: the true values where a row begins, and the one after it, [R + 1, D].
     """
-    far = panels.movement(columns, [np.stack(v) for v in zip(*moved, strict=True)], data)
+    far = movement(columns, [np.stack(v) for v in zip(*moved, strict=True)], data)
     chosen = sorted(np.argsort(-far, kind="stable")[:MOVED].tolist())
-    figure, axes = panels.panels(len(moved), len(chosen), width=2.0, height=1.35)
+    figure, axes = panels.sheet(len(moved), len(chosen), width=2.0, height=1.35)
     for across, place in zip(axes.T, chosen, strict=True):
         column = columns[place]
         across[0].set_title(column.name, fontsize="small")
@@ -238,7 +245,7 @@ def _on_lines(
 ) -> Figure:
     """A line for each column, from its least to its largest value in the data [N, D], with a mark
     for each version of a row [D]; beside it the last version's value."""
-    shown = panels.most_tied(columns, data, LINES)
+    shown = most_tied(columns, data, LINES)
     size = (5.2, 0.27 * len(shown) + 0.4)
     figure = Figure(figsize=size, layout="constrained", dpi=DPI)
     axis = figure.subplots()
@@ -246,7 +253,7 @@ def _on_lines(
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.hlines(range(len(shown)), 0, 1, color="#cccccc", lw=1, zorder=0)
     for number, (name, row) in enumerate(versions.items()):
-        at = [panels.share_of_range(row[c.place], data[:, c.place]) for c in shown]
+        at = [share_of_range(row[c.place], data[:, c.place]) for c in shown]
         axis.plot(at, range(len(shown)), label=name, **MARKS[number])
     last = [row[[c.place for c in shown]] for row in versions.values()][-1]
     axis.set_yticks(range(len(shown)), [c.name for c in shown], fontsize="small")

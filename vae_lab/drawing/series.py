@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from .. import figures, variables
+from .. import figures
 from ..figures import COLOURS, DPI, plain
 from ..optional import needs
 from ..vae import VAE
-from . import columns as panels
+from . import column_panels as panels
 from . import latent_figures
 from .base import Drawn, Figures, Latents, moves, ways
-from .columns import SHARES, Shown, columns_of, numpy
+from .column_panels import SHARES
+from .columns import Shown, columns_of, draws, numpy
 
 with needs("train", __name__):
     import matplotlib
@@ -65,9 +66,7 @@ class Series(Figures):
         x, y = x[:LINES], y[:LINES]
         of_x, channels = vae.of_data(x, y), _channels(vae)
         made = {
-            "samples": _beside(
-                channels, {"data": numpy(x), "model": numpy(panels.draws(of_x, len(x)))}
-            ),
+            "samples": _beside(channels, {"data": numpy(x), "model": numpy(draws(of_x, len(x)))}),
             "reconstructions": _over(channels, numpy(x), numpy(of_x.reconstruct(x))),
         }
         if len(x) > 1:
@@ -179,7 +178,7 @@ def _cells(axis: Axes, channel: Shown, values: np.ndarray, names: Sequence[str] 
                 axis.text(step, row, channel.value(value), ha="center", va="center", fontsize=6)
 
 
-def _line(axis: Axes, values: np.ndarray, **style) -> None:
+def _line(axis: Axes, values: np.ndarray, **style: Any) -> None:
     """Numbers [T] over time; a step whose neighbours are missing is a dot."""
     axis.plot(values, lw=1.1, **style)
     gaps = np.isnan(np.pad(values, 1, constant_values=np.nan))

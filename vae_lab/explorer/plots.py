@@ -27,8 +27,11 @@ class PlotWindow(Window):
             with ui.element("div").classes("row"):
                 self.number = ui.number(value=0, min=0, max=last, precision=0, on_change=self._pick)
                 self.number.props(f'dense outlined aria-label="row" suffix="of 0 to {last}"')
-                button("Another row", lambda: self.number.set_value(self._random(1)[0].number))
+                button("Another row", self._another)
                 button("Reset", lambda: self._take(self.start))
+
+    def _another(self) -> None:
+        self.number.value = self._random(1)[0].number
 
     def _pick(self) -> None:
         """The number is empty while somebody types."""
@@ -39,7 +42,7 @@ class PlotWindow(Window):
         with section("Interpolation"):
             with ui.element("div").classes("path"):
                 self.way = Slider("interpolation", 0, STEPS, 1, self._walk, " %")
-                self.end = ui.label().classes("quiet")
+                self.target = ui.label().classes("quiet")
             with ui.element("div").classes("row"):
                 button("To another row", lambda: self._aim(self._random(1)[0]))
                 button("To the row above", lambda: self._aim(self.shown._replace(y=self.y)))
@@ -53,7 +56,7 @@ class PlotWindow(Window):
         """It is in the plot of what is edited."""
 
     def _show_end(self) -> None:
-        self.end.set_text(f"row {self.other.number}")
+        self.target.set_text(f"row {self.other.number}")
 
     def _resample(self) -> None:
         self.seed += 1

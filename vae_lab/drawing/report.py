@@ -70,6 +70,7 @@ def write(
         pictures=_pictures(run),
         metrics=_metrics(run),
         measured=_measured(run),
+        left_out=run.evaluation.get("left_out", []),
         diagnosis=run.evaluation.get("diagnosis", []),
         commands=run.commands,
         versions=_versions(run),

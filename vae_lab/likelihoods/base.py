@@ -22,6 +22,7 @@ class Likelihood(PrintsArguments, nn.Module):
         binary: do only 0 and 1 have a probability, so that values between them have none.
         draws: does a sample of the model show a draw of x and not its mean, which for an image is
             the better picture.
+        missing: may values be NaN, which were not observed.
         learns_units: does :meth:`start` learn of the data more than their mean tells.
         data_axes: how many a datum has; 3, as an image has, until a VAE tells it by :meth:`bind`.
     """
@@ -29,6 +30,7 @@ class Likelihood(PrintsArguments, nn.Module):
     discrete: bool = False
     binary: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    missing: bool = False
     learns_units = False
     data_axes = 3  # no part of its state
     _met = False  # has it met data; neither is this

@@ -41,6 +41,7 @@ CODES = ["model=gumbel_vae", "model.latents=3", "model.categories=3"]
 BITS = ["model=gumbel_vae", "model.latents=3", "model.categories=null"]
 NUMBERS = ["model=gaussian_vae", "model.latents=3"]
 COUNTS = ["model=poisson_vae", "model.latents=3"]
+OF_OTHER_DATA = {"network": ["temporal_conv", "transformer"], "likelihood": ["columns"]}
 OTHERS = {  # the estimators that are not for codes, or not for the ELBO
     **dict.fromkeys(("arm", "arms", "disarm", "rodeo"), BITS),
     **dict.fromkeys(("lax", "reparameterization", "sticking_the_landing"), NUMBERS),
@@ -54,9 +55,9 @@ def lines() -> dict[str, list[str]]:
     found = {f"model={name}": ["model.latents=3"] for name in choices("model")}
     found |= {f"estimator={name}": OTHERS.get(name, CODES) for name in choices("estimator")}
     found |= {f"objective={name}": NUMBERS for name in choices("objective")}
-    found |= {f"network={name}": NUMBERS for name in choices("network")}
-    of_pictures = [name for name in choices("likelihood") if name != "columns"]
-    found |= {f"likelihood={name}": NUMBERS for name in of_pictures}
+    for group, others in OF_OTHER_DATA.items():
+        of_pictures = [name for name in choices(group) if name not in others]
+        found |= {f"{group}={name}": NUMBERS for name in of_pictures}
     return {name: [name, *line, *small(name)] for name, line in found.items()}
 
 

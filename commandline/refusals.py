@@ -14,7 +14,14 @@ from .rehearsal import foresee, refusal
 from .settings import OF_DATA, POSITIVE
 from .settings_table import choices
 
-OF_A_MODEL = ("evaluate", "report", "explore", "sample", "export")  # from wherever it may come
+OF_A_MODEL = (
+    "prior",
+    "evaluate",
+    "report",
+    "explore",
+    "sample",
+    "export",
+)  # from wherever it may come
 OF_A_RUN = ("test", "compare")
 MADE = {  # by a task that begins with no checkpoint
     "fit": ("data", "model", "callbacks", "logger", "trainer"),
@@ -105,7 +112,7 @@ def _missing(config: DictConfig, starts: bool) -> Iterator[str | None]:
     if config.task == "fit" and config.resume not in (None, "auto"):
         yield _no_run(config.resume)
     if config.task == "fit" and starts:
-        parts = (config.init.encoder, config.init.posterior, config.init.decoder)
+        parts = (config.init[name] for name in ("encoder", "posterior", "decoder", "model"))
         yield from (_no_model(part) for part in parts if part is not None)
 
 
@@ -121,6 +128,9 @@ def check_task(config: DictConfig) -> None:
     """Refuses a task without what it works on or writes to."""
     if config.task in (*OF_A_MODEL, "test"):
         checkpoint_of(config)
+    if config.task == "prior" and config.prior is None:
+        known = ", ".join(choices("prior"))
+        raise ValueError(f"task=prior needs a prior to train: type prior=NAME, one of {known}")
     if config.run_dir is None and config.task == "shards":
         raise ValueError("task=shards needs a folder to write to: type run_dir=FOLDER")
     if config.run_dir is None and config.task == "report" and len(checkpoints_of(config)) > 1:

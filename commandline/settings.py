@@ -89,6 +89,7 @@ TABLE = {
     "init.encoder": Row(place=True),
     "init.posterior": Row(place=True),
     "init.decoder": Row(place=True),
+    "init.model": Row(place=True, old=None),
     # the tasks
     "compare": Row(ASKS),
     "compare.images": Row(ASKS, positive=True),

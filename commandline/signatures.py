@@ -21,8 +21,9 @@ class Init(TypedDict):
     encoder: str | None
     posterior: str | None
     decoder: str | None
+    model: str | None
     strict: bool
-    freeze: list[Literal["encoder", "posterior", "decoder"]]
+    freeze: list[Literal["encoder", "posterior", "decoder", "model"]]
 
 
 class Save(TypedDict):
@@ -69,7 +70,16 @@ class OfNoClass(TypedDict):
     """The settings that belong to no class."""
 
     task: Literal[
-        "fit", "test", "sample", "export", "compare", "shards", "evaluate", "report", "explore"
+        "fit",
+        "prior",
+        "test",
+        "sample",
+        "export",
+        "compare",
+        "shards",
+        "evaluate",
+        "report",
+        "explore",
     ]
     run_dir: str | None
     seed: int

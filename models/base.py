@@ -21,13 +21,22 @@ from vae_lab.likelihoods import Likelihood
 from vae_lab.metrics import BoundMetrics, sums_and_count
 from vae_lab.networks import Network
 from vae_lab.objectives import Objective, Terms
-from vae_lab.optimization import check_learning_rate, clip, loss, parameter_groups, rehearse
+from vae_lab.optimization import (
+    check_learning_rate,
+    clip,
+    loss,
+    parameter_groups,
+    rehearse,
+    terms_of,
+)
 from vae_lab.priors import Prior
+from vae_lab.priors.base import start as start_prior
 from vae_lab.schedules import schedules
 
 from .optimizer import scheduled, take_settings
 from .sharding import gathered, shard
 
+PRIOR_STARTS_OF = 1000  # data
 GRID_MEAN_OF = 1000  # images: a grid starts at one number a channel, not at one a pixel
 
 
@@ -118,15 +127,21 @@ class VAEModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Starts a fresh decoder at the data's mean, and a likelihood that learns units with them;
         one that was loaded has a bias of its own."""
-        if stage != "fit" or self.vae.output_bias.any():
+        if stage != "fit":
             return
-        data = self.trainer.datamodule
+        data: Any = self.trainer.datamodule
+        if not self.vae.output_bias.any():
+            self._start_decoder(data)
+        if self.vae.prior is not None and hasattr(data, "train_values"):
+            start_prior(self.vae, data.train_values(PRIOR_STARTS_OF).to(self.device))
+
+    def _start_decoder(self, data: Any) -> None:
+        if self.vae.condition is not None:
+            self.vae.condition.start(data.train_labels())
         if self.vae.likelihood.learns_units:
             self.vae.initialize(data.train_values().to(self.device))
         elif mean := getattr(data, "train_mean", None):
             self.vae.initialize_bias(mean(GRID_MEAN_OF) if self.vae.latent.grid else mean())
-            if self.vae.condition is not None:
-                self.vae.condition.start(self.trainer.datamodule.train_labels())
 
     def configure_model(self) -> None:
         shard(self, (self.vae.encoder, self.vae.decoder))
@@ -177,18 +192,16 @@ class VAEModule(pl.LightningModule):
         """
         if len(x):
             return self.terms_of(x, y)
-        blank = x.new_zeros(1, *self.vae.shape)
+        blank, condition = x.new_zeros(1, *self.vae.shape), self.vae.condition
         with aside():
-            terms = self.terms_of(blank, y.new_zeros(1, *y.shape[1:]))
+            terms = self.terms_of(
+                blank, y if condition is None else condition.blank(1).to(x.device)
+            )
         return Terms(*(term[:0] for term in terms))
-
-    def given(self, y: Tensor) -> VAE:
-        """The VAE, which was given labels if it is conditional."""
-        return self.vae if self.vae.condition is None else self.vae.given(y, first_only=True)
 
     def terms_of(self, x: Tensor, y: Tensor) -> Terms:
         """What is maximised of data x and their labels."""
-        return self.objective(self.given(y), self.estimator, x)
+        return terms_of(self.vae, self.objective, self.estimator, x, y)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Always the true ELBO: exact samples, beta = 1."""
@@ -197,7 +210,7 @@ class VAEModule(pl.LightningModule):
         bound = vae.elbo(x, check=batch_idx == 0)
         relaxed = None
         if self.estimator.relaxed:
-            relaxed = self.objective(vae, self.estimator, x).elbo
+            relaxed = self._terms(x, torch.full_like(y, -1) if vae.infers_labels else y).elbo
         codes = self.vae.latent.codes(bound.q)
         if codes is not None:
             codes = self.vae.latent.places_as_data(codes)

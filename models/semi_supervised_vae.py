@@ -11,6 +11,8 @@ from vae_lab.latents import Gaussian, Latent
 from vae_lab.levels import Levels
 from vae_lab.metrics import LabelMetrics
 from vae_lab.objectives import Terms
+from vae_lab.optimization import label_weight as weight_of
+from vae_lab.optimization import terms_of
 
 from .base import VAEModule, condition_of
 
@@ -76,22 +78,16 @@ class SemiSupervisedVAE(VAEModule):
         self.label_weight = label_weight
         self._alpha = label_weight
 
-    @property
-    def labels(self) -> InferredLabels:
-        return cast(InferredLabels, self.vae.condition)
-
     def setup(self, stage: str) -> None:
         """Weighs the labels by how few of the training data have one."""
         super().setup(stage)
         if stage == "fit":
-            known = self.trainer.datamodule.train_labels() >= 0
-            self._alpha = self.label_weight * len(known) / max(int(known.sum()), 1)
+            labels = self.trainer.datamodule.train_labels()
+            self._alpha = weight_of(self.label_weight, labels)
 
     def terms_of(self, x: Tensor, y: Tensor) -> Terms:
         """Also log q(y|x) of the labels that are known."""
-        terms = super().terms_of(x, y)
-        log_q = self.labels.log_prob(self.vae.seen(x), y)
-        return terms._replace(objective=terms.objective + self._alpha * log_q)
+        return terms_of(self.vae, self.objective, self.estimator, x, y, self._alpha)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Also the accuracy."""

@@ -55,10 +55,10 @@ def fit(config: DictConfig) -> float:
             if elbo is not None:
                 say(f"{begun.folder} is finished; to go on, raise trainer.max_epochs")
                 return elbo
-        return _fit(begun.settings(config), begun)
+        return train_run(begun.settings(config), begun)
 
 
-def _fit(config: DictConfig, begun: Start) -> float:
+def train_run(config: DictConfig, begun: Start) -> float:
     """Trains anew, or from a checkpoint."""
     check_ranges(config)
     check_devices(config)

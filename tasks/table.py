@@ -46,6 +46,13 @@ def compare(config: DictConfig) -> None:
         compare.run(config, Path(folder), fit, model)
 
 
+def prior(config: DictConfig) -> float:
+    """A prior for a model that is trained already; see :mod:`tasks.prior`."""
+    from . import prior
+
+    return prior.run(config)
+
+
 def report(config: DictConfig) -> None:
     """The pictures and `report.html` made anew; of several models, beside each other."""
     from . import report
@@ -64,6 +71,7 @@ def explore(config: DictConfig) -> None:
 
 TASKS = {
     "fit": fit,
+    "prior": prior,
     "test": test,
     "evaluate": evaluate,
     "sample": sample,

@@ -134,6 +134,15 @@ def restored(config: DictConfig, saved: Saved) -> tuple[pl.LightningDataModule, 
     return datamodule, model
 
 
+def data_of_run(config: DictConfig, path: Path) -> DictConfig | None:
+    """The config of the data that a run was trained on, under what is typed; None for a release."""
+    if not _is_run(path):
+        return None
+    saved = read_saved(path)
+    data: DictConfig = as_saved(config, saved, path).data
+    return data
+
+
 def _is_run(path: Path) -> bool:
     """Whether a path has a checkpoint of train.py, and not only a release."""
     return path.suffix != ".safetensors" if path.is_file() else resume.has_checkpoint(path)

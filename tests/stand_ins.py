@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from vae_lab.views import Views
+
 
 class Batch(NamedTuple):
     x: Tensor
@@ -15,7 +17,9 @@ class Batch(NamedTuple):
     size: int
 
 
-class TinyVAE(nn.Module):
+class TinyVAE(Views):
+    condition = None
+
     def __init__(self, shape=(1, 8, 8)):
         super().__init__()
         self.shape = shape
@@ -28,7 +32,7 @@ class TinyVAE(nn.Module):
     def sample(self, n):
         return torch.rand(n, *self.shape, device=self.image.device) * self.image
 
-    def interpolate(self, x0, x1, steps):
+    def interpolate(self, x0, x1, steps, y=None, y1=None):
         weight = torch.linspace(0, 1, steps).view(-1, 1, 1, 1, 1)
         return (1 - weight) * x0 + weight * x1
 

@@ -100,8 +100,8 @@ BAD = {
         "model.lr_decay must be none or cosine, got 'cosin'; did you mean model.lr_decay=cosine"
     ),
     "init.freeze=encoder": (
-        "init.freeze must be a list of encoder or posterior or decoder, got 'encoder': type "
-        "init.freeze=[encoder]"
+        "init.freeze must be a list of encoder or posterior or decoder or model, got 'encoder': "
+        "type init.freeze=[encoder]"
     ),
     "network.hidden='256,128'": (
         "network.hidden must be a list of integers, got '256,128': type network.hidden=[256,128]"

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 import vae_lab
 from datamodules.digits import Digits
 from vae_lab import VAE
+from vae_lab.data.tables import to_columns
 from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction
 from vae_lab.fitting import saving
 from vae_lab.fitting.training import Training
@@ -151,13 +152,13 @@ def test_pictures_are_bytes():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({"x": X[:, :0]}, r"x must have the shape \[N, \*X\]"),
-        ({"x": X[:, 0]}, r"x must have the shape \[N, \*X\].* got \[60\]"),
-        ({"x": np.array(["a", "b"])}, "x must be an array or a tensor of numbers, got ndarray"),
+        ({"x": X[:, :0]}, r"an array must have the shape \[N, D\], .* got \[60, 0\]"),
+        ({"x": np.array(["a", "b"])}, "an array must hold numbers, got <U1"),
         ({"x": X.view(-1, 1, 2, 3).byte()}, "bytes of 0 and 1 only"),
         ({"x": X + 1}, "Bernoulli needs values in"),
-        ({"val": X[:, 1:]}, r"val must be data like x, .* of shape \[6\] each"),
-        ({"y": torch.zeros(3)}, r"y must have the shape \[60\], as x has, got \[3\]"),
+        ({"val": X[:, 1:]}, "val has 5 columns, there must be 6 or more"),
+        ({"val": X[:, None]}, r"val must be data like x, .* of shape \[6\] each"),
+        ({"y": torch.zeros(3)}, r"y must have the shape \[60\] or \[60, A\], got \[3\]"),
         ({"val_size": 60}, "leaves 0 to train on"),
         ({"val_size": -1}, "val_size must be a count or a fraction"),
         ({"val_size": 0, "patience": 3}, "patience=3 needs data that is held out"),
@@ -423,3 +424,70 @@ def test_it_needs_no_more_than_what_pip_installs(tmp_path):
     env = {"PYTHONPATH": str(Path(vae_lab.__file__).parents[1]), "PATH": ""}
     subprocess.run([sys.executable, "-c", BARE], cwd=tmp_path, env=env, check=True)
     assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+FRAME = {
+    "age": np.array([31.0, 45.5, np.nan, 28.0, 60.2, 39.9] * 20),
+    "sex": ["f", "m", "m", None, "f", "f"] * 20,
+    "visits": [0, 3, 1, 7, 2, 0] * 20,
+    "name": [f"person {row}" for row in range(120)],
+    "group": ["a", "b", "c", "a", "b", "c"] * 20,
+}
+QUICK = {"network": MLP((8,)), "epochs": 2, "progress": False}
+
+
+@pytest.fixture
+def of_frame():
+    return vae_lab.fit(FRAME, y="group", columns={"name": None, "age": "lognormal"}, **QUICK)
+
+
+def test_a_frame_is_trained_on_and_read_by_its_names(of_frame):
+    kinds = {column["name"]: column["kind"] for column in of_frame.likelihood.columns}
+    assert kinds == {"age": "lognormal", "sex": "bernoulli", "visits": "ordinal"}
+    assert of_frame.likelihood.missing and of_frame.condition.classes == 3
+    y = [0, 1, 2] * 40
+    q = of_frame.encode(FRAME, y=y)
+    filled = of_frame.impute(FRAME, y=y)
+    assert q.batch_shape == (120,) and not filled.isnan().any()
+    values = to_columns(filled, of_frame.likelihood.columns)
+    assert set(values["sex"]) == {"f", "m"} and values["age"][:2] == [31.0, 45.5]
+    assert of_frame.sample(5, y=2).shape == (5, 3)
+
+
+def test_labels_condition_and_those_that_are_missing_are_inferred():
+    x, y = torch.randn(100, 4), torch.arange(100) % 3
+    given = vae_lab.fit(x, y=y, **QUICK)
+    assert type(given.condition).__name__ == "Labels" and given.sample(2, y=1).shape == (2, 4)
+    inferred = vae_lab.fit(x, y=torch.where(y == 0, -1, y), **QUICK)
+    assert inferred.classify(x).shape == (100,)
+    attributes = vae_lab.fit(x, y=torch.randn(100, 2), **QUICK)
+    assert attributes.sample(3, y=[0.0, 1.0]).shape == (3, 4)
+    assert vae_lab.fit(TensorDataset(x, y), **QUICK).condition is None
+
+
+def test_numbers_of_any_unit_are_given_as_they_are():
+    x = 1e4 + 1e3 * torch.randn(200, 3).numpy()
+    vae = vae_lab.fit(x, epochs=30, batch_size=50, progress=False)
+    assert abs(vae.sample(500).mean() - 1e4) < 300
+    assert vae.encode(x.astype(int)).mean.shape == (200, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            {},
+            "column 'name' is text with 120 different values in 120 rows",
+        ),
+        ({"columns": {"nam": None}}, "the data has no column 'nam'"),
+        (
+            {"columns": {"name": None, "age": "log"}},
+            "column 'age' must be one of gaussian, .*'log'",
+        ),
+        ({"columns": {"name": None}, "y": "grup"}, "x has no column 'grup'; its columns: age, sex"),
+    ],
+)
+def test_what_does_not_fit_of_a_frame_is_one_line(arguments, line):
+    with pytest.raises(ValueError, match=line) as caught:
+        vae_lab.fit(FRAME, **QUICK, **arguments)
+    assert "\n" not in str(caught.value)

@@ -132,10 +132,14 @@ def test_an_array_is_a_table_without_names(array, kinds):
     assert torch.equal(tensor.x, table.x) and tensor.columns == table.columns
 
 
-def test_codes_of_an_array_that_do_not_begin_at_zero_are_counted_from_there():
-    table = as_table(np.array([[3, 1.0], [5, 2.5], [4, 0.5], [3, 0.1]]))
-    assert table.columns[0]["values"] == [3, 4, 5]
-    assert table.x[:, 0].tolist() == [0, 2, 1, 0]
+def test_numbers_of_an_array_stay_as_they_are():
+    """A model of it is given such an array, and not what a table would make of it."""
+    array = np.array([[3, 1.0, 0], [5, 2.5, 1], [4, 0.5, 2], [3, 0.1, 1]])
+    table = as_table(array)
+    assert [column["kind"] for column in table.columns] == ["gaussian", "gaussian", "ordinal"]
+    np.testing.assert_array_equal(table.x, array.astype(np.float32))
+    with pytest.raises(ValueError, match="column '0' of an array must hold 0, 1, ..., 2 to be"):
+        as_table(array, {"0": "ordinal"})
 
 
 def test_rare_values_of_a_long_array_are_found():

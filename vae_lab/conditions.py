@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -73,7 +74,7 @@ class Condition(PrintsArguments, nn.Module):
             ValueError: y is not one; a line that says what to type.
         """
         try:
-            y = torch.as_tensor(y)
+            y = torch.as_tensor(y.copy() if isinstance(y, np.ndarray) else y)
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"y must be {self.wanted}, got {type(y).__name__}") from None
         whole = not (y.is_floating_point() or y.is_complex())

@@ -2,7 +2,7 @@
 
 import math
 from numbers import Integral
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,21 +27,40 @@ class Placed(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-def as_data(x: Array, shape: Shape, like: Placed, any_size: bool = False) -> Tensor:
+def as_data(
+    x: Array,
+    shape: Shape,
+    like: Placed,
+    any_size: bool = False,
+    columns: "list[dict[str, Any]] | None" = None,
+) -> Tensor:
     """Data [B, *X] of `shape` (*X); reads no values.
 
     Args:
         like: the model: an array takes its type and device, a tensor must be there.
         any_size: the model could take pictures of any size, by :meth:`vae_lab.VAE.at`.
+        columns: of the last axis, by whose names a frame is read, and which may be whole numbers.
 
     Raises:
         ValueError: x has another shape, is elsewhere, or holds no floats. Bytes would have to be
             divided by 255 and bits must not be, so neither is done in silence.
     """
-    x = as_floats("x", x, like)
+    if columns is None:
+        x = as_floats("x", x, like)
+    else:
+        x = _of_columns(x, like, columns)
     if x.shape[1:] != shape:
         raise ValueError(_wrong_shape(tuple(x.shape), shape, any_size))
     return x
+
+
+def _of_columns(x: Any, like: Placed, columns: "list[dict[str, Any]]") -> Tensor:
+    from .data.tables import as_named, of_named
+
+    named = as_named(x)
+    if named is not None:
+        x = of_named(named, columns, where="x").x.to(like.device)
+    return as_tensor("x", x, like).to(like.dtype)
 
 
 def joined(features: Tensor, vector: Tensor, places: int = 0) -> Tensor:

@@ -156,8 +156,9 @@ class ELBO(_OverLevels):
             raise ValueError(f"free_bits must not be negative, got {free_bits:g}")
         super().__init__(beta)
         self.free_bits = free_bits
-        self.aggregate_kl = _not_negative("aggregate_kl", aggregate_kl)
-        self._balances = bounds(self.aggregate_kl)[1] > 0
+        weight = _not_negative("aggregate_kl", aggregate_kl)
+        self._balances = bounds(weight)[1] > 0
+        self.aggregate_kl = weight if self._balances else 0.0  # nobody need see a 0 in each row
 
     def _terms(self, level: "Level", estimator: Estimator) -> Terms:
         if level.kl is None and (self.free_bits or self._balances):
@@ -172,7 +173,8 @@ class ELBO(_OverLevels):
             kl = each_kl.clamp_min(self.free_bits).sum(-1)
         penalty = self.beta.value * kl
         if self._balances and level.aggregate_kl:
-            penalty = penalty + self.aggregate_kl.value * level.aggregate_kl()
+            weight = as_schedule(self.aggregate_kl).value
+            penalty = penalty + weight * level.aggregate_kl()
         return penalty
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
+from .conditions import InferredLabels
 from .estimators import Estimator
 from .objectives import Objective, Terms
 from .schedules import Constant, Cosine, Linear, Schedule
@@ -31,6 +32,39 @@ def rehearse(vae: VAE, objective: Objective, estimator: Estimator) -> None:
         objective(vae.blank(2), estimator, torch.zeros(2, *vae.shape))
     for part in parts:
         part.train()
+
+
+def terms_of(
+    vae: VAE,
+    objective: Objective,
+    estimator: Estimator,
+    x: Tensor,
+    y: Tensor,
+    label_weight: float = 0.0,
+) -> Terms:
+    r"""What is maximised of data x [B, \*X] and their labels or attributes y.
+
+    Where labels are inferred, also log q(y|x) of those that are known, so that the classifier
+    learns of them too.
+
+    Args:
+        label_weight: of that term; see :func:`label_weight`.
+
+    Source: Kingma, Rezende, Mohamed & Welling 2014, arXiv:1406.5298, eq. 9
+    """
+    if vae.condition is None:
+        return objective(vae, estimator, x)
+    terms = objective(vae.given(y, first_only=True), estimator, x)
+    if not isinstance(vae.condition, InferredLabels):
+        return terms
+    log_q = vae.condition.log_prob(vae.seen(x), y)
+    return terms._replace(objective=terms.objective + label_weight * log_q)
+
+
+def label_weight(weight: float, labels: Tensor) -> float:
+    """The weight of a known label's log q(y|x): higher, the fewer of the training labels [N] are
+    known."""
+    return weight * len(labels) / max(int((labels >= 0).sum()), 1)
 
 
 def loss(terms: Terms, size: int, processes: int = 1) -> Tensor:

@@ -80,10 +80,9 @@ class VAE(Views, Generation, Pretrained):
         bias = (self.output_shape[0], 1, 1) if latent.grid else self.output_shape
         self.output_bias = nn.Parameter(torch.zeros(bias))
         self.likelihood = likelihood
-        self.prior = None
+        self.prior: Prior | None = None
         if prior is not None:
-            self.prior = bound(prior, latent, seen)
-            check_shapes(prior, prior.of(self, None), latent)
+            self.set_prior(prior)
         self.condition = condition
         if condition is not None:
             condition.bind(network, seen, latent)
@@ -92,6 +91,17 @@ class VAE(Views, Generation, Pretrained):
                     f"prior=true of {type(condition).__name__} moves the latent's own prior, which "
                     f"{type(prior).__name__} replaces: leave out one of the two"
                 )
+
+    def set_prior(self, prior: Prior) -> None:
+        """Puts a prior in the place of that which there is.
+
+        Raises:
+            ValueError: it is none over this model's z.
+        """
+        bound(prior, self.latent, self.likelihood.input_shape(self.shape))
+        prior.to(self.device, self.dtype)
+        self.prior = prior
+        check_shapes(prior, prior.of(self, None), self.latent)
 
     @property
     def device(self) -> torch.device:
@@ -143,10 +153,15 @@ class VAE(Views, Generation, Pretrained):
         Raises:
             ValueError: x is something else; one line that says what to type.
         """
-        x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
+        x = self.as_data(x)
         look = self.likelihood.meet if first_only else self.likelihood.inspect
         look(x)
         return x
+
+    def as_data(self, x: Array) -> Tensor:
+        """x as a tensor of this model's shape, type and device; its values are not looked at."""
+        columns = getattr(self.likelihood, "columns", None)
+        return as_data(x, self.shape, self, any_size=bool(self.latent.grid), columns=columns)
 
     def features(self, x: Tensor) -> Tensor:
         """The encoder's of x [B, *X], with the condition's vector behind them, [B, F]; of a fully
@@ -178,7 +193,7 @@ class VAE(Views, Generation, Pretrained):
         """
         if y is not None:
             return self.given(y).encode(x)
-        x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
+        x = self.as_data(x)
         return self.posterior(self.features(x))
 
     def p_z(self, y: Any = None) -> Distribution:
@@ -316,7 +331,7 @@ class VAE(Views, Generation, Pretrained):
         starts the decoder at their mean, where the likelihood allows."""
         if y is not None and self.condition is not None:
             self.condition.start(y)
-        x = as_data(x, self.shape, self, any_size=bool(self.latent.grid))
+        x = self.as_data(x)
         self.likelihood.check(x)
         self._start_at(self.likelihood.start(x))
 

@@ -1,6 +1,6 @@
 """The same model for other data: pictures of another size, data whose labels are given."""
 
-from copy import copy
+from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -10,6 +10,7 @@ from .inputs import Array
 from .networks.base import check_shape, grid
 
 if TYPE_CHECKING:
+    from .priors import Prior
     from .vae import VAE
 
 
@@ -51,6 +52,23 @@ class Views(nn.Module):
         other.output_shape = other.likelihood.bind(other.shape)
         del other.latent.grid  # of this copy: it is bound anew
         other.latent.bind(grid(other.network, other.shape))
+        return other
+
+    def with_prior(self, prior: "Prior") -> "VAE":
+        r"""The same model with another prior, of which only the prior is trained: a second stage.
+
+        .. code-block:: python
+
+            second = vae.with_prior(Autoregressive())
+
+        All else is a copy, frozen. The ELBO changes by what the posteriors say of the two priors,
+
+        .. math:: \mathcal{L}'(x) - \mathcal{L}(x)
+                  = \mathbb{E}_{q(z|x)}[\log p'(z) - \log p(z)]
+        """
+        other = deepcopy(cast("VAE", self)).requires_grad_(False)
+        other.latent.learn_prior = False  # what was learned is no longer used
+        other.set_prior(prior)
         return other
 
     def given(self, y: Any = None, x: Array | None = None, first_only: bool = False) -> "VAE":

@@ -59,6 +59,21 @@ def guess(name: str, values: np.ndarray, kind: str | None = None) -> Guess:
     return _of_numbers(name, known)
 
 
+def guess_of_numbers(name: str, values: np.ndarray, kind: str | None = None) -> Guess:
+    """:func:`guess` for a column without a name of its own, whose numbers a model sees as they are:
+    of few values only where these are 0, 1, ..., K - 1."""
+    found = guess(name, values, kind)
+    few = found.column.get("values")
+    if few is None or few == list(range(len(few))) or few == [False, True]:
+        return found
+    if kind is not None:
+        raise ValueError(
+            f"column {name!r} of an array must hold 0, 1, ..., {len(few) - 1} to be {kind}, got "
+            f"{few[0]}, {few[1]}, ...: number its values from 0, or pass a frame"
+        )
+    return _continuous(name, present(values), integer=True)
+
+
 def present(values: np.ndarray) -> np.ndarray:
     """The values that are not missing."""
     return values[~is_missing(values)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..optional import needs
-from .columns import Column, decode, edited, encode, guess, leave_out
+from .columns import Column, decode, edited, encode, guess, guess_of_numbers, leave_out
 
 if TYPE_CHECKING:
     import pyarrow
@@ -77,7 +77,7 @@ def as_table(x: Any, columns: Columns = None, labels: str | None = None) -> Tabl
             arrow table, or arrays by the columns' names.
         columns: of a table read before, to be read the same way; or, by their names, kinds that
             replace what is guessed, and None for a column to leave out. Those of an array are
-            called "0", "1", and so on.
+            called "0", "1", and so on, and its numbers are taken as they are.
         labels: a column that is no part of x but its label.
     """
     named = as_named(x, left_out(columns))
@@ -143,9 +143,9 @@ def columns_of_array(array: np.ndarray, columns: Columns = None) -> tuple[list[C
     for at in range(array.shape[-1]):
         kind = kinds.get(name := str(at), "")
         if kind is not None:
-            found = guess(name, some[:, at], kind or None)
+            found = guess_of_numbers(name, some[:, at], kind or None)
             if "values" in found.column and len(some) < array[..., 0].size:
-                found = guess(name, np.asarray(array[..., at]).ravel(), kind or None)
+                found = guess_of_numbers(name, np.asarray(array[..., at]).ravel(), kind or None)
             guesses.append(found)
     if not guesses:
         raise ValueError("the data has no columns left")
@@ -158,13 +158,13 @@ def encode_array(array: np.ndarray, columns: Sequence[Column], where: str) -> np
     if not columns:
         return _finite(np.array(array, np.float32), where)
     kept = [int(column["name"]) for column in columns]
+    if max(kept) >= array.shape[-1]:
+        raise ValueError(
+            f"{where} has {array.shape[-1]} columns, there must be {max(kept) + 1} or more"
+        )
     if kept != list(range(array.shape[-1])):
         array = array[..., kept]
-    numbers = np.array(array, np.float32)
-    for at, column in enumerate(columns):
-        if "values" in column and column["values"] != list(range(len(column["values"]))):
-            numbers[..., at] = encode(column, array[..., at], where)
-    return _finite(numbers, where)
+    return _finite(np.array(array, np.float32), where)
 
 
 def _finite(numbers: np.ndarray, where: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -9,14 +10,16 @@ from typing import Any, Literal
 import torch
 
 from ..description import blueprint, undisturbed
-from ..estimators import Estimator
+from ..estimators import Estimator, Exact
 from ..inputs import check_count
 from ..latents import Latent
+from ..levels import Levels
 from ..likelihoods import Likelihood
 from ..networks import Network
 from ..objectives import Objective
 from ..optimization import rehearse
 from ..priors import Prior
+from ..priors.base import start as start_prior
 from ..seeding import seeded
 from ..threads import watched
 from ..vae import VAE
@@ -29,6 +32,7 @@ from .training import Plan, Training
 
 STEPS = 5000  # of the default training
 EPOCHS = 20, 1000  # at least and at most, in the default training
+PRIOR_STARTS_OF = 1000  # data
 PATIENCE = 20, 0.2  # epochs at least, and of all epochs, in the default training
 
 
@@ -37,6 +41,8 @@ def fit(
     *,
     y: Any = None,
     val: Any = None,
+    columns: Any = None,
+    model: VAE | None = None,
     network: Network | str | None = None,
     latent: Latent | str | None = None,
     likelihood: Likelihood | str | None = None,
@@ -75,17 +81,22 @@ def fit(
     `"gumbel_softmax"`. What is left open suits the data.
 
     Pictures are bytes [N, C, H, W], with 0 for black and 255 for white; the model sees them divided
-    by 255. All else is numbers [N, \*X], which the model sees as they are.
+    by 255. All else is numbers or columns, in any unit, of which NaN are missing; the likelihood is
+    then chosen by their looks, a kind for each column, and `vae.likelihood.columns` tells it.
 
     After each epoch the ELBO of the data that is held out is measured, and the weights that had the
     highest are those of the model. Ctrl-C ends the training early: what is returned is the best
     model until then. A second one is an ordinary KeyboardInterrupt.
 
     Args:
-        x: the data: a numpy array or a tensor, or a torch Dataset of x or (x, y), which is read
-            once.
-        y: labels, [N] integers.
-        val: data to validate on, like x; None: a random part of x.
+        x: the data: a numpy array or a tensor [N, \*X]; a pandas or polars frame, or arrays by the
+            names of columns; or a torch Dataset of x or (x, y), which is read once, but for y.
+        y: what the model is conditioned on: labels, [N] integers, of which those that are -1 are
+            inferred; attributes, [N, A] floats; or the name of a frame's column.
+        val: data to validate on, like x, or (x, y); None: a random part of x.
+        columns: what is not as it looks, by the columns' names: `{"age": "lognormal", "id": None}`
+            makes one log-normal and leaves one out. Columns of an array are called "0", "1", ...
+        model: goes on with a copy of this model, which has all parts; None: a new one.
         network: the encoder and the decoder; see :mod:`vae_lab.networks`.
         latent: the family of q(z|x); see :mod:`vae_lab.latents`. None: Gaussian.
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
@@ -134,7 +145,12 @@ def fit(
     (torch.Size([500, 4]), 2)
     """
     check_count("batch_size", batch_size)
-    data, held = _data(x, y, val, val_size)
+    chosen = {"network": network, "latent": latent, "likelihood": likelihood, "prior": prior}
+    if model is not None:
+        if named := [kind for kind, value in chosen.items() if value is not None]:
+            raise ValueError(f"the model has a {named[0]} already: leave out {named[0]}, or model")
+        columns = getattr(model.likelihood, "columns", columns)
+    data, held = _data(x, y, val, val_size, columns)
     if held is None and patience is not None:
         raise ValueError(f"patience={patience} needs data that is held out: pass val or val_size")
     place = _device(device)
@@ -157,8 +173,7 @@ def fit(
         patience=patience,
     )
     with seeded(seed, place), torch.inference_mode(False), torch.enable_grad():
-        chosen = {"network": network, "latent": latent, "likelihood": likelihood, "prior": prior}
-        vae, goal, gradient = _model(data, chosen, objective, estimator)
+        vae, goal, gradient = _model(data, model, chosen, objective, estimator)
         training = Training(
             vae.to(place),
             goal.to(place),
@@ -166,6 +181,7 @@ def fit(
             data.loader("train", batch_size, seed, place),
             None if held is None else held.loader("val", EVAL_BATCH_SIZE, seed, place),
             plan,
+            data.labels,
         )
         settings: dict[str, Any] = {}
         if file is not None:
@@ -176,12 +192,17 @@ def fit(
     return _finished(training)
 
 
-def _data(x: Any, y: Any, val: Any, val_size: float) -> tuple[Examples, Examples | None]:
+def _data(
+    x: Any, y: Any, val: Any, val_size: float, columns: Any
+) -> tuple[Examples, Examples | None]:
     """The data to train on, and the data to validate on."""
-    data = examples(x, y)
+    data = examples(x, y, columns)
     if val is None:
         return held_out(data, val_size)
-    held = examples(val)
+    x, y = val if isinstance(val, tuple) else (val, y if isinstance(y, str) else None)
+    held = examples(x, y, data.columns or columns, "val")
+    missing = data.missing or held.missing
+    data, held = data._replace(missing=missing), held._replace(missing=missing)
     if held.shape != data.shape or type(held.prepare) is not type(data.prepare):
         raise ValueError(
             f"val must be data like x, {data.stored.dtype} of shape {list(data.shape)} each, got "
@@ -204,28 +225,38 @@ def _epochs(count: int, batch_size: int) -> int:
 
 def _model(
     data: Examples,
+    model: VAE | None,
     chosen: dict[str, Any],
     objective: Objective | str,
     estimator: Estimator | str | None,
 ) -> tuple[VAE, Objective, Estimator]:
-    """The parts, with what was left open, before the first step."""
+    """The model and what trains it, with what was left open, before the first step."""
     with undisturbed():
-        defaults = {
-            "network": network_for(data.shape),
-            "latent": latent_for(data.shape),
-            "likelihood": data.likelihood,
-        }
-        given = {kind: part(kind, value) for kind, value in chosen.items() if value is not None}
-        made: dict[str, Any] = defaults | given
+        vae = _new(data, chosen) if model is None else deepcopy(model).cpu().train()
         goal = part("objective", objective)
         if estimator is None:
-            gradient = estimator_for(made["latent"], goal)
+            gradient = estimator_for(vae.latent, goal)
         else:
             gradient = part("estimator", estimator)
-        vae = VAE(data.shape, **made)
+        if vae.infers_labels:
+            gradient = Levels(Exact(), gradient)
         rehearse(vae, goal, gradient)
-        data.start(vae)
+        if model is None:
+            data.start(vae)
+        start_prior(vae, data.seen(PRIOR_STARTS_OF))
     return vae, goal, gradient
+
+
+def _new(data: Examples, chosen: dict[str, Any]) -> VAE:
+    """A model with what was left open."""
+    defaults = {
+        "network": network_for(data.shape),
+        "latent": latent_for(data.shape),
+        "likelihood": data.likelihood,
+    }
+    given = {kind: part(kind, value) for kind, value in chosen.items() if value is not None}
+    made: dict[str, Any] = defaults | given | {"condition": data.condition}
+    return VAE(data.shape, **made)
 
 
 def _run(training: Training, file: File, progress: bool) -> None:

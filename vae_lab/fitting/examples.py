@@ -1,6 +1,5 @@
 """What is trained on: an array, a frame or a data set, as batches."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,10 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..conditions import Attributes, Condition, InferredLabels, Labels
 from ..data import Pixels, Prepare, TensorLoader
+from ..data.columns import Column
 from ..data.splits import check_size, split_rows
+from ..data.tables import as_array, as_named, left_out, of_array, of_named
 from ..inputs import Shape
-from ..likelihoods import Bernoulli, Gaussian, Likelihood
+from ..likelihoods import Bernoulli, Columns, Gaussian, Likelihood
 from ..seeding import derive_seed
 from ..vae import VAE
 
@@ -25,13 +27,17 @@ class Examples(NamedTuple):
 
     Attributes:
         stored: [N, *X], bytes of pictures or floats.
-        labels: [N] int64, -1 where there are none.
+        labels: [N] int64, -1 where there are none; or attributes, [N, A] floats.
         prepare: makes of `stored` what the model takes.
+        columns: of the last axis, where that is one of columns; see :class:`.Columns`.
+        missing: is any value missing, here or in the data to validate on.
     """
 
     stored: Tensor
     labels: Tensor
     prepare: Prepare
+    columns: list[Column] = []
+    missing: bool = False
 
     def subset(self, rows: Tensor | slice) -> "Examples":
         """Those of these rows."""
@@ -44,17 +50,48 @@ class Examples(NamedTuple):
     @property
     def likelihood(self) -> Likelihood:
         """The one for data of this kind."""
-        return Bernoulli() if isinstance(self.prepare, Pixels) else Gaussian(0.1, learned=True)
+        if isinstance(self.prepare, Pixels):
+            return Bernoulli()
+        if self.columns:
+            return Columns(self.columns, self.missing)
+        return Gaussian(learned=True, standardize=True, missing=self.missing)
+
+    @property
+    def condition(self) -> Condition | None:
+        """What the labels make of the model: those that are all there condition it, those of which
+        some are missing are inferred."""
+        if self.labels.ndim == 2:
+            return Attributes(self.labels.shape[1])
+        if (self.labels < 0).all():
+            return None
+        classes = int(self.labels.max()) + 1
+        return InferredLabels(classes) if (self.labels < 0).any() else Labels(classes)
 
     def start(self, vae: VAE) -> None:
         """Lets the model learn the units of these data, and starts its decoder at their mean."""
-        if not isinstance(self.prepare, Pixels):
+        if vae.likelihood.learns_units:
             vae.initialize(self.stored)
-            return
-        stored = self.stored
-        if vae.latent.grid:
-            stored = stored[:: -(-len(stored) // GRID_MEAN_OF)]
-        vae.initialize_bias(self.prepare.mean(stored.split(EVAL_BATCH_SIZE)))
+        else:
+            stored = self.stored
+            if vae.latent.grid:
+                stored = stored[:: -(-len(stored) // GRID_MEAN_OF)]
+            if self._bytes:
+                mean = Pixels().mean(stored.split(EVAL_BATCH_SIZE))
+            else:
+                vae.likelihood.check(stored)
+                mean = stored.mean(0)
+            vae.initialize_bias(mean)
+        if vae.condition is not None:
+            vae.condition.start(self.labels)
+
+    def seen(self, most: int) -> Tensor:
+        """At most so many of them, evenly over all, as a model sees them."""
+        some = self.stored[:: -(-len(self.stored) // most)]
+        return some.float() / 255 if self._bytes else some
+
+    @property
+    def _bytes(self) -> bool:
+        return isinstance(self.prepare, Pixels)
 
     def loader(self, stage: str, batch_size: int, seed: int, device: torch.device) -> TensorLoader:
         settings = {"stage": stage, "seed": seed, "shuffle": stage == "train"}
@@ -63,29 +100,49 @@ class Examples(NamedTuple):
         )
 
 
-def examples(x: Any, y: Any = None) -> Examples:
+def examples(x: Any, y: Any = None, columns: Any = None, where: str = "x") -> Examples:
     """What the caller has, in memory.
 
     Args:
-        x: numbers, an array or a tensor [N, *X]; or a data set of torch's, of x or of (x, y).
-        y: labels [N], integers.
+        x: numbers, an array or a tensor [N, *X]; a frame; or a data set of torch's, of x or (x, y),
+            of which y is left aside.
+        y: labels [N], integers; attributes [N, A], floats; or the name of a frame's column.
+        columns: of a frame or an array; see :func:`vae_lab.data.tables.as_table`.
+        where: they come from, for messages.
     """
     if isinstance(x, Dataset):
-        x, y = _read(x, y)
-    stored = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(_numbers(x))
-    if stored.ndim < 2 or not stored.numel():
-        raise ValueError(f"x must have the shape [N, *X], N data of one shape, got {[*x.shape]}")
-    labels = torch.full((len(stored),), -1) if y is None else torch.as_tensor(y).long().cpu()
-    if labels.shape != stored.shape[:1]:
-        raise ValueError(f"y must have the shape [{len(stored)}], as x has, got {[*labels.shape]}")
-    if stored.dtype == torch.uint8 and stored.ndim == 4:
-        if int(stored.max()) <= 1:
+        x = _read(x)
+    named = as_named(x, left_out(columns))
+    if named is not None:
+        table = of_named(named, columns, y if isinstance(y, str) else None, where=where)
+        labels = _labels(y, len(table.x)) if table.labels is None else table.labels
+        return Examples(table.x, labels, Prepare(), table.columns, table.missing)
+    if isinstance(y, str):
+        raise ValueError(f"y={y!r} is the name of a frame's column, and x is none: pass the labels")
+    array = as_array(x)
+    labels = _labels(y, len(array))
+    if array.dtype == np.uint8 and array.ndim == 4:
+        if array.max() <= 1:
             raise ValueError(
                 "x has bytes of 0 and 1 only, and pictures have 0 to 255: pass 255 * x if it is "
                 "black and white, or x as floats if these are numbers"
             )
-        return Examples(stored, labels, Pixels())
-    return Examples(stored.float(), labels, Prepare())
+        return Examples(torch.tensor(array), labels, Pixels())
+    table = of_array(array, columns, where)
+    return Examples(table.x, labels, Prepare(), table.columns, table.missing)
+
+
+def _labels(y: Any, count: int) -> Tensor:
+    if y is None:
+        return torch.full((count,), -1)
+    labels = torch.as_tensor(np.asarray(y))
+    if len(labels) != count or labels.ndim > 2:
+        raise ValueError(f"y must have the shape [{count}] or [{count}, A], got {[*labels.shape]}")
+    if labels.ndim == 2:
+        return labels.float()
+    if labels.is_floating_point() and not (labels == labels.round()).all():
+        return labels.float().unsqueeze(1)
+    return labels.long()
 
 
 def held_out(data: Examples, size: float) -> tuple[Examples, Examples | None]:
@@ -102,23 +159,13 @@ def held_out(data: Examples, size: float) -> tuple[Examples, Examples | None]:
     return data.subset(train), data.subset(val)
 
 
-def _numbers(x: Any) -> np.ndarray:
-    array = np.asarray(x)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"x must be an array or a tensor of numbers, got {type(x).__name__}")
-    return np.array(array, order="C", copy=True)
-
-
-def _read(data: "Dataset[Any]", y: Any) -> tuple[Tensor, Any]:
-    """All data of a data set, read once; with its own labels, if it has some."""
+def _read(data: "Dataset[Any]") -> Tensor:
+    """All data of a data set, read once, without labels of its own."""
     if not hasattr(data, "__len__"):
         raise ValueError(
             f"{type(data).__name__} must have __len__ and __getitem__: the order of the data is "
             "drawn by vae_lab"
         )
-    rows: Sequence[Any] = [data[index] for index in range(len(data))]
-    if rows and isinstance(rows[0], tuple | list):
-        if y is None and len(rows[0]) > 1 and np.ndim(rows[0][1]) == 0:
-            y = [int(row[1]) for row in rows]
-        rows = [row[0] for row in rows]
-    return torch.stack([torch.as_tensor(row) for row in rows]), y
+    rows = [data[index] for index in range(len(data))]
+    rows = [row[0] if isinstance(row, tuple | list) else row for row in rows]
+    return torch.stack([torch.as_tensor(row) for row in rows])

@@ -13,7 +13,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..data import Batch, Loader
 from ..estimators import Estimator
 from ..objectives import Objective
-from ..optimization import check_learning_rate, clip, loss, parameter_groups, rate_factor
+from ..optimization import (
+    check_learning_rate,
+    clip,
+    label_weight,
+    loss,
+    parameter_groups,
+    rate_factor,
+    terms_of,
+)
 from ..schedules import schedules
 from ..seeding import seed_step
 from ..vae import VAE
@@ -36,6 +44,7 @@ class Plan:
     gradient_clip_val: float | None
     ema: float | None
     patience: int | None
+    label_weight: float = 0.1
 
     def __post_init__(self) -> None:
         check_learning_rate(self.lr_warmup_steps, self.lr_decay)
@@ -75,6 +84,7 @@ class Training:
         val: those of a validation, which follows each epoch; None: there is none, and the last
             weights count instead of the best.
         plan: all numbers.
+        labels: of the data to train on, [N], of which -1 are not known.
     """
 
     def __init__(
@@ -85,9 +95,11 @@ class Training:
         train: Loader,
         val: Loader | None,
         plan: Plan,
+        labels: Tensor,
     ) -> None:
         self.vae, self.objective, self.estimator = vae, objective, estimator
         self.train, self.val, self.plan = train, val, plan
+        self._label_weight = label_weight(plan.label_weight, labels)
         groups = parameter_groups(
             vae,
             objective,
@@ -147,7 +159,9 @@ class Training:
         factor = self._factor(at.step)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-        terms = self.objective(self.vae, self.estimator, batch.x)
+        terms = terms_of(
+            self.vae, self.objective, self.estimator, batch.x, batch.y, self._label_weight
+        )
         self.optimizer.zero_grad()
         loss(terms, batch.size).backward()
         clip(self.optimizer, self.plan.gradient_clip_val)
@@ -192,7 +206,8 @@ class Training:
         total, count = torch.zeros((), dtype=torch.float64, device=model.device), 0
         for number, batch in enumerate(val):
             seed_step(self.plan.seed, "validation", 0, number)
-            total += model.elbo(batch.x, check=number == 0).elbo.sum()
+            given = model.given(model.own_y(batch.y))
+            total += given.elbo(batch.x, check=number == 0).elbo.sum()
             count += batch.size
         model.train()
         elbo = total.item() / count

@@ -11,6 +11,7 @@ from torch.distributions.transforms import AffineTransform
 from ..arguments import PrintsArguments
 from ..distributions import wrapped
 from ..inputs import Shape
+from ..memory import encode_in_parts
 from ..seeding import seeded
 
 if TYPE_CHECKING:
@@ -148,6 +149,19 @@ def bound(prior: Prior, latent: "Latent", input_shape: Shape) -> Prior:
     prior.input_shape = input_shape
     prior.bind(latent)
     return prior
+
+
+@torch.no_grad()
+def start(vae: "VAE", x: Tensor, seed: int = 0) -> None:
+    """Starts the prior of a model by training data x [N, *X]: pseudo-inputs are some of them; and,
+    where the encoder is trained already and is not to move, by draws of their posteriors."""
+    prior = vae.prior
+    if prior is None:
+        return
+    prior.start(vae.seen(x))
+    if not any(p.requires_grad for part in (vae.encoder, vae.head) for p in part.parameters()):
+        with seeded(seed, vae.device):
+            prior.meet(encode_in_parts(vae, x).sample())
 
 
 def check_shapes(prior: Prior, p: Distribution, latent: "Latent") -> None:

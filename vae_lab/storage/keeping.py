@@ -70,7 +70,7 @@ class Pretrained:
     def load_pretrained(
         self,
         source: str | Path,
-        part: Literal["encoder", "posterior", "decoder"] | None = None,
+        part: Literal["encoder", "posterior", "decoder", "model"] | None = None,
         strict: bool = True,
     ) -> "Taken":
         """Takes the weights of another model, or of its encoder or decoder, into this one.
@@ -78,7 +78,7 @@ class Pretrained:
         Args:
             source: as for :meth:`from_pretrained`.
             part: the encoder; the posterior, which is the head and the latent after it; the
-                decoder; or None: all.
+                decoder; the model, which is all but a prior of its own; or None: all.
             strict: refuse a source that does not fit in every tensor and setting; otherwise take
                 the tensors that do.
 

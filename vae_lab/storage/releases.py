@@ -5,6 +5,7 @@ checkpoints of train.py hold the same description, so that a model can be loaded
 """
 
 import hashlib
+import itertools
 import json
 import warnings
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..description import (
     KINDS,
     OPTIONAL,
+    SINCE_2_IF_TRUE,
     assemble,
     check_described,
     describe,
@@ -37,10 +39,9 @@ if TYPE_CHECKING:
 
 FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has any of these parts, classes or arguments
 SINCE_2 = {"Grid", "TemporalConv", "Transformer", "Columns", "Laplace", "DiscretizedLogistic"}
-ARGUMENTS_SINCE_2 = {"standardize", "missing"}  # which are left out where they are false
 CONFIG, WEIGHTS = sources.FILES
 
-Part = Literal["encoder", "posterior", "decoder"]
+Part = Literal["encoder", "posterior", "decoder", "model"]
 
 # The tensors of a part, and the kinds of pieces that give them their meaning.
 PREFIXES: dict[Part, tuple[str, ...]] = {
@@ -48,10 +49,12 @@ PREFIXES: dict[Part, tuple[str, ...]] = {
     "posterior": ("head.", "latent."),  # what else q is made of
     "decoder": ("decoder.", "output_bias", "likelihood."),
 }
+PREFIXES["model"] = (*itertools.chain(*PREFIXES.values()), "condition.")  # all but a prior
 DECIDED_BY: dict[Part | None, tuple[str, ...]] = {
     "encoder": ("network",),
     "posterior": ("latent", "condition"),
     "decoder": ("network", "likelihood", "condition"),
+    "model": ("network", "latent", "likelihood", "condition"),
     None: (*KINDS,),
 }
 
@@ -85,7 +88,7 @@ def save(vae: "VAE", folder: Path, facts: dict[str, Any], dtype: torch.dtype | N
     """Writes a release; nothing is changed where it cannot be written whole, and loaded again."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be a type of floats, e.g. torch.float16, got {dtype!r}")
-    plan = _without_news(check_described(vae))
+    plan = check_described(vae)
     weights = _weights(vae, dtype)
     if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         where = "" if dtype is None else f" in {dtype}"
@@ -108,18 +111,8 @@ def save(vae: "VAE", folder: Path, facts: dict[str, Any], dtype: torch.dtype | N
 def _format(plan: dict[str, Any]) -> int:
     """The oldest format whose readers know all of this."""
     parts = [part for part in plan.values() if isinstance(part, dict)]
-    news = any(part["class"] in SINCE_2 or part.keys() & ARGUMENTS_SINCE_2 for part in parts)
+    news = any(part["class"] in SINCE_2 or part.keys() & SINCE_2_IF_TRUE for part in parts)
     return FORMATS[bool(plan.keys() & OPTIONAL or news)]
-
-
-def _without_news(plan: dict[str, Any]) -> dict[str, Any]:
-    """The same without the arguments that vae_lab 0.1 does not know, where nobody uses them."""
-    return {
-        kind: {n: v for n, v in part.items() if v or n not in ARGUMENTS_SINCE_2}
-        if isinstance(part, dict)
-        else part
-        for kind, part in plan.items()
-    }
 
 
 def digest(vae: "VAE") -> str:
@@ -167,7 +160,7 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
 
     Args:
         part: "encoder", "posterior" (the head after it, and the latent with its own prior),
-            "decoder" or None for all.
+            "decoder", "model" for all but a prior of its own, or None for all.
         strict: refuse a source that does not fit in every tensor; otherwise take those that do.
 
     Returns:
@@ -186,6 +179,8 @@ def take(vae: "VAE", source: str | Path, part: Part | None = None, strict: bool 
         for model in (other, vae)
     )
     report = matched(theirs, ours)
+    if part == "model":
+        other.latent.learn_prior = vae.latent.learn_prior  # another prior takes its place
     pairs = [(kind, getattr(other, kind), getattr(vae, kind)) for kind in DECIDED_BY[part]]
     settings = [
         f"{kind} is {_described(there)} there and {_described(here)} here"

@@ -71,8 +71,8 @@ def mixed(*shape):
     """Data [*shape, 5] of SCHEMA that have to do with each other, with values missing."""
     z = torch.randn(*shape, 2)
     town = (z[..., 0] + 1).round().clamp(0, 2)
-    numbers = 40 + 10 * z[..., 0], (5 + z[..., 1] + z[..., 0]).exp(), town
-    return with_holes(torch.stack([*numbers, torch.poisson(z[..., 1].exp()), (z[..., 1] > 0)], -1), 0.1)
+    age, pay, kids = 40 + 10 * z[..., 0], (5 + z.sum(-1)).exp(), torch.poisson(z[..., 1].exp())
+    return with_holes(torch.stack([age, pay, town, kids, z[..., 1] > 0], -1), 0.1)
 
 
 # Data that are no images, and their likelihoods.

@@ -19,9 +19,7 @@ with needs("train", __name__):
 
 MOST = 12  # columns in a figure
 LETTERS = 22  # of a name
-SKEWED = (
-    20.0  # the ratio of the largest to the smallest value, without the outermost, in a log axis
-)
+SKEWED = 20.0  # the largest by the smallest value, without the outermost, of a logarithmic axis
 OUTER = 0.005  # of the data at each end lie outside of the axis
 LOOKED_AT = 1000  # columns that are compared with each other
 

@@ -202,9 +202,9 @@ def _measured(run: Run) -> str:
     if "metrics" not in run.evaluation:
         return "On the test split, at the end of training. task=evaluate measures more."
     e = {key: run.evaluation.get(key, "unknown") for key in ("images", "split", "data", "seed")}
-    return (
-        f"On {e['images']} images of the {e['split']} split of {e['data']}, with seed {e['seed']}."
-    )
+    shape = run.card.get("shape") or IMAGE
+    what = f"{e['images']} {'images' if is_picture(shape) else 'examples'}"
+    return f"On {what} of the {e['split']} split of {e['data']}, with seed {e['seed']}."
 
 
 def _note(metric: Mapping[str, Any]) -> str:

@@ -179,6 +179,8 @@ def _table(name: str, evaluation: Evaluation) -> None:
     for row in evaluation.rows():
         table.add_row(*map(escape, row))
     _print(table)
+    for line in evaluation.left_out:
+        say(f"left out: {line}")
     for found in evaluation.diagnosis:
         if found.level != "fine":
             say(f"{found.level}: {found.name}: {found.because}; {found.advice}")

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from commandline.refusals import check_ranges
 from vae_lab.evaluation.measurement import collect
-from vae_lab.inputs import is_picture
 
 from .machine import check_devices
 from .trained import Trained, trained
@@ -26,18 +25,13 @@ def run(config: DictConfig) -> None:
     check_ranges(config)
     check_devices(config)
     found = trained(config)
-    if not is_picture(found.vae.shape):
-        raise ValueError(
-            f"task=explore shows images, and the data of {found.typed} has the shape "
-            f"{list(found.vae.shape)}: type task=evaluate or task=report"
-        )
-    (images, y), data = _test_images(found, config.explore.images), found.datamodule
-    explorer = Explorer(found.vae, images, data.binarize, data.pixels, y)
+    (x, y), data = _test_data(found, config.explore.images), found.datamodule
+    explorer = Explorer(found.vae, x, data.binarize, data.pixels, y)
     serve(explorer, found.name, config.explore.port)
 
 
-def _test_images(found: Trained, count: int) -> tuple[Tensor, Tensor]:
-    """The first of the test split, [count, C, H, W], and their labels."""
+def _test_data(found: Trained, count: int) -> tuple[Tensor, Tensor]:
+    """The first of the test split, [count, *X], and their labels."""
     found.datamodule.prepare_data()
     found.datamodule.setup()
     with closing(found.datamodule.test_dataloader()) as loader:

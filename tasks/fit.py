@@ -22,7 +22,6 @@ from vae_lab import VAE
 from vae_lab.callbacks import Checkpointing
 from vae_lab.data import Batch
 from vae_lab.description import check_described
-from vae_lab.inputs import is_picture
 from vae_lab.lightning import ended_its_epoch
 from vae_lab.loggers import begin, upload_release
 from vae_lab.storage import files
@@ -294,8 +293,7 @@ def _summary(
     there = ", ".join(name for name in names if (Path(run_dir) / name).exists())
     say(f"files    {run_dir}: {there}")
     say(f"next     python train.py task=evaluate {as_typed('checkpoint', run_dir)}")
-    if is_picture(vae.shape):
-        say(f"         python train.py task=explore {as_typed('checkpoint', run_dir)}")
+    say(f"         python train.py task=explore {as_typed('checkpoint', run_dir)}")
     end = "max_epochs" if trainer.max_steps == -1 else "max_steps"  # what it has come to
     say(f"         python train.py {as_typed('resume', run_dir)} trainer.{end}=N")
     say(f'         vae_lab.VAE.from_pretrained("{run_dir}")')

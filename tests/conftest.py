@@ -74,3 +74,13 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that would be written, by the names of their files."""
+    from vae_lab import figures
+
+    found = {}
+    monkeypatch.setattr(figures, "write", lambda figure, path: found.update({path.stem: figure}))
+    return found

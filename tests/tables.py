@@ -1,9 +1,13 @@
 """Columns of every kind, and data for them."""
 
 import torch
+from tiny import randomize
 
-from vae_lab.likelihoods import Columns
+from vae_lab import VAE
+from vae_lab.likelihoods import Bernoulli, Columns
+from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.likelihoods.kinds import KINDS
+from vae_lab.networks import MLP
 
 COUNTS = [name for name, kind in KINDS.items() if kind.counts]
 NUMBERS = ["gaussian", "lognormal", "student_t"]
@@ -52,3 +56,45 @@ def everything():
 
 def with_holes(x, share=0.3):
     return torch.where(torch.rand_like(x) < share, torch.nan, x)
+
+
+SCHEMA = [
+    {"name": "age", "kind": "gaussian"},
+    {"name": "pay in $", "kind": "lognormal"},
+    {"name": "town", "kind": "categorical", "values": ["Rome", "Paris", "Ulm, at the Danube"]},
+    {"name": "kids", "kind": "poisson"},
+    {"name": "sex", "kind": "bernoulli", "values": ["f", "m"]},
+]
+
+
+def mixed(*shape):
+    """Data [*shape, 5] of SCHEMA that have to do with each other, with values missing."""
+    z = torch.randn(*shape, 2)
+    town = (z[..., 0] + 1).round().clamp(0, 2)
+    age, pay, kids = 40 + 10 * z[..., 0], (5 + z.sum(-1)).exp(), torch.poisson(z[..., 1].exp())
+    return with_holes(torch.stack([age, pay, town, kids, z[..., 1] > 0], -1), 0.1)
+
+
+# Data that are no images, and their likelihoods.
+PLOTTED = {
+    "table": lambda: (mixed(60), Columns(SCHEMA, missing=True)),
+    "every kind": lambda: (lambda c, x: (x.float(), Columns(c)))(*everything()),
+    "vectors": lambda: (40 + 3 * torch.randn(60, 4), Normal(standardize=True)),
+    "one number": lambda: (torch.rand(60, 1), Normal()),
+    "bits": lambda: (torch.rand(60, 6).round(), Bernoulli()),
+    "wide": lambda: (torch.randn(60, 40), of_kind("gaussian", 40)),
+    "series": lambda: (mixed(60, 7), Columns(SCHEMA, missing=True)),
+    "text": lambda: (torch.randint(26, (60, 30, 1)).float(), Columns([LETTER])),
+    "two rows": lambda: (torch.tensor([[0.0, 1, 0], [2, 3, 1]]), Columns(SCHEMA[2:])),
+}
+LETTER = {"name": "letter", "kind": "categorical", "values": [*"abcdefghijklmnopqrstuvwxyz"]}
+
+
+def plotted(kind, latent):
+    """An untrained model that knows the units of its data, and the data."""
+    x, likelihood = PLOTTED[kind]()
+    vae = VAE(tuple(x.shape[1:]), MLP((8,), "tanh"), latent, likelihood)
+    vae.initialize(x)
+    for part in (vae.encoder, vae.head, vae.decoder):
+        randomize(part)
+    return vae.eval(), x

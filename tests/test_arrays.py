@@ -232,6 +232,8 @@ def test_a_run_keeps_what_the_data_decided(run, tmp_path):
     run("task=test", "checkpoint=a")
     run("task=sample", "checkpoint=a")
     assert np.load("a/samples.npy").shape == (64, 3)
+    drawn = {path.stem for path in Path("a/images").iterdir()}
+    assert {"samples", "correlations", "reconstructions", "interpolation"} <= drawn
 
 
 def test_the_pictures_own_likelihood_is_what_it_was(run):
@@ -267,6 +269,14 @@ def test_a_series_is_trained_evaluated_and_reported(run, tmp_path):
     run(*SHORT, *lines, "run_dir=a")
     run("task=evaluate", "checkpoint=a", "evaluate.samples=5", "evaluate.ais_images=2")
     run("task=report", "checkpoint=a")
+    told = Path("a/report.html").read_text()
+    for text in (
+        "over time; a row for each channel",
+        "Left out: mse, psnr",
+        "rmse 0",
+        "examples of",
+    ):
+        assert text in told, text
 
 
 # Classes of one's own

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tables import everything, of_kind
 from test_distributed import in_processes
 from test_faults import SMOKE, start
 from test_runs import HOLD
@@ -30,9 +31,9 @@ from vae_lab.evaluation import Metric, evaluate, features
 from vae_lab.evaluation.results import plain
 from vae_lab.evaluation.samples import sample_quality
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
-from vae_lab.likelihoods import ContinuousBernoulli
+from vae_lab.likelihoods import Columns, ContinuousBernoulli
 from vae_lab.likelihoods import Gaussian as Normal
-from vae_lab.networks import MLP, Grid
+from vae_lab.networks import MLP, Grid, Linear
 from vae_lab.seeding import derive_seed, seed_generators
 from vae_lab.storage.checkpoints import load_checkpoint, save_checkpoint
 from vae_lab.storage.runs import read
@@ -68,6 +69,53 @@ def test_every_family(latent):
     assert {"kl", "marginal_kl"} <= lists.keys()
     json.dumps(found.to_dict(), allow_nan=False)
     assert len(found.rows()) == len(names)
+
+
+def copying(count=400):
+    """A model of two columns that copies what it sees, and the mean (0) where it sees nothing."""
+    vae = VAE((2,), Linear(), Gaussian(2), of_kind("gaussian", 2, missing=True))
+    x = torch.randn(count, 2) * torch.tensor([3.0, 50.0]) + 10
+    vae.initialize(x)
+    with torch.no_grad():
+        for part in (vae.head, vae.decoder[0]):
+            part.weight.zero_()
+            part.bias.zero_()
+            part.weight[:2, :2] = torch.eye(2)
+        vae.head.bias[2:] = -3
+    return vae.eval(), x
+
+
+def test_columns_have_errors_in_their_units():
+    vae, x = copying()
+    x[0, 0] = torch.nan
+    found = values(evaluate(vae, [x], samples=2, parts=["bound"]))
+    assert found["rmse_x0"] < 1e-4 and found["rmse_x1"] < 1e-3
+    assert found["reconstruction_rmse"] < 1e-5
+    assert 0.9 < found["imputation_rmse"] < 1.1  # what was hidden is not copied
+    with torch.no_grad():
+        vae.decoder[0].weight.zero_()  # always the mean
+    found = values(evaluate(vae, [x], samples=2, parts=["bound"]))
+    assert found["rmse_x1"] == pytest.approx(x[:, 1].std(correction=0).item(), rel=1e-4)
+    assert found["reconstruction_rmse"] == pytest.approx(1, abs=1e-4)
+
+
+def test_categories_have_an_accuracy():
+    columns, x = everything()
+    vae = VAE((x.shape[1],), MLP((4,)), Gaussian(2), Columns(columns))
+    vae.initialize(x.float())
+    with torch.no_grad():
+        vae.decoder[-2].weight.zero_()
+        vae.decoder[-2].bias.zero_()
+    found = evaluate(vae.eval(), [x.float()], samples=2, parts=["bound", "samples"])
+    often = {n: (x[:, n] == x[:, n].mode().values).double().mean().item() for n in (3, 4)}
+    names = [column["name"] for column in columns]
+    for place, share in often.items():
+        name = f"accuracy_{names[place]}"
+        assert values(found)[name] == pytest.approx(share)
+        assert f"{share:.2f} by its most frequent value" in found.metrics[name].note
+    assert not {"imputation_rmse", "mse", "psnr", "fid"} & set(found.metrics)
+    assert found.left_out == found.to_dict()["left_out"] and "psnr" in found.left_out[0]
+    assert evaluate(discrete_vae(Gaussian(2)), [binary_images()], samples=2).left_out == []
 
 
 def test_few_states_are_enumerated():

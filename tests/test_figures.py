@@ -8,7 +8,7 @@ from tiny import discrete_vae, grid_of_colours
 
 from vae_lab import figures
 from vae_lab.distributions import base
-from vae_lab.drawing import gallery, latent_figures, place_figures
+from vae_lab.drawing import gallery, images, latent_figures, place_figures
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 
 ROWS = [
@@ -18,14 +18,6 @@ ROWS = [
 ]
 ON_A_GRID = {"place_traversals", "value_maps", "kl_map", "latent_map"}
 ALWAYS = {"reconstructions", "samples", "interpolation", "traversals", "aggregate_posterior"}
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that would be written, by the names of their files."""
-    found = {}
-    monkeypatch.setattr(figures, "write", lambda figure, path: found.update({path.stem: figure}))
-    return found
 
 
 def small(latent):
@@ -50,7 +42,9 @@ def draw(vae, folder, count=30, rows=ROWS):
 )
 def test_every_kind_of_latent_has_its_pictures(tmp_path, latent, more):
     _, files = draw(small(latent), tmp_path)
-    assert set(files) == ALWAYS | more | {"training"} and set(files) <= set(gallery.CAPTIONS)
+    assert set(files) == ALWAYS | more | {"training"} and set(files) <= set(
+        gallery.captions((1, 2, 2))
+    )
     for path in files.values():
         with Image.open(path) as image:
             assert min(image.size) > 100 and np.ptp(np.asarray(image)) > 100
@@ -217,11 +211,11 @@ def test_a_plane_is_decoded_where_it_is_shown(tmp_path, monkeypatch):
     prior = vae.latent.prior()
     corner = (prior.mean + 3 * prior.stddev).unsqueeze(0)  # right, up
     corner = vae.likelihood.mean(vae.decode(corner))[0, 0]
-    cell = image.shape[-1] // gallery.MAP_SIDE
+    cell = image.shape[-1] // images.MAP_SIDE
     assert torch.allclose(image[0, :cell, -cell:][:: cell // 2, :: cell // 2], corner, atol=1e-6)
     middles = torch.tensor([(left + right) / 2, (bottom + top) / 2])
     assert torch.allclose(middles, prior.mean)  # no image is farther out than three deviations
-    half_a_cell = (right - left) / gallery.MAP_SIDE / 2
+    half_a_cell = (right - left) / images.MAP_SIDE / 2
     assert right - half_a_cell == pytest.approx((prior.mean + 3 * prior.stddev)[0].item())
 
 

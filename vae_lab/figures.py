@@ -13,7 +13,6 @@ from .optional import needs
 from .storage import files
 
 with needs("train", __name__):
-    import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -58,10 +57,14 @@ def plain(axis: Axes) -> None:
 
 def write(figure: Figure, path: Path) -> None:
     """Writes a figure as a PNG."""
-    content = io.BytesIO()
-    with matplotlib.rc_context({"savefig.facecolor": "white"}):
-        figure.savefig(content, format="png", metadata={"Software": None})
-    files.write(path, content.getbuffer())
+    files.write(path, content(figure))
+
+
+def content(figure: Figure) -> bytes:
+    """A figure as a PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor="white", metadata={"Software": None})
+    return file.getvalue()
 
 
 def png(name: str) -> Callable[[str], Path]:

@@ -113,7 +113,7 @@ def traversals(
     """
     values = variables.values(vae, steps) if values is None else values
     return torch.stack(
-        [vae.likelihood.mean(vae.decode(z_set)) for z_set in _each(vae, z, units, values)]
+        [vae.likelihood.mean(vae.decode(z_set)) for z_set in each(vae, z, units, values)]
     )
 
 
@@ -133,12 +133,12 @@ def code_images(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Te
     mean = vae.likelihood.mean(vae.decode(z)).mean(0)
     added = [
         torch.stack([vae.likelihood.mean(vae.decode(z_set)).mean(0) for z_set in values]) - mean
-        for values in _each(vae, z, units, variables.values(vae, steps))
+        for values in each(vae, z, units, variables.values(vae, steps))
     ]
     return torch.stack(added)
 
 
-def _each(vae: VAE, z: Tensor, units: Sequence[int | Tensor], values: Tensor) -> Iterator[Tensor]:
+def each(vae: VAE, z: Tensor, units: Sequence[int | Tensor], values: Tensor) -> Iterator[Tensor]:
     """For each of the units, z [*, *E] with all of its values [V, L], [V, *, *E]."""
     numbers = vae.latent.numbers(z)  # [*, L]
     for unit in units:
@@ -173,10 +173,15 @@ def code_patches(vae: VAE) -> Tensor:
 
 def save(grid: Tensor, path: str | Path) -> None:
     """Writes a grid as a PNG; a viewer that has the file open never sees half a picture."""
+    files.write(path, content(grid))
+
+
+def content(grid: Tensor) -> bytes:
+    """A grid as a PNG."""
     pixels = grid.mul(255).round_().clamp_(0, 255).to(torch.uint8)
-    content = io.BytesIO()
-    to_pil_image(pixels.cpu()).save(content, "PNG", compress_level=1)  # twice as fast as usual
-    files.write(path, content.getbuffer())
+    file = io.BytesIO()
+    to_pil_image(pixels.cpu()).save(file, "PNG", compress_level=1)  # twice as fast as usual
+    return file.getvalue()
 
 
 def grid(images: Tensor, columns: int, gap: float | None = GREY) -> Tensor:

@@ -14,23 +14,22 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from .. import pictures
-from ..inputs import is_picture
+from ..drawing.kinds import figures_of
 from ..seeding import seed_generators
-from ..vae import VAE
 from .training import Training
 
 
 class Pictures(pl.Callback):
-    """Writes reconstructions, prior samples and interpolations as PNGs, also to the loggers.
+    """Writes reconstructions, prior samples and interpolations as PNGs, also to the loggers: images
+    as they are, series and the columns of tables as plots.
 
     Drawn after validation and at the end of training, always from the same seed and from the first
-    images of the first validation batch, so that pictures are comparable over epochs. The files are
+    data of the first validation batch, so that pictures are comparable over epochs. The files are
     overwritten; W&B and TensorBoard keep them all, as `images/<name>`. Training does not notice:
     the generators and the modules' modes are put back.
 
     Only the first process draws, without communication. A model whose parameters are sharded over
-    processes cannot be run by one of them, so none is drawn; nor are data that are no images.
+    processes cannot be run by one of them, so none is drawn.
 
     Args:
         folder: Where the PNGs go.
@@ -67,7 +66,8 @@ class Pictures(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if batch_idx == dataloader_idx == 0:  # on the device already, as the model sees it
-            x, y = (part[: self.images].clone() for part in batch[:2])  # no views of all of it
+            most = figures_of(batch[0].shape[1:]).most or self.images
+            x, y = (part[:most].clone() for part in batch[:2])  # no views of all of it
             self._seen = x, y
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -83,33 +83,20 @@ class Pictures(pl.Callback):
         drawn = self._drawn_at == trainer.global_step
         sharded = any(isinstance(p, DTensor) for p in pl_module.parameters())
         vae = cast(Training, pl_module).vae
-        if drawn or sharded or not trainer.is_global_zero or not is_picture(vae.shape):
+        if drawn or sharded or not trainer.is_global_zero:
             return
         self._drawn_at = trainer.global_step
+        x, y = self._seen or (torch.zeros(0, *vae.shape), torch.zeros(0))  # without a validation
         with _evaluating(pl_module), forked_generators(pl_module.device), torch.no_grad():
             seed_generators(self.seed)
-            grids = self._grids(vae)
-        for name, grid in grids.items():
-            path = self.folder / f"{name}.png"
             try:
-                pictures.save(grid, path)
+                paths = figures_of(vae.shape).draw(vae, x, y, self.folder, self.images)
             except OSError as error:  # of a full disk: training goes on
                 rank_zero_warn(f"no pictures of step {trainer.global_step}: {error.strerror}")
                 return
+        for path in paths:
             for logger in trainer.loggers:
-                send(logger, f"images/{name}", path, trainer.global_step)
-
-    def _grids(self, vae: VAE) -> dict[str, Tensor]:
-        count = pictures.in_a_row(vae, self.images)
-        grids = {"samples": pictures.samples(vae, count, count)}
-        if self._seen is not None:  # there was a validation
-            x, y = (part[:count] for part in self._seen)
-            grids["reconstructions"] = pictures.reconstructions(vae.of_data(x, y), x)
-            known = vae.own_y(y)
-            # Each image to the next, the last to the first.
-            x1, y1 = x.roll(-1, 0), None if known is None else known.roll(-1, 0)
-            grids["interpolation"] = pictures.interpolations(vae, x, x1, count, known, y1)
-        return grids
+                send(logger, f"images/{path.stem}", path, trainer.global_step)
 
 
 @contextmanager

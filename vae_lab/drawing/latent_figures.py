@@ -193,7 +193,8 @@ def scatter(
     title: str,
     path: Path,
     decoded: Tensor | None = None,
-    extent: tuple[float, float, float, float] = (0, 1, 0, 1),
+    extent: tuple[float, float, float, float] | None = None,
+    axes: bool = False,
 ) -> None:
     """A map of the data in the latent, coloured by label; beside it what is decoded there.
 
@@ -204,6 +205,7 @@ def scatter(
         path: the PNG to write.
         decoded: images decoded on a grid of the same axes, one [3, height, width].
         extent: left, right, bottom and top of that grid.
+        axes: without it, are the axes those of the latent, which have names and numbers.
     """
     side = 5.0
     width = TEXT + side + (0 if decoded is None else TEXT + side) + 0.2
@@ -212,9 +214,9 @@ def scatter(
     _classes(axis, points.numpy(), labels.numpy())
     axis.set_title(title, fontsize="medium", loc="left")
     plain(axis)
-    if decoded is None:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+    if decoded is None or extent is None:
+        axis.set(xlabel="$z_0$", ylabel="$z_1$") if axes else axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(axes)
     else:
         axis.set(xlabel="$z_0$", ylabel="$z_1$", xlim=extent[:2], ylim=extent[2:])
         beside = axes_at(figure, 2 * TEXT + side, TEXT, side, side)

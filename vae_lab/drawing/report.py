@@ -21,7 +21,7 @@ from ..storage import files
 from ..storage.runs import Run, read
 from . import charts
 from .charts import number
-from .gallery import CAPTIONS
+from .gallery import captions
 
 with needs("train", __name__):
     import yaml
@@ -36,6 +36,7 @@ BESIDE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "logger", "callbacks"),
     *("compare", "evaluate", "explore", "report", "encode", "decode", "impute"),
 )
+IMAGE = (1, 1, 1)  # as what is drawn that does not say its shape
 ACRONYMS = ("elbo", "kl", "nll", "fid", "mig", "dci", "sap", "snr")
 
 
@@ -69,6 +70,7 @@ def write(
         pictures=_pictures(run),
         metrics=_metrics(run),
         measured=_measured(run),
+        left_out=run.evaluation.get("left_out", []),
         diagnosis=run.evaluation.get("diagnosis", []),
         commands=run.commands,
         versions=_versions(run),
@@ -200,9 +202,9 @@ def _measured(run: Run) -> str:
     if "metrics" not in run.evaluation:
         return "On the test split, at the end of training. task=evaluate measures more."
     e = {key: run.evaluation.get(key, "unknown") for key in ("images", "split", "data", "seed")}
-    return (
-        f"On {e['images']} images of the {e['split']} split of {e['data']}, with seed {e['seed']}."
-    )
+    shape = run.card.get("shape") or IMAGE
+    what = f"{e['images']} {'images' if is_picture(shape) else 'examples'}"
+    return f"On {what} of the {e['split']} split of {e['data']}, with seed {e['seed']}."
 
 
 def _note(metric: Mapping[str, Any]) -> str:
@@ -219,13 +221,14 @@ def _versions(run: Run) -> dict[str, str]:
 
 
 def _pictures(run: Run, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    known = [*CAPTIONS, *(name for name in run.pictures if name not in CAPTIONS)]
+    told = captions(tuple(run.card.get("shape") or IMAGE))
+    known = [*told, *(name for name in run.pictures if name not in told)]
     chosen = [name for name in names or known if name in run.pictures]
     return [
         {
             "wide": _is_wide(run.pictures[name]),
-            "title": CAPTIONS[name].title if name in CAPTIONS else name,
-            "text": CAPTIONS[name].text if name in CAPTIONS else "",
+            "title": told[name].title if name in told else name,
+            "text": told[name].text if name in told else "",
             "data": base64.b64encode(run.pictures[name].read_bytes()).decode(),
         }
         for name in chosen

@@ -48,6 +48,7 @@ class Evaluation:
         images: how many there were.
         seed: of all noise.
         seconds: that it took.
+        left_out: what is not measured of such data, and why.
     """
 
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Evaluation:
     images: int = 0
     seed: int = 0
     seconds: float = 0.0
+    left_out: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """A row for every metric: its name, its value with error and unit, and its note."""
@@ -73,6 +75,7 @@ class Evaluation:
                 "metrics": {name: metric._asdict() for name, metric in self.metrics.items()},
                 "per_latent": self.per_latent,
                 "per_place": self.per_place,
+                "left_out": self.left_out,
                 "diagnosis": [found._asdict() for found in self.diagnosis],
             }
         )

@@ -13,6 +13,7 @@ from ..estimators import Estimator
 from ..inputs import is_picture
 from ..memory import MEMORY
 from ..vae import VAE
+from . import columns
 from . import parts as measured
 from .diagnosis import diagnose
 from .evidence import can_anneal
@@ -25,6 +26,9 @@ TRAIN_IMAGES = 2000  # of which the ELBO is measured
 CODES = 10_000  # of each split, for the classifiers
 SAMPLES, GRID_SAMPLES = 5000, 32  # in the bound; on a grid one weight is all in any case
 AIS_IMAGES = 100
+NO_PICTURES = (
+    "mse, psnr, fid, precision and recall, which are measured of pictures with values from 0 to 1"
+)
 LEAST_IMAGES = 50  # of which FID, precision, recall and the scores of factors say anything
 
 
@@ -34,9 +38,10 @@ class Settings:
 
     Args:
         parts: "bound" (ELBO, the importance-weighted bound on log p(x), errors of the
-            reconstructions), "ais" (annealed importance sampling), "split" (what the KL is made
-            of, active units, use of the codes), "samples" (FID, precision, recall) and "latents"
-            (classifiers, disentanglement). What the model or the data does not allow is left out.
+            reconstructions and of imputed values), "ais" (annealed importance sampling), "split"
+            (what the KL is made of, active units, use of the codes), "samples" (FID, precision,
+            recall) and "latents" (classifiers, disentanglement). What the model or the data does
+            not allow is left out.
             None: all.
         images: so many of the first; None: all.
         samples: of z for every image, in the bound. Discrete latents of no more states, and
@@ -164,8 +169,10 @@ def evaluate(
     numbers = {name: metric.value for name, metric in m.metrics.items()}
     diagnosis = diagnose({**numbers, **m.numbers, **(settings.known or {})})
     seconds = time.perf_counter() - began
+    left_out = [] if _has_pictures(work) else [NO_PICTURES]
     return Evaluation(
-        m.metrics, m.per_latent, m.per_place, diagnosis, len(m.x), settings.seed, seconds
+        *(m.metrics, m.per_latent, m.per_place, diagnosis),
+        *(len(m.x), settings.seed, seconds, left_out),
     )
 
 
@@ -198,6 +205,14 @@ def _has_pictures(work: Work) -> bool:
     to a network of images."""
     x = work.m.x
     return is_picture(work.m.vae.shape) and bool(((x >= 0) & (x <= 1)).all())
+
+
+def _has_columns(work: Work) -> bool:
+    return not is_picture(work.m.vae.shape)
+
+
+def _can_be_imputed(work: Work) -> bool:
+    return _has_columns(work) and work.m.vae.likelihood.missing and not work.m.known.infers_labels
 
 
 def _has_enough_pictures(work: Work) -> bool:
@@ -239,6 +254,14 @@ def _bound(work: Work) -> None:
 
 def _reconstructions(work: Work) -> None:
     measured.reconstructions(work.m)
+
+
+def _column_errors(work: Work) -> None:
+    columns.reconstructions(work.m)
+
+
+def _imputation(work: Work) -> None:
+    columns.imputation(work.m)
 
 
 def _dequantized(work: Work) -> None:
@@ -292,6 +315,8 @@ MEASURES = (
     Measure("bound", _always, _bound),
     Measure("bound", _has_a_density_of_bytes, _dequantized),
     Measure("bound", _has_pictures, _reconstructions),
+    Measure("bound", _has_columns, _column_errors),
+    Measure("bound", _can_be_imputed, _imputation),
     Measure("bound", _has_training_images, _train_gap),
     Measure("ais", _can_be_annealed, _annealing),
     Measure("split", _always, _split),

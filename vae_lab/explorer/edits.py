@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from .. import variables
 from ..data import TensorLoader
 from ..data.image_files import read_upload
+from ..drawing.kinds import figures_of
 from ..memory import encode_in_parts
 from ..networks.base import place_size
 from ..optional import needs
@@ -24,17 +26,19 @@ with needs("train", __name__):
 Y = Tensor | int | None  # a label or attributes; None: the model has no condition
 CHUNK = 256  # pictures that are encoded at once
 STEPS = 100  # of a path between two pictures
+DRAWING = Lock()  # matplotlib draws one figure at a time
 
 
 class Explorer:
     r"""The edits of a z. None of them changes the explorer: who explores keeps the z.
 
-    A z is one of the latent's, [\*E], an image [C, H, W] in [0, 1]. A *value* of a latent variable
+    A z is one of the latent's, [\*E], an image [C, H, W] in [0, 1], or a row of a table or a series
+    in its own units. A *value* of a latent variable
     is a number, the number of the category, a bit, or a count.
 
     Args:
         vae: the model, in evaluation mode.
-        images: test images, [N, C, H, W], as the model's data has them.
+        images: test data, [N, \*X], as the model's data has them.
         y: their labels [N] or attributes [N, A], for a conditional model.
         binarize: what the data does to its images, and so to an uploaded one; see
             :class:`vae_lab.data.Loader`.
@@ -135,6 +139,11 @@ class Explorer:
         self.vae.likelihood.check(x)
         q = self.vae.given(y).encode(x.to(self.images).unsqueeze(0))
         return self.latent.mode(q)[0]
+
+    def png(self, data: Mapping[str, Tensor]) -> bytes:
+        r"""Data [\*X] that are no images as one plot, by what they are called."""
+        with DRAWING:
+            return figures_of(self.vae.shape).png(self.vae, data, self.images)
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Y = None) -> Tensor:

@@ -197,4 +197,9 @@ def refuse(message: str) -> None:
 
 
 def data_url(image: Tensor) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
+    return as_url(png(image))
+
+
+def as_url(content: bytes) -> str:
+    """A PNG in an address."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"

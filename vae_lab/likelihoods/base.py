@@ -1,7 +1,7 @@
 """What all likelihoods have in common: the range of the data, and sums over a datum."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class Likelihood(PrintsArguments, nn.Module):
         binary: do only 0 and 1 have a probability, so that values between them have none.
         draws: does a sample of the model show a draw of x and not its mean, which for an image is
             the better picture.
+        missing: may values be NaN, which were not observed.
         learns_units: does :meth:`start` learn of the data more than their mean tells.
         data_axes: how many a datum has; 3, as an image has, until a VAE tells it by :meth:`bind`.
     """
@@ -29,6 +30,7 @@ class Likelihood(PrintsArguments, nn.Module):
     discrete: bool = False
     binary: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    missing: bool = False
     learns_units = False
     data_axes = 3  # no part of its state
     _met = False  # has it met data; neither is this
@@ -125,6 +127,16 @@ class Likelihood(PrintsArguments, nn.Module):
     def show(self, expected: Tensor) -> Tensor:
         """The datum to show, [*, *X], by what is :meth:`expected`."""
         return expected
+
+    def by_column(self, expected: Tensor) -> list[Tensor]:
+        """What is :meth:`expected` of each column of the last axis, [*, n]: of a number its mean,
+        of categories their probabilities, of two that of the second."""
+        return list(expected.unsqueeze(-1).unbind(-2))
+
+    def schema(self, size: int) -> list[dict[str, Any]]:
+        """The columns of data whose last axis has this size, as :class:`.Columns` takes them."""
+        kind = "bernoulli" if self.binary else "gaussian"
+        return [{"name": str(place), "kind": kind} for place in range(size)]
 
     def given(self, x: Tensor) -> "Likelihood":
         """This likelihood for data that is like x in what is not modelled, such as a total."""

@@ -85,7 +85,7 @@ class Columns(Likelihood):
     learns_units = True
     data_axes = 1  # a row, until it is bound to series
     by_kind: Tensor  # the places of the columns, kind after kind
-    by_column: Tensor  # and the way back
+    way_back: Tensor  # from there to the columns
     mean_total: Tensor
 
     def __init__(
@@ -104,7 +104,7 @@ class Columns(Likelihood):
         )
         by_kind = torch.tensor([place for places in groups.values() for place in places])
         self.register_buffer("by_kind", by_kind, persistent=False)
-        self.register_buffer("by_column", by_kind.argsort(), persistent=False)
+        self.register_buffer("way_back", by_kind.argsort(), persistent=False)
         self.discrete = all(kind.discrete for kind in self._each())
         if size_factor:
             if not any(kind.counts for kind in self._each()):
@@ -163,14 +163,15 @@ class Columns(Likelihood):
         return torch.cat([kind.expected(p).flatten(-2) for kind, p in parts], -1)
 
     def show(self, expected: Tensor) -> Tensor:
-        kinds = self._each()
-        parts = expected.split([len(kind.names) * kind.shown for kind in kinds], -1)
-        return self._joined(
-            [
-                kind.show(e.unflatten(-1, (-1, kind.shown)))
-                for kind, e in zip(kinds, parts, strict=True)
-            ]
-        )
+        parts = zip(self._each(), self._expectations(expected), strict=True)
+        return self._joined([kind.show(e) for kind, e in parts])
+
+    def by_column(self, expected: Tensor) -> list[Tensor]:
+        columns = [column for e in self._expectations(expected) for column in e.unbind(-2)]
+        return [columns[place] for place in self.way_back.tolist()]
+
+    def schema(self, size: int) -> list[Column]:
+        return self.columns
 
     def mean(self, params: Tensor) -> Tensor:
         """The mean of numbers and counts, and the most probable categories."""
@@ -217,13 +218,19 @@ class Columns(Likelihood):
     def _each(self) -> list[Kind]:
         return list(self.kinds.values())  # type: ignore[arg-type]
 
+    def _expectations(self, expected: Tensor) -> list[Tensor]:
+        """What is expected, as [*, n, shown] of each kind."""
+        kinds = self._each()
+        parts = expected.split([len(kind.names) * kind.shown for kind in kinds], -1)
+        return [e.unflatten(-1, (-1, k.shown)) for k, e in zip(kinds, parts, strict=True)]
+
     def _values(self, x: Tensor) -> Sequence[Tensor]:
         """[*, D] -> [*, n] of each kind."""
         return x[..., self.by_kind].split([len(kind.names) for kind in self._each()], -1)
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         """[*, n] of each kind -> [*, D]."""
-        return torch.cat(parts, -1)[..., self.by_column]
+        return torch.cat(parts, -1)[..., self.way_back]
 
     def _split(self, params: Tensor, counts: _Counts | None) -> list[Tensor]:
         """[*, P] -> [*, n, width] of each kind."""

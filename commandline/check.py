@@ -24,8 +24,9 @@ from .arguments import arguments_of, attribute
 from .help import text as help_text
 from .likeness import did_you_mean
 from .own import CLASSES, FLAG, NO_FILE, NO_SEED, with_own_folder
+from .own_data import with_own_data
 from .places import CONFIGS, OWN
-from .quoting import as_meant, as_typed
+from .quoting import as_typed
 from .refusals import foreseen
 from .settings import DECIDED, GROUPS, OF_DATA, OPTIONAL
 from .settings_table import choices
@@ -58,7 +59,7 @@ def check(arguments: list[str]) -> list[DictConfig]:
         arguments = with_own_folder(arguments)
     except ValueError as error:
         raise Mistake(str(error)) from None
-    typed, multirun = _split_flags(as_meant(arguments))
+    typed, multirun = _split_flags(with_own_data(arguments))
     if multirun and {"-c", "--cfg"}.intersection(arguments):
         raise Mistake("--cfg shows one run: leave out -m, and type one value of each setting")
     overrides = _parse(typed)
@@ -319,7 +320,7 @@ def exit_on_mistake(arguments: list[str]) -> list[str]:
         raise SystemExit(2) from None
     finally:
         gc.enable()
-    return as_meant(with_own_folder(arguments))
+    return with_own_data(with_own_folder(arguments))
 
 
 def _foresee(configs: list[DictConfig], here: bool) -> None:

@@ -36,13 +36,18 @@ def _quoted(text: str, several: bool) -> str:
 
 def as_typed(key: str, value: str) -> str:
     """KEY=VALUE to be copied into a shell, quoted where the shell or Hydra needs it."""
+    return shlex.quote(as_override(key, value))
+
+
+def as_override(key: str, value: str) -> str:
+    """KEY=VALUE as Hydra reads it, quoted where it needs that."""
     text = f"{key}={value}"
     try:
         plain = OverridesParser.create().parse_override(text).value() == value
     except HydraException:
         plain = False
     escaped = value.replace('"', r"\"")
-    return shlex.quote(text if plain else f'{key}="{escaped}"')
+    return text if plain else f'{key}="{escaped}"'
 
 
 def expand_home(config: DictConfig) -> None:

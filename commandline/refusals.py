@@ -14,14 +14,13 @@ from .rehearsal import foresee, refusal
 from .settings import OF_DATA, POSITIVE
 from .settings_table import choices
 
+# From wherever it may come.
 OF_A_MODEL = (
-    "prior",
-    "evaluate",
-    "report",
-    "explore",
-    "sample",
-    "export",
-)  # from wherever it may come
+    *("prior", "evaluate", "report", "explore", "sample", "export"),
+    *("encode", "decode", "impute"),
+)
+CONVERT = ("encode", "decode", "impute")
+WRITTEN = (".npy", ".csv", ".parquet")  # by them
 OF_A_RUN = ("test", "compare")
 MADE = {  # by a task that begins with no checkpoint
     "fit": ("data", "model", "callbacks", "logger", "trainer"),
@@ -46,7 +45,7 @@ def foreseen(config: DictConfig, here: bool = True) -> str | None:
 def _foreseen(config: DictConfig, here: bool) -> str | None:
     try:
         check_task(config)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error)
     config = config.copy()
     expand_home(config)
@@ -131,10 +130,35 @@ def check_task(config: DictConfig) -> None:
     if config.task == "prior" and config.prior is None:
         known = ", ".join(choices("prior"))
         raise ValueError(f"task=prior needs a prior to train: type prior=NAME, one of {known}")
+    if config.task in CONVERT:
+        _check_files(config)
     if config.run_dir is None and config.task == "shards":
         raise ValueError("task=shards needs a folder to write to: type run_dir=FOLDER")
     if config.run_dir is None and config.task == "report" and len(checkpoints_of(config)) > 1:
         raise ValueError("a report of several needs a folder of its own: type run_dir=FOLDER")
+
+
+def _check_files(config: DictConfig) -> None:
+    """Refuses to convert from nothing, or to a file of a kind that none is written as."""
+    node, task = config[config.task], f"task={config.task}"
+    if node.out is None:
+        raise ValueError(f"{task} needs a file to write: type {config.task}.out=FILE.npy")
+    suffix = Path(node.out).suffix.lower()
+    folder = config.task == "decode" and not suffix
+    if suffix not in WRITTEN and not folder:
+        or_folder = ", or a folder for pictures" * (config.task == "decode")
+        raise ValueError(
+            f"{config.task}.out must be a file {' '.join(WRITTEN)}{or_folder}, got {node.out}"
+        )
+    if config.task != "decode":
+        return
+    if node.file is None:
+        raise ValueError(f"{task} needs what task=encode has written: type decode.file=FILE")
+    source = Path(node.file).expanduser()
+    if source.suffix.lower() not in WRITTEN:
+        raise ValueError(f"decode.file must be a file {' '.join(WRITTEN)}, got {node.file}")
+    if not source.is_file():
+        raise FileNotFoundError(f"decode.file: there is no file {source}")
 
 
 def checkpoint_of(config: DictConfig) -> str:

@@ -66,20 +66,36 @@ class Explore(TypedDict):
     images: int
 
 
+class Encode(TypedDict):
+    """The settings below `encode`: what task=encode writes."""
+
+    what: Literal["mean", "sample", "codes"]
+    split: Literal["train", "val", "test", "all"]
+    out: str | None
+
+
+class Decode(TypedDict):
+    """The settings below `decode`."""
+
+    file: str | None
+    out: str | None
+
+
+class Impute(TypedDict):
+    """The settings below `impute`."""
+
+    draw: bool
+    samples: int
+    split: Literal["train", "val", "test", "all"] | None
+    out: str | None
+
+
 class OfNoClass(TypedDict):
     """The settings that belong to no class."""
 
     task: Literal[
-        "fit",
-        "prior",
-        "test",
-        "sample",
-        "export",
-        "compare",
-        "shards",
-        "evaluate",
-        "report",
-        "explore",
+        *("fit", "prior", "test", "sample", "export", "compare", "shards"),
+        *("evaluate", "report", "explore", "encode", "decode", "impute"),
     ]
     run_dir: str | None
     seed: int
@@ -101,6 +117,9 @@ class OfNoClass(TypedDict):
     compare: Compare
     evaluate: Evaluate
     explore: Explore
+    encode: Encode
+    decode: Decode
+    impute: Impute
 
 
 # The settings of no class that have others below them.

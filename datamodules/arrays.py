@@ -12,8 +12,7 @@ from torch import Tensor
 from datamodules.values import Opened, Values
 from vae_lab.data.array_files import check_file, is_table, main_array, open_arrays, read_table
 from vae_lab.data.columns import Column
-from vae_lab.data.rows import CHUNK, ArrayRows, MappedArray, are_pictures, as_labels
-from vae_lab.data.stream import Tensors
+from vae_lab.data.rows import CHUNK, ArrayRows, MappedArray, TableRows, are_pictures, as_labels
 from vae_lab.data.tables import LOOKED_AT, Table, columns_of_array, from_arrow, left_out, of_named
 
 
@@ -57,10 +56,10 @@ class Arrays(Values):
         paths = self._paths
         train = self._table(paths.pop("train"), self.columns)
         others = {name: self._table(path, train) for name, path in paths.items()}
-        readers = {name: _reader(table) for name, table in others.items()}
+        readers = {name: _reader(table, self._paths[name]) for name, table in others.items()}
         missing = any(table.missing for table in (train, *others.values()))
         return Opened(
-            _reader(train),
+            _reader(train, self._paths["train"]),
             readers.get("val"),
             readers.get("test"),
             train.columns,
@@ -125,6 +124,6 @@ class Arrays(Values):
         return any(np.isnan(looked_at[at : at + CHUNK]).any() for at in parts)
 
 
-def _reader(table: Table) -> Tensors:
+def _reader(table: Table, path: Path) -> TableRows:
     labels = torch.full((len(table.x),), -1) if table.labels is None else table.labels
-    return Tensors(table.x, labels)
+    return TableRows(table.x, labels, path)

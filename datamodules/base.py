@@ -35,6 +35,27 @@ class Images(NamedTuple):
     test_labels: Tensor
 
 
+class Part(NamedTuple):
+    """Some of the data of a source: of a file, or of what else they are read from.
+
+    Attributes:
+        source: all of its data, in the order in which they lie there.
+        rows: the numbers of these in it, [N]; None: all.
+    """
+
+    source: Reader
+    rows: Tensor | None = None
+
+    @property
+    def data(self) -> Reader:
+        return self.source if self.rows is None else self.source.subset(self.rows)
+
+    @property
+    def numbers(self) -> Tensor:
+        """Of the rows in the source, [N]."""
+        return torch.arange(len(self.source)) if self.rows is None else self.rows
+
+
 @dataclass(kw_only=True, eq=False)
 class DataModule(pl.LightningDataModule):
     """Data of any kind, the same batches in every run with the same seeds.
@@ -110,13 +131,34 @@ class DataModule(pl.LightningDataModule):
         ) as loader:
             return torch.cat([x for x, *_ in loader])
 
+    def divided(self) -> dict[str, Part]:
+        """The splits, "val", "train" and "test", as parts of what was opened for it."""
+        data, test = self.open()
+        val, train = split_rows(len(data), self.val_size, derive_seed(self.split_seed, "val"))
+        return {"val": Part(data, val), "train": Part(data, train), "test": Part(test)}
+
+    def in_order(self, split: str) -> list[Part]:
+        """A split in the order of its source; of "all", one source after the other."""
+        parts = self.divided()
+        if split != "all":
+            source, rows = parts[split]
+            return [Part(source, None if rows is None else rows.sort().values)]
+        sources = [parts[name].source for name in ("train", "val", "test")]
+        return [Part(source) for source in {id(one): one for one in sources}.values()]
+
+    def loader_of(self, part: Part) -> Loader:
+        """Batches of a part, as the test data comes in."""
+        settings = {"stage": "test", "seed": self.seed, "prepare": self.prepare()}
+        return self._loader_of(part.data, self.eval_batch_size, **settings)
+
     def setup(self, stage: str = "fit") -> None:
         """Opens and splits the data, whatever the stage."""
         if self._splits:
             return
-        data, test = self.open()
-        val, train = split_rows(len(data), self.val_size, derive_seed(self.split_seed, "val"))
-        self._splits = {"val": data.subset(val), "train": keep(data, train), "test": test}
+        parts = self.divided()
+        val, test, (source, rows) = parts["val"].data, parts["test"].data, parts["train"]
+        train = source if rows is None else keep(source, rows)
+        self._splits = {"val": val, "train": train, "test": test}
         self._check_counts()
         if self.labelled is not None:
             seed = derive_seed(self.split_seed, "labelled")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.base import contents, files_below, one_line
+from datamodules.base import Part, contents, files_below, one_line
 from datamodules.streamed import StreamedDataModule
 from vae_lab.data.image_files import MODES, brightest, check_range, read, rgb
 from vae_lab.data.splits import check_size, split_rows
@@ -105,6 +105,22 @@ class ImageFolder(StreamedDataModule):
             raise _holds_none(root)
 
     def open(self) -> tuple[Reader, Reader]:
+        pictures = self._pictures()
+        test, train = self._test_rows(len(pictures))
+        return pictures.subset(train), pictures.subset(test)
+
+    def divided(self) -> dict[str, Part]:
+        pictures = self._pictures()
+        test, rest = self._test_rows(len(pictures))
+        val, train = split_rows(len(rest), self.val_size, derive_seed(self.split_seed, "val"))
+        rows = {"val": rest[val], "train": rest[train], "test": test}
+        return {name: Part(pictures, some) for name, some in rows.items()}
+
+    def _test_rows(self, total: int) -> tuple[Tensor, Tensor]:
+        """Those of the test, and the others."""
+        return split_rows(total, self.test_size, derive_seed(self.split_seed, "test"))
+
+    def _pictures(self) -> "Pictures":
         self.check_root()
         root = Path(self.root).expanduser()
         names = self._names(root)
@@ -112,9 +128,7 @@ class ImageFolder(StreamedDataModule):
         self._look_at([root / name for name in names[:: -(-len(names) // LOOKED_AT)]])
         encoded = np.array([os.fsencode(name) for name in names])
         labels = _labels(names)
-        pictures = Pictures(root, encoded, labels, self.shape, self._allowed, self.pixels)
-        test, train = split_rows(len(names), self.test_size, derive_seed(self.split_seed, "test"))
-        return pictures.subset(train), pictures.subset(test)
+        return Pictures(root, encoded, labels, self.shape, self._allowed, self.pixels)
 
     def _names(self, root: Path) -> list[str]:
         """Paths of all pictures relative to `root`, sorted by folder; warns of hidden files."""

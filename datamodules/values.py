@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from datamodules.base import VALUES
+from datamodules.base import VALUES, Part
 from datamodules.streamed import StreamedDataModule
 from vae_lab.data import Prepare
 from vae_lab.data.columns import Column
@@ -98,21 +99,22 @@ class Values(StreamedDataModule):
     def augment(self) -> Prepare:
         return super().augment() if self.opened.pictures else Prepare()
 
+    def divided(self) -> dict[str, Part]:
+        self._check_for_pictures()
+        given = {"val": self.opened.val, "test": self.opened.test}
+        found = {name: Part(reader) for name, reader in given.items() if reader is not None}
+        rows = torch.arange(len(self.opened.train))
+        for name, size in (("test", self.test_size), ("val", self.val_size)):
+            if name not in found:
+                some, rest = split_rows(len(rows), size, derive_seed(self.split_seed, name))
+                found[name], rows = Part(self.opened.train, rows[some]), rows[rest]
+        train = Part(self.opened.train, rows if len(rows) < len(self.opened.train) else None)
+        return {"val": found["val"], "train": train, "test": found["test"]}
+
     def setup(self, stage: str = "fit") -> None:
         if self._splits:
             return
-        self._check_for_pictures()
-        found = self.opened
-        train, val, test = found.train, found.val, found.test
-        if test is None:
-            rows, rest = split_rows(
-                len(train), self.test_size, derive_seed(self.split_seed, "test")
-            )
-            train, test = train.subset(rest), train.subset(rows)
-        if val is None:
-            rows, rest = split_rows(len(train), self.val_size, derive_seed(self.split_seed, "val"))
-            train, val = train.subset(rest), train.subset(rows)
-        self._splits = {"val": val, "train": train, "test": test}
+        self._splits = {name: part.data for name, part in self.divided().items()}
         self._check_counts()
         if sum(map(len, self._splits.values())) * self._bytes() <= self.memory_gb * 1e9:
             self._splits = {name: in_memory(part) for name, part in self._splits.items()}

@@ -3,9 +3,8 @@
 import copy
 import json
 import re
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from commandline.refusals import checkpoints_of
-from vae_lab.evaluation import PARTS, Evaluation, Metric, OnProgress, Settings, evaluate
+from vae_lab.evaluation import PARTS, Evaluation, Metric, Settings, evaluate
 from vae_lab.evaluation.diagnosis import own_temperature
 from vae_lab.evaluation.features import choose
 from vae_lab.loggers import begin, end
@@ -29,6 +26,7 @@ from vae_lab.storage.runs import lock, writable
 from vae_lab.storage.sources import first_line
 
 from . import build
+from .bars import bars
 from .names import names_of
 from .report import refresh
 from .same_data import differences, measured_on
@@ -37,7 +35,6 @@ from .trained import Trained, trained
 
 FILE = "evaluation.json"
 NUMBERS = re.compile(r"\[\n[\s\d.,eE+\-]+\]")  # a list of them, one on each line
-LONG = 30.0  # seconds of a part, from which on it is said beforehand
 
 
 def run(config: DictConfig) -> None:
@@ -92,7 +89,7 @@ def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
     say(f"{loaded.name}: {type(data).__name__}, test split")
     with closing(data.test_dataloader()) as test, closing(data.train_dataloader()) as train:
         settings = _settings(config, loaded, train)
-        with _progress() as progress:
+        with bars() as progress:
             evaluation = evaluate(loaded.vae, test, settings, progress=progress)
     if not evaluation.metrics:
         raise ValueError(
@@ -149,34 +146,6 @@ def _shown(data: pl.LightningDataModule) -> tuple[Iterable[Any], Iterable[Any]] 
     plain = copy.copy(data.unaugmented())
     plain.binarize = "none"
     return plain.test_dataloader(), plain.train_dataloader()
-
-
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """A bar for every part on a terminal; and one line beforehand of what will take long."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    began: dict[str, float] = {}
-    tasks: dict[str, Any] = {}
-    said: set[str] = set()
-    with Bars(*columns, TimeRemainingColumn(), transient=True) as bars:
-
-        def progress(part: str, done: int, total: int) -> None:
-            if rank_zero_only.rank:
-                return
-            if part not in tasks:
-                began[part], tasks[part] = time.perf_counter(), bars.add_task(part, total=total)
-            bars.update(tasks[part], completed=done)
-            seconds = (time.perf_counter() - began[part]) * total / max(done, 1)
-            if 0 < done < total and part not in said and seconds > LONG:
-                bars.console.print(f"{part}: {total} images, about {_duration(seconds)}")
-            if done:
-                said.add(part)
-
-        yield progress
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -69,6 +69,27 @@ def explore(config: DictConfig) -> None:
     explore.run(config)
 
 
+def encode(config: DictConfig) -> None:
+    """Data as latent variables in a file; see :mod:`tasks.convert`."""
+    from . import convert
+
+    convert.encode(config)
+
+
+def decode(config: DictConfig) -> None:
+    """Such a file as data; see :mod:`tasks.convert`."""
+    from . import convert
+
+    convert.decode(config)
+
+
+def impute(config: DictConfig) -> None:
+    """A file with its missing values filled; see :mod:`tasks.convert`."""
+    from . import convert
+
+    convert.impute(config)
+
+
 TASKS = {
     "fit": fit,
     "prior": prior,
@@ -80,4 +101,7 @@ TASKS = {
     "shards": shards,
     "report": report,
     "explore": explore,
+    "encode": encode,
+    "decode": decode,
+    "impute": impute,
 }

@@ -95,7 +95,7 @@ def trained(
     found = load(config, path, typed, name or name_of(typed), folder)
     _check_shape(found)
     (found.model or found.vae).eval()
-    found.vae.to(_device(config))
+    on_device(config, found.vae)
     return found
 
 
@@ -168,7 +168,10 @@ def _from_release(
     config: DictConfig, path: Path, typed: str, name: str, folder: Path | None
 ) -> Trained:
     vae = VAE.from_pretrained(path)
-    datamodule = build.make(data_of_release(config, pretrained.card(path), typed))
+    data = data_of_release(config, pretrained.card(path), typed)
+    if "columns" in data and (known := getattr(vae.likelihood, "columns", None)):
+        data.columns = known  # a guess from other data might be another
+    datamodule = build.make(data)
     source = path if path.is_dir() else path.parent
     folder = folder or folder_of(typed)
     return Trained(typed, name, source, folder, config, vae, datamodule, None)
@@ -184,6 +187,8 @@ def _check_shape(found: Trained) -> None:
         )
 
 
-def _device(config: DictConfig) -> torch.device:
+def on_device(config: DictConfig, vae: VAE) -> VAE:
+    """The model, on the device of `trainer.accelerator`."""
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return torch.device("cpu") if here is None or config.trainer.accelerator == "cpu" else here
+    on_cpu = here is None or config.trainer.accelerator == "cpu"
+    return vae.to(torch.device("cpu") if on_cpu else here)

@@ -47,7 +47,7 @@ SWEEP = (
     "a sweep (-m) cannot start several processes for a job: type trainer.strategy=auto "
     "trainer.devices=1, or run its jobs one by one"
 )
-MODELS = "known: gaussian_vae, gumbel_vae, poisson_vae, reinforce_vae"
+MODELS = "known: gaussian_vae, gumbel_vae, poisson_vae, reinforce_vae, semi_supervised_vae"
 BAD = {
     "model=gumble_vae": f"unknown model 'gumble_vae'; did you mean gumbel_vae; {MODELS}",
     "-m model.optimizer.lr=interval(0.001,0.1)": (
@@ -181,7 +181,10 @@ BAD |= {
     for group in OPTIONAL
     for owner in ["data" if group in OF_DATA else "model"]
 }
-TASKS = "fit or test or sample or export or compare or shards or evaluate or report or explore"
+TASKS = (
+    "fit or prior or test or sample or export or compare or shards or evaluate or report or "
+    "explore or encode or decode or impute"
+)
 BAD["task=evalute"] = f"task must be {TASKS}, got 'evalute'; did you mean task=evaluate"
 MEANT = {
     "model.lr": "model.optimizer.lr",

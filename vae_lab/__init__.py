@@ -17,8 +17,8 @@ Data are floats in [0, 1]. Log-probabilities and objectives are in nats, one val
 """
 
 from .description import register
-from .fitting import fit
+from .fitting import fit, fit_prior
 from .vae import VAE
 
 __version__ = "0.1.0"
-__all__ = ["VAE", "__version__", "fit", "register"]
+__all__ = ["VAE", "__version__", "fit", "fit_prior", "register"]

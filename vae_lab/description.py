@@ -31,6 +31,7 @@ KINDS = {
     "condition": conditions,
 }
 OPTIONAL = {"prior", "condition"}  # of which a VAE, and so its description, may have none
+SINCE_2_IF_TRUE = {"standardize", "missing"}  # arguments that vae_lab 0.1 does not know
 RELAXATION = "relaxation"  # among the facts of a card
 
 # What a description may name.
@@ -119,6 +120,12 @@ def describe(part: object) -> dict[str, Any]:
     return {"class": cls.__name__} | values
 
 
+def _of_a_vae(part: object) -> dict[str, Any]:
+    """:func:`describe`, as vae_lab 0.1 does it where nothing newer is used."""
+    found = describe(part)
+    return {n: value for n, value in found.items() if value or n not in SINCE_2_IF_TRUE}
+
+
 def relaxation(facts: dict[str, Any]) -> Estimator | None:
     """The estimator of relaxed samples that trained a release, as it was then, from its card; None
     where another one did, or nothing is known of it."""
@@ -157,7 +164,7 @@ def parts(vae: "VAE") -> dict[str, object]:
 
 def blueprint(vae: "VAE") -> dict[str, Any]:
     """All that is needed to build the like of a VAE, in plain types."""
-    described = {kind: describe(part) for kind, part in parts(vae).items()}
+    described = {kind: _of_a_vae(part) for kind, part in parts(vae).items()}
     return {"shape": list(vae.shape), **described}
 
 
@@ -251,7 +258,7 @@ def _overridden(vae: "VAE") -> list[str]:
 
 def _altered(plan: dict[str, Any], origin: str) -> list[str]:
     """The parts that describe themselves in another way once they are built anew."""
-    again = {k: describe(_build(k, plan[k], origin)) for k in KINDS if k in plan}
+    again = {k: _of_a_vae(_build(k, plan[k], origin)) for k in KINDS if k in plan}
     kept = json.loads(json.dumps(again))
     return [f"got {plan[k]} and keeps {kept[k]}" for k in kept if kept[k] != plan[k]]
 

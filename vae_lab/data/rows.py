@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .array_files import open_arrays
+from .array_files import open_arrays, read_table
 from .columns import Column
 from .stream import Reader, Rows, Tensors
 from .tables import as_array, encode_array
+
+if TYPE_CHECKING:
+    import pyarrow
 
 CHUNK = 4096  # rows that are read at once
 
@@ -72,6 +75,10 @@ class ArrayRows:
     rows: Tensor
 
     @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
     def shape(self) -> tuple[int, ...]:
         shape = self.source.array.shape[1:]
         return (*shape[:-1], len(self.columns)) if self.columns else shape
@@ -86,6 +93,30 @@ class ArrayRows:
         numbers = self.rows[torch.as_tensor(rows, dtype=torch.int64)]
         found = self.source.array[numbers.numpy()]
         return Rows(as_stored(found, self.columns, str(self.source.path)), self.labels[numbers])
+
+    def original(self, rows: Tensor) -> np.ndarray:
+        """Rows of the file as they are there."""
+        return np.array(open_arrays(self.source.path)[self.source.name][rows.numpy()])
+
+
+@dataclass(frozen=True)
+class TableRows(Tensors):
+    """All rows of a table in a file, in memory.
+
+    Args:
+        path: of the file.
+    """
+
+    path: Path
+
+    def subset(self, rows: Tensor) -> Tensors:
+        return Tensors(self.images[rows], self.labels[rows])
+
+    def original(self, rows: Tensor) -> "pyarrow.Table":
+        """Rows of the file as they are there, with all columns."""
+        if "_table" not in self.__dict__:
+            self.__dict__["_table"] = read_table(self.path)
+        return self.__dict__["_table"].take(rows.numpy())
 
 
 @dataclass(frozen=True)

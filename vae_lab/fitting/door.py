@@ -2,6 +2,7 @@
 
 import math
 import sys
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from ..networks import Network
 from ..objectives import Objective
 from ..optimization import rehearse
 from ..priors import Prior
+from ..priors.base import start as start_prior
 from ..seeding import seeded
 from ..threads import watched
 from ..vae import VAE
@@ -30,6 +32,7 @@ from .training import Plan, Training
 
 STEPS = 5000  # of the default training
 EPOCHS = 20, 1000  # at least and at most, in the default training
+PRIOR_STARTS_OF = 1000  # data
 PATIENCE = 20, 0.2  # epochs at least, and of all epochs, in the default training
 
 
@@ -39,6 +42,7 @@ def fit(
     y: Any = None,
     val: Any = None,
     columns: Any = None,
+    model: VAE | None = None,
     network: Network | str | None = None,
     latent: Latent | str | None = None,
     likelihood: Likelihood | str | None = None,
@@ -92,6 +96,7 @@ def fit(
         val: data to validate on, like x, or (x, y); None: a random part of x.
         columns: what is not as it looks, by the columns' names: `{"age": "lognormal", "id": None}`
             makes one log-normal and leaves one out. Columns of an array are called "0", "1", ...
+        model: goes on with a copy of this model, which has all parts; None: a new one.
         network: the encoder and the decoder; see :mod:`vae_lab.networks`.
         latent: the family of q(z|x); see :mod:`vae_lab.latents`. None: Gaussian.
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
@@ -140,6 +145,11 @@ def fit(
     (torch.Size([500, 4]), 2)
     """
     check_count("batch_size", batch_size)
+    chosen = {"network": network, "latent": latent, "likelihood": likelihood, "prior": prior}
+    if model is not None:
+        if named := [kind for kind, value in chosen.items() if value is not None]:
+            raise ValueError(f"the model has a {named[0]} already: leave out {named[0]}, or model")
+        columns = getattr(model.likelihood, "columns", columns)
     data, held = _data(x, y, val, val_size, columns)
     if held is None and patience is not None:
         raise ValueError(f"patience={patience} needs data that is held out: pass val or val_size")
@@ -163,8 +173,7 @@ def fit(
         patience=patience,
     )
     with seeded(seed, place), torch.inference_mode(False), torch.enable_grad():
-        chosen = {"network": network, "latent": latent, "likelihood": likelihood, "prior": prior}
-        vae, goal, gradient = _model(data, chosen, objective, estimator)
+        vae, goal, gradient = _model(data, model, chosen, objective, estimator)
         training = Training(
             vae.to(place),
             goal.to(place),
@@ -216,30 +225,38 @@ def _epochs(count: int, batch_size: int) -> int:
 
 def _model(
     data: Examples,
+    model: VAE | None,
     chosen: dict[str, Any],
     objective: Objective | str,
     estimator: Estimator | str | None,
 ) -> tuple[VAE, Objective, Estimator]:
-    """The parts, with what was left open, before the first step."""
+    """The model and what trains it, with what was left open, before the first step."""
     with undisturbed():
-        defaults = {
-            "network": network_for(data.shape),
-            "latent": latent_for(data.shape),
-            "likelihood": data.likelihood,
-        }
-        given = {kind: part(kind, value) for kind, value in chosen.items() if value is not None}
-        made: dict[str, Any] = defaults | given | {"condition": data.condition}
+        vae = _new(data, chosen) if model is None else deepcopy(model).cpu().train()
         goal = part("objective", objective)
         if estimator is None:
-            gradient = estimator_for(made["latent"], goal)
+            gradient = estimator_for(vae.latent, goal)
         else:
             gradient = part("estimator", estimator)
-        vae = VAE(data.shape, **made)
         if vae.infers_labels:
             gradient = Levels(Exact(), gradient)
         rehearse(vae, goal, gradient)
-        data.start(vae)
+        if model is None:
+            data.start(vae)
+        start_prior(vae, data.seen(PRIOR_STARTS_OF))
     return vae, goal, gradient
+
+
+def _new(data: Examples, chosen: dict[str, Any]) -> VAE:
+    """A model with what was left open."""
+    defaults = {
+        "network": network_for(data.shape),
+        "latent": latent_for(data.shape),
+        "likelihood": data.likelihood,
+    }
+    given = {kind: part(kind, value) for kind, value in chosen.items() if value is not None}
+    made: dict[str, Any] = defaults | given | {"condition": data.condition}
+    return VAE(data.shape, **made)
 
 
 def _run(training: Training, file: File, progress: bool) -> None:

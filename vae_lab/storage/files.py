@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 ELSEWHERE = "type run_dir=FOLDER, one to write in"
@@ -35,6 +36,40 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside `path` for a file or folder that is written bit by bit: it takes the place of
+    the old one in a single step, if nothing fails, and is removed otherwise.
+
+    Raises:
+        OSError: it cannot be written; one line.
+    """
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)  # what a kill has left
+        yield partial
+        if not partial.is_dir():
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        size = partial.stat().st_size if partial.is_file() else 0
+        _remove(partial)
+        if error.errno is None:  # a reader's, which has said it all
+            raise
+        raise failed(error, path, partial, size, "choose another place") from error
+    except BaseException:  # Ctrl-C too leaves half of it
+        _remove(partial)
+        raise
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def failed(

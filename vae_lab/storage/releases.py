@@ -20,6 +20,7 @@ from torch import Tensor
 from ..description import (
     KINDS,
     OPTIONAL,
+    SINCE_2_IF_TRUE,
     assemble,
     check_described,
     describe,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has any of these parts, classes or arguments
 SINCE_2 = {"Grid", "TemporalConv", "Transformer", "Columns", "Laplace", "DiscretizedLogistic"}
-ARGUMENTS_SINCE_2 = {"standardize", "missing"}  # which are left out where they are false
 CONFIG, WEIGHTS = sources.FILES
 
 Part = Literal["encoder", "posterior", "decoder", "model"]
@@ -88,7 +88,7 @@ def save(vae: "VAE", folder: Path, facts: dict[str, Any], dtype: torch.dtype | N
     """Writes a release; nothing is changed where it cannot be written whole, and loaded again."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be a type of floats, e.g. torch.float16, got {dtype!r}")
-    plan = _without_news(check_described(vae))
+    plan = check_described(vae)
     weights = _weights(vae, dtype)
     if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         where = "" if dtype is None else f" in {dtype}"
@@ -111,18 +111,8 @@ def save(vae: "VAE", folder: Path, facts: dict[str, Any], dtype: torch.dtype | N
 def _format(plan: dict[str, Any]) -> int:
     """The oldest format whose readers know all of this."""
     parts = [part for part in plan.values() if isinstance(part, dict)]
-    news = any(part["class"] in SINCE_2 or part.keys() & ARGUMENTS_SINCE_2 for part in parts)
+    news = any(part["class"] in SINCE_2 or part.keys() & SINCE_2_IF_TRUE for part in parts)
     return FORMATS[bool(plan.keys() & OPTIONAL or news)]
-
-
-def _without_news(plan: dict[str, Any]) -> dict[str, Any]:
-    """The same without the arguments that vae_lab 0.1 does not know, where nobody uses them."""
-    return {
-        kind: {n: v for n, v in part.items() if v or n not in ARGUMENTS_SINCE_2}
-        if isinstance(part, dict)
-        else part
-        for kind, part in plan.items()
-    }
 
 
 def digest(vae: "VAE") -> str:

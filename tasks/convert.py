@@ -1,0 +1,222 @@
+"""task=encode, task=decode and task=impute: files of data, of latent variables, and back.
+
+All is done part by part, so that neither the data nor the result have to fit into memory.
+"""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+
+from commandline.quoting import as_typed
+from commandline.refusals import check_ranges, check_task
+from datamodules.base import DataModule, Part
+from vae_lab import VAE, conversion
+from vae_lab.conversion import columns_of, shows_bytes
+from vae_lab.data import Batch
+from vae_lab.data.array_files import is_table
+from vae_lab.data.row_files import LatentFile, latent_writer, writer
+from vae_lab.data.rows import ArrayRows, TableRows
+from vae_lab.data.tables import to_frame
+from vae_lab.data.values import fill_array, fill_table, text_column, to_array
+from vae_lab.memory import MEMORY, images_at_once
+from vae_lab.storage.files import whole
+
+from .bars import bars
+from .machine import check_devices
+from .show import say
+from .trained import Trained, on_device, trained
+
+Progress = Callable[[str, int, int], None]
+
+
+def encode(config: DictConfig) -> None:
+    """The posteriors of a split of the data, in the order of their file."""
+    with _begun(config) as (out, progress):
+        found = trained(config)
+        vae, data = found.vae, _data(found, config)
+        conversion.check_what(vae, config.encode.what)
+        parts = data.in_order(config.encode.split)
+        count = sum(len(part.numbers) for part in parts)
+        with latent_writer(out, count) as write:
+            for part, rows, batch in _batches(data, parts, progress):
+                x, y = batch.x.to(vae.device), vae.own_y(batch.y)
+                z = conversion.encode(vae, x, y, config.encode.what)
+                some = part.rows is not None  # or a row's number is its place
+                write(z._replace(row=rows.numpy()) if some else z)
+    say(f"encoded  {count} {data.unit}: {out}")
+    model = as_typed("checkpoint", found.typed)
+    file = as_typed("decode.file", str(out))
+    say(f"back     python train.py task=decode {model} {file} decode.out=FILE")
+
+
+def decode(config: DictConfig) -> None:
+    """The data that latent variables in a file stand for."""
+    with _begun(config) as (out, progress):
+        vae = on_device(config, VAE.from_pretrained(config.checkpoint))
+        file = LatentFile(Path(config.decode.file).expanduser())
+        done = 0
+        with _decoded(vae, out, file.count) as write:
+            for part in file.parts(images_at_once(vae, MEMORY)):
+                try:
+                    x = conversion.decode(vae, part.z, part.y)
+                except ValueError as error:
+                    last = done + len(part.z) - 1
+                    raise ValueError(f"{file.path}, rows {done} to {last}: {error}") from None
+                numbers = range(done, done + len(part.z)) if part.row is None else part.row
+                write(x.cpu(), numbers)
+                done += len(part.z)
+                progress("decode", done, file.count)
+    say(f"decoded  {done} rows: {out}")
+
+
+def impute(config: DictConfig) -> None:
+    """A file of data with its missing values filled, and all others as they were."""
+    asked = config.impute
+    with _begun(config) as (out, progress):
+        found = trained(config)
+        vae, data = found.vae, _data(found, config)
+        if not getattr(vae.likelihood, "missing", False):
+            raise ValueError(
+                f"{found.typed} knows no missing values: train it on data that has some, or with "
+                "likelihood.missing=true"
+            )
+        parts, columns = _to_fill(data, asked.split, out), columns_of(vae)
+        fill: Callable[..., Any] = fill_table if is_table(out) else fill_array
+        holes, count = 0, sum(len(part.numbers) for part in parts)
+        with writer(out, count) as write:
+            for part, rows, batch in _batches(data, parts, progress):
+                x, y = batch.x.to(vae.device), vae.own_y(batch.y)
+                missing, filled = x.isnan(), vae.impute(x, asked.samples, asked.draw, y)
+                original = cast(Any, part.source).original(rows)
+                write(fill(original, columns, missing.cpu().numpy(), filled.cpu().numpy()))
+                holes += int(missing.sum())
+    say(f"imputed  {holes} values of {count} {data.unit}: {out}")
+
+
+@contextmanager
+def _begun(config: DictConfig) -> Iterator[tuple[Path, Progress]]:
+    """What all three check first; the file to write, and a bar. SIGTERM is an error meanwhile, so
+    that what there is of the file is removed."""
+    check_task(config)
+    check_ranges(config)
+    check_devices(config)
+    torch.manual_seed(config.seed)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with bars("rows") as progress:
+            yield Path(config[config.task].out).expanduser(), progress
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _data(found: Trained, config: DictConfig) -> DataModule:
+    """The data, which knows where each row comes from."""
+    data = found.datamodule
+    if not isinstance(data, DataModule):
+        raise ValueError(
+            f"task={config.task} needs data that derive from datamodules.base.DataModule, "
+            f"{type(data).__name__} does not"
+        )
+    data.prepare_data()
+    return data
+
+
+def _batches(
+    data: DataModule, parts: list[Part], progress: Progress
+) -> Iterator[tuple[Part, Tensor, Batch]]:
+    """Batches in order: the part that each is of, and the numbers of its rows in their source."""
+    total, done = sum(len(part.numbers) for part in parts), 0
+    for part in parts:
+        numbers, at = part.numbers, 0
+        with closing(data.loader_of(part)) as loader:
+            for batch in loader:
+                yield part, numbers[at : at + len(batch.x)], batch
+                at, done = at + len(batch.x), done + len(batch.x)
+                progress("rows", done, total)
+
+
+@contextmanager
+def _decoded(
+    vae: VAE, out: Path, count: int
+) -> Iterator[Callable[[Tensor, Iterable[int]], object]]:
+    """Takes data [B, *X] as the model has them, and the numbers of their rows.
+
+    Raises:
+        ValueError: such a file cannot hold such data.
+    """
+    columns, as_bytes = columns_of(vae), shows_bytes(vae)
+    if not out.suffix:
+        if not as_bytes or vae.shape[0] not in (1, 3):
+            raise ValueError(
+                f"a folder is for grey or colour pictures, the data has the shape "
+                f"{list(vae.shape)}: type decode.out=FILE"
+            )
+        if out.exists():
+            raise ValueError(f"decode.out={out} exists already: type a new folder")
+        with whole(out) as folder:
+            folder.mkdir()
+            yield lambda x, numbers: _save(_bytes(x), numbers, folder)
+    elif is_table(out):
+        if not columns or len(vae.shape) != 1:
+            raise ValueError(
+                f"{out.suffix} is for tables, the data has the shape {list(vae.shape)}: type "
+                "decode.out=FILE.npy"
+            )
+        with writer(out, count) as write:
+            yield lambda x, _: write(to_frame(x, columns))
+    else:
+        if (name := text_column(columns)) is not None:
+            raise ValueError(f"column {name!r} holds text: type decode.out=FILE.csv or .parquet")
+        with writer(out, count) as write:
+            yield lambda x, _: write(_bytes(x) if as_bytes else to_array(x.numpy(), columns))
+
+
+def _bytes(x: Tensor) -> np.ndarray:
+    """Pictures in [0, 1] as they are stored."""
+    found: np.ndarray = x.mul(255).round().clamp(0, 255).byte().numpy()
+    return found
+
+
+def _save(pictures: np.ndarray, numbers: Iterable[int], folder: Path) -> None:
+    """PNG files by the numbers of the rows."""
+    for picture, number in zip(pictures, numbers, strict=True):
+        pixels = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+        Image.fromarray(pixels).save(folder / f"{number:08}.png")
+
+
+def _to_fill(data: DataModule, split: str | None, out: Path) -> list[Part]:
+    """The parts of files with missing values.
+
+    Raises:
+        ValueError: the data does not come from files, or what is asked for is one of them.
+    """
+    if split is not None:
+        parts = data.in_order(split)
+    elif getattr(data, "test", None) is not None:
+        parts = data.in_order("test")
+    else:
+        parts = data.in_order("all")[:1]
+    for part in parts:
+        if not isinstance(source := part.source, ArrayRows | TableRows):
+            raise ValueError(
+                "task=impute fills files: type data=arrays data.train=FILE, got "
+                f"{type(data).__name__}"
+            )
+        if out.resolve() == source.path.resolve():
+            raise ValueError(f"impute.out={out} is the data itself: type another file")
+        if is_table(out) != is_table(source.path):
+            known = ".csv or .parquet" if is_table(source.path) else ".npy"
+            raise ValueError(f"impute.out must be {known}, as {source.path}, got {out}")
+    return parts

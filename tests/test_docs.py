@@ -99,7 +99,10 @@ def _write_tables(folder):
     numbers = np.random.default_rng(0).lognormal(size=(240, 3))
     np.save(folder / "x.npy", numbers)
     cities = ["Rome", "Oslo", "Lima"] * 80
-    rows = [f"{a},{b},{i},{city}" for i, ((a, b, _), city) in enumerate(zip(numbers, cities, strict=True))]
+    rows = [
+        f"{a},{b},{i},{city}"
+        for i, ((a, b, _), city) in enumerate(zip(numbers, cities, strict=True))
+    ]
     for name in ("people.csv", "FILE.csv"):
         (folder / name).write_text("\n".join(["age,size,id,city", *rows]) + "\n")
 

@@ -169,8 +169,8 @@ def _of_text(name: str, known: np.ndarray) -> Guess:
         words = [value for value in values if not _is_number(value)]
         if len(words) < len(values) / 2:
             raise ValueError(
-                f"column {name!r} holds numbers, and {words[0]!r}: mend it, or leave it empty where "
-                "it is missing"
+                f"column {name!r} holds numbers, and {words[0]!r}: mend it, or leave such a field "
+                "empty, which is a missing value"
             )
         raise ValueError(
             f"column {name!r} is text with {len(values)} different values in {len(known)} rows, "

@@ -80,16 +80,16 @@ class Values(StreamedDataModule):
 
     @property
     def classes(self) -> int | None:  # type: ignore[override]
-        labels = self._labels
+        labels = self._train_labels
         return int(labels.max()) + 1 if labels.ndim == 1 and (labels >= 0).any() else None
 
     @property
     def attributes(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        labels = self._labels
+        labels = self._train_labels
         return tuple(map(str, range(labels.shape[1]))) if labels.ndim == 2 else None
 
     @cached_property
-    def _labels(self) -> Tensor:
+    def _train_labels(self) -> Tensor:
         """Of the data to train on, which is read for it: asked for by a conditional model only."""
         return labels_of(self.opened.train)
 

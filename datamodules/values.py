@@ -12,7 +12,7 @@ from datamodules.base import VALUES, Part
 from datamodules.streamed import StreamedDataModule
 from vae_lab.data import Prepare
 from vae_lab.data.columns import Column
-from vae_lab.data.rows import in_memory
+from vae_lab.data.rows import in_memory, labels_of
 from vae_lab.data.splits import check_size, split_rows
 from vae_lab.data.stream import Reader
 from vae_lab.data.tables import as_text, likelihood_of
@@ -77,6 +77,21 @@ class Values(StreamedDataModule):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.opened.train.shape
+
+    @property
+    def classes(self) -> int | None:  # type: ignore[override]
+        labels = self._train_labels
+        return int(labels.max()) + 1 if labels.ndim == 1 and (labels >= 0).any() else None
+
+    @property
+    def attributes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        labels = self._train_labels
+        return tuple(map(str, range(labels.shape[1]))) if labels.ndim == 2 else None
+
+    @cached_property
+    def _train_labels(self) -> Tensor:
+        """Of the data to train on, which is read for it: asked for by a conditional model only."""
+        return labels_of(self.opened.train)
 
     @property
     def schema(self) -> list[Column]:

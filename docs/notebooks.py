@@ -1,11 +1,11 @@
-"""`python docs/notebooks.py`: the first two pages as notebooks, without outputs."""
+"""`python docs/notebooks.py`: the pages that can be run as notebooks, without outputs."""
 
 from pathlib import Path
 
 import jupytext
 
 DOCS = Path(__file__).parent
-PAGES = ("index", "tutorial")
+PAGES = ("index", "tutorial", "tables", "series", "labels")
 HEADER = """---
 jupyter:
   kernelspec:

@@ -158,6 +158,22 @@ def test_a_table_has_its_columns_and_labels(tmp_path):
     assert x.shape == (4, 1) and set(y.tolist()) <= {0, 1}
     again = Arrays(train=str(tmp_path / "t.csv"), columns=data.schema, labels="kind", **SMALL)
     assert same(data, again) and not again.guess
+    assert data.classes == 2 and data.attributes is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "attributes"),
+    [
+        (np.array([0, 2, 1] * 20), 3, None),
+        (np.array([-1, 1] * 30), 2, None),
+        (np.full(60, -1), None, None),
+        (np.ones((60, 2)), None, ("0", "1")),
+    ],
+)
+def test_a_conditional_model_is_told_of_the_labels(tmp_path, labels, classes, attributes):
+    np.savez(tmp_path / "x.npz", x=np.random.rand(60, 3), y=labels)
+    data = Arrays(train=str(tmp_path / "x.npz"), labels="y", **SMALL)
+    assert (data.classes, data.attributes) == (classes, attributes)
 
 
 BAD = {

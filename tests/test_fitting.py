@@ -17,6 +17,7 @@ from vae_lab import VAE
 from vae_lab.data.tables import to_columns
 from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction
 from vae_lab.fitting import saving
+from vae_lab.fitting.parts import network_for
 from vae_lab.fitting.training import Training
 from vae_lab.latents import Categorical, Gaussian
 from vae_lab.likelihoods import Bernoulli
@@ -200,9 +201,9 @@ def test_the_parts_that_are_given_are_left_alone():
 @pytest.mark.parametrize(
     ("shape", "network"),
     [
-        ((6,), MLP((64, 32))),
-        ((30,), MLP((256, 128))),
-        ((1, 8, 8), MLP((512, 256))),
+        ((6,), MLP((64,), "silu")),
+        ((30,), MLP((128,), "silu")),
+        ((1, 8, 8), MLP((256,), "silu")),
         ((1, 28, 28), Conv((32, 64))),
         ((3, 64, 64), Conv((32, 64, 128, 256))),
         ((3, 96, 96), Grid()),
@@ -213,6 +214,13 @@ def test_what_is_left_open_suits_the_data(shape, network):
         torch.rand(4, *shape), epochs=1, progress=False, val_size=1, likelihood=Bernoulli()
     )
     assert vae.network == network and type(vae.latent) is Gaussian
+
+
+@pytest.mark.parametrize(
+    ("shape", "network"), [((6,), MLP((64, 32))), ((30,), MLP((256, 128))), ((1, 28, 28), Conv())]
+)
+def test_of_many_data_a_network_has_more_layers(shape, network):
+    assert network_for(shape, 2000) == network
 
 
 def test_a_bound_of_several_samples_has_several():

@@ -157,6 +157,7 @@ BAD_TABLES = {
     "a,b\n1,\n2,\n3,\n": "column 'b' has no values",
     "a,a\n1,2\n3,4\n": "several columns of the name 'a'",
     "1.5,2\n3,4\n": "must name its columns in its first line",
+    "a,b\n1,2.5\n2,tall\n3,1.5\n": "column 'b' holds numbers, and 'tall': mend it, or leave",
     "a,b\n1,Ann\n2,Bea\n3,Cyd\n": "column 'b' is text with 3 different values in 3 rows, such as",
 }
 

@@ -166,6 +166,12 @@ def _of_text(name: str, known: np.ndarray) -> Guess:
     if len(values) == 1:
         raise ValueError(f"column {name!r} has one value, {values[0]!r}: {leave_out(name)}")
     if len(values) > max(FREE_TEXT * len(known), 2) or len(values) > MOST_VALUES:
+        words = [value for value in values if not _is_number(value)]
+        if len(words) < len(values) / 2:
+            raise ValueError(
+                f"column {name!r} holds numbers, and {words[0]!r}: mend it, or leave such a field "
+                "empty, which is a missing value"
+            )
         raise ValueError(
             f"column {name!r} is text with {len(values)} different values in {len(known)} rows, "
             f"such as {values[0]!r}: {leave_out(name)}"
@@ -173,6 +179,14 @@ def _of_text(name: str, known: np.ndarray) -> Guess:
     kind = "bernoulli" if len(values) == 2 else "categorical"
     of = "true or false" if {*values} == {True, False} else f"text, {len(values)} values"
     return Guess(_with_values(name, kind, values), of)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _of_numbers(name: str, known: np.ndarray) -> Guess:

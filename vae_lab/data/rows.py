@@ -166,3 +166,9 @@ def in_memory(reader: Reader) -> Tensors:
     parts = [reader.read(part) for part in torch.arange(len(reader)).split(CHUNK)]
     labels = torch.cat([part.labels for part in parts])
     return Tensors(torch.cat([part.images for part in parts]), labels)
+
+
+def labels_of(reader: Reader) -> Tensor:
+    """The labels of all rows of a reader."""
+    parts = torch.arange(len(reader)).split(CHUNK)
+    return torch.cat([reader.read(part).labels for part in parts])

@@ -250,7 +250,7 @@ def _model(
 def _new(data: Examples, chosen: dict[str, Any]) -> VAE:
     """A model with what was left open."""
     defaults = {
-        "network": network_for(data.shape),
+        "network": network_for(data.shape, len(data.stored)),
         "latent": latent_for(data.shape),
         "likelihood": data.likelihood,
     }

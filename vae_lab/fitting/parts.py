@@ -25,6 +25,7 @@ BASES = {
 WIDEST_LATENT = 20  # of the default; what a datum does not need of it stays at the prior
 WIDENING = 8  # of the first layer, over the values of a datum
 NARROWEST_LAYER, WIDEST_LAYER = 64, 512
+FEW = 2000  # data: one smooth layer, which generalises better (docs/tables.md)
 SMALL, LARGE = 12, 64  # pixels along a side: up to SMALL an MLP, from there a Conv, above a Grid
 COARSEST = 7  # pixels along a side at which a Conv halves no more
 SAMPLES = 8  # of z, in the default estimator of a bound of several samples
@@ -79,8 +80,12 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
 
-def network_for(shape: Shape) -> Network:
-    """A network of the size of the data: convolutions for pictures, dense layers for the rest."""
+def network_for(shape: Shape, count: int) -> Network:
+    """A network of the size of the data: convolutions for pictures, dense layers for the rest.
+
+    Args:
+        count: how many data there are to train on.
+    """
     if len(shape) == 3 and min(shape[1:]) > SMALL:
         if max(shape[1:]) > LARGE:
             return Grid()
@@ -88,6 +93,8 @@ def network_for(shape: Shape) -> Network:
         return Conv(tuple(32 * 2**stage for stage in range(max(halvings, 1))))
     width = 2 ** math.ceil(math.log2(WIDENING * math.prod(shape)))
     width = min(WIDEST_LAYER, max(NARROWEST_LAYER, width))
+    if count < FEW:
+        return MLP((max(width // 2, NARROWEST_LAYER),), "silu")
     return MLP((width, width // 2))
 
 

@@ -1,5 +1,6 @@
 """Codebooks: the nearest code and its gradient, what keeps codes in use, codes that are fixed."""
 
+import copy
 import functools
 import itertools
 import math
@@ -234,6 +235,24 @@ def test_a_q_without_randomness_is_refused_by_all_others(latent, cls):
     q = latent.distribution(torch.zeros(1, latent.parameter_size))
     assert VectorQuantization.accepts(q) and not cls.accepts(q)
     assert "use one of VectorQuantization" in cls.refusal(q)
+
+
+@pytest.mark.parametrize("rotation", [False, True])
+def test_compiled_equals_eager(rotation):
+    latent = vq(decay=0.9)
+    parameters, start = vectors(latent), copy.deepcopy(latent.state_dict())
+
+    def step(parameters):
+        latent.learn(parameters)
+        return ours(latent, parameters, rotation=rotation).sum()
+
+    results = []
+    for run in (step, torch.compile(step, backend="aot_eager", fullgraph=True)):
+        latent.load_state_dict(start)
+        (gradient,) = torch.autograd.grad(run(parameters), parameters)
+        results.append([gradient, *(b.clone() for b in latent.buffers())])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(eager, compiled)
 
 
 # At T > 0: every estimator against enumeration

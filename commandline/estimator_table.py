@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from .places import CONFIGS
 
 HEADER = ("`estimator=`", "for", "unbiased", "needs df/dz", "evaluations of f", "source")
-FAMILIES = {"Distribution": "any", "OneHotCategorical": "categorical"}
+FAMILIES = {"Distribution": "any", "OneHotCategorical": "categorical", "Quantized": "nearest codes"}
 
 
 def table() -> str:

@@ -1,5 +1,6 @@
 """Codebooks: the nearest code and its gradient, what keeps codes in use, codes that are fixed."""
 
+import copy
 import functools
 import itertools
 import math
@@ -236,6 +237,24 @@ def test_a_q_without_randomness_is_refused_by_all_others(latent, cls):
     assert "use one of VectorQuantization" in cls.refusal(q)
 
 
+@pytest.mark.parametrize("rotation", [False, True])
+def test_compiled_equals_eager(rotation):
+    latent = vq(decay=0.9)
+    parameters, start = vectors(latent), copy.deepcopy(latent.state_dict())
+
+    def step(parameters):
+        latent.learn(parameters)
+        return ours(latent, parameters, rotation=rotation).sum()
+
+    results = []
+    for run in (step, torch.compile(step, backend="aot_eager", fullgraph=True)):
+        latent.load_state_dict(start)
+        (gradient,) = torch.autograd.grad(run(parameters), parameters)
+        results.append([gradient, *(b.clone() for b in latent.buffers())])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(eager, compiled)
+
+
 # At T > 0: every estimator against enumeration
 
 RANDOM = {
@@ -410,6 +429,18 @@ def test_aggregate_kl_reaches_h_where_q_has_no_derivative():
 
 
 # Codes that are fixed
+
+
+@pytest.mark.parametrize("latent", [FSQ((8, 5)).double(), LFQ(3).double()], ids=repr)
+def test_training_begins_with_h_around_the_codes(latent):
+    h = 1e-3 * torch.randn(300, latent.parameter_size) + 5
+    usage = lambda: latent.codes(latent.distribution(h)).mean((0, 1))  # noqa: E731
+    assert (usage() > 0).sum() <= 1 or latent.kind == "bits" and usage()[1] == 1
+    latent.learn(h)
+    latent.learn(100 * h)  # only the first batch counts
+    torch.testing.assert_close(latent.centred(h).mean(0), torch.zeros(latent.parameter_size))
+    torch.testing.assert_close(latent.centred(h).std(0, correction=0), torch.ones(len(h[0])))
+    assert (usage() > 0.002).all()
 
 
 @pytest.mark.parametrize("levels", [(3,), (2, 3), (8, 5, 5, 5)])

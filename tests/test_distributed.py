@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train as train_py
-from models import GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
+from models import FSQVAE, LFQVAE, VQVAE, GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE
 from vae_lab import VAE
 from vae_lab.callbacks import FiniteUpdates, StepSeed
 from vae_lab.data import Batch
@@ -53,6 +53,13 @@ LATENTS = {
 OWN = {"gaussian_vae": GaussianVAE, "gumbel_vae": GumbelVAE, "poisson_vae": PoissonVAE} | {
     f"reinforce_vae-{baseline}": functools.partial(ReinforceVAE, baseline=baseline)
     for baseline in ("none", "moving_average", "learned", "leave_one_out")
+}
+OWN |= {
+    "vq_vae": functools.partial(VQVAE, categories=3, dim=2, decay=0.5),
+    "vq_vae-gradient": functools.partial(VQVAE, categories=3, dim=2, latents=2, decay=None),
+    "vq_vae-shared": functools.partial(VQVAE, categories=3, dim=2, latents=2, shared=True),
+    "fsq_vae": functools.partial(FSQVAE, levels=[3, 2]),
+    "lfq_vae": functools.partial(LFQVAE, latents=3),
 }
 
 
@@ -165,7 +172,8 @@ def models():
         found[name, "its own on a grid"] = make(cls, place=GRID)
     for name, place in (("flat", FLAT), ("grid", GRID)):
         balanced = functools.partial(ELBO, aggregate_kl=3.0)
-        found["aggregate_kl", name] = make(OWN["gumbel_vae"], balanced, place=place)
+        for model in ("gumbel_vae", "vq_vae", "fsq_vae", "lfq_vae"):
+            found["aggregate_kl", f"{model} {name}"] = make(OWN[model], balanced, place=place)
     return found
 
 

@@ -658,6 +658,7 @@ COMPILED = [
     for arguments in variants(cls)[: None if cls in BRANCHING else 1]
     for aggregate in (mean, log_mean_exp)
     if (cls.single_sample if aggregate is mean else cls in (DReG, OVIS, ScoreFunction))
+    if any(cls.accepts(case.q()[0]) for case in CASES)
 ]
 
 

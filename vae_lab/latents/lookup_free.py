@@ -5,14 +5,47 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..distributed import all_sum
 from ..distributions import base, full_precision
 from ..quantized import Quantized, lowest
 from ..schedules import Schedule, as_schedule
 from .codebook import Nearest, is_zero, mean_over_processes
 from .discrete import Bernoulli
+
+
+class Centred(nn.Module):
+    """h minus its mean in the first batch of training, by its standard deviation in it.
+
+    No code is far from all h then, when training begins. Until there was a batch it is h itself.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    started: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return (h - self.loc) / self.scale.clone()  # which the next batch writes into
+
+    @torch.no_grad()
+    def learn(self, h: Tensor) -> None:
+        """Learns from h [*, size], in all processes together."""
+        rows = h.reshape(-1, h.shape[-1])
+        total = all_sum(torch.stack([rows.sum(0), torch.ones_like(rows).sum(0)]))
+        loc = total[0] / total[1]
+        scale = (all_sum((rows - loc).square().sum(0)) / total[1]).sqrt()
+        scale = scale.where(scale > 0, 1.0)
+        self.loc.copy_(torch.where(self.started, self.loc, loc))
+        self.scale.copy_(torch.where(self.started, self.scale, scale))
+        self.started.fill_(True)
 
 
 class FSQ(Nearest):
@@ -59,12 +92,16 @@ class FSQ(Nearest):
         sides = [torch.linspace(-1, 1, count) for count in levels]
         points = torch.cartesian_prod(*sides).reshape(1, -1, self.dim)
         self.register_buffer("points", points, persistent=False)
+        self.centred = Centred(self.parameter_size)
 
     def codebook(self) -> Tensor:
         return self.points
 
     def vectors(self, parameters: Tensor) -> Tensor:
-        return super().vectors(parameters).tanh()
+        return super().vectors(self.centred(full_precision(parameters))).tanh()
+
+    def learn(self, parameters: Tensor) -> None:
+        self.centred.learn(full_precision(parameters))
 
 
 class LFQ(Bernoulli):
@@ -104,6 +141,7 @@ class LFQ(Bernoulli):
         self.sphere = sphere
         self.temperature = as_schedule(temperature)
         self.deterministic = is_zero(self.temperature)
+        self.centred = Centred(latents)
 
     @property
     def scale(self) -> float:
@@ -114,13 +152,16 @@ class LFQ(Bernoulli):
         return (2 * z - 1) * self.scale
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        h = full_precision(parameters)
+        h = self.centred(full_precision(parameters))
         h = F.normalize(h, dim=-1) if self.sphere else h
         if not self.deterministic:
             return self._bits(h, self.temperature.value)
         z = (h > 0).to(h)
         logits = (1 - 2 * z) * lowest(z)
         return self.independent(Quantized(z, logits, h, self.embed(z), self._move, 0))
+
+    def learn(self, parameters: Tensor) -> None:
+        self.centred.learn(full_precision(parameters))
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return super().distribution(parameters)

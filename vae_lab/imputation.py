@@ -42,7 +42,7 @@ def impute(
     filled = x.clone()
     at_once = images_at_once(vae, MEMORY)
     rows = x.isnan().flatten(1).any(1).nonzero()[:, 0]
-    for some in rows.split(at_once):
+    for some in rows.split(at_once) if len(rows) else ():
         values = _values(vae.rows(some), x[some], num_samples, max(at_once // len(some), 1), draw)
         filled[some] = torch.where(x[some].isnan(), values.to(x.dtype), x[some])
     return filled

@@ -47,7 +47,12 @@ NEEDED = {name: ROOT for name in ("image_folder", "streaming", "photos", "photo_
 NEEDED["columns"] = ["likelihood.columns=[{name: age, kind: gaussian}]"]
 NEEDED["arrays"] = ["data.train=/x.npy"]
 NEEDED["dataset"] = ["++data.dataset._target_=torch.utils.data.ChainDataset"]
-SMALLER = {"gumbel_vae": ["model.categories=3"], "reinforce_vae": ["model.categories=null"]}
+SMALLER = {
+    "gumbel_vae": ["model.categories=3"],
+    "reinforce_vae": ["model.categories=null"],
+    "vq_vae": ["model.categories=4"],
+    "fsq_vae": ["model.levels=[3,2]"],  # some estimators swap every code with every other one
+}
 
 
 def config(*lines):

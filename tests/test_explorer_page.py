@@ -10,9 +10,11 @@ from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tables import SCHEMA, plotted
 from tiny import randomize
 
 from datamodules.digits import Digits
@@ -31,6 +33,9 @@ ON_A_GRID = {  # of 4 x 4 places
     "bits by place": Bernoulli(3),
     "counts by place": Poisson(2),
 }
+PLOTS = ("table", "series")
+KINDS = ", ".join(f"{number}: {column['kind']}" for number, column in enumerate(SCHEMA))
+TYPED = ("data.batch_size=8", f"data.columns={{{KINDS}}}")
 CHROME = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 MISSING = [
@@ -77,15 +82,29 @@ const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 def release(latent, folder, network):
     torch.manual_seed(0)
     vae = randomize(VAE(Digits.shape, network, latent, BernoulliLikelihood()), 0.4)
-    return vae.save_pretrained(folder, data={"class": "Digits"})
+    return (vae.save_pretrained(folder, data={"class": "Digits"}),)
+
+
+def of_values(kind, folder):
+    """What is typed for a model of data that are no images."""
+    vae, x = plotted(kind, Gaussian(3))
+    np.save(folder / "x.npy", x.numpy())
+    vae.save_pretrained(folder / "release")
+    return f"{folder / 'release'}", "data=arrays", f"data.train={folder / 'x.npy'}", *TYPED
 
 
 @contextmanager
-def served(model, folder):
+def served(typed, folder):
     """train.py with its page; at the end Ctrl-C has to end it in one line."""
     leave_out = ("DISPLAY", "WAYLAND_DISPLAY", "PYTEST_CURRENT_TEST")
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "task=explore", f"checkpoint={model}"],
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            "task=explore",
+            f"checkpoint={typed[0]}",
+            *typed[1:],
+        ],
         **{"cwd": folder, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
         env={name: value for name, value in os.environ.items() if name not in leave_out},
     )
@@ -108,12 +127,14 @@ def address(process):
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory):
     folder = tmp_path_factory.mktemp
-    models = NAMES | {kind: release(LATENTS[kind], folder(kind), MLP((16,))) for kind in LATENTS}
+    models = {kind: (name,) for kind, name in NAMES.items()}
+    models |= {kind: release(LATENTS[kind], folder(kind), MLP((16,))) for kind in LATENTS}
     models |= {kind: release(q, folder("grid"), Grid((6,))) for kind, q in ON_A_GRID.items()}
+    models |= {kind: of_values(kind, folder(kind)) for kind in PLOTS}
     with ExitStack() as held:
         processes = {
-            kind: held.enter_context(served(model, folder("empty")))
-            for kind, model in models.items()
+            kind: held.enter_context(served(typed, folder("empty")))
+            for kind, typed in models.items()
         }
         yield {kind: address(process) for kind, process in processes.items()}
 
@@ -148,6 +169,9 @@ def page(browser, addresses):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
         browser.get(addresses[kind])
         loaded = "return [...document.images].length > 19 && [...document.images].every(i => i.src)"
+        if kind in PLOTS:
+            until(browser, lambda: source(browser, "edited"))
+            return browser
         until(browser, lambda: browser.execute_script(loaded))
         until(browser, lambda: source(browser, "edited") == source(browser, "reconstruction"))
         return browser
@@ -328,6 +352,27 @@ def test_samples_test_images_and_the_way_between_two(page, kind):
         changes(browser, "sample 1", lambda: heat.send_keys("\ue014" * 5))
         until(browser, lambda: find(browser, ".short + .number").text == "1.25")
     changes(browser, "sample 1", button(browser, "New samples").click)
+
+
+@pytest.mark.parametrize("kind", PLOTS)
+def test_a_row_is_chosen_edited_and_sampled(page, kind):
+    browser = page(kind)
+    first = source(browser, "edited")
+    number = find(browser, "input[aria-label=row]")
+    changes(browser, "edited", lambda: number.send_keys("\ue003", "3", "\ue004"))
+    third = source(browser, "edited")
+    changes(browser, "edited", lambda: find(browser, SLIDER).send_keys("\ue014" * 30))
+    changes(browser, "edited", lambda: button(browser, "Reset").click())
+    until(browser, lambda: source(browser, "edited") == third != first)
+    changes(browser, "edited", lambda: button(browser, "Take a sample").click())
+    button(browser, "Reset").click()
+    until(browser, lambda: source(browser, "edited") == third)
+    changes(
+        browser,
+        "edited",
+        lambda: find(browser, f"{WAY} .q-slider__track-container").send_keys("\ue014" * 30),
+    )
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def test_a_second_ctrl_c_does_not_break_off_the_ending():

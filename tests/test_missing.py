@@ -165,3 +165,10 @@ def test_values_that_are_missing_do_not_reach_the_gradient():
 def test_no_number_of_samples_is_refused():
     with pytest.raises(ValueError, match="num_samples must be a positive integer, got 0"):
         Incomplete().vae.impute(torch.zeros(1, 4), 0)
+
+
+def test_what_lacks_nothing_stays_as_it_is():
+    found = Incomplete()
+    x = found.x[:1]
+    assert torch.equal(found.vae.impute(x), x)
+    assert torch.equal(found.vae.impute(x[:0]), x[:0])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import spearmanr
-from tables import PLOTTED, plotted
+from tables import PLOTTED, SCHEMA, mixed, plotted
 
 from vae_lab import VAE, pictures
 from vae_lab.drawing import columns, gallery
@@ -214,15 +214,16 @@ def test_values_are_read_in_the_users_words():
 
 def test_what_is_expected_of_each_column():
     """In the columns' order, which is not that in which the likelihood computes them."""
-    vae, x = plotted("table", Gaussian(2))
-    params = vae.decode(vae.latent.mode(vae.encode(x)))
-    expected, mean = vae.likelihood.expected(params), vae.likelihood.mean(params)
-    age, pay, town, kids, sex = vae.likelihood.by_column(expected)
-    for place, values in ((0, age), (1, pay), (3, kids)):
+    own, x = [SCHEMA[place] for place in (0, 4, 2)], mixed(30)[:, [0, 4, 2, 0]]
+    likelihood = Columns([*own, SCHEMA[0] | {"name": "height"}], missing=True)
+    params = likelihood.start(x) + torch.randn(30, 1)
+    expected, mean = likelihood.expected(params), likelihood.mean(params)
+    age, sex, town, height = likelihood.by_column(expected)
+    for place, values in ((0, age), (3, height)):
         torch.testing.assert_close(values[:, 0], mean[:, place])
-    torch.testing.assert_close(town.sum(-1), torch.ones(len(x)))
+    torch.testing.assert_close((sex[:, 0] > 0.5).float(), mean[:, 1])
+    torch.testing.assert_close(town.sum(-1), torch.ones(30))
     torch.testing.assert_close(town.argmax(-1).float(), mean[:, 2])
-    torch.testing.assert_close((sex[:, 0] > 0.5).float(), mean[:, 4])
 
 
 def test_nothing_is_drawn_of_no_data(tmp_path):

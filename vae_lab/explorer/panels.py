@@ -44,7 +44,9 @@ class Variables:
         with section("Latent variables"):
             use = explorer.use
             unit = f" in{use.unit}" if use.unit else ""
-            quiet(f"sorted by their {use.measure}{unit} over {len(explorer.images)} test images")
+            quiet(
+                f"sorted by their {use.measure}{unit} over {len(explorer.images)} of the test data"
+            )
             if use.note:
                 quiet(use.note)
             self.latents = ui.element("div").classes(explorer.kind)

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..optional import needs
 from .edits import STEPS
-from .widgets import Slider, as_url, button, figure, section
+from .widgets import Slider, as_url, button, figure, quiet, section
 from .window import Window
 
 with needs("explore", "the explorer's page"):
@@ -26,7 +26,8 @@ class PlotWindow(Window):
         with section("Row of the test data"):
             with ui.element("div").classes("row"):
                 self.number = ui.number(value=0, min=0, max=last, precision=0, on_change=self._pick)
-                self.number.props(f'dense outlined aria-label="row" suffix="of 0 to {last}"')
+                self.number.props('dense outlined aria-label="row"')
+                quiet(f"of 0 to {last}")
                 button("Another row", self._another)
                 button("Reset", lambda: self._take(self.start))
 

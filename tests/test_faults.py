@@ -464,8 +464,8 @@ def told(tmp_path, monkeypatch, capsys):
 def nan_at(step, only_gradient=False):
     terms = VAEModule._terms
 
-    def spoilt(self, x):
-        found = terms(self, x)
+    def spoilt(self, x, y):
+        found = terms(self, x, y)
         if not self.training or self.trainer.global_step + 1 != step:
             return found
         if only_gradient:

@@ -492,6 +492,7 @@ def test_numbers_of_any_unit_are_given_as_they_are():
             {"columns": {"name": None, "age": "log"}},
             "column 'age' must be one of gaussian, .*'log'",
         ),
+        ({"columns": {"name": None}, "y": "age"}, "column 'age' of x holds 31, and labels are cla"),
         ({"columns": {"name": None}, "y": "grup"}, "x has no column 'grup'; its columns: age, sex"),
     ],
 )

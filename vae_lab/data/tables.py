@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..optional import needs
-from .columns import Column, decode, edited, encode, guess, guess_of_numbers, leave_out
+from .columns import Column, decode, edited, encode, guess, guess_of_numbers, leave_out, present
 
 if TYPE_CHECKING:
     import pyarrow
@@ -296,6 +296,12 @@ def _check_names(named: Iterable[Any], wanted: Sequence[str], where: str = "the 
 def _labels(
     name: str, values: np.ndarray, classes: Sequence[Any], where: str
 ) -> tuple[Tensor, Sequence[Any]]:
+    known = present(values)
+    if known.dtype.kind == "f" and (known != np.rint(known)).any():
+        raise ValueError(
+            f"column {name!r} of {where} holds {known[0]:g}, and labels are classes: leave it among "
+            "the other columns, or pass it to vae_lab.fit as an array y, for an attribute"
+        )
     classes = classes or guess(name, values, "categorical").column["values"]
     numbers = encode({"name": name, "values": classes}, values, where)
     return torch.from_numpy(np.nan_to_num(numbers, nan=-1).astype(np.int64)), classes

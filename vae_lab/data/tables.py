@@ -299,7 +299,7 @@ def _labels(
     known = present(values)
     if known.dtype.kind == "f" and (known != np.rint(known)).any():
         raise ValueError(
-            f"column {name!r} of {where} holds {known[0]:g}, and labels are classes: leave it among "
+            f"column {name!r} of {where} holds {known[0]:g}, and labels are classes: leave it with "
             "the other columns, or pass it to vae_lab.fit as an array y, for an attribute"
         )
     classes = classes or guess(name, values, "categorical").column["values"]

@@ -432,16 +432,15 @@ def test_aggregate_kl_reaches_h_where_q_has_no_derivative():
 
 
 @pytest.mark.parametrize("latent", [FSQ((8, 5)).double(), LFQ(3).double()], ids=repr)
-def test_h_is_around_the_codes_from_the_first_batch_on(latent):
+def test_training_begins_with_h_around_the_codes(latent):
     h = 1e-3 * torch.randn(300, latent.parameter_size) + 5
     usage = lambda: latent.codes(latent.distribution(h)).mean((0, 1))  # noqa: E731
     assert (usage() > 0).sum() <= 1 or latent.kind == "bits" and usage()[1] == 1
     latent.learn(h)
+    latent.learn(100 * h)  # only the first batch counts
     torch.testing.assert_close(latent.centred(h).mean(0), torch.zeros(latent.parameter_size))
     torch.testing.assert_close(latent.centred(h).std(0, correction=0), torch.ones(len(h[0])))
     assert (usage() > 0.002).all()
-    latent.learn(h + 1)  # and follow
-    torch.testing.assert_close(latent.centred.loc, (h + 0.1).mean(0))
 
 
 @pytest.mark.parametrize("levels", [(3,), (2, 3), (8, 5, 5, 5)])

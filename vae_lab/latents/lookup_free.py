@@ -15,14 +15,11 @@ from ..schedules import Schedule, as_schedule
 from .codebook import Nearest, is_zero, mean_over_processes
 from .discrete import Bernoulli
 
-DECAY = 0.9  # of the averages of h
-
 
 class Centred(nn.Module):
-    """h minus its mean over the last batches of training, by its standard deviation in them.
+    """h minus its mean in the first batch of training, by its standard deviation in it.
 
-    Both are constants to the gradient. Codes that are fixed cannot follow h: it would leave them,
-    all of it for the same few codes, where no gradient leads back. Without training it is h itself.
+    No code is far from all h then, when training begins. Until there was a batch it is h itself.
     """
 
     loc: Tensor
@@ -46,9 +43,8 @@ class Centred(nn.Module):
         loc = total[0] / total[1]
         scale = (all_sum((rows - loc).square().sum(0)) / total[1]).sqrt()
         scale = scale.where(scale > 0, 1.0)
-        weight = torch.where(self.started, 1 - DECAY, 1.0)
-        self.loc.lerp_(loc, weight)
-        self.scale.lerp_(scale, weight)
+        self.loc.copy_(torch.where(self.started, self.loc, loc))
+        self.scale.copy_(torch.where(self.started, self.scale, scale))
         self.started.fill_(True)
 
 

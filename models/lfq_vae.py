@@ -38,7 +38,7 @@ class LFQVAE(VAEModule):
         sphere: bool = False,
         temperature: float | Schedule | None = None,
         learn_prior: bool = False,
-        commitment: float = 0.25,
+        commitment: float = 1.0,
         latent: Latent | None = None,
         estimator: Estimator | None = None,
         **others: Any,

@@ -134,10 +134,10 @@ def as_in_the_paper(latent, parameters, commitment=0.25, turn=None):
     return loss_of(seen) + codebook + commitment * (h - e.detach()).square().flatten(1).sum(-1)
 
 
-def ours(latent, parameters, **settings):
+def ours(latent, parameters, commitment=0.25, **settings):
     """A value of which the optimizer lowers the negative, as it does of an objective."""
     q = latent.distribution(parameters)
-    estimator = VectorQuantization(**settings)
+    estimator = VectorQuantization(commitment, **settings)
     return -estimator(q, lambda z: -loss_of(latent.embed(z.squeeze(0))).unsqueeze(0))
 
 

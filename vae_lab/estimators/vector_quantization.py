@@ -56,7 +56,7 @@ class VectorQuantization(Estimator):
     evaluations = "1"
     source = "van den Oord et al. 2017; Fifty et al. 2025"
 
-    def __init__(self, commitment: float = 0.25, rotation: bool = False) -> None:
+    def __init__(self, commitment: float = 1.0, rotation: bool = False) -> None:
         super().__init__()
         if not commitment >= 0:
             raise ValueError(f"commitment must not be negative, got {commitment:g}")

@@ -141,7 +141,7 @@ class Codebook(Nearest):
         learn_temperature: bool = False,
         shared: bool = False,
         cosine: bool = False,
-        decay: float | None = 0.99,
+        decay: float | None = 0.9,
         revive: float = 0.1,
         learn_prior: bool = False,
     ) -> None:

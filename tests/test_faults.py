@@ -173,7 +173,7 @@ FAULTS = {
     "unknown model": (
         "model=gumble_vae",
         None,
-        "unknown model 'gumble_vae'; did you mean gumbel_vae; known: gaussian_vae, gumbel_vae",
+        "unknown model 'gumble_vae'; did you mean gumbel_vae; known: fsq_vae, gaussian_vae",
     ),
     "unknown setting": ("model.temprature=.5", None, TEMPRATURE),
     "unknown setting, added": ("+model.temprature=.5", None, TEMPRATURE),

@@ -89,7 +89,7 @@ def test_a_module_names_the_extra_that_it_needs(file, package, monkeypatch):
     for loaded in below(name):
         monkeypatch.delitem(sys.modules, loaded)
     hide(package, monkeypatch)
-    of_page = [f"explorer/{name}.py" for name in ("page", "panels", "widgets")]
+    of_page = [f"explorer/{name}.py" for name in ("page", "panels", "plots", "widgets", "window")]
     extra = "explore" if file in of_page else "train"
     line = rf"^.+ needs {package}, which is not installed: type pip install -e '\.\[{extra}\]'$"
     with pytest.raises(ImportError, match=line):

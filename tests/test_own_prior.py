@@ -72,7 +72,10 @@ def test_one_class_and_one_file_are_typed(checkout):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("prior=mime", "unknown prior 'mime'; did you mean mine; known: mine"),
+        (
+            "prior=mime",
+            "unknown prior 'mime'; did you mean mine; known: autoregressive, flow, mine, mixture, vamp",
+        ),
         ("prior.component=4", "unknown setting prior.component; did you mean prior.components"),
         ("prior.components=x", "prior.components must be an integer, got 'x'"),
         ("prior.components=0", "components must be at least 1, got 0 (in model.prior)"),

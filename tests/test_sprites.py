@@ -128,7 +128,7 @@ def test_settings_are_checked(settings, message):
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
-@pytest.mark.parametrize("model", names("model"))
+@pytest.mark.parametrize("model", sorted({*names("model")} - {"semi_supervised_vae"}))
 def test_every_model_trains_on_it(model, network):
     small = ["data.image_size=16", "data.rotations=1", "data.positions=4"]
     size = "network.hidden=[8]" if network == "mlp" else "network.channels=[4,8]"

@@ -316,7 +316,7 @@ WRONG = [
     (lambda vae, x: vae.initialize_bias(255 * x[0]), r"data in \[0, 1\], got 0 to 255"),
     (
         lambda vae, x: vae.load_pretrained("x", "head"),
-        "encoder, posterior, decoder or None, got 'head'",
+        "encoder, posterior, decoder, model or None, got 'head'",
     ),
     (lambda vae, x: VAE.from_pretrained(None), "a model's source is a path or a name, got None"),
     (

@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from ..vae import VAE
 
 FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has any of these parts, classes or arguments
-SINCE_2 = {"Grid", "TemporalConv", "Transformer", "Columns", "Laplace", "DiscretizedLogistic"}
+SINCE_2 = {
+    *("Grid", "TemporalConv", "Transformer", "Codebook", "FSQ", "LFQ"),
+    *("Columns", "Laplace", "DiscretizedLogistic"),
+}
 CONFIG, WEIGHTS = sources.FILES
 
 Part = Literal["encoder", "posterior", "decoder", "model"]

@@ -74,7 +74,7 @@ def test_one_class_and_one_file_are_typed(checkout):
     [
         (
             "prior=mime",
-            "unknown prior 'mime'; did you mean mine; known: autoregressive, flow, mine, mixture, vamp",
+            "unknown prior 'mime'; did you mean mine; known: autoregressive, flow, mine",
         ),
         ("prior.component=4", "unknown setting prior.component; did you mean prior.components"),
         ("prior.components=x", "prior.components must be an integer, got 'x'"),

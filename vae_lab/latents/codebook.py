@@ -151,11 +151,11 @@ class Codebook(Nearest):
         self.learn_temperature, self.shared, self.cosine = learn_temperature, shared, cosine
         self.decay, self.revive = decay, revive
         self.book = Codes((1 if shared else latents, categories, dim), decay, revive)
-        self.log_factor = nn.Parameter(torch.zeros(()), requires_grad=learn_temperature)
+        self.log_factor = nn.Parameter(torch.zeros(1), requires_grad=learn_temperature)
 
     @property
     def present_temperature(self) -> Tensor:
-        return self.temperature.value * self.log_factor.exp()
+        return self.temperature.value * self.log_factor.exp().squeeze(0)
 
     def codebook(self) -> Tensor:
         codes = full_precision(self.book.codes).clone()  # the next batch writes into the book

@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn import Module
 
+from vae_lab.latents.codes import Codes
+
 STEPS = ("training_step", "validation_step", "test_step")
 
 
@@ -15,6 +17,11 @@ def shard(module: pl.LightningModule, parts: tuple[Module, ...]) -> None:
     once."""
     if module.device_mesh is None or isinstance(module, FSDPModule):
         return
+    if any(isinstance(part, Codes) and part.decay is None for part in module.modules()):
+        raise ValueError(
+            "codes that follow the gradient cannot be sharded, as they also begin anew: type "
+            "trainer=ddp or model.decay=0.9"
+        )
     for part in (*parts, module):
         fully_shard(part, mesh=module.device_mesh)  # [machines: copies, processes: shares]
     for step in STEPS:

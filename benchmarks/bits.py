@@ -47,6 +47,7 @@ OTHERS = {  # the estimators that are not for codes, or not for the ELBO
     **dict.fromkeys(("lax", "reparameterization", "sticking_the_landing"), NUMBERS),
     **dict.fromkeys(("dreg", "ovis"), [*NUMBERS, "objective=iwae"]),
     **dict.fromkeys(("fini", "measure_valued"), COUNTS),
+    "vector_quantization": ["model=vq_vae", "model.latents=3", "model.categories=4"],
 }
 
 

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 from .. import pictures, variables
 from ..vae import VAE
 from ..variables import Use
+from . import latent_figures
 
 FIRST = slice(1)  # of the data
 
@@ -67,8 +68,9 @@ class Figures:
         """
 
     def plane(self, vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
-        """Where the data lies in a latent of two dimensions."""
-        raise NotImplementedError
+        """Where the data lies in a latent of two dimensions: the posteriors' means."""
+        points = latents.q.mean.flatten(1).cpu()
+        latent_figures.scatter(points, y, "means of q(z | x)", path, axes=True)
 
     def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
         """One datum in different versions [*X], by what they are called, as one PNG.

@@ -12,7 +12,6 @@ from ..figures import DPI
 from ..optional import needs
 from ..vae import VAE
 from . import column_panels as panels
-from . import latent_figures
 from .base import Drawn, Figures, Latents, moves, ways
 from .columns import (
     Shown,
@@ -110,10 +109,6 @@ class Rows(Figures):
             f"variable, its {latents.use.measure}", fontsize="medium", x=0.01, ha="left"
         )
         figures.write(figure, path)
-
-    def plane(self, vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
-        points = latents.q.mean.flatten(1).cpu()
-        latent_figures.scatter(points, y, "means of q(z | x)", path, axes=True)
 
     def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
         versions = {name: numpy(x) for name, x in data.items()}

@@ -1,6 +1,6 @@
 """Series, drawn over time: a line for each channel of numbers, coloured cells for categories."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,6 @@ from ..figures import COLOURS, DPI, plain
 from ..optional import needs
 from ..vae import VAE
 from . import column_panels as panels
-from . import latent_figures
 from .base import Drawn, Figures, Latents, moves, ways
 from .column_panels import SHARES
 from .columns import Shown, columns_of, draws, numpy
@@ -83,10 +82,6 @@ class Series(Figures):
         moved = [numpy(_shown(vae, expected)) for expected in moves(vae, latents, SHOWN)]
         fans = dict(zip(latents.names, moved, strict=False))
         figures.write(_fans(_channels(vae), fans), path)
-
-    def plane(self, vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
-        points = latents.q.mean.flatten(1).cpu()
-        latent_figures.scatter(points, y, "means of q(z | x)", path, axes=True)
 
     def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
         versions = {name: numpy(x) for name, x in data.items()}
@@ -205,30 +200,36 @@ def _over(channels: Sequence[Shown], data: np.ndarray, found: np.ndarray) -> Fig
 
 def _beside(channels: Sequence[Shown], parts: Mapping[str, np.ndarray]) -> Figure:
     """Some series [N, T, D] of each part in a panel, on common axes."""
-    figure, axes = _sheet(channels, list(parts), rows=LINES)
-    for row, channel in zip(axes, channels, strict=True):
-        for axis, values in zip(row, parts.values(), strict=True):
-            values = values[..., channel.place]
-            if channel.names:
-                _cells(axis, channel, values.round())
-            else:
-                for number, line in enumerate(values):
-                    _line(axis, line, color=COLOURS[number % len(COLOURS)])
-    return figure
+    return _panels(channels, parts, LINES, lambda count: COLOURS * (count // len(COLOURS) + 1))
 
 
 def _fans(channels: Sequence[Shown], parts: Mapping[str, np.ndarray]) -> Figure:
     """Series [V, T, D] that follow each other, as lines from dark to light in a panel."""
-    figure, axes = _sheet(channels, list(parts), rows=STEPS)
+    shades = matplotlib.colormaps["viridis"]
+    return _panels(channels, parts, STEPS, lambda count: shades(np.linspace(0, 0.9, count)))
+
+
+def _panels(
+    channels: Sequence[Shown],
+    parts: Mapping[str, np.ndarray],
+    rows: int,
+    colours: Callable[[int], Iterable[Any]],
+) -> Figure:
+    """Series [N, T, D] of each part in a panel of each channel.
+
+    Args:
+        rows: of the cells of a channel of categories.
+        colours: of so many lines, or more.
+    """
+    figure, axes = _sheet(channels, list(parts), rows=rows)
     for row, channel in zip(axes, channels, strict=True):
         for axis, values in zip(row, parts.values(), strict=True):
             values = values[..., channel.place]
             if channel.names:
                 _cells(axis, channel, values.round())
                 continue
-            shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(values)))
-            for line, shade in zip(values, shades, strict=True):
-                _line(axis, line, color=shade)
+            for line, colour in zip(values, colours(len(values)), strict=False):
+                _line(axis, line, color=colour)
     return figure
 
 

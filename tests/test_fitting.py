@@ -408,12 +408,17 @@ def test_a_line_says_what_came_out(capsys):
     assert not any(capsys.readouterr())
 
 
-def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
+@pytest.mark.parametrize(("term", "shown"), [("xterm", "6/6"), ("dumb", "ETA 0:00")])
+def test_on_a_terminal_there_is_a_bar_and_lines_where_it_cannot_move(
+    monkeypatch, capsys, term, shown
+):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", term)
     monkeypatch.setattr("vae_lab.fitting.progress.REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr("vae_lab.fitting.progress.LINE_SECONDS", 0.0)
     small(X, progress=True)
-    assert "6/6" in capsys.readouterr().out
+    assert shown in capsys.readouterr().out
 
 
 BARE = """

@@ -85,7 +85,7 @@ def _bar() -> Any:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        return Bar(
+        bar = Bar(
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
@@ -93,4 +93,5 @@ def _bar() -> Any:
             auto_refresh=False,  # no thread beside the training
             transient=True,
         )
+        return None if bar.console.is_dumb_terminal else bar
     return None

@@ -2,6 +2,7 @@ import inspect
 import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import hydra
 import pytest
@@ -10,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
+from sklearn.datasets import load_sample_image
 
 from datamodules.base import DataModule, ImageDataModule, Images
 from datamodules.cifar10 import CIFAR10
@@ -17,6 +19,7 @@ from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
 from datamodules.image_folder import ImageFolder
 from datamodules.mnist import MNIST
+from datamodules.sample_images import SampleImages
 from datamodules.streamed import StreamedDataModule
 from models import GaussianVAE
 from vae_lab.data.stream import Tensors
@@ -339,3 +342,25 @@ def test_a_position_that_is_loaded_late_is_kept():
     batches = iter(datamodule.train_dataloader())
     datamodule.load_state_dict({"position": [0, 3, False]})
     assert len(list(batches)) == 1
+
+
+def test_sample_images_are_crops_of_two_photographs_and_no_pixel_is_in_both_splits():
+    data = SampleImages(image_size=32).load()
+    assert data.train.shape == (800, 3, 32, 32) and data.test.shape == (200, 3, 32, 32)
+    assert data.train.dtype == torch.uint8
+    for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
+        assert labels.bincount().tolist() == [len(images) // 2] * 2
+        assert images.float().std((1, 2, 3)).min() > 1  # no crop is empty
+    again = SampleImages(image_size=32, seed=1, split_seed=1).load()
+    assert torch.equal(again.train, data.train) and torch.equal(again.test, data.test)
+    # What is painted over the part of the test is seen in no training image.
+    module = SampleImages(image_size=32)
+    with mock.patch("sklearn.datasets.load_sample_image", painted):
+        assert torch.equal(module.load().train, data.train)
+        assert (module.load().test == 9).all()
+
+
+def painted(name):
+    photograph = load_sample_image(name).copy()
+    photograph[:, int(0.7 * 640) :] = 9
+    return photograph

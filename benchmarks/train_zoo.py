@@ -2,7 +2,7 @@
 
 python benchmarks/train_zoo.py [NAME ...]
 
-All seven take about 80 minutes of one core. A run that is complete in runs/zoo/ is not trained again.
+All seven take about 80 minutes of one core. One that is complete in runs/zoo/ is not trained again.
 """
 
 import math

@@ -86,6 +86,7 @@ class DataModule(pl.LightningDataModule):
 
     shape: ClassVar[tuple[int, ...]]  # of what the model sees, known before any file is read
     unit: ClassVar[str] = "examples"  # what messages call them
+    labelled_share = 0.0  # of a training batch; a model that infers labels sets it
     classes: ClassVar[int | None] = None  # of the labels, 0 to classes - 1; None: there are none
     attributes: ClassVar[tuple[str, ...] | None] = None  # names of those that stand for labels
     factor_names: ClassVar[tuple[str, ...]] = ()  # of what `factors(y)` tells, where it is known
@@ -215,9 +216,11 @@ class DataModule(pl.LightningDataModule):
 
     def _loader(self, stage: str, batch_size: int, shuffle: bool = False) -> Loader:
         trainer = self.trainer
+        share = self.labelled_share if stage == "train" else 0.0
         return self._loader_of(
             self._splits[stage],
             batch_size,
+            **({"labelled_share": share} if share else {}),
             stage=stage,
             seed=self.seed,
             shuffle=shuffle,

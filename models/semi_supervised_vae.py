@@ -11,8 +11,8 @@ from vae_lab.latents import Gaussian, Latent
 from vae_lab.levels import Levels
 from vae_lab.metrics import LabelMetrics
 from vae_lab.objectives import Terms
+from vae_lab.optimization import LABELLED_SHARE, terms_of
 from vae_lab.optimization import label_weight as weight_of
-from vae_lab.optimization import terms_of
 
 from .base import VAEModule, condition_of
 
@@ -24,13 +24,15 @@ class SemiSupervisedVAE(VAEModule):
               \alpha = w N / N_y
 
     for N training data, of which :math:`N_y` have labels. All but some labels are hidden by
-    `data.labelled`.
+    `data.labelled`. Where they are few, each batch has some of them, again and again, and they
+    count as much as is said above on average.
 
     Args:
         latents: D, the width of z.
         learn_prior: train the prior's mean and scale.
         num_samples: samples of z for one datum and label.
         label_weight: w, which is 0.1 in the paper.
+        labelled_share: of a batch, that has labels at least.
         label_estimator: of the expectation over labels; a name of those in
             configs/estimator, or None: their sum, by :class:`Exact`.
         latent: another one than :class:`Gaussian`.
@@ -55,6 +57,7 @@ class SemiSupervisedVAE(VAEModule):
         learn_prior: bool = False,
         num_samples: int = 1,
         label_weight: float = 0.1,
+        labelled_share: float = LABELLED_SHARE,
         label_estimator: Estimator | str | None = None,
         latent: Latent | None = None,
         estimator: Estimator | None = None,
@@ -65,6 +68,8 @@ class SemiSupervisedVAE(VAEModule):
     ) -> None:
         if label_weight < 0:
             raise ValueError(f"label_weight must not be negative, got {label_weight:g}")
+        if not 0 <= labelled_share < 1:
+            raise ValueError(f"labelled_share must be from 0 to below 1, got {labelled_share:g}")
         labels = condition_of(condition, condition_prior, classes, None)
         super().__init__(
             latent=latent or Gaussian(latents, learn_prior),
@@ -75,15 +80,21 @@ class SemiSupervisedVAE(VAEModule):
             condition=InferredLabels(labels.width, condition_prior),
             **shared,
         )
-        self.label_weight = label_weight
+        self.label_weight, self.labelled_share = label_weight, labelled_share
         self._alpha = label_weight
 
     def setup(self, stage: str) -> None:
-        """Weighs the labels by how few of the training data have one."""
+        """Wants labels in every batch."""
         super().setup(stage)
         if stage == "fit":
-            labels = self.trainer.datamodule.train_labels()
-            self._alpha = weight_of(self.label_weight, labels)
+            datamodule = self.trainer.datamodule
+            datamodule.train_labels()  # refuses what does not know them
+            datamodule.labelled_share = self.labelled_share
+
+    def on_train_start(self) -> None:
+        """Weighs the labels by how few of the data have one."""
+        super().on_train_start()
+        self._alpha = weight_of(self.label_weight, self.trainer.train_dataloader.labelled)
 
     def terms_of(self, x: Tensor, y: Tensor) -> Terms:
         """Also log q(y|x) of the labels that are known."""

@@ -10,6 +10,7 @@ from datamodules.digits import Digits
 from models import SemiSupervisedVAE
 from vae_lab import VAE
 from vae_lab.conditions import InferredLabels, Labels
+from vae_lab.data import Batch, Prepare, TensorLoader
 from vae_lab.data.stream import Tensors
 from vae_lab.distributions import OneHotCategorical, support
 from vae_lab.estimators import Exact, Reparameterization, ScoreFunction, catalog
@@ -21,6 +22,7 @@ from vae_lab.likelihoods import Bernoulli as Pixels
 from vae_lab.metrics import LabelMetrics
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
+from vae_lab.optimization import label_weight
 
 CLASSES = 3
 LIMIT = 4.5  # standard errors, of hundreds of parameters
@@ -236,10 +238,74 @@ def test_it_is_trained_tested_released_and_goes_on(run, tmp_path, capsys, line):
     assert "test/accuracy" in capsys.readouterr().out
 
 
-def test_the_label_weight_is_that_of_a_label_among_the_data():
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"label_weight": -1}, "label_weight must not be negative, got -1"),
+        ({"labelled_share": 1}, "labelled_share must be from 0 to below 1, got 1"),
+    ],
+)
+def test_settings_are_checked(setting, message):
     model = SemiSupervisedVAE.__new__(SemiSupervisedVAE)
-    with pytest.raises(ValueError, match="label_weight must not be negative, got -1"):
-        SemiSupervisedVAE.__init__(model, label_weight=-1)
+    with pytest.raises(ValueError, match=message):
+        SemiSupervisedVAE.__init__(model, **setting)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_each_batch_has_labels_and_an_epoch_has_all_data(world_size):
+    """Two labels among 60, and a quarter of a batch of 8."""
+    x, y = torch.arange(60.0).view(60, 1), torch.full((60,), -1)
+    y[[3, 7]] = torch.tensor([1, 0])
+
+    def loader(rank=0, **settings):
+        settings = {"labelled_share": 0.25, "stage": "train", "shuffle": True} | settings
+        settings |= {"prepare": Prepare(), "rank": rank, "world_size": world_size}
+        return TensorLoader(x, y, 8, **settings)
+
+    ranks = zip(*(loader(rank) for rank in range(world_size)), strict=True)
+    batches = [
+        Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]), 0)
+        for parts in ranks
+    ]
+    assert len(batches) == len(loader()) == 10  # 58 others, 6 in a batch
+    assert all((batch.y >= 0).sum() == 2 for batch in batches)
+    assert loader().labelled == pytest.approx(20 / 78)  # the last batch has four others
+    seen = torch.cat([batch.x for batch in batches]).flatten()
+    assert len(seen) == loader().num_images == 58 + 20
+    assert seen.int().bincount(minlength=60).tolist() == [
+        10 if row in (3, 7) else 1 for row in range(60)
+    ]
+    again = loader()
+    again.set_epoch(1)
+    assert not torch.equal(next(iter(again)).x, next(iter(loader())).x)
+    # Where labels are many, or none, nothing is repeated.
+    plain = torch.cat([batch.x for batch in loader(labelled_share=0.0)])
+    assert torch.equal(torch.cat([batch.x for batch in loader(labelled_share=0.03)]), plain)
+    y[:] = -1
+    assert torch.equal(torch.cat([batch.x for batch in loader()]), plain)
+
+
+def test_a_label_counts_as_much_however_often_it_is_drawn():
+    """The mean log q(y|x) of the known labels, weighed by w, beside the mean bound of a datum."""
+    y = torch.full((400,), -1)
+    y[:10] = torch.arange(10) % 2
+    log_q = torch.rand(400)
+    means = []
+    for share in (0.0, 0.2):
+        loader = TensorLoader(
+            torch.arange(400.0).view(400, 1),
+            y,
+            50,
+            labelled_share=share,
+            prepare=Prepare(),
+            stage="train",
+            shuffle=True,
+        )
+        alpha = label_weight(0.1, loader.labelled)
+        drawn = torch.cat([batch.x for batch in loader]).flatten().long()
+        known = drawn[y[drawn] >= 0]
+        means.append(alpha * log_q[known].sum() / len(drawn))
+    assert torch.stack(means).allclose(0.1 * log_q[:10].mean())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from .objectives import Objective, Terms
 from .schedules import Constant, Cosine, Linear, Schedule
 from .vae import VAE
 
+LABELLED_SHARE = 0.125  # of a batch, where labels are inferred
+
 
 def rehearse(vae: VAE, objective: Objective, estimator: Estimator) -> None:
     """A step on blank data: what does not fit fails here, and lazy layers get their shape.
@@ -61,10 +63,19 @@ def terms_of(
     return terms._replace(objective=terms.objective + label_weight * log_q)
 
 
-def label_weight(weight: float, labels: Tensor) -> float:
-    """The weight of a known label's log q(y|x): higher, the fewer of the training labels [N] are
-    known."""
-    return weight * len(labels) / max(int((labels >= 0).sum()), 1)
+def labelled_share(vae: VAE) -> float:
+    """The share of a batch that has labels at least, in the training of this model."""
+    return LABELLED_SHARE if isinstance(vae.condition, InferredLabels) else 0.0
+
+
+def label_weight(weight: float, labelled: float) -> float:
+    """The weight of a known label's log q(y|x): higher, the fewer of the data have one.
+
+    Args:
+        weight: of the mean over all known labels, beside the mean bound of all data.
+        labelled: the share of the data of an epoch whose label is known.
+    """
+    return weight / labelled if labelled else 0.0
 
 
 def loss(terms: Terms, size: int, processes: int = 1) -> Tensor:

@@ -158,10 +158,24 @@ class TensorLoader(Loader):
         images: data as it is stored, shape [N, *]; of images [N, C, H, W], uint8. Moved to the
             device once, unless it would take more than half of its free memory.
         labels: shape [N], int64.
+        labelled_share: at least this share of a batch has labels, -1 not being one. Where fewer
+            are known, an epoch has all data without a label once, and those with one again and
+            again.
         batch_size, settings: see :class:`Loader`; the device is the images' own by default.
+
+    Attributes:
+        labelled: the share of an epoch's data whose label is known.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        labelled_share: float = 0.0,
+        **settings: Any,
+    ) -> None:
         device = settings.pop("device", None) or images.device
         super().__init__(
             tuple(images.shape[1:]), len(images), batch_size, device=device, **settings
@@ -169,15 +183,60 @@ class TensorLoader(Loader):
         self.prepare.check(images)
         self.images = _move_if_it_fits(images, self.device)
         self.labels = labels.to(self.images.device)
+        known = labels.cpu() >= 0
+        self.labelled = known.double().mean().item()
+        self._labelled: _Labelled | None = None
+        if 0 < self.labelled < labelled_share:
+            per_batch = min(math.ceil(labelled_share * batch_size), batch_size - 1)
+            self._labelled = _Labelled(known, per_batch)
+            self.num_images = self._labelled.epoch(batch_size)
+            self.labelled = per_batch * len(self) / self.num_images
 
     def _order(self, epoch: int) -> Tensor:
-        return super()._order(epoch).to(self.images.device)
+        if self._labelled is None:
+            order = super()._order(epoch)
+        else:
+            order = self._labelled.order(self.batch_size, derive_seed(self.seed, "order", epoch))
+        return order.to(self.images.device)
 
     def _fetch(self, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in parts:
             # index_select takes a third of the time of images[rows].
             stored = self.images.index_select(0, rows).to(self.device)
             yield stored, self.labels.index_select(0, rows).to(self.device)
+
+
+class _Labelled:
+    """The order of an epoch with as many labelled data in each batch.
+
+    Args:
+        known: is the label known, [N].
+        per_batch: so many of a whole batch have one.
+    """
+
+    def __init__(self, known: Tensor, per_batch: int) -> None:
+        self.known, self.others = known.nonzero().flatten(), (~known).nonzero().flatten()
+        self.per_batch = per_batch
+
+    def epoch(self, batch_size: int) -> int:
+        """Number of data in an epoch."""
+        return len(self.others) + self.per_batch * self._batches(batch_size)
+
+    def order(self, batch_size: int, seed: int) -> Tensor:
+        """Row numbers, [epoch]: the labelled ones come first in each batch."""
+        generator = torch.Generator().manual_seed(seed)
+        others = self.others[torch.randperm(len(self.others), generator=generator)]
+        needed = self.per_batch * self._batches(batch_size)
+        rounds = -(-needed // len(self.known))
+        turns = [torch.randperm(len(self.known), generator=generator) for _ in range(rounds)]
+        known = self.known[torch.cat(turns)[:needed]]
+        parts = zip(
+            known.split(self.per_batch), others.split(batch_size - self.per_batch), strict=True
+        )
+        return torch.cat([rows for pair in parts for rows in pair])
+
+    def _batches(self, batch_size: int) -> int:
+        return -(-len(self.others) // (batch_size - self.per_batch))
 
 
 def check_batch_size(name: str, size: int) -> None:

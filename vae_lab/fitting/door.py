@@ -17,7 +17,7 @@ from ..levels import Levels
 from ..likelihoods import Likelihood
 from ..networks import Network
 from ..objectives import Objective
-from ..optimization import rehearse
+from ..optimization import labelled_share, rehearse
 from ..priors import Prior
 from ..priors.base import start as start_prior
 from ..seeding import seeded
@@ -178,10 +178,9 @@ def fit(
             vae.to(place),
             goal.to(place),
             gradient.to(place),
-            data.loader("train", batch_size, seed, place),
+            data.loader("train", batch_size, seed, place, labelled_share(vae)),
             None if held is None else held.loader("val", EVAL_BATCH_SIZE, seed, place),
             plan,
-            data.labels,
         )
         settings: dict[str, Any] = {}
         if file is not None:

@@ -93,10 +93,24 @@ class Examples(NamedTuple):
     def _bytes(self) -> bool:
         return isinstance(self.prepare, Pixels)
 
-    def loader(self, stage: str, batch_size: int, seed: int, device: torch.device) -> TensorLoader:
-        settings = {"stage": stage, "seed": seed, "shuffle": stage == "train"}
+    def loader(
+        self,
+        stage: str,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        labelled_share: float = 0.0,
+    ) -> TensorLoader:
         return TensorLoader(
-            self.stored, self.labels, batch_size, prepare=self.prepare, device=device, **settings
+            self.stored,
+            self.labels,
+            batch_size,
+            labelled_share=labelled_share,
+            stage=stage,
+            seed=seed,
+            shuffle=stage == "train",
+            prepare=self.prepare,
+            device=device,
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..data import Batch, Loader
+from ..data import Batch, Loader, TensorLoader
 from ..estimators import Estimator
 from ..objectives import Objective
 from ..optimization import (
@@ -84,7 +84,6 @@ class Training:
         val: those of a validation, which follows each epoch; None: there is none, and the last
             weights count instead of the best.
         plan: all numbers.
-        labels: of the data to train on, [N], of which -1 are not known.
     """
 
     def __init__(
@@ -92,14 +91,13 @@ class Training:
         vae: VAE,
         objective: Objective,
         estimator: Estimator,
-        train: Loader,
+        train: TensorLoader,
         val: Loader | None,
         plan: Plan,
-        labels: Tensor,
     ) -> None:
         self.vae, self.objective, self.estimator = vae, objective, estimator
         self.train, self.val, self.plan = train, val, plan
-        self._label_weight = label_weight(plan.label_weight, labels)
+        self._label_weight = label_weight(plan.label_weight, train.labelled)
         groups = parameter_groups(
             vae,
             objective,

@@ -314,7 +314,7 @@ FORESEEN = {
         "steps must be at least 1, got 0 (in model.objective.beta)"
     ),
     "network.activation=rleu": (
-        "activation must be one of relu, leaky_relu, tanh, elu, gelu, silu, got 'rleu' (in "
+        "activation must be one of relu, leaky_relu, tanh, elu, gelu, silu, glu, got 'rleu' (in "
         "model.network)"
     ),
     "save.keep=0": "keep must be at least 1 and failures not negative, got 0 and 3",

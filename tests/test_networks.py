@@ -14,6 +14,7 @@ from vae_lab.networks import MLP, Conv, Grid, Linear, ResNet, TemporalConv, Tran
 from vae_lab.networks.base import ACTIVATIONS, gain, grid
 from vae_lab.networks.grid import AROUND
 from vae_lab.networks.layers import Attention, DoublingConv, Residual
+from vae_lab.networks.mlp import GATED_GAIN
 from vae_lab.objectives import ELBO, IWAE
 
 NETWORKS = [
@@ -274,6 +275,19 @@ def test_gain_keeps_the_second_moment():
     for name, kind in ACTIVATIONS.items():
         h = torch.randn(200_000)
         assert (gain(name) * kind()(h)).square().mean() == pytest.approx(1, rel=0.05), name
+    gates = torch.nn.functional.glu(torch.randn(200_000, 2))
+    assert (GATED_GAIN * gates).square().mean() == pytest.approx(1, rel=0.05)
+
+
+def test_a_gated_layer_is_a_product_of_two():
+    torch.manual_seed(0)
+    encoder = MLP((3,), "glu").encoder((5,))
+    dense = encoder[1]
+    x = torch.randn(4, 5)
+    (w, v), (b, c) = dense.weight.chunk(2), dense.bias.chunk(2)
+    assert torch.allclose(encoder(x), (x @ w.T + b) * torch.sigmoid(x @ v.T + c))
+    assert encoder.features == 3
+    assert MLP((3,), "glu").decoder(2, (5,))(torch.zeros(1, 2)).shape == (1, 5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -289,7 +303,7 @@ def test_every_activation_builds(kind, activation):
     [
         (lambda: MLP((512, 0)), r"hidden must be a sequence of positive integers, got \(512, 0\)"),
         (lambda: MLP(512), "hidden must be a sequence of positive integers, got 512"),
-        (lambda: MLP(activation="rleu"), "activation must be one of relu, .*silu, got 'rleu'"),
+        (lambda: MLP(activation="rleu"), "activation must be one of relu, .*glu, got 'rleu'"),
         (lambda: Conv(()), r"channels must be a non-empty sequence .*, got \(\)"),
         (lambda: Conv(features=-1), "features must be a positive integer, got -1"),
         (lambda: ResNet(blocks=0), "blocks must be a positive integer, got 0"),

@@ -122,9 +122,9 @@ def check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
-def check_activation(name: str) -> None:
-    """Refuse an unknown activation, and list the known ones."""
-    check_choice("activation", name, ACTIVATIONS)
+def check_activation(name: str, *others: str) -> None:
+    """Refuse an unknown activation, and list the known ones, among them a network's own others."""
+    check_choice("activation", name, [*ACTIVATIONS, *others])
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:

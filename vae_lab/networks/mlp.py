@@ -19,14 +19,21 @@ from .base import (
     widths,
 )
 
+GATED = "glu"
+GATED_GAIN = 1.8462  # E[h^2 sigmoid(g)^2]^(-1/2) for two normal variables
+
 
 @dataclass(frozen=True)
 class MLP:
-    """Fully connected layers with an activation after each; the decoder has them in reverse.
+    r"""Fully connected layers with an activation after each; the decoder has them in reverse.
 
     Args:
         hidden: widths from the datum to the features; none of them gives the `Linear` network.
-        activation: relu, leaky_relu, tanh, elu, gelu or silu.
+        activation: relu, leaky_relu, tanh, elu, gelu or silu; or glu: gated linear units,
+            :math:`(W h + b) \, \sigma(V h + c)`.
+
+    Source of the gates: Dauphin, Fan, Auli & Grangier, *Language Modeling with Gated Convolutional
+    Networks*, ICML 2017, arXiv:1612.08083
     """
 
     hidden: Sequence[int] = (512, 256)
@@ -34,14 +41,15 @@ class MLP:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", widths("hidden", self.hidden, empty=True))
-        check_activation(self.activation)
+        if self.activation != GATED:
+            check_activation(self.activation, GATED)
 
     def encoder(self, shape: Shape) -> Encoder:
         """Module from [N, *shape], of any number of axes, to [N, hidden[-1]]."""
         check_shape(shape)
         sizes = (math.prod(shape), *self.hidden)
         trunk = Encoder(nn.Flatten(), *self._layers(sizes), features=sizes[-1])
-        initialise(trunk, gain(self.activation))
+        initialise(trunk, self._gain)
         return trunk
 
     def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
@@ -50,9 +58,21 @@ class MLP:
         sizes = (latent_size, *reversed(self.hidden))
         output = Dense(sizes[-1], math.prod(shape))
         trunk = nn.Sequential(*self._layers(sizes), output, nn.Unflatten(1, shape))
-        initialise(trunk, gain(self.activation), output)
+        initialise(trunk, self._gain, output)
         return trunk
 
+    @property
+    def _gain(self) -> float:
+        return GATED_GAIN if self.activation == GATED else gain(self.activation)
+
     def _layers(self, sizes: Sequence[int]) -> list[nn.Module]:
-        pairs = pairwise(sizes)
-        return [part for a, b in pairs for part in (Dense(a, b), nonlinearity(self.activation))]
+        gated = self.activation == GATED
+        return [
+            part
+            for a, b in pairwise(sizes)
+            for part in (
+                (Dense(a, 2 * b), nn.GLU(-1))
+                if gated
+                else (Dense(a, b), nonlinearity(self.activation))
+            )
+        ]

@@ -69,11 +69,13 @@ class VAEModule(pl.LightningModule):
         own_latent_settings: arguments of a subclass that only its own choice of latent uses.
         own_prior_settings: likewise of prior.
         own_estimator_settings: likewise of estimator.
+        labelled_share: of a training batch, that has labels at least.
     """
 
     own_latent_settings: ClassVar[tuple[str, ...]] = ()
     own_prior_settings: ClassVar[tuple[str, ...]] = ()
     own_estimator_settings: ClassVar[tuple[str, ...]] = ()
+    labelled_share: float = 0.0
 
     def __init__(
         self,

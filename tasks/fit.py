@@ -205,6 +205,7 @@ def _check_data(
         return []
     datamodule.prepare_data()
     datamodule.setup("fit")
+    datamodule.labelled_share = model.labelled_share  # decides how many batches there are
     check_batches(config, datamodule)
     x, y, _ = _first(datamodule.val_dataloader())
     model.vae.likelihood.check(x)

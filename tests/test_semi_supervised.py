@@ -238,6 +238,15 @@ def test_it_is_trained_tested_released_and_goes_on(run, tmp_path, capsys, line):
     assert "test/accuracy" in capsys.readouterr().out
 
 
+def test_what_is_said_before_it_trains_counts_the_batches_with_labels(run, tmp_path, capsys):
+    """1200 data without a label, and 7 with one in each batch of 50: 28 batches in an epoch."""
+    line = ("model=semi_supervised_vae", "data.labelled=100", f"run_dir={tmp_path / 'run'}")
+    typed = [word for word in SMALL if "limit_" not in word and "max_epochs" not in word]
+    run(*line, *typed, "trainer.max_epochs=1", "model.lr_warmup_steps=100")
+    told = capsys.readouterr()
+    assert "this run has 28 steps" in told.out + told.err
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

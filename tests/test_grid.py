@@ -328,6 +328,10 @@ WRONG = [
         r"MLP takes data of shape \[1, 4, 4\] only: train with a fully convolutional network",
     ),
     (lambda: model(Gaussian(2), Conv((3,)), (1, 4, 4)).at(1, 8, 8), r"Conv takes data of shape"),
+    (
+        lambda: model(Gaussian(2), Grid((3,), padding="reflect"), (1, 4, 4)).at(1, 2, 8),
+        r"padding=reflect needs 2 x 2 places or more, got 1 x 4 of 2 pixels",
+    ),
     (lambda: model(Gaussian(2), TWICE, (1, 4, 4)).at(3, 4, 4), r"be \[1, H, W\], got \[3, 4, 4\]"),
     (lambda: model(Gaussian(2), TWICE, (1, 4, 4)).at(8, 8), r"be \[1, H, W\], got \[8, 8\]"),
     (

@@ -37,7 +37,7 @@ class Views(nn.Module):
             shape: of one picture, (C, H, W).
 
         Raises:
-            ValueError: the network is not fully convolutional, or C is another.
+            ValueError: the network is not fully convolutional, C is another, or H or W is too small.
         """
         other = self._copy()
         if not other.latent.grid:
@@ -48,6 +48,8 @@ class Views(nn.Module):
         check_shape(shape)
         if len(shape) != 3 or shape[0] != other.shape[0]:
             raise ValueError(f"shape must be [{other.shape[0]}, H, W], got {list(shape)}")
+        with torch.device("meta"):
+            other.network.encoder(tuple(shape))  # refuses what is too small for it
         other.shape, other.latent = tuple(shape), copy(other.latent)
         other.output_shape = other.likelihood.bind(other.shape)
         del other.latent.grid  # of this copy: it is bound anew

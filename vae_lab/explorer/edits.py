@@ -130,8 +130,7 @@ class Explorer:
     @property
     def has_temperature(self) -> bool:
         """Whether :meth:`samples` are others at another temperature than 1."""
-        moved = self.vae.condition is not None and self.vae.condition.prior
-        return self.prior.has_temperature and not moved
+        return self.vae.has_temperature
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Y = None) -> Tensor:

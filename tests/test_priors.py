@@ -184,6 +184,30 @@ def test_one_component_is_the_latents_own_prior(latent, network):
     assert z_scores(sampled.unflatten(0, (5000, 2)), closed[:2]).abs().max() < LIMIT
 
 
+@pytest.mark.parametrize("latent", LATENTS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_density_of_each_component_is_its_own(latent, network):
+    """Also of components far from zero and so narrow that squares of single precision say nothing,
+    and of a relaxed z."""
+    vae = VAE(SHAPE, NETWORKS[network], LATENTS[latent](), likelihoods.Bernoulli())
+    size = vae.latent.parameter_size
+    parameters = 5 * torch.randn(6, *vae.latent.grid, size)
+    if latent == "gaussian":
+        parameters = torch.tensor([30.0] * 2 + [-5.0] * 2) + torch.randn_like(parameters)
+    q = vae.latent.distribution(parameters.double())
+    z = q.sample((2,))
+    if latent in ("codes", "bits"):
+        z = torch.cat([z, torch.rand_like(z)])
+    found = vae.latent.log_densities(q, z)
+    each = [q.log_prob(z[:, [n]].expand(z.shape)) for n in range(6)]
+    torch.testing.assert_close(found, torch.stack(each, 1))
+    assert found.shape == (len(z), 6, 6) and found.dtype == z.dtype
+    single = vae.latent.distribution(parameters), z.float()
+    expected = [single[0].log_prob(single[1][:, [n]].expand(z.shape)) for n in range(6)]
+    found = vae.latent.log_densities(*single)
+    torch.testing.assert_close(found, torch.stack(expected, 1), rtol=1e-4, atol=1e-3)
+
+
 def test_a_vamp_prior_of_one_datum_is_its_posterior():
     prior, x = Vamp(1), binary_images(1, SHAPE)
     vae = randomize(VAE(SHAPE, MLP((4,)), Gaussian(3), likelihoods.Bernoulli(), prior).double())
@@ -261,9 +285,9 @@ def test_the_cache_changes_nothing(latent, network):
     prior, steps = vae.prior, vae.prior._steps
     z = vae.p_z().sample((3,))
     cut = steps.cut(z).flatten(2)
-    whole, cache, last = prior.parameters_of(cut), [], None
+    whole, cache, last = prior.parameters_of(cut), prior.cache(3), None
     for number in range(steps.length):
-        found = prior.next_parameters(number, last, cache, 3)
+        found = prior.next_parameters(number, last, cache)
         torch.testing.assert_close(found, whole[:, number])
         last = cut[:, number]
     cold = prior.sample(2, temperature=0.0)

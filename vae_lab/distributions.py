@@ -210,6 +210,11 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def precise(x: Tensor) -> torch.dtype:
+    """The most precise type that there is where x is."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
 def one_hot(index: Tensor, like: Tensor) -> Tensor:
     """[*] -> [*, K], of the type and the K of `like`; F.one_hot would look at the indices."""
     categories = torch.arange(like.shape[-1], device=index.device)

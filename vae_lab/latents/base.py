@@ -182,6 +182,11 @@ class Latent(PrintsArguments, nn.Module):
             "leave it at 0"
         )
 
+    def log_densities(self, q: Distribution, z: Tensor) -> Tensor:
+        r"""The density of every z under each of K distributions, z [\*, \*E] and q of batch shape
+        [K] -> [\*, K]; where the family allows without a tensor [\*, K, \*E]."""
+        return q.log_prob(z.unsqueeze(z.ndim - len(self.event_shape)))
+
     def mode(self, q: Distribution) -> Tensor:
         """The most probable z, [*B, *E]; the mean, if nothing else is said."""
         return q.mean

@@ -15,7 +15,6 @@ from .base import Prior, Standardizer, at_one_place
 if TYPE_CHECKING:
     from ..latents import Latent
 
-Cache = list[tuple[Tensor, Tensor]]  # of each layer the keys and values so far
 APART = 0.5  # standard deviation of the parameters of a mixture's components at the start
 
 
@@ -93,22 +92,29 @@ class Autoregressive(Prior):
         first = self.first.expand(*before.shape[:-2], 1, -1)
         h = torch.cat([first, before], -2) + self.places
         for block in self.blocks:
-            h, _ = block(h)
+            h = block(h)
         parameters: Tensor = self.head(self.norm(h))
         return parameters
 
-    def next_parameters(self, number: int, last: Tensor | None, cache: Cache, count: int) -> Tensor:
-        """The parameters of one step, [count, parameters]; the cache grows by it.
+    def cache(self, count: int) -> Tensor:
+        """Room for the keys and values of all steps, [layers, 2, count, heads, T, width of one]."""
+        size = count, self.heads, self._steps.length, self.width // self.heads
+        return self.first.new_empty(self.layers, 2, *size)
+
+    @torch.no_grad()
+    def next_parameters(self, number: int, last: Tensor | None, cache: Tensor) -> Tensor:
+        """The parameters of one step, [count, parameters], given the cache of those before it,
+        which it joins.
 
         Args:
             last: the step before, [count, size]; None at the first.
         """
+        count = cache.shape[2]
         h = self.first.expand(count, -1) if last is None else self.embedding(last)
-        h = (h + self.places[number]).unsqueeze(-2)
-        for index, block in enumerate(self.blocks):
-            h, kept = block(h, cache[index] if number else None)
-            cache[index : index + 1] = [kept]
-        parameters: Tensor = self.head(self.norm(h)).squeeze(-2)
+        h = h + self.places[number]
+        for block, kept in zip(self.blocks, cache, strict=True):
+            h = block.step(h, kept, number)
+        parameters: Tensor = self.head(self.norm(h))
         return parameters
 
     def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
@@ -130,24 +136,36 @@ class _Block(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(
-        self, h: Tensor, cache: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """h [*, T, width]; with a cache the steps come after those that it holds."""
-        q, k, v = self.qkv(self.norm(h)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        q, k, v = (part.transpose(-2, -3) for part in (q, k, v))  # [*, heads, T, width of a head]
-        if cache is not None:
-            k, v = (torch.cat(pair, -2) for pair in zip(cache, (k, v), strict=True))
-        seen = _attention(q, k, v).transpose(-2, -3).flatten(-2)
-        h = h + self.out(seen)
-        return h + self.dense(h), (k, v)
+    def forward(self, h: Tensor) -> Tensor:
+        """All steps, [*, T, width]."""
+        q, k, v = self._heads(h).transpose(-2, -4).unbind(-3)  # [*, heads, T, width of a head]
+        return self._after(h, _attention(q, k, v).transpose(-2, -3))
+
+    def step(self, h: Tensor, kept: Tensor, number: int) -> Tensor:
+        """The step of this number, [N, width], given the keys and values [2, N, heads, T, *] that
+        are kept of those before it, which its own join."""
+        q, *k_v = self._heads(h).unbind(-3)  # [N, heads, width of a head]
+        kept[..., number, :] = torch.stack(k_v)
+        k, v = kept[..., : number + 1, :]
+        # By hand: of a single query the CPU's fused kernel needs four times as long.
+        scores = q.unsqueeze(-2) @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        return self._after(h, (scores.softmax(-1) @ v).squeeze(-2))
+
+    def _heads(self, h: Tensor) -> Tensor:
+        """Queries, keys and values of each head, [*, 3, heads, width of a head]."""
+        qkv: Tensor = self.qkv(self.norm(h))
+        return qkv.unflatten(-1, (3, self.heads, -1))
+
+    def _after(self, h: Tensor, seen: Tensor) -> Tensor:
+        h = h + self.out(seen.flatten(-2))
+        after: Tensor = h + self.dense(h)
+        return after
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each step sees itself and those before it; by hand, as the fused kernel has no second
     derivative, which control variates need."""
-    later = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
-    later = later.triu(1 + k.shape[-2] - q.shape[-2])
+    later = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
     scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(later, -torch.inf)
     return scores.softmax(-1) @ v
 
@@ -174,9 +192,9 @@ class Sequential(Distribution):
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), temperature: float = 1.0) -> Tensor:
         shape = torch.Size(sample_shape)
-        last, drawn, cache = None, [], Cache()
+        last, drawn, cache = None, [], self.prior.cache(shape.numel())
         for number in range(self.steps.length):
-            parameters = self.prior.next_parameters(number, last, cache, shape.numel())
+            parameters = self.prior.next_parameters(number, last, cache)
             drawn.append(self.steps.draw(parameters, temperature, self.prior.top_k))
             last = drawn[-1].flatten(1)
         z = torch.stack(drawn, 1).reshape(*shape, *self.event_shape)
@@ -253,5 +271,6 @@ def _drawn(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         logits = logits.where(logits >= least, -torch.inf)
     if not temperature:
         return logits.argmax(-1)
-    gumbel = -torch.empty_like(logits).exponential_().log()
-    return (logits / temperature + gumbel).argmax(-1)
+    below = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    drawn = torch.rand_like(below[..., :1]) * below[..., -1:]
+    return (below <= drawn).sum(-1).clamp(max=logits.shape[-1] - 1)

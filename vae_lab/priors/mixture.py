@@ -55,7 +55,7 @@ class Mixture(Prior):
     def forward(self, condition: None) -> Distribution:
         [latent] = self._latent
         each = at_one_place(latent).prior_distribution(self.parameters_of_each)
-        mixture = _mixture(self.weights, each)
+        mixture = Components(self.weights, each, at_one_place(latent))
         return over_places(latent, mixture if self.units is None else self.units.undone(mixture))
 
 
@@ -80,6 +80,7 @@ class Vamp(Prior):
         self.pseudo_inputs = pseudo_inputs
 
     def bind(self, latent: "Latent") -> None:
+        self._latent = (latent,)
         self.inputs = nn.Parameter(torch.rand(self.pseudo_inputs, *self.input_shape))
 
     @torch.no_grad()
@@ -89,9 +90,31 @@ class Vamp(Prior):
 
     def of(self, vae: "VAE", condition: None) -> Distribution:
         q = vae.posterior(vae.encoder(self.inputs.to(vae.dtype)))
-        return _mixture(self.inputs.new_zeros(self.pseudo_inputs), q)
+        [latent] = self._latent
+        return Components(self.inputs.new_zeros(self.pseudo_inputs), q, latent)
 
 
-def _mixture(logits: Tensor, components: Distribution) -> Distribution:
-    weights = Categorical(logits=full_precision(logits), validate_args=False)
-    return MixtureSameFamily(weights, components, validate_args=False)
+class Components(MixtureSameFamily):
+    r"""torch's mixture, whose log-density needs no tensor of the shape [\*, K, \*E].
+
+    Args:
+        logits: of the weights, [K].
+        components: batch shape [K].
+        latent: whose z these are distributions of.
+    """
+
+    def __init__(self, logits: Tensor, components: Distribution, latent: "Latent") -> None:
+        self._of = logits, components, latent
+        weights = Categorical(logits=full_precision(logits), validate_args=False)
+        super().__init__(weights, components, validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "Components":
+        """As many independent ones, which are all alike."""
+        alike = Components(*self._of)
+        super().expand(batch_shape, alike)
+        return alike
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        logits, components, latent = self._of
+        each = latent.log_densities(components, value)
+        return (each + full_precision(logits).log_softmax(-1)).logsumexp(-1)

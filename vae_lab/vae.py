@@ -16,7 +16,7 @@ from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count, jo
 from .latents import Latent
 from .levels import Bound, Level, Levels, over_labels
 from .networks.base import check_shape, grid
-from .priors import Prior
+from .priors import Prior, Standard
 from .priors.base import bound, check_shapes
 from .storage.keeping import Pretrained
 from .views import Views
@@ -81,6 +81,8 @@ class VAE(Views, Generation, Pretrained):
         self.output_bias = nn.Parameter(torch.zeros(bias))
         self.likelihood = likelihood
         self.prior: Prior | None = None
+        if prior is None and not latent.closed_kl:
+            prior = Standard()
         if prior is not None:
             self.set_prior(prior)
         self.condition = condition

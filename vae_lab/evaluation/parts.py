@@ -183,14 +183,13 @@ def split(m: Measurement, estimator: Estimator | None) -> None:
         m.each["kl"] = kl.mean(0).sum(-1)
         _add_kl(m)
     m.draw_anew("split")
-    found = decompose(latent, q, points)
-    _add_decomposition(m, found)
-    if vae.own_prior:
-        _add_marginals(m, kl[0].mean(0), found, prior_gap(latent, q))
-    elif vae.prior is not None:
-        rest = aggregate(kl.sum(-1), found)
-        note = "KL(q(z) || p(z)), kl less mutual_information; this prior has no KL of each variable"
-        m.add("aggregate_kl", rest.kl, rest.error, "nats", note)
+    if latent.closed_kl:  # else a density of q(z) would take hours
+        found = decompose(latent, q, points)
+        _add_decomposition(m, found)
+        if vae.own_prior:
+            _add_marginals(m, kl[0].mean(0), found, prior_gap(latent, q))
+        elif vae.prior is not None:
+            _add_aggregate_kl(m, kl.sum(-1), found)
     _add_use(m, q)
     _add_mixture_gap(m, of_x, q)
     m.progress("split", 1, 1)
@@ -214,6 +213,12 @@ def _add_use(m: Measurement, q: Distribution) -> None:
         perplexity = use.perplexity.mean().item()
         m.add("code_perplexity", perplexity, note=f"of {codes.shape[-1]} categories")
         m.per_latent["perplexity"] = use.perplexity.tolist()
+
+
+def _add_aggregate_kl(m: Measurement, kl: Tensor, found: Decomposition) -> None:
+    rest = aggregate(kl, found)
+    note = "KL(q(z) || p(z)), kl less mutual_information; this prior has no KL of each variable"
+    m.add("aggregate_kl", rest.kl, rest.error, "nats", note)
 
 
 def _add_mixture_gap(m: Measurement, vae: VAE, q: Distribution) -> None:

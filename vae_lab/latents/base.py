@@ -46,6 +46,7 @@ class Latent(PrintsArguments, nn.Module):
     Attributes:
         grid: the places, (h, w); () where there is no grid.
         deterministic: does q give all probability to one z.
+        closed_kl: is there a closed form of the KL to the latent's own prior; else it is sampled.
         kind: what a variable's number means: any number, the name of a category, a bit, a count.
         categories: K, of which one is chosen by each variable; None where they cannot be listed.
     """
@@ -53,6 +54,7 @@ class Latent(PrintsArguments, nn.Module):
     kind: ClassVar[Kind] = "numbers"
     categories: int | None = None
     deterministic: bool = False
+    closed_kl: ClassVar[bool] = True
 
     grid: tuple[int, ...] = ()
 

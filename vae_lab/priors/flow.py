@@ -2,22 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 from torch.distributions.transforms import ReshapeTransform
 
+from ..flows import Kind, network
 from ..networks.base import check_choice, check_positive, widths
-from ..optional import needs
 from ..seeding import seeded
 from .base import Prior, Standardizer, over_places
 
 if TYPE_CHECKING:
     from ..latents import Latent
-
-Kind = Literal["coupling", "autoregressive"]
 
 
 class Flow(Prior):
@@ -65,7 +63,7 @@ class Flow(Prior):
             raise ValueError("kind=coupling needs 2 latents or more, got 1: use autoregressive")
         self._latent = (latent,)
         self.units = Standardizer(latent.variables)
-        self.flow = _flow(self.kind, size, self.transforms, self.hidden)
+        self.flow = network(self.kind, size, self.transforms, self.hidden)
 
     def meet(self, z: Tensor) -> None:
         self.units.meet(z)
@@ -86,22 +84,3 @@ class Flow(Prior):
             normal = temperature * flow.base.sample((count, *latent.grid))
         z = flow.transform.inv(normal).reshape(count, *latent.event_shape)
         return self.units.inverse(z)
-
-
-def _flow(kind: Kind, size: int, transforms: int, hidden: Sequence[int]) -> nn.Module:
-    validates = Distribution._validate_args  # zuko sets it for all distributions of the process
-    try:
-        with needs("flows", __name__):
-            from zuko.flows import MAF, RealNVP
-    finally:
-        Distribution.set_default_validate_args(validates)
-    flow: nn.Module
-    if kind == "coupling":
-        flow = RealNVP(size, transforms=transforms, hidden_features=hidden)
-    else:
-        flow = MAF(size, transforms=transforms, hidden_features=hidden)
-    for part in flow.modules():
-        if isinstance(network := getattr(part, "hyper", None), nn.Sequential):
-            for parameter in network[-1].parameters():
-                nn.init.zeros_(parameter)
-    return flow

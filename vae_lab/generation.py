@@ -18,8 +18,10 @@ class Generation:
     def has_temperature(self) -> bool:
         """Whether there are samples of another temperature than 1."""
         vae = cast("VAE", self)
+        if vae.prior is not None:
+            return vae.prior.has_temperature
         moved = vae.condition is not None and vae.condition.prior
-        return (vae.prior or vae.latent).has_temperature and not moved
+        return vae.latent.has_temperature and not moved
 
     @torch.no_grad()
     def sample(self, num_images: int, y: Any = None, temperature: float = 1.0) -> Tensor:
@@ -46,7 +48,10 @@ class Generation:
                     "another prior, as prior=autoregressive"
                 )
             seed = int(torch.randint(2**62, ()))
-            return (vae.prior or vae.latent).sample(count, temperature, seed)
+            if vae.prior is None:
+                return vae.latent.sample(count, temperature, seed)
+            vector = vae.vector_of(None) if vae.prior.condition_width else None
+            return vae.prior.sample(count, temperature, seed, vector)
         p = vae.p_z()
         if not p.batch_shape:
             return p.sample((count,))

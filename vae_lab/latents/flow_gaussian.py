@@ -37,6 +37,14 @@ class FlowGaussian(Gaussian):
         hidden: widths of the network in each of them.
         context: width of c.
 
+    Before training its density is that of a diagonal Gaussian:
+
+    >>> import torch
+    >>> latent = FlowGaussian(latents=2, context=1)
+    >>> q = latent.distribution(torch.tensor([0.0, 2.0, 0.0, 0.0, 0.5]))  # mu, log sigma, c
+    >>> print(q.mean.tolist(), f"{q.log_prob(torch.tensor([0.0, 2.0])):.4f}")
+    [0.0, 2.0] -1.8379
+
     Source: Kingma et al., *Improved Variational Inference with Inverse Autoregressive Flow*,
     NeurIPS 2016, arXiv:1606.04934; Rezende & Mohamed, *Variational Inference with Normalizing
     Flows*, ICML 2015, arXiv:1505.05770

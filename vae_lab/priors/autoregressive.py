@@ -10,7 +10,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, co
 
 from ..networks.base import check_positive
 from ..seeding import seeded
-from .base import Prior, Standardizer, at_one_place
+from .base import Prior, Standardizer, at_one_place, from_zero
 
 if TYPE_CHECKING:
     from ..latents import Latent
@@ -27,7 +27,8 @@ class Autoregressive(Prior):
     after the other; of numbers it is all variables of one place, or, without a grid, one of them,
     by a mixture of Gaussians. A code is embedded linearly, so that a relaxed one, which is a
     mixture of codes, is embedded as the mixture of theirs; log p(z) is linear in it as well. What
-    is bounded then is what the relaxed codes give, no log p(x) until they are nearly one-hot.
+    is bounded then is what the relaxed codes give, no log p(x) until they are nearly one-hot. A
+    linear map of y, which starts at zero, is added to every step.
 
     Args:
         width: of a step inside the transformer.
@@ -43,6 +44,7 @@ class Autoregressive(Prior):
     """
 
     has_temperature = True
+    takes_condition = True
 
     def __init__(
         self,
@@ -75,6 +77,8 @@ class Autoregressive(Prior):
         self.blocks = nn.ModuleList(_Block(width, self.heads) for _ in range(self.layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, self._steps.parameters)
+        if self.condition_width:
+            self.of_condition = from_zero(nn.Linear(self.condition_width, width))
         if not self.head.weight.is_meta:  # all steps begin alike
             nn.init.zeros_(self.head.weight)
             self._steps.start(self.head.bias)
@@ -83,14 +87,20 @@ class Autoregressive(Prior):
         if self.units is not None:
             self.units.meet(z)
 
-    def forward(self, condition: None) -> "Sequential":
-        return Sequential(self, self._steps)
+    def forward(self, condition: Tensor | None) -> "Sequential":
+        return Sequential(self, self._steps, condition)
 
-    def parameters_of(self, steps: Tensor) -> Tensor:
-        """The parameters of each step given those before it, [*, T, size] -> [*, T, parameters]."""
+    def parameters_of(self, steps: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The parameters of each step given those before it, [*, T, size] -> [*, T, parameters].
+
+        Args:
+            condition: [*B, C], where the last axes of * are *B.
+        """
         before = self.embedding(steps[..., :-1, :])
         first = self.first.expand(*before.shape[:-2], 1, -1)
         h = torch.cat([first, before], -2) + self.places
+        if condition is not None:
+            h = h + self.of_condition(condition).unsqueeze(-2)
         for block in self.blocks:
             h = block(h)
         parameters: Tensor = self.head(self.norm(h))
@@ -102,26 +112,34 @@ class Autoregressive(Prior):
         return self.first.new_empty(self.layers, 2, *size)
 
     @torch.no_grad()
-    def next_parameters(self, number: int, last: Tensor | None, cache: Tensor) -> Tensor:
+    def next_parameters(
+        self, number: int, last: Tensor | None, cache: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
         """The parameters of one step, [count, parameters], given the cache of those before it,
         which it joins.
 
         Args:
             last: the step before, [count, size]; None at the first.
+            condition: [count, C].
         """
         count = cache.shape[2]
         h = self.first.expand(count, -1) if last is None else self.embedding(last)
         h = h + self.places[number]
+        if condition is not None:
+            h = h + self.of_condition(condition)
         for block, kept in zip(self.blocks, cache, strict=True):
             h = block.step(h, kept, number)
         parameters: Tensor = self.head(self.norm(h))
         return parameters
 
-    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    def sample(
+        self, count: int, temperature: float = 1.0, seed: int = 0, condition: Tensor | None = None
+    ) -> Tensor:
         r"""Codes and bits by :math:`p(z_t \mid \dots)^{1/T}`, 0 takes the likeliest; numbers and
         counts that are T times as far from their mean, a step at a time."""
         with seeded(seed, self.first.device):
-            return self(None).sample((count,), temperature)
+            p = self(condition)
+            return p.sample(() if p.batch_shape else (count,), temperature)
 
 
 class _Block(nn.Module):
@@ -171,13 +189,17 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Sequential(Distribution):
-    """The distribution of an :class:`Autoregressive` prior, batch shape []."""
+    """The distribution of an :class:`Autoregressive` prior, batch shape [], or given a condition
+    [*B, C] batch shape [*B]."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, prior: Autoregressive, steps: "Steps") -> None:
-        super().__init__(torch.Size(), steps.event_shape, validate_args=False)
-        self.prior, self.steps = prior, steps
+    def __init__(
+        self, prior: Autoregressive, steps: "Steps", condition: Tensor | None = None
+    ) -> None:
+        batch = torch.Size() if condition is None else condition.shape[:-1]
+        super().__init__(batch, steps.event_shape, validate_args=False)
+        self.prior, self.steps, self.condition = prior, steps, condition
 
     def log_prob(self, value: Tensor) -> Tensor:
         units, log_scale = self.prior.units, value.new_zeros(())
@@ -186,15 +208,19 @@ class Sequential(Distribution):
             value, log_scale = units(value), places * units.scale.log().sum()
         steps = self.steps.cut(value)  # [*, T, *shape of a step]
         flat = steps.flatten(steps.ndim - len(self.steps.shape))
-        q = self.steps.distribution(self.prior.parameters_of(flat.to(self.prior.first.dtype)))
+        flat = flat.to(self.prior.first.dtype)
+        q = self.steps.distribution(self.prior.parameters_of(flat, self.condition))
         return q.log_prob(steps.to(flat.dtype)).sum(-1) - log_scale
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), temperature: float = 1.0) -> Tensor:
-        shape = torch.Size(sample_shape)
+        shape = torch.Size(sample_shape) + self.batch_shape
+        condition = self.condition
+        if condition is not None:
+            condition = condition.expand(*shape, -1).reshape(shape.numel(), -1)
         last, drawn, cache = None, [], self.prior.cache(shape.numel())
         for number in range(self.steps.length):
-            parameters = self.prior.next_parameters(number, last, cache)
+            parameters = self.prior.next_parameters(number, last, cache, condition)
             drawn.append(self.steps.draw(parameters, temperature, self.prior.top_k))
             last = drawn[-1].flatten(1)
         z = torch.stack(drawn, 1).reshape(*shape, *self.event_shape)

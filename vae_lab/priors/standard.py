@@ -21,7 +21,7 @@ class Standard(Prior):
     def bind(self, latent: "Latent") -> None:
         self._latent = (latent,)  # in a tuple, or it would be a part of this module
 
-    def forward(self, condition: None) -> Distribution:
+    def forward(self, condition: Tensor | None) -> Distribution:
         [latent] = self._latent
         return latent.prior()
 
@@ -35,7 +35,9 @@ class Standard(Prior):
         [latent] = self._latent
         return latent.has_temperature
 
-    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    def sample(
+        self, count: int, temperature: float = 1.0, seed: int = 0, condition: Tensor | None = None
+    ) -> Tensor:
         """As the latent's own."""
         [latent] = self._latent
         return latent.sample(count, temperature, seed)

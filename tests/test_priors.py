@@ -22,6 +22,7 @@ from vae_lab.estimators import (
     Reparameterization,
     ScoreFunction,
     StickingTheLanding,
+    catalog,
 )
 from vae_lab.evaluation.evidence import enumerated
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
@@ -135,19 +136,42 @@ def test_every_estimator_that_trains_the_latent_trains_it(latent, network, prior
         assert all(g.isfinite().all() for g in found) and any(g.any() for g in found)
 
 
+def exact_gradient(vae, x):
+    """Of the ELBO, summed over all states."""
+    q = vae.encode(x)
+    z = support(q)
+    log_q = q.log_prob(z)
+    elbo = (log_q.exp() * (vae.log_px_z(x, z) + vae.p_z().log_prob(z) - log_q)).sum(0)
+    trained = [p for p in vae.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(elbo.mean(), trained)])
+
+
 @pytest.mark.parametrize("prior", ["mixture", "vamp", "transformer"])
 @pytest.mark.parametrize("estimator", [Exact(), ScoreFunction(3)], ids=lambda e: type(e).__name__)
 def test_its_gradient_is_that_of_all_states(prior, estimator):
     vae, x = make("codes", "flat", prior), binary_images(3, SHAPE)
-    q = vae.encode(x)
-    z = support(q)
-    log_q = q.log_prob(z)
-    exact = (log_q.exp() * (vae.log_px_z(x, z) + vae.p_z().log_prob(z) - log_q)).sum(0)
-    trained = [p for p in vae.parameters() if p.requires_grad]
-    wanted = torch.cat([g.flatten() for g in torch.autograd.grad(exact.mean(), trained)])
-    many = x.repeat(100, 1, 1, 1)
+    wanted, many = exact_gradient(vae, x), x.repeat(100, 1, 1, 1)
     draws = torch.stack([gradients(ELBO(), vae, estimator.double(), many) for _ in range(40)])
     assert torch.allclose(draws[0], wanted) or z_scores(draws, wanted).abs().max() < LIMIT
+
+
+UNBIASED = {
+    (latent, cls.__name__): cls
+    for latent in ("codes", "bits")
+    for cls in catalog()
+    if cls.single_sample and cls().unbiased is True
+    if cls.accepts(LATENTS[latent]().prior())
+}
+
+
+@pytest.mark.parametrize("latent, name", UNBIASED)
+def test_every_unbiased_estimator_has_the_gradient_of_all_states(latent, name):
+    torch.manual_seed(0)
+    vae, x = make(latent, "flat", "mixture"), binary_images(2, SHAPE)
+    wanted, many = exact_gradient(vae, x), x.repeat(100, 1, 1, 1)
+    estimator = UNBIASED[latent, name]().double()
+    draws = torch.stack([gradients(ELBO(), vae, estimator, many) for _ in range(30)])
+    assert torch.allclose(draws[0], wanted) or z_scores(draws, wanted).abs().max() < LIMIT + 0.5
 
 
 @pytest.mark.parametrize("prior", ["mixture", "coupling", "autoregressive flow", "transformer"])
@@ -287,7 +311,7 @@ def test_the_cache_changes_nothing(latent, network):
     prior, steps = vae.prior, vae.prior._steps
     z = vae.p_z().sample((3,))
     cut = steps.cut(z).flatten(2)
-    whole, cache, last = prior.parameters_of(cut), prior.cache(3), None
+    whole, cache, last = prior.parameters_of(cut), prior.room(3), None
     for number in range(steps.length):
         found = prior.next_parameters(number, last, cache)
         torch.testing.assert_close(found, whole[:, number])

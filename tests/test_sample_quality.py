@@ -224,6 +224,7 @@ def test_samples_of_every_temperature_and_their_nearest_training_images():
     }
     assert found["recall_at_1e-06"] < found["recall_at_0.5"] < found["recall"]
     assert found["fid_at_1e-06"] > found["fid"]
+
     class Copies(VAE):
         def sample(self, count, temperature=1.0):
             return train[:count]

@@ -68,8 +68,10 @@ def wrapped(inner: Distribution, event_dims: int) -> Distribution:
 
 
 def mapped(q: Distribution, function: Callable[[Tensor], Tensor]) -> Distribution:
-    """A distribution of the same family, with a function of each of q's parameters; one of one's own
-    may have a method `mapped` for it."""
+    """A distribution of the same family, with a function of each of q's parameters.
+
+    One of one's own may have a method `mapped` for it.
+    """
     inner = base(q)
     if hasattr(inner, "mapped"):
         return wrapped(inner.mapped(function), len(q.event_shape))

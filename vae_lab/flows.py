@@ -13,9 +13,7 @@ from .optional import needs
 Kind = Literal["coupling", "autoregressive"]
 
 
-def network(
-    kind: Kind, size: int, transforms: int, hidden: Sequence[int], context: int = 0
-) -> nn.Module:
+def network(kind: Kind, size: int, transforms: int, hidden: Sequence[int], context: int = 0) -> Any:
     """Affine transformations in a row of vectors of this size, given a context or nothing; at the
     start each leaves its vector as it is."""
     validates = Distribution._validate_args  # zuko sets it for all distributions of the process
@@ -25,7 +23,7 @@ def network(
     finally:
         Distribution.set_default_validate_args(validates)
     family = RealNVP if kind == "coupling" else MAF
-    flow: nn.Module = family(size, context, transforms=transforms, hidden_features=hidden)
+    flow: Any = family(size, context, transforms=transforms, hidden_features=hidden)
     for part in flow.modules():
         if isinstance(layers := getattr(part, "hyper", None), nn.Sequential):
             for parameter in layers[-1].parameters():
@@ -91,18 +89,21 @@ class Pushed(Distribution):
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "Pushed":
         """The same with a function of each of its parameters, [*B, *]."""
-        return Pushed(*map(function, (self.loc, self.scale, self.context)), self.flow)
+        loc, scale, context = map(function, (self.loc, self.scale, self.context))
+        return Pushed(loc, scale, context, self.flow)
 
     def detach(self) -> "Pushed":
         """The same, of whose parameters none has a gradient, the network's neither."""
-        constant = (part.detach() for part in (self.loc, self.scale, self.context))
-        return Pushed(*constant, _frozen(self.flow))
+        constant = self.mapped(Tensor.detach)
+        constant.flow = _frozen(self.flow)
+        return constant
 
 
 def _frozen(module: nn.Module) -> nn.Module:
     """A view of a module whose parameters are constant."""
     view = copy(module)
     own = module._parameters.items()
-    view._parameters = {name: None if p is None else p.detach() for name, p in own}
+    constant: dict[str, Any] = {name: None if p is None else p.detach() for name, p in own}
+    view._parameters = constant
     view._modules = {name: None if m is None else _frozen(m) for name, m in module._modules.items()}
     return view

@@ -50,8 +50,9 @@ class Generation:
             seed = int(torch.randint(2**62, ()))
             if vae.prior is None:
                 return vae.latent.sample(count, temperature, seed)
-            vector = vae.vector_of(None) if vae.prior.condition_width else None
-            return vae.prior.sample(count, temperature, seed, vector)
+            if not vae.prior.condition_width:
+                return vae.prior.sample(count, temperature, seed)
+            return vae.prior.sample(count, temperature, seed, vae.vector_of(None))
         p = vae.p_z()
         if not p.batch_shape:
             return p.sample((count,))

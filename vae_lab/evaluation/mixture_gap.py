@@ -80,5 +80,3 @@ def _fitted(latent: Latent, z: Tensor) -> Distribution:
             optimizer.step()
             schedule.step()
     return mixture.requires_grad_(False)(None)
-
-

@@ -106,7 +106,8 @@ def sample_quality(
     def extracted(images: Tensor) -> Tensor:
         return torch.cat([extract(x.to(device), features) for x in images.split(batch)])
 
-    real, quality = extracted(images[:count]), {}
+    real = extracted(images[:count])
+    quality: dict[str, float] = {}
     train = real[:0] if train_images is None else extracted(train_images)
     for temperature in temperatures:
         parts = in_parts(vae, images[:count], batch)

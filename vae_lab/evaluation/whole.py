@@ -181,7 +181,8 @@ def evaluate(
     left_out += [NO_TEMPERATURE] * (len(_temperatures(work)) < len(settings.temperatures))
     return Evaluation(
         *(m.metrics, m.per_latent, m.per_place, diagnosis),
-        *(len(m.x), settings.seed, seconds, left_out, m.pictures),
+        *(len(m.x), settings.seed, seconds, left_out),
+        pictures=m.pictures,
     )
 
 

@@ -13,5 +13,12 @@ from .poisson import Poisson
 
 # The families, which a released model may name.
 __all__ = [
-    *("FSQ", "LFQ", "Bernoulli", "Categorical", "Codebook", "FlowGaussian", "Gaussian", "Poisson"),
+    "FSQ",
+    "LFQ",
+    "Bernoulli",
+    "Categorical",
+    "Codebook",
+    "FlowGaussian",
+    "Gaussian",
+    "Poisson",
 ]

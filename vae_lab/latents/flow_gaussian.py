@@ -22,9 +22,9 @@ class FlowGaussian(Gaussian):
 
     The encoder gives mu, log sigma and a context c of the flow's networks. At the start f is the
     identity, and q that of :class:`Gaussian`. The prior is the standard normal, or any prior over
-    numbers; the KL to it is sampled. It goes with the estimators that need no more than draws with a
-    gradient, or a density. What `mode` and the mean of q give is f of mu: neither the most probable
-    z nor the average of all.
+    numbers; the KL to it is sampled. It goes with the estimators that need no more than draws with
+    a gradient, or a density. What `mode` and the mean of q give is f of mu: neither the most
+    probable z nor the average of all.
 
     On a grid each place has a flow of its own context, and all have their networks in common.
 

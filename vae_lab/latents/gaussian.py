@@ -48,8 +48,8 @@ class Gaussian(Latent):
         return self.independent(Normal(mean, scale, validate_args=False))
 
     def log_densities(self, q: Distribution, z: Tensor) -> Tensor:
-        r"""By :math:`(z - \mu)^2 = z^2 - 2 z \mu + \mu^2`, products of matrices; in double precision,
-        of which little is left where z and mu are many sigma from zero and near each other."""
+        r"""By :math:`(z - \mu)^2 = z^2 - 2 z \mu + \mu^2`, products of matrices; in
+        double precision, as z and mu may be many sigma from zero and near each other."""
         loc, scale = (p.flatten(1).to(precise(z)) for p in (base(q).loc, base(q).scale))  # [K, L]
         numbers, weight = self.numbers(z).to(loc), scale.square().reciprocal()
         squares = numbers.square() @ weight.T - 2 * numbers @ (loc * weight).T

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,8 +106,8 @@ class Autoregressive(Prior):
         parameters: Tensor = self.head(self.norm(h))
         return parameters
 
-    def cache(self, count: int) -> Tensor:
-        """Room for the keys and values of all steps, [layers, 2, count, heads, T, width of one]."""
+    def room(self, count: int) -> Tensor:
+        """For the keys and values of all steps, [layers, 2, count, heads, T, width of one]."""
         size = count, self.heads, self._steps.length, self.width // self.heads
         return self.first.new_empty(self.layers, 2, *size)
 
@@ -127,7 +127,7 @@ class Autoregressive(Prior):
         h = h + self.places[number]
         if condition is not None:
             h = h + self.of_condition(condition)
-        for block, kept in zip(self.blocks, cache, strict=True):
+        for block, kept in zip(cast("list[_Block]", self.blocks), cache, strict=True):
             h = block.step(h, kept, number)
         parameters: Tensor = self.head(self.norm(h))
         return parameters
@@ -218,7 +218,7 @@ class Sequential(Distribution):
         condition = self.condition
         if condition is not None:
             condition = condition.expand(*shape, -1).reshape(shape.numel(), -1)
-        last, drawn, cache = None, [], self.prior.cache(shape.numel())
+        last, drawn, cache = None, [], self.prior.room(shape.numel())
         for number in range(self.steps.length):
             parameters = self.prior.next_parameters(number, last, cache, condition)
             drawn.append(self.steps.draw(parameters, temperature, self.prior.top_k))

@@ -47,7 +47,7 @@ class Prior(PrintsArguments, nn.Module):
         """
 
     def forward(self, condition: Tensor | None) -> Distribution:
-        r"""p(z), batch shape [] and event shape [\*E]; given a condition [\*B, C], batch shape [\*B].
+        r"""p(z), batch shape [] and event shape [\*E]; given a condition [\*B, C] of [\*B].
 
         Args:
             condition: the vectors of y that z is conditioned on; None: nothing.

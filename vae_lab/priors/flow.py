@@ -84,8 +84,8 @@ class Flow(Prior):
     ) -> Tensor:
         """The normal draws are `temperature` times as long as usual before they are bent."""
         [latent] = self._latent
-        flow, base = self.flow(at_places(latent, condition)), self.flow.base()
+        transform, base = self.flow.transform(at_places(latent, condition)), self.flow.base()
         with seeded(seed, next(self.parameters()).device):
             normal = temperature * base.sample((count, *latent.grid))
-        z = flow.transform.inv(normal).reshape(count, *latent.event_shape)
+        z = transform.inv(normal).reshape(count, *latent.event_shape)
         return self.units.inverse(z)

@@ -1,5 +1,6 @@
 """Mixtures: of components that are learned, and of the posteriors of pseudo-inputs."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,10 +119,10 @@ class Components(MixtureSameFamily):
         weights = Categorical(logits=full_precision(logits), validate_args=False)
         super().__init__(weights, components, validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "Components":
+    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "Components":
         """As many independent ones, which are all alike."""
         alike = Components(*self._of)
-        super().expand(batch_shape, alike)
+        super().expand(torch.Size(batch_shape), alike)
         return alike
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..arguments import PrintsArguments
-from ..distributions import bounds, kl, wrapped
+from ..distributions import bounds, kl, parameters, wrapped
 from ..seeding import seeded
 
 ACTIVE = 0.01  # nats of mean KL above which a latent variable counts as in use
@@ -139,6 +139,12 @@ class Latent(PrintsArguments, nn.Module):
     def bounds(self) -> tuple[float, float]:
         """The least and the largest number that a variable can be; infinite where there is none."""
         return bounds(self.prior())
+
+    @property
+    def has_units(self) -> bool:
+        """Whether numbers that are shifted and scaled are of the same family."""
+        of_loc_and_scale = set(parameters(self.prior())) == {"loc", "scale"}
+        return of_loc_and_scale and self.bounds == (-math.inf, math.inf)
 
     def prior(self, shift: Tensor | None = None) -> Distribution:
         """p(z), batch shape [].

@@ -67,7 +67,7 @@ class Autoregressive(Prior):
 
     def bind(self, latent: "Latent") -> None:
         self._steps = Steps.of(latent, self.components)
-        self.units = Standardizer(latent.variables) if latent.kind == "numbers" else None
+        self.units = Standardizer(latent.variables) if latent.has_units else None
         width = self.width
         self.first = nn.Parameter(torch.zeros(width))
         self.places = nn.Parameter(torch.zeros(self._steps.length, width))

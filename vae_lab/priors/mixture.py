@@ -45,7 +45,7 @@ class Mixture(Prior):
 
     def bind(self, latent: "Latent") -> None:
         self._latent = (latent,)  # in a tuple, or it would be a part of this module
-        self.units = Standardizer(latent.variables) if latent.kind == "numbers" else None
+        self.units = Standardizer(latent.variables) if latent.has_units else None
         self.weights = nn.Parameter(torch.zeros(self.components))
         start = torch.zeros(self.components, latent.prior_size)
         if self.components > 1 and not start.is_meta:

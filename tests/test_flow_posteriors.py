@@ -96,6 +96,18 @@ def test_the_gradient_of_a_density_is_that_of_its_parameters_also_at_its_own_dra
 
 
 @KINDS
+def test_a_detached_one_is_the_same_without_gradients(kind):
+    vae = make(kind)
+    q = vae.encode(images(vae))
+    z, constant = q.rsample(), vae_lab.distributions.detach(q)
+    torch.testing.assert_close(constant.log_prob(z), q.log_prob(z))
+    (found,) = torch.autograd.grad(constant.log_prob(z).sum(), z, retain_graph=True)
+    assert found.isfinite().all() and found.any()
+    assert not constant.log_prob(z.detach()).requires_grad
+    assert all(p.requires_grad for p in vae.latent.networks.parameters())
+
+
+@KINDS
 @GRIDS
 @pytest.mark.parametrize(
     ("objective", "estimator"),

@@ -60,7 +60,7 @@ def test_the_doctor_says_what_a_second_stage_would_gain():
         vae.head.bias[:2] = torch.tensor([4.0, 4.0])
     found = evaluate(vae, [binary_images(100).float()], parts=["split"])
     gap = found.metrics["mixture_gap"]
-    assert gap.value > 10 and gap.value < found.metrics["kl"].value
+    assert 10 < gap.value < found.metrics["kl"].value + 5 * gap.standard_error
     [said] = [d for d in found.diagnosis if d.name == "second stage"]
     assert said.level == "warning" and f"{gap.value:.3g} +- " in said.because
     assert said.advice == "type task=prior checkpoint=runs/NAME prior=autoregressive"

@@ -393,6 +393,9 @@ def test_given_y_each_has_a_density_and_draws_of_its_own(latent, network, prior)
     terms = vae(x, y=y)
     terms.objective.mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters_of(vae.prior))
+    if prior == "mixture":  # both of what it moves
+        weights, parameters = vae.prior.shift.weight.grad.unflatten(0, (3, -1)).tensor_split([1], 1)
+        assert weights.any() and parameters.any()
     of_y = vae.given(y)
     assert of_y.kl(of_y.encode(x)).shape == (3, vae.latent.num_variables)
 

@@ -56,6 +56,7 @@ class Evaluate(TypedDict):
     ais_images: int | None
     ais_steps: int
     features: Literal["inception"] | None
+    temperatures: list[float]
     memory_gb: float
 
 

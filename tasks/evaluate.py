@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from commandline.refusals import checkpoints_of
+from vae_lab import pictures
 from vae_lab.evaluation import PARTS, Evaluation, Metric, Settings, evaluate
 from vae_lab.evaluation.diagnosis import own_temperature
 from vae_lab.evaluation.features import choose
@@ -100,6 +101,9 @@ def _evaluated(config: DictConfig, loaded: Trained) -> dict[str, Any]:
     result = _about(loaded) | evaluation.to_dict()
     if rank_zero_only.rank == 0:
         _write(loaded.folder / FILE, result)
+        for name, rows in evaluation.pictures.items():
+            grid = pictures.grid(rows.flatten(0, 1), columns=rows.shape[1])
+            pictures.save(grid, loaded.folder / "images" / f"{name}.png")
         _table(loaded.name, evaluation)
         _log(loaded, evaluation)
         if config.report:

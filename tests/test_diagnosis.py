@@ -17,6 +17,7 @@ FINE = {
     **{"reconstruction_gain": 300.0, "elbo": -240.0, "train_elbo": -239.0, "train_elbo_error": 1.0},
     **{"dominated": 0.01, "effective_samples": 800.0, "samples": 5000, "relaxed_gap": 1.5},
     **{"temperature": 0.5, "grey": 0.0, "prior_gap": 0.4},
+    **{"mixture_gap": 1.5, "mixture_gap_error": 0.4},
 }
 ILL = {
     "posterior collapse": [{"kl": 0.05}, {"active_units": 0}],
@@ -27,6 +28,7 @@ ILL = {
     "importance weights": [{"dominated": 0.3}, {"dominated": 0.3, "ais_gain": 2.5}],
     "relaxed gap": [{"relaxed_gap": 5.0}],
     "poor samples": [{"prior_gap": 8.0}],
+    "second stage": [{"mixture_gap": 2.5}, {"mixture_gap_error": 0.1}],
     "temperature": [{"temperature": 0.01}],
     "grey pixels": [{"grey": 1.0}],
 }
@@ -135,7 +137,7 @@ def test_of_a_grid_it_speaks_of_channels_and_places():
     samples = found(grid | {"prior_gap": 200.0})["poor samples"]
     assert "model.latents=4" in samples.advice
     single = found(grid | {"latents": 1, "prior_gap": 200.0})["poor samples"]
-    assert single.advice.endswith("or type objective.beta=4")
+    assert single.advice.endswith("more images, with objective.beta=4")
     for diagnosis in (few, weights, samples):
         for line in SETTING.findall(diagnosis.advice):
             check(["model=gumbel_vae", line])

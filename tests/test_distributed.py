@@ -32,9 +32,11 @@ from vae_lab.callbacks import FiniteUpdates, StepSeed
 from vae_lab.data import Batch
 from vae_lab.distributed import all_sum, each, rank, world_size
 from vae_lab.estimators import LAX, ScoreFunction
+from vae_lab.latents import FlowGaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO, IWAE
+from vae_lab.priors import Autoregressive, Flow, Mixture, Vamp
 from vae_lab.seeding import derive_seed, seed_generators
 
 pytestmark = [
@@ -62,6 +64,12 @@ OWN |= {
     "lfq_vae": functools.partial(LFQVAE, latents=3),
 }
 
+PRIORS = {
+    "mixture": lambda: Mixture(3),
+    "vamp": lambda: Vamp(3),
+    "flow": lambda: Flow("coupling", 2, (5,)),
+    "autoregressive": lambda: Autoregressive(8, 1, 2),
+}
 
 DRAWN = [
     *(("disarm", "bits ELBO"), ("rebar", "categorical ELBO"), ("gumbel_softmax", "bits IWAE")),
@@ -168,6 +176,15 @@ def models():
             for objective in (ELBO, IWAE):
                 with contextlib.suppress(ValueError):
                     found[name, f"{latent} {objective.__name__}"] = make(cls, objective, name)
+    for name, prior in PRIORS.items():
+        with_prior = functools.partial(GaussianVAE, latents=2, prior=prior())
+        found["prior", f"{name} normal"] = make(with_prior)
+        if name != "flow":
+            with_prior = functools.partial(ReinforceVAE, latents=2, categories=3, prior=prior())
+            found["prior", f"{name} categorical"] = make(with_prior)
+    for flow in ("coupling", "autoregressive"):
+        bent = FlowGaussian(2, flow, transforms=2, hidden=(5,), context=3)
+        found["flow_gaussian", flow] = make(functools.partial(GaussianVAE, latent=bent))
     for name, cls in OWN.items():
         found[name, "its own on a grid"] = make(cls, place=GRID)
     for name, place in (("flat", FLAT), ("grid", GRID)):

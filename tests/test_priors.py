@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributions import Distribution
 
 from vae_lab import VAE, likelihoods
+from vae_lab.conditions import Labels
 from vae_lab.distributions import support
 from vae_lab.estimators import (
     REBAR,
@@ -21,7 +22,9 @@ from vae_lab.estimators import (
     Reparameterization,
     ScoreFunction,
     StickingTheLanding,
+    catalog,
 )
+from vae_lab.evaluation.evidence import enumerated
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import MLP, Grid
 from vae_lab.objectives import ELBO, IWAE
@@ -133,19 +136,42 @@ def test_every_estimator_that_trains_the_latent_trains_it(latent, network, prior
         assert all(g.isfinite().all() for g in found) and any(g.any() for g in found)
 
 
+def exact_gradient(vae, x):
+    """Of the ELBO, summed over all states."""
+    q = vae.encode(x)
+    z = support(q)
+    log_q = q.log_prob(z)
+    elbo = (log_q.exp() * (vae.log_px_z(x, z) + vae.p_z().log_prob(z) - log_q)).sum(0)
+    trained = [p for p in vae.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(elbo.mean(), trained)])
+
+
 @pytest.mark.parametrize("prior", ["mixture", "vamp", "transformer"])
 @pytest.mark.parametrize("estimator", [Exact(), ScoreFunction(3)], ids=lambda e: type(e).__name__)
 def test_its_gradient_is_that_of_all_states(prior, estimator):
     vae, x = make("codes", "flat", prior), binary_images(3, SHAPE)
-    q = vae.encode(x)
-    z = support(q)
-    log_q = q.log_prob(z)
-    exact = (log_q.exp() * (vae.log_px_z(x, z) + vae.p_z().log_prob(z) - log_q)).sum(0)
-    trained = [p for p in vae.parameters() if p.requires_grad]
-    wanted = torch.cat([g.flatten() for g in torch.autograd.grad(exact.mean(), trained)])
-    many = x.repeat(100, 1, 1, 1)
+    wanted, many = exact_gradient(vae, x), x.repeat(100, 1, 1, 1)
     draws = torch.stack([gradients(ELBO(), vae, estimator.double(), many) for _ in range(40)])
     assert torch.allclose(draws[0], wanted) or z_scores(draws, wanted).abs().max() < LIMIT
+
+
+UNBIASED = {
+    (latent, cls.__name__): cls
+    for latent in ("codes", "bits")
+    for cls in catalog()
+    if cls.single_sample and cls().unbiased is True
+    if cls.accepts(LATENTS[latent]().prior())
+}
+
+
+@pytest.mark.parametrize("latent, name", UNBIASED)
+def test_every_unbiased_estimator_has_the_gradient_of_all_states(latent, name):
+    torch.manual_seed(0)
+    vae, x = make(latent, "flat", "mixture"), binary_images(2, SHAPE)
+    wanted, many = exact_gradient(vae, x), x.repeat(100, 1, 1, 1)
+    estimator = UNBIASED[latent, name]().double()
+    draws = torch.stack([gradients(ELBO(), vae, estimator, many) for _ in range(30)])
+    assert torch.allclose(draws[0], wanted) or z_scores(draws, wanted).abs().max() < LIMIT + 0.5
 
 
 @pytest.mark.parametrize("prior", ["mixture", "coupling", "autoregressive flow", "transformer"])
@@ -182,6 +208,30 @@ def test_one_component_is_the_latents_own_prior(latent, network):
         sampled = q.log_prob(z := q.sample()) - vae.p_z().log_prob(z)
         closed = latent.kl(q).flatten(1).sum(1)
     assert z_scores(sampled.unflatten(0, (5000, 2)), closed[:2]).abs().max() < LIMIT
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_density_of_each_component_is_its_own(latent, network):
+    """Also of components far from zero and so narrow that squares of single precision say nothing,
+    and of a relaxed z."""
+    vae = VAE(SHAPE, NETWORKS[network], LATENTS[latent](), likelihoods.Bernoulli())
+    size = vae.latent.parameter_size
+    parameters = 5 * torch.randn(6, *vae.latent.grid, size)
+    if latent == "gaussian":
+        parameters = torch.tensor([30.0] * 2 + [-5.0] * 2) + torch.randn_like(parameters)
+    q = vae.latent.distribution(parameters.double())
+    z = q.sample((2,))
+    if latent in ("codes", "bits"):
+        z = torch.cat([z, torch.rand_like(z)])
+    found = vae.latent.log_densities(q, z)
+    each = [q.log_prob(z[:, [n]].expand(z.shape)) for n in range(6)]
+    torch.testing.assert_close(found, torch.stack(each, 1))
+    assert found.shape == (len(z), 6, 6) and found.dtype == z.dtype
+    single = vae.latent.distribution(parameters), z.float()
+    expected = [single[0].log_prob(single[1][:, [n]].expand(z.shape)) for n in range(6)]
+    found = vae.latent.log_densities(*single)
+    torch.testing.assert_close(found, torch.stack(expected, 1), rtol=1e-4, atol=1e-3)
 
 
 def test_a_vamp_prior_of_one_datum_is_its_posterior():
@@ -261,9 +311,9 @@ def test_the_cache_changes_nothing(latent, network):
     prior, steps = vae.prior, vae.prior._steps
     z = vae.p_z().sample((3,))
     cut = steps.cut(z).flatten(2)
-    whole, cache, last = prior.parameters_of(cut), [], None
+    whole, cache, last = prior.parameters_of(cut), prior.room(3), None
     for number in range(steps.length):
-        found = prior.next_parameters(number, last, cache, 3)
+        found = prior.next_parameters(number, last, cache)
         torch.testing.assert_close(found, whole[:, number])
         last = cut[:, number]
     cold = prior.sample(2, temperature=0.0)
@@ -297,9 +347,115 @@ def test_relaxed_codes_are_embedded_as_the_mixture_of_theirs():
     torch.testing.assert_close(prior.embedding(z.reshape(4, 3)), mixed)
 
 
+# Given y
+
+GIVEN = [case for case in CASES if case.values[2] != "vamp"]
+given_y = pytest.mark.parametrize("latent, network, prior", GIVEN)
+
+
+def conditional(latent, network, prior, classes=3, seed=0):
+    torch.manual_seed(seed)
+    parts = NETWORKS[network], LATENTS[latent](), likelihoods.Bernoulli(), PRIORS[prior]()
+    return VAE(SHAPE, *parts, Labels(classes, prior=True)).double().eval()
+
+
+@given_y
+def test_given_y_it_starts_as_that_of_no_y(latent, network, prior):
+    vae = conditional(latent, network, prior)
+    plain = make(latent, network, prior)
+    own, known = vae.prior.state_dict(), plain.prior.state_dict()
+    for name, value in own.items():
+        if name in known and known[name].shape != value.shape:  # a flow's network, which sees y
+            value.copy_(torch.cat([known[name], torch.zeros_like(value)], 1)[:, : value.shape[1]])
+        elif name in known:
+            value.copy_(known[name])
+    z = plain.p_z().sample((4,))
+    for y in range(3):
+        torch.testing.assert_close(vae.p_z(y).log_prob(z), plain.p_z().log_prob(z))
+
+
+@given_y
+def test_given_y_each_has_a_density_and_draws_of_its_own(latent, network, prior):
+    vae = randomize(conditional(latent, network, prior), 0.5)
+    y, x = torch.tensor([2, 0, 1]), binary_images(3, SHAPE)
+    p = vae.p_z(y)
+    z = p.sample((4000,))
+    assert z.shape == (4000, 3, *vae.latent.event_shape)
+    log_p = p.log_prob(z)
+    each = torch.stack([vae.p_z(int(one)).log_prob(z[:, n]) for n, one in enumerate(y)], 1)
+    torch.testing.assert_close(log_p, each)
+    # E_p[min(1, q / p)] = E_q[min(1, p / q)], of the priors given two y
+    one, other = vae.p_z(0), vae.p_z(1)
+    there = (other.log_prob(z[:, 1]) - one.log_prob(z[:, 1])).exp().clamp(max=1)
+    back = (one.log_prob(z[:, 2]) - other.log_prob(z[:, 2])).exp().clamp(max=1)
+    error = math.hypot(there.std().item(), back.std().item()) / math.sqrt(4000)
+    assert abs(there.mean() - back.mean()) < LIMIT * error + 1e-9 and there.mean() < 0.99
+    terms = vae(x, y=y)
+    terms.objective.mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters_of(vae.prior))
+    if prior == "mixture":  # both of what it moves
+        weights, parameters = vae.prior.shift.weight.grad.unflatten(0, (3, -1)).tensor_split([1], 1)
+        assert weights.any() and parameters.any()
+    of_y = vae.given(y)
+    assert of_y.kl(of_y.encode(x)).shape == (3, vae.latent.num_variables)
+
+
+@given_y
+def test_given_y_a_release_gives_it_back_and_draws(latent, network, prior, tmp_path):
+    vae = randomize(conditional(latent, network, prior), 0.5).float()
+    vae.save_pretrained(tmp_path)
+    again, y = VAE.from_pretrained(tmp_path), torch.tensor([2, 0])
+    assert not hasattr(again.condition, "to_prior")
+    z = vae.p_z(y).sample()
+    assert torch.equal(again.p_z(y).log_prob(z), vae.p_z(y).log_prob(z))
+    assert again.sample(2, y).shape == again.sample(2, 1).shape == (2, *SHAPE)
+    if vae.has_temperature:
+        assert again.sample(2, y, temperature=0.5).shape == (2, *SHAPE)
+    with pytest.raises(ValueError, match="the model is conditional, it needs y"):
+        again.sample(2)
+
+
+@pytest.mark.parametrize("prior", ["mixture", "transformer"])
+def test_given_y_its_bound_is_that_of_all_states(prior):
+    vae = randomize(conditional("codes", "flat", prior), 0.5)
+    x, y = binary_images(3, SHAPE), torch.tensor([2, 0, 1])
+    of_y = vae.given(y)
+    q = of_y.encode(x)
+    z = support(q)
+    log_q, log_p = q.log_prob(z), of_y.p_z().log_prob(z)
+    torch.testing.assert_close(log_p.logsumexp(0), torch.zeros(3, dtype=torch.float64))
+    expected = (log_q.exp() * (of_y.log_px_z(x, z) + log_p - log_q)).sum(0)
+    torch.testing.assert_close(ELBO()(vae, Exact().double(), x, y).objective, expected)
+    evidence = enumerated(of_y, x)
+    torch.testing.assert_close(evidence, (of_y.log_px_z(x, z) + log_p).logsumexp(0))
+
+
+@pytest.mark.parametrize("prior", ["mixture", "coupling", "transformer"])
+def test_given_y_classes_are_told_apart(prior):
+    """Two classes whose posteriors lie on two sides: the prior learns whose is which."""
+    torch.manual_seed(0)
+    vae = conditional("gaussian", "flat", prior, classes=2)
+    for name, parameter in vae.named_parameters():
+        parameter.requires_grad_(name.startswith("prior."))
+    y = torch.arange(64) % 2
+    z = torch.randn(64, 2).double() + (4.0 * y - 2).unsqueeze(-1)
+    optimizer = torch.optim.Adam(parameters_of(vae.prior), 0.05)
+    for _ in range(80):
+        optimizer.zero_grad()
+        (-vae.p_z(y).log_prob(z).mean()).backward()
+        optimizer.step()
+    for label, sign in ((0, -1), (1, 1)):
+        drawn = vae.given(label).draw(500)
+        assert ((drawn.mean(-1) * sign) > 0).double().mean() > 0.9
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
+        (
+            lambda: conditional("codes", "flat", "vamp"),
+            "the prior Vamp cannot be conditioned on y: type prior=mixture",
+        ),
         (lambda: Mixture(0), "components must be at least 1, got 0"),
         (lambda: Vamp(0), "pseudo_inputs must be at least 1, got 0"),
         (lambda: Flow("spline"), "kind must be one of coupling, autoregressive, got 'spline'"),

@@ -12,10 +12,15 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from benchmarks.train_features import accuracy, scaled
 from datamodules.digits import Digits
 from vae_lab import VAE
+from vae_lab.evaluation import evaluate, samples
 from vae_lab.evaluation import features as module
-from vae_lab.evaluation import samples
 from vae_lab.evaluation.features import WEIGHTS, FeatureNetwork, choose, extract
-from vae_lab.evaluation.samples import frechet_distance, precision_recall, sample_quality
+from vae_lab.evaluation.samples import (
+    beside_neighbours,
+    frechet_distance,
+    precision_recall,
+    sample_quality,
+)
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.networks import MLP
@@ -86,7 +91,7 @@ def test_a_model_of_few_modes_is_precise_and_recalls_little():
             super().__init__((1, 1, 2), *PARTS)
             self.spread = spread
 
-        def sample(self, count):
+        def sample(self, count, temperature=1.0):
             return 0.5 + self.spread * torch.randn(count, 1, 1, 2)
 
     images = Modes(0.1).sample(300)
@@ -112,7 +117,7 @@ def test_samples_are_as_many_as_the_images():
     class Oracle(VAE):
         drawn = 0
 
-        def sample(self, count):
+        def sample(self, count, temperature=1.0):
             Oracle.drawn += count
             return images[Oracle.drawn - count : Oracle.drawn]
 
@@ -126,7 +131,7 @@ def test_samples_are_as_many_as_the_images():
     assert vae.drawn == 700 and sum(calls) == 1400 and max(calls) <= 500
     Oracle.drawn = 0
     quality = sample_quality(vae, images, 50, network, train_images=images[50:120])
-    assert set(quality) == {"fid", "precision", "recall", "fid_floor"}
+    assert set(quality) == {"fid", "precision", "recall", "fid_floor", "nearest_train"}
     assert quality["fid"] < 1e-6 and quality["precision"] == quality["recall"] == 1
     floor = frechet_distance(images[:50].flatten(1), images[50:100].flatten(1))
     assert quality["fid_floor"] == pytest.approx(floor, rel=1e-9)
@@ -205,3 +210,49 @@ def test_what_is_missing_or_wrong_is_said(monkeypatch):
         frechet_distance(torch.rand(1, 3), torch.rand(5, 3))
     with pytest.raises(ValueError, match="N and M at least 4"):
         precision_recall(torch.rand(3, 3), torch.rand(5, 3))
+
+
+def test_samples_of_every_temperature_and_their_nearest_training_images():
+    vae = VAE.from_pretrained("gaussian_vae-digits")
+    data = Digits().load()
+    test, train = data.test[:100].float() / 255, data.train[:300].float() / 255
+    torch.manual_seed(0)
+    found = sample_quality(vae, test, train_images=train, temperatures=[1.0, 0.5, 1e-6])
+    names = ("fid", "precision", "recall", "nearest_train")
+    assert set(found) == {n + at for n in names for at in ("", "_at_0.5", "_at_1e-06")} | {
+        "fid_floor"
+    }
+    assert found["recall_at_1e-06"] < found["recall_at_0.5"] < found["recall"]
+    assert found["fid_at_1e-06"] > found["fid"]
+
+    class Copies(VAE):
+        def sample(self, count, temperature=1.0):
+            return train[:count]
+
+    copies = sample_quality(Copies((1, 8, 8), *PARTS), test, train_images=train)
+    assert copies["nearest_train"] < 1e-6 and 0.5 < found["nearest_train"] < 5
+
+
+def test_neighbours_are_the_nearest_by_their_features():
+    vae = VAE.from_pretrained("gaussian_vae-digits")
+    train = Digits().load().train[:200].float() / 255
+    torch.manual_seed(3)
+    drawn = vae.sample(4, temperature=0.7)
+    torch.manual_seed(3)
+    rows = beside_neighbours(vae, torch.cat([train, drawn]), 4, 2, lambda x: x.flatten(1), 0.7)
+    assert rows.shape == (3, 4, *vae.shape)
+    assert torch.equal(rows[0], drawn) and torch.equal(rows[1], drawn)
+    distance = torch.cdist(drawn.flatten(1), train.flatten(1))
+    assert torch.equal(rows[2], train[distance.argmin(1)])
+
+
+def test_a_prior_without_a_temperature_is_said_to_have_none():
+    vae = VAE.from_pretrained("gumbel_vae-digits")
+    x = Digits().load().test[:60].float() / 255
+    found = evaluate(vae, [x], parts=["samples"], temperatures=[1.0, 0.7])
+    assert "fid" in found.metrics and "fid_at_0.7" not in found.metrics
+    assert any("temperature" in line for line in found.left_out) and not found.pictures
+    with pytest.raises(ValueError, match="temperature 1 only, got 0.7"):
+        vae.sample(2, temperature=0.7)
+    with pytest.raises(ValueError, match=r"temperatures must be positive, one or more, got \[\]"):
+        evaluate(vae, [x], temperatures=[])

@@ -29,7 +29,7 @@ class Condition(PrintsArguments, nn.Module):
     r"""Makes a vector of y, for q(z|x, y), p(x|z, y) and, with `prior`, p(z|y).
 
     The prior's parameters are then the latent's own plus a linear map of the vector, which starts
-    at zero: the KL keeps its closed form.
+    at zero: the KL keeps its closed form. A prior in its place is given the vector itself.
 
     A subclass gives :meth:`forward` and :meth:`check`.
 
@@ -63,6 +63,10 @@ class Condition(PrintsArguments, nn.Module):
             self.to_prior = nn.Linear(self.width, latent.prior_size)
             for parameter in self.to_prior.parameters():
                 nn.init.zeros_(parameter)
+
+    def leave_prior(self) -> None:
+        """Called by the VAE whose prior is not the latent's own: there is nothing to be moved."""
+        self._modules.pop("to_prior", None)
 
     def as_y(self, y: Any, like: Placed, first_only: bool = False) -> Tensor:
         """y as a tensor, [*B] or [*B, A], where the model is.

@@ -68,7 +68,13 @@ def wrapped(inner: Distribution, event_dims: int) -> Distribution:
 
 
 def mapped(q: Distribution, function: Callable[[Tensor], Tensor]) -> Distribution:
-    """A distribution of the same family, with a function of each of q's parameters."""
+    """A distribution of the same family, with a function of each of q's parameters.
+
+    One of one's own may have a method `mapped` for it.
+    """
+    inner = base(q)
+    if hasattr(inner, "mapped"):
+        return wrapped(inner.mapped(function), len(q.event_shape))
     return like(q, type(base(q)), **{name: function(p) for name, p in parameters(q).items()})
 
 
@@ -208,6 +214,11 @@ KL: dict[type[Distribution], Callable[[Any, Any], Tensor]] = {
 def full_precision(x: Tensor) -> Tensor:
     """x in at least float32: a relaxation at a small temperature does not survive 16 bits."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def precise(x: Tensor) -> torch.dtype:
+    """The most precise type that there is where x is."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def one_hot(index: Tensor, like: Tensor) -> Tensor:

@@ -14,22 +14,46 @@ if TYPE_CHECKING:
 class Generation:
     """The methods of a :class:`vae_lab.VAE` that give data."""
 
+    @property
+    def has_temperature(self) -> bool:
+        """Whether there are samples of another temperature than 1."""
+        vae = cast("VAE", self)
+        if vae.prior is not None:
+            return vae.prior.has_temperature
+        moved = vae.condition is not None and vae.condition.prior
+        return vae.latent.has_temperature and not moved
+
     @torch.no_grad()
-    def sample(self, num_images: int, y: Any = None) -> Tensor:
+    def sample(self, num_images: int, y: Any = None, temperature: float = 1.0) -> Tensor:
         """Data for draws z of the prior, [num_images, *X]: the means of p(x|z), which are pictures
         without noise; of a likelihood that says so (:attr:`.Likelihood.draws`) draws of p(x|z).
 
         Args:
             y: one for all, or one for each. None: of a model that infers labels, draws of p(y).
+            temperature: of z; see :meth:`.Latent.sample` and :meth:`.Prior.sample`.
         """
         check_count("num_images", num_images)
         vae = cast("VAE", self).given(y).with_drawn_labels(int(num_images))
-        params, likelihood = vae.decode(vae.draw(int(num_images))), vae.likelihood
+        z, likelihood = vae.draw(int(num_images), temperature), vae.likelihood
+        params = vae.decode(z)
         return likelihood.sample(params) if likelihood.draws else likelihood.mean(params)
 
-    def draw(self, count: int) -> Tensor:
+    def draw(self, count: int, temperature: float = 1.0) -> Tensor:
         """Draws z of the prior, [count, *E]; given y [count], one of each."""
-        p = cast("VAE", self).p_z()
+        vae = cast("VAE", self)
+        if temperature != 1:
+            if not vae.has_temperature:
+                raise ValueError(
+                    f"samples of this model have temperature 1 only, got {temperature:g}: type "
+                    "another prior, as prior=autoregressive"
+                )
+            seed = int(torch.randint(2**62, ()))
+            if vae.prior is None:
+                return vae.latent.sample(count, temperature, seed)
+            if not vae.prior.condition_width:
+                return vae.prior.sample(count, temperature, seed)
+            return vae.prior.sample(count, temperature, seed, vae.vector_of(None))
+        p = vae.p_z()
         if not p.batch_shape:
             return p.sample((count,))
         if p.batch_shape != (count,):

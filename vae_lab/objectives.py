@@ -164,7 +164,7 @@ class ELBO(_OverLevels):
         if level.kl is None and (self.free_bits or self._balances):
             name = "free_bits" if self.free_bits else "aggregate_kl"
             raise ValueError(
-                f"{name} needs a KL in closed form, which this prior has not: leave it at 0"
+                f"{name} needs a KL in closed form, which this model has not: leave it at 0"
             )
         return super()._terms(level, estimator)
 

@@ -16,7 +16,7 @@ from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count, jo
 from .latents import Latent
 from .levels import Bound, Level, Levels, over_labels
 from .networks.base import check_shape, grid
-from .priors import Prior
+from .priors import Prior, Standard
 from .priors.base import bound, check_shapes
 from .storage.keeping import Pretrained
 from .views import Views
@@ -81,16 +81,15 @@ class VAE(Views, Generation, Pretrained):
         self.output_bias = nn.Parameter(torch.zeros(bias))
         self.likelihood = likelihood
         self.prior: Prior | None = None
+        if prior is None and not latent.closed_kl:
+            prior = Standard()
         if prior is not None:
-            self.set_prior(prior)
+            self._set_prior(prior, condition)
         self.condition = condition
         if condition is not None:
             condition.bind(network, seen, latent)
-            if condition.prior and prior is not None:
-                raise ValueError(
-                    f"prior=true of {type(condition).__name__} moves the latent's own prior, which "
-                    f"{type(prior).__name__} replaces: leave out one of the two"
-                )
+            if prior is not None:
+                condition.leave_prior()
 
     def set_prior(self, prior: Prior) -> None:
         """Puts a prior in the place of that which there is.
@@ -98,10 +97,17 @@ class VAE(Views, Generation, Pretrained):
         Raises:
             ValueError: it is none over this model's z.
         """
-        bound(prior, self.latent, self.likelihood.input_shape(self.shape))
+        self._set_prior(prior, self.condition)
+        if self.condition is not None:
+            self.condition.leave_prior()
+
+    def _set_prior(self, prior: Prior, condition: Condition | None) -> None:
+        width = 0 if condition is None or not condition.prior else condition.width
+        bound(prior, self.latent, self.likelihood.input_shape(self.shape), width)
         prior.to(self.device, self.dtype)
         self.prior = prior
-        check_shapes(prior, prior.of(self, None), self.latent)
+        vector = self.output_bias.new_zeros(width) if width else None
+        check_shapes(prior, prior.of(self, vector), self.latent)
 
     @property
     def device(self) -> torch.device:
@@ -211,7 +217,8 @@ class VAE(Views, Generation, Pretrained):
                 return self.latent.prior()
             vector = self.vector_of(None)
             return self.latent.prior(None if vector is None else self.condition.shift(vector))
-        p = self.prior.of(self, None)
+        vector = self.vector_of(None) if self.prior.condition_width else None
+        p = self.prior.of(self, vector)
         if p.event_shape != self.latent.event_shape:
             raise ValueError(
                 f"the prior is one of z of shape {list(p.event_shape)}, pictures of this size have "
@@ -228,7 +235,7 @@ class VAE(Views, Generation, Pretrained):
         Args:
             z: draws of q, [S, *B, *E], for a KL that is sampled; None: 16.
         """
-        if self.condition is not None and self.condition.prior:
+        if self.prior is None and self.condition is not None and self.condition.prior:
             return closed_kl(q, self.p_z())
         if self.prior is None:
             return per_variable(self.latent.kl(q), q)

@@ -16,6 +16,8 @@ from torch.distributions import Distribution
 from .distributions import base
 from .evaluation.decomposition import activity
 from .latents.base import WIDTH
+from .priors import Prior
+from .seeding import seeded
 from .vae import VAE
 
 DRAWS = 1000  # of another prior, for its mean and standard deviation
@@ -71,9 +73,18 @@ def values(vae: VAE, steps: int = 7) -> Tensor:
     prior: numbers reach three of its standard deviations from its mean."""
     if vae.prior is None or vae.latent.kind != "numbers":
         return vae.latent.values(steps)
-    draws = vae.latent.numbers(vae.prior.sample(DRAWS))
+    draws = vae.latent.numbers(_of_prior(vae, vae.prior))
     reach = torch.linspace(-WIDTH, WIDTH, steps, device=draws.device).unsqueeze(-1)
     return (draws.mean(0) + reach * draws.std(0)).clamp(*vae.latent.bounds)
+
+
+def _of_prior(vae: VAE, prior: Prior) -> Tensor:
+    """Draws of a prior, of one that depends on y for some y in turn, [DRAWS, *E]."""
+    if vae.condition is None or not prior.condition_width:
+        return prior.sample(DRAWS)
+    with seeded(0, vae.device):
+        vectors = vae.condition(vae.condition.examples(DRAWS))
+    return prior.sample(DRAWS, condition=vectors[torch.arange(DRAWS) % len(vectors)])
 
 
 def value_range(vae: VAE, numbers: Tensor) -> tuple[Tensor, Tensor]:

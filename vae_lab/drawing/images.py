@@ -29,6 +29,10 @@ class Images(Figures):
             "Samples",
             "Mean images of draws from the prior; of a conditional model, a row of each label.",
         ),
+        "neighbours": Drawn(
+            "Samples and training images",
+            "Draws from the prior, and below each the training images that are nearest to it.",
+        ),
         "interpolation": Drawn(
             "Interpolations", "From one test image to another, through the latent, a row each."
         ),

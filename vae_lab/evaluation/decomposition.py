@@ -168,7 +168,9 @@ def activity(*posteriors: Distribution) -> Tensor:
     """
     means = torch.cat([q.mean for q in posteriors])
     variance = means.double().var(0, correction=0)
-    return variance.reshape(-1, base(posteriors[0]).event_shape.numel()).sum(-1)
+    inner = base(posteriors[0])
+    of_one = getattr(inner, "variable_shape", inner.event_shape)
+    return variance.reshape(-1, of_one.numel()).sum(-1)
 
 
 def code_use(codes: Tensor) -> CodeUse:

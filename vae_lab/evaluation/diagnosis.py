@@ -19,6 +19,8 @@ MIN_KL = 0.1  # nats a datum
 MIN_CODES = 0.1  # of the way from one code in use to all alike
 MAX_DOMINATED = 0.1  # of the images, by one weight each
 MAX_PRIOR_GAP = 5.0  # nats: one z of the prior in 150
+MIN_GAIN = 1.0  # nats that are worth a second stage
+SECOND_STAGE = "task=prior checkpoint=runs/NAME prior=autoregressive"
 LOW_TEMPERATURE = 0.05  # below it the library warns when an estimator is made
 
 
@@ -244,17 +246,25 @@ def _poor_samples(prior_gap: float, latents: float, places: float = 1) -> Findin
     if prior_gap < MAX_PRIOR_GAP:
         return "fine", because, ""
     fewer = f"model.latents={round(latents / 2)}, " if latents > 1 else ""
-    if places > 1:
-        return (
-            "warning",
-            f"{because}: samples from the prior, whose places know nothing of each other, will "
-            "look unlike them",
-            f"keep to reconstructions, or type {fewer}objective.beta=4",
-        )
+    alone = ", whose places know nothing of each other," if places > 1 else ""
     return (
         "warning",
-        f"{because}: samples from the prior will look unlike them",
-        (f"type {fewer}objective.beta=4, or train on more images"),
+        f"{because}: samples from the prior{alone} will look unlike them",
+        f"type {SECOND_STAGE}, or train on more images, with {fewer}objective.beta=4",
+    )
+
+
+def _second_stage(mixture_gap: float, mixture_gap_error: float) -> Finding:
+    because = (
+        f"a mixture fitted to z of other images is {mixture_gap:.3g} +- {mixture_gap_error:.2g} "
+        "nats better than the prior"
+    )
+    if mixture_gap - 2 * mixture_gap_error < MIN_GAIN:
+        return "fine", because, ""
+    return (
+        "warning",
+        f"{because}, so that another prior would raise the ELBO by as many at least",
+        f"type {SECOND_STAGE}",
     )
 
 
@@ -288,6 +298,7 @@ CHECKS: dict[str, Callable[..., Finding]] = {
     "importance weights": _importance_weights,
     "relaxed gap": _relaxed_gap,
     "poor samples": _poor_samples,
+    "second stage": _second_stage,
     "temperature": _temperature,
     "grey pixels": _grey_pixels,
 }

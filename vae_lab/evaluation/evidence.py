@@ -220,7 +220,7 @@ def enumerated(
 
 def can_anneal(latent: Latent) -> bool:
     """Whether z can be any numbers, so that a chain can move wherever the gradient leads it."""
-    return latent.bounds == (-math.inf, math.inf)
+    return latent.closed_kl and latent.bounds == (-math.inf, math.inf)
 
 
 class _Sum:

@@ -40,6 +40,7 @@ class Measurement:
         per_place: likewise, h rows of w numbers.
         numbers: what else the diagnosis asks for.
         each: terms of every image, [N].
+        pictures: images by the name of a picture, [rows, columns, C, H, W].
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Measurement:
         self.per_place: dict[str, list[list[float]]] = {}
         self.numbers: dict[str, float] = sizes(vae.latent)
         self.each: dict[str, Tensor] = {}
+        self.pictures: dict[str, Tensor] = {}
 
     @property
     def device(self) -> torch.device:

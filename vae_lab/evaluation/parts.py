@@ -1,7 +1,7 @@
 """The parts of an evaluation, each of which adds its metrics to a :class:`Measurement`."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 
 import torch
@@ -29,12 +29,14 @@ from .diagnosis import has_grey_pixels
 from .evidence import MAX_STATES, Weighted, annealed, enumerated, importance_weighted
 from .features import Features
 from .measurement import BATCH, Measurement
+from .mixture_gap import COMPONENTS, mixture_gap
 
 VARYING = 0.01  # variance of the posteriors' means above which a variable varies
 FEW_SAMPLES = 16  # for an ELBO alone
 KL_REPEATS = 4  # of a KL that is sampled, for its error
 AIS_CHAINS, AIS_BATCH = 16, 50
 QUALITY_IMAGES = 10_000
+SHOWN = 10  # samples beside their neighbours
 FACTOR_CODES = 5000
 NEIGHBOURS = 10
 # Of a grid, whose thousands of variables tell any two images apart: more would tell no more.
@@ -181,15 +183,15 @@ def split(m: Measurement, estimator: Estimator | None) -> None:
         m.each["kl"] = kl.mean(0).sum(-1)
         _add_kl(m)
     m.draw_anew("split")
-    found = decompose(latent, q, points)
-    _add_decomposition(m, found)
-    if vae.own_prior:
-        _add_marginals(m, kl[0].mean(0), found, prior_gap(latent, q))
-    elif vae.prior is not None:
-        rest = aggregate(kl.sum(-1), found)
-        note = "KL(q(z) || p(z)), kl less mutual_information; this prior has no KL of each variable"
-        m.add("aggregate_kl", rest.kl, rest.error, "nats", note)
+    if latent.closed_kl:  # else a density of q(z) would take hours
+        found = decompose(latent, q, points)
+        _add_decomposition(m, found)
+        if vae.own_prior:
+            _add_marginals(m, kl[0].mean(0), found, prior_gap(latent, q))
+        elif vae.prior is not None:
+            _add_aggregate_kl(m, kl.sum(-1), found)
     _add_use(m, q)
+    _add_mixture_gap(m, of_x, q)
     m.progress("split", 1, 1)
     if estimator is not None and estimator.relaxed:
         _relaxed_gap(m, estimator)
@@ -211,6 +213,25 @@ def _add_use(m: Measurement, q: Distribution) -> None:
         perplexity = use.perplexity.mean().item()
         m.add("code_perplexity", perplexity, note=f"of {codes.shape[-1]} categories")
         m.per_latent["perplexity"] = use.perplexity.tolist()
+
+
+def _add_aggregate_kl(m: Measurement, kl: Tensor, found: Decomposition) -> None:
+    rest = aggregate(kl, found)
+    note = "KL(q(z) || p(z)), kl less mutual_information; this prior has no KL of each variable"
+    m.add("aggregate_kl", rest.kl, rest.error, "nats", note)
+
+
+def _add_mixture_gap(m: Measurement, vae: VAE, q: Distribution) -> None:
+    """What a second stage would gain, where there can be one."""
+    if vae.condition is not None:
+        return
+    m.draw_anew("mixture")
+    if (gap := mixture_gap(vae, q)) is None:
+        return
+    each = "" if vae.latent.num_places == 1 else " at each place on its own"
+    note = f"KL(q(z) || p(z)) at least: a mixture of {COMPONENTS}{each}, on images it has not seen"
+    m.add("mixture_gap", gap.value, gap.error, "nats", note)
+    m.numbers["mixture_gap_error"] = gap.error
 
 
 def _add_decomposition(m: Measurement, found: Decomposition) -> None:
@@ -273,18 +294,27 @@ def quality(
     images: Tensor,
     train_images: Tensor | None,
     features: Features | str | None = None,
+    temperatures: Sequence[float] = (1.0,),
 ) -> None:
-    """FID, precision and recall of samples of the prior."""
-    from .samples import sample_quality
+    """FID, precision, recall and nearest training image of samples of the prior; and a picture."""
+    from .samples import beside_neighbours, sample_quality
 
     m.progress("samples", 0, 1)
     m.draw_anew("samples")
-    found = sample_quality(m.known, images, QUALITY_IMAGES, features, train_images, m.memory)
+    found = sample_quality(
+        m.known, images, QUALITY_IMAGES, features, train_images, m.memory, temperatures
+    )
     of = features or "the shipped network"
     of = of if isinstance(of, str) else "a network of one's own"
     note = f"{min(len(images), QUALITY_IMAGES)} samples, features of {of}"
     for name, value in found.items():
         m.add(name, value, note=note)
+    if train_images is not None:
+        m.draw_anew("neighbours")
+        given, t = m.known.rows(slice(SHOWN)), temperatures[0]
+        m.pictures["neighbours"] = beside_neighbours(
+            given, train_images, min(SHOWN, len(m.x)), features=features, temperature=t
+        )
     m.progress("samples", 1, 1)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from .diagnosis import Diagnosis
 
 FORMAT = 1
@@ -49,6 +51,7 @@ class Evaluation:
         seed: of all noise.
         seconds: that it took.
         left_out: what is not measured of such data, and why.
+        pictures: images by the name of a picture, [rows, columns, C, H, W].
     """
 
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -59,6 +62,7 @@ class Evaluation:
     seed: int = 0
     seconds: float = 0.0
     left_out: list[str] = field(default_factory=list)
+    pictures: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """A row for every metric: its name, its value with error and unit, and its note."""

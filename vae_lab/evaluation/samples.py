@@ -3,6 +3,7 @@
 Both are asked of features: see :mod:`vae_lab.evaluation.features`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -74,6 +75,7 @@ def sample_quality(
     features: Features | str | None = None,
     train_images: Tensor | None = None,
     memory: float = MEMORY,
+    temperatures: Sequence[float] = (1.0,),
 ) -> dict[str, float]:
     """FID, precision and recall of prior samples against images.
 
@@ -87,29 +89,79 @@ def sample_quality(
         num_samples: of both kinds; all images where there are fewer. The first ones are taken.
         features: see :func:`vae_lab.evaluation.features.extract`.
         train_images: others of the data, shape [M, C, H, W], for `fid_floor`, where there are as
-            many as samples.
+            many as samples, and for `nearest_train`.
         memory: in bytes, roughly, for what is decoded at once.
+        temperatures: of the samples, each with numbers of its own.
 
     Returns:
         `fid`, `precision`, `recall`, and `fid_floor`: the FID of as many training images, below
-        which a model is hardly better than the data.
+        which a model is hardly better than the data. `nearest_train`: how far samples are from
+        their nearest training image, in units of what images of the test split are; near 0 they
+        are copies. At another temperature than 1 the names end in it, as `fid_at_0.7`.
     """
     count = min(num_samples, len(images))
     device = vae.device
     batch = min(BATCH, images_at_once(vae, memory))
 
     def extracted(images: Tensor) -> Tensor:
-        return torch.cat([extract(x.to(device), features) for x in images[:count].split(batch)])
+        return torch.cat([extract(x.to(device), features) for x in images.split(batch)])
 
-    real = extracted(images)
-    parts = in_parts(vae, images[:count], batch)
-    drawn = (part.sample(len(x)) for part, x in parts)
-    found = torch.cat([extract(x, features) for x in drawn])
-    precision, recall = precision_recall(real, found)
-    quality = {"fid": frechet_distance(real, found), "precision": precision, "recall": recall}
-    if train_images is not None and len(train_images) >= count:
-        quality["fid_floor"] = frechet_distance(real, extracted(train_images))
+    real = extracted(images[:count])
+    quality: dict[str, float] = {}
+    train = real[:0] if train_images is None else extracted(train_images)
+    for temperature in temperatures:
+        parts = in_parts(vae, images[:count], batch)
+        drawn = (part.sample(len(x), temperature=temperature) for part, x in parts)
+        found = torch.cat([extract(x, features) for x in drawn])
+        at = "" if temperature == 1 else f"_at_{temperature:g}"
+        coverage = precision_recall(real, found)._asdict()
+        named = {"fid": frechet_distance(real, found), **coverage}
+        if len(train):
+            distances = (nearest(x, train).values.mean() for x in (found, real))
+            named["nearest_train"] = torch.div(*distances).item()
+        quality |= {name + at: value for name, value in named.items()}
+    if len(train) >= max(count, 1):
+        quality["fid_floor"] = frechet_distance(real, train[:count])
     return quality
+
+
+@torch.no_grad()
+def beside_neighbours(
+    vae: VAE,
+    train_images: Tensor,
+    count: int,
+    k: int = NEIGHBOURS,
+    features: Features | str | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Samples of the prior, and below each the k training images that are nearest to it, the
+    nearest first: [1 + k, count, C, H, W], on the CPU.
+
+    Args:
+        vae: in evaluation mode; of a conditional model, given y, one or `count`.
+        train_images: shape [M, C, H, W].
+        count: of samples.
+        features: in which they are near; see :func:`vae_lab.evaluation.features.extract`.
+    """
+    samples = vae.sample(count, temperature=temperature)
+    train = [extract(x.to(vae.device), features) for x in train_images.split(BATCH)]
+    found = nearest(extract(samples, features), torch.cat(train), min(k, len(train_images)))
+    return torch.cat([samples.cpu().unsqueeze(0), train_images.cpu()[found.indices.T]])
+
+
+class Nearest(NamedTuple):
+    """The result of :func:`nearest`: distances and rows, [N, k] each."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def nearest(points: Tensor, others: Tensor, k: int = 1) -> Nearest:
+    """The k others [M, F] that are nearest to each of the points [N, F], the nearest first."""
+    chunks = points.split(max(ROWS // len(others), 1))
+    found = [torch.cdist(x, others).topk(k, largest=False) for x in chunks]
+    values, indices = (torch.cat(part) for part in zip(*found, strict=True))
+    return Nearest(values, indices)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ AIS_IMAGES = 100
 NO_PICTURES = (
     "mse, psnr, fid, precision and recall, which are measured of pictures with values from 0 to 1"
 )
+NO_TEMPERATURE = "samples of another temperature than 1, which this model's prior does not have"
 LEAST_IMAGES = 50  # of which FID, precision, recall and the scores of factors say anything
 
 
@@ -51,6 +52,7 @@ class Settings:
             none, as it takes hours.
         ais_steps: of the annealing.
         features: in which samples are compared; see :func:`vae_lab.evaluation.features.extract`.
+        temperatures: of the samples; other ones than 1 need a prior that has a temperature.
         memory: in bytes, for what is decoded at once.
         seed: of all noise.
         train: images of the training split, like those that are evaluated, for the gap between the
@@ -73,6 +75,7 @@ class Settings:
     ais_images: int | None = None
     ais_steps: int = 200
     features: Features | str | None = None
+    temperatures: Sequence[float] = (1.0,)
     memory: float = MEMORY
     seed: int = 0
     train: Iterable[Any] | None = None
@@ -91,6 +94,11 @@ class Settings:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
         if self.ais_images is not None and self.ais_images < 0:
             raise ValueError(f"ais_images must not be negative, got {self.ais_images}")
+
+        if not self.temperatures or min(self.temperatures) <= 0:
+            raise ValueError(
+                f"temperatures must be positive, one or more, got {[*self.temperatures]}"
+            )
 
     def asks(self, part: str) -> bool:
         """Whether this part is to be measured."""
@@ -169,10 +177,12 @@ def evaluate(
     numbers = {name: metric.value for name, metric in m.metrics.items()}
     diagnosis = diagnose({**numbers, **m.numbers, **(settings.known or {})})
     seconds = time.perf_counter() - began
-    left_out = [] if _has_pictures(work) else [NO_PICTURES]
+    left_out = [NO_PICTURES] * (not _has_pictures(work))
+    left_out += [NO_TEMPERATURE] * (len(_temperatures(work)) < len(settings.temperatures))
     return Evaluation(
         *(m.metrics, m.per_latent, m.per_place, diagnosis),
         *(len(m.x), settings.seed, seconds, left_out),
+        pictures=m.pictures,
     )
 
 
@@ -281,7 +291,13 @@ def _split(work: Work) -> None:
 
 
 def _quality(work: Work) -> None:
-    measured.quality(work.m, *_shown(work), work.settings.features)
+    if temperatures := _temperatures(work):
+        measured.quality(work.m, *_shown(work), work.settings.features, temperatures)
+
+
+def _temperatures(work: Work) -> list[float]:
+    """Those that were asked for and that the prior has."""
+    return [t for t in work.settings.temperatures if t == 1 or work.m.vae.has_temperature]
 
 
 def _shown(work: Work) -> tuple[Tensor, Tensor | None]:

@@ -130,8 +130,7 @@ class Explorer:
     @property
     def has_temperature(self) -> bool:
         """Whether :meth:`samples` are others at another temperature than 1."""
-        moved = self.vae.condition is not None and self.vae.condition.prior
-        return self.prior.has_temperature and not moved
+        return self.vae.has_temperature
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Y = None) -> Tensor:
@@ -198,7 +197,10 @@ class Explorer:
         """
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        if self.vae.condition is None or not self.vae.condition.prior:
+        if self.vae.prior is not None and self.vae.prior.condition_width:
+            vector = self.vae.given(y).vector_of(None)
+            return self.vae.prior.sample(count, temperature, seed, vector)
+        if self.vae.condition is None or not self.vae.condition.prior or self.vae.prior is not None:
             return self.prior.sample(count, temperature, seed)
         with seeded(seed, self.vae.device):
             return self.vae.given(y).draw(count)

@@ -6,9 +6,19 @@ from .discrete import Bernoulli, Categorical
 from .discrete import Discrete as Discrete
 from .discrete import Finite as Finite
 from .discrete import discrete_latent as discrete_latent
+from .flow_gaussian import FlowGaussian
 from .gaussian import Gaussian
 from .lookup_free import FSQ, LFQ
 from .poisson import Poisson
 
 # The families, which a released model may name.
-__all__ = ["FSQ", "LFQ", "Bernoulli", "Categorical", "Codebook", "Gaussian", "Poisson"]
+__all__ = [
+    "FSQ",
+    "LFQ",
+    "Bernoulli",
+    "Categorical",
+    "Codebook",
+    "FlowGaussian",
+    "Gaussian",
+    "Poisson",
+]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..arguments import PrintsArguments
-from ..distributions import bounds, kl, wrapped
+from ..distributions import bounds, kl, parameters, wrapped
 from ..seeding import seeded
 
 ACTIVE = 0.01  # nats of mean KL above which a latent variable counts as in use
@@ -46,6 +46,7 @@ class Latent(PrintsArguments, nn.Module):
     Attributes:
         grid: the places, (h, w); () where there is no grid.
         deterministic: does q give all probability to one z.
+        closed_kl: is there a closed form of the KL to the latent's own prior; else it is sampled.
         kind: what a variable's number means: any number, the name of a category, a bit, a count.
         categories: K, of which one is chosen by each variable; None where they cannot be listed.
     """
@@ -53,6 +54,7 @@ class Latent(PrintsArguments, nn.Module):
     kind: ClassVar[Kind] = "numbers"
     categories: int | None = None
     deterministic: bool = False
+    closed_kl: ClassVar[bool] = True
 
     grid: tuple[int, ...] = ()
 
@@ -138,6 +140,12 @@ class Latent(PrintsArguments, nn.Module):
         """The least and the largest number that a variable can be; infinite where there is none."""
         return bounds(self.prior())
 
+    @property
+    def has_units(self) -> bool:
+        """Whether numbers that are shifted and scaled are of the same family."""
+        of_loc_and_scale = set(parameters(self.prior())) == {"loc", "scale"}
+        return of_loc_and_scale and self.bounds == (-math.inf, math.inf)
+
     def prior(self, shift: Tensor | None = None) -> Distribution:
         """p(z), batch shape [].
 
@@ -181,6 +189,11 @@ class Latent(PrintsArguments, nn.Module):
             f"aggregate_kl needs variables with categories, {type(self).__name__} has {self.kind}: "
             "leave it at 0"
         )
+
+    def log_densities(self, q: Distribution, z: Tensor) -> Tensor:
+        r"""The density of every z under each of K distributions, z [\*, \*E] and q of batch shape
+        [K] -> [\*, K]; where the family allows without a tensor [\*, K, \*E]."""
+        return q.log_prob(z.unsqueeze(z.ndim - len(self.event_shape)))
 
     def mode(self, q: Distribution) -> Tensor:
         """The most probable z, [*B, *E]; the mean, if nothing else is said."""

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..distributed import all_sum
 from ..distributions import OneHotCategorical as OneHotCategorical
-from ..distributions import base, like, log_softmax, one_hot, per_variable
+from ..distributions import base, like, log_softmax, one_hot, per_variable, precise
 from .base import WIDTH, Kind, Latent
 
 SPREAD = 0.7548776662466927, 0.5698402909980532  # 1 / g and 1 / g^2 for g^3 = g + 1
@@ -192,6 +192,14 @@ class OneHot(Finite):
     def from_numbers(self, numbers: Tensor) -> Tensor:
         like = self.prior_parameters[: self.categories]
         return one_hot(numbers.unflatten(-1, self.event_shape[:-1]), like)
+
+    def log_densities(self, q: Distribution, z: Tensor) -> Tensor:
+        """The product of z and the logits, in double precision."""
+        if self.deterministic:
+            return super().log_densities(q, z)
+        logits = base(q).logits.flatten(1).to(precise(z))
+        finite = logits.clamp_min(torch.finfo(torch.float32).min)  # 0 times -inf is 0
+        return (z.flatten(z.ndim - len(self.event_shape)).to(finite) @ finite.T).to(z)
 
     def codes(self, q: Distribution) -> Tensor:
         return per_variable(base(q).probs, q, last=1)

@@ -1,10 +1,12 @@
 """Diagonal Gaussian latents."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from ..distributions import base
+from ..distributions import base, precise
 from .base import WIDTH, Latent
 
 LOG_SCALES = -40.0, 10.0
@@ -44,6 +46,16 @@ class Gaussian(Latent):
         mean, log_scale = parameters.chunk(2, -1)
         scale = log_scale.clamp(*LOG_SCALES).exp()
         return self.independent(Normal(mean, scale, validate_args=False))
+
+    def log_densities(self, q: Distribution, z: Tensor) -> Tensor:
+        r"""By :math:`(z - \mu)^2 = z^2 - 2 z \mu + \mu^2`, products of matrices; in
+        double precision, as z and mu may be many sigma from zero and near each other."""
+        loc, scale = (p.flatten(1).to(precise(z)) for p in (base(q).loc, base(q).scale))  # [K, L]
+        numbers, weight = self.numbers(z).to(loc), scale.square().reciprocal()
+        squares = numbers.square() @ weight.T - 2 * numbers @ (loc * weight).T
+        squares = squares + (loc.square() * weight).sum(-1)
+        constant = scale.log().sum(-1) + math.log(2 * math.pi) / 2 * scale.shape[-1]
+        return (-squares / 2 - constant).to(z)
 
     def values(self, steps: int = 7) -> Tensor:
         """From -3 to 3 standard deviations of the prior around its mean."""

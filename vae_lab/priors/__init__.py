@@ -4,6 +4,7 @@ from .autoregressive import Autoregressive
 from .base import Prior as Prior
 from .flow import Flow
 from .mixture import Mixture, Vamp
+from .standard import Standard
 
 # The priors, which a released model may name.
-__all__ = ["Autoregressive", "Flow", "Mixture", "Vamp"]
+__all__ = ["Autoregressive", "Flow", "Mixture", "Standard", "Vamp"]

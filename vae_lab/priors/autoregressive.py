@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,11 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, co
 
 from ..networks.base import check_positive
 from ..seeding import seeded
-from .base import Prior, Standardizer, at_one_place
+from .base import Prior, Standardizer, at_one_place, from_zero
 
 if TYPE_CHECKING:
     from ..latents import Latent
 
-Cache = list[tuple[Tensor, Tensor]]  # of each layer the keys and values so far
 APART = 0.5  # standard deviation of the parameters of a mixture's components at the start
 
 
@@ -28,7 +27,8 @@ class Autoregressive(Prior):
     after the other; of numbers it is all variables of one place, or, without a grid, one of them,
     by a mixture of Gaussians. A code is embedded linearly, so that a relaxed one, which is a
     mixture of codes, is embedded as the mixture of theirs; log p(z) is linear in it as well. What
-    is bounded then is what the relaxed codes give, no log p(x) until they are nearly one-hot.
+    is bounded then is what the relaxed codes give, no log p(x) until they are nearly one-hot. A
+    linear map of y, which starts at zero, is added to every step.
 
     Args:
         width: of a step inside the transformer.
@@ -44,6 +44,7 @@ class Autoregressive(Prior):
     """
 
     has_temperature = True
+    takes_condition = True
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Autoregressive(Prior):
 
     def bind(self, latent: "Latent") -> None:
         self._steps = Steps.of(latent, self.components)
-        self.units = Standardizer(latent.variables) if latent.kind == "numbers" else None
+        self.units = Standardizer(latent.variables) if latent.has_units else None
         width = self.width
         self.first = nn.Parameter(torch.zeros(width))
         self.places = nn.Parameter(torch.zeros(self._steps.length, width))
@@ -76,6 +77,8 @@ class Autoregressive(Prior):
         self.blocks = nn.ModuleList(_Block(width, self.heads) for _ in range(self.layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, self._steps.parameters)
+        if self.condition_width:
+            self.of_condition = from_zero(nn.Linear(self.condition_width, width))
         if not self.head.weight.is_meta:  # all steps begin alike
             nn.init.zeros_(self.head.weight)
             self._steps.start(self.head.bias)
@@ -84,38 +87,59 @@ class Autoregressive(Prior):
         if self.units is not None:
             self.units.meet(z)
 
-    def forward(self, condition: None) -> "Sequential":
-        return Sequential(self, self._steps)
+    def forward(self, condition: Tensor | None) -> "Sequential":
+        return Sequential(self, self._steps, condition)
 
-    def parameters_of(self, steps: Tensor) -> Tensor:
-        """The parameters of each step given those before it, [*, T, size] -> [*, T, parameters]."""
+    def parameters_of(self, steps: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The parameters of each step given those before it, [*, T, size] -> [*, T, parameters].
+
+        Args:
+            condition: [*B, C], where the last axes of * are *B.
+        """
         before = self.embedding(steps[..., :-1, :])
         first = self.first.expand(*before.shape[:-2], 1, -1)
         h = torch.cat([first, before], -2) + self.places
+        if condition is not None:
+            h = h + self.of_condition(condition).unsqueeze(-2)
         for block in self.blocks:
-            h, _ = block(h)
+            h = block(h)
         parameters: Tensor = self.head(self.norm(h))
         return parameters
 
-    def next_parameters(self, number: int, last: Tensor | None, cache: Cache, count: int) -> Tensor:
-        """The parameters of one step, [count, parameters]; the cache grows by it.
+    def room(self, count: int) -> Tensor:
+        """For the keys and values of all steps, [layers, 2, count, heads, T, width of one]."""
+        size = count, self.heads, self._steps.length, self.width // self.heads
+        return self.first.new_empty(self.layers, 2, *size)
+
+    @torch.no_grad()
+    def next_parameters(
+        self, number: int, last: Tensor | None, cache: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        """The parameters of one step, [count, parameters], given the cache of those before it,
+        which it joins.
 
         Args:
             last: the step before, [count, size]; None at the first.
+            condition: [count, C].
         """
+        count = cache.shape[2]
         h = self.first.expand(count, -1) if last is None else self.embedding(last)
-        h = (h + self.places[number]).unsqueeze(-2)
-        for index, block in enumerate(self.blocks):
-            h, kept = block(h, cache[index] if number else None)
-            cache[index : index + 1] = [kept]
-        parameters: Tensor = self.head(self.norm(h)).squeeze(-2)
+        h = h + self.places[number]
+        if condition is not None:
+            h = h + self.of_condition(condition)
+        for block, kept in zip(cast("list[_Block]", self.blocks), cache, strict=True):
+            h = block.step(h, kept, number)
+        parameters: Tensor = self.head(self.norm(h))
         return parameters
 
-    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    def sample(
+        self, count: int, temperature: float = 1.0, seed: int = 0, condition: Tensor | None = None
+    ) -> Tensor:
         r"""Codes and bits by :math:`p(z_t \mid \dots)^{1/T}`, 0 takes the likeliest; numbers and
         counts that are T times as far from their mean, a step at a time."""
         with seeded(seed, self.first.device):
-            return self(None).sample((count,), temperature)
+            p = self(condition)
+            return p.sample(() if p.batch_shape else (count,), temperature)
 
 
 class _Block(nn.Module):
@@ -130,36 +154,52 @@ class _Block(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(
-        self, h: Tensor, cache: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """h [*, T, width]; with a cache the steps come after those that it holds."""
-        q, k, v = self.qkv(self.norm(h)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        q, k, v = (part.transpose(-2, -3) for part in (q, k, v))  # [*, heads, T, width of a head]
-        if cache is not None:
-            k, v = (torch.cat(pair, -2) for pair in zip(cache, (k, v), strict=True))
-        seen = _attention(q, k, v).transpose(-2, -3).flatten(-2)
-        h = h + self.out(seen)
-        return h + self.dense(h), (k, v)
+    def forward(self, h: Tensor) -> Tensor:
+        """All steps, [*, T, width]."""
+        q, k, v = self._heads(h).transpose(-2, -4).unbind(-3)  # [*, heads, T, width of a head]
+        return self._after(h, _attention(q, k, v).transpose(-2, -3))
+
+    def step(self, h: Tensor, kept: Tensor, number: int) -> Tensor:
+        """The step of this number, [N, width], given the keys and values [2, N, heads, T, *] that
+        are kept of those before it, which its own join."""
+        q, *k_v = self._heads(h).unbind(-3)  # [N, heads, width of a head]
+        kept[..., number, :] = torch.stack(k_v)
+        k, v = kept[..., : number + 1, :]
+        # By hand: of a single query the CPU's fused kernel needs four times as long.
+        scores = q.unsqueeze(-2) @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        return self._after(h, (scores.softmax(-1) @ v).squeeze(-2))
+
+    def _heads(self, h: Tensor) -> Tensor:
+        """Queries, keys and values of each head, [*, 3, heads, width of a head]."""
+        qkv: Tensor = self.qkv(self.norm(h))
+        return qkv.unflatten(-1, (3, self.heads, -1))
+
+    def _after(self, h: Tensor, seen: Tensor) -> Tensor:
+        h = h + self.out(seen.flatten(-2))
+        after: Tensor = h + self.dense(h)
+        return after
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each step sees itself and those before it; by hand, as the fused kernel has no second
     derivative, which control variates need."""
-    later = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
-    later = later.triu(1 + k.shape[-2] - q.shape[-2])
+    later = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
     scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(later, -torch.inf)
     return scores.softmax(-1) @ v
 
 
 class Sequential(Distribution):
-    """The distribution of an :class:`Autoregressive` prior, batch shape []."""
+    """The distribution of an :class:`Autoregressive` prior, batch shape [], or given a condition
+    [*B, C] batch shape [*B]."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, prior: Autoregressive, steps: "Steps") -> None:
-        super().__init__(torch.Size(), steps.event_shape, validate_args=False)
-        self.prior, self.steps = prior, steps
+    def __init__(
+        self, prior: Autoregressive, steps: "Steps", condition: Tensor | None = None
+    ) -> None:
+        batch = torch.Size() if condition is None else condition.shape[:-1]
+        super().__init__(batch, steps.event_shape, validate_args=False)
+        self.prior, self.steps, self.condition = prior, steps, condition
 
     def log_prob(self, value: Tensor) -> Tensor:
         units, log_scale = self.prior.units, value.new_zeros(())
@@ -168,15 +208,19 @@ class Sequential(Distribution):
             value, log_scale = units(value), places * units.scale.log().sum()
         steps = self.steps.cut(value)  # [*, T, *shape of a step]
         flat = steps.flatten(steps.ndim - len(self.steps.shape))
-        q = self.steps.distribution(self.prior.parameters_of(flat.to(self.prior.first.dtype)))
+        flat = flat.to(self.prior.first.dtype)
+        q = self.steps.distribution(self.prior.parameters_of(flat, self.condition))
         return q.log_prob(steps.to(flat.dtype)).sum(-1) - log_scale
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), temperature: float = 1.0) -> Tensor:
-        shape = torch.Size(sample_shape)
-        last, drawn, cache = None, [], Cache()
+        shape = torch.Size(sample_shape) + self.batch_shape
+        condition = self.condition
+        if condition is not None:
+            condition = condition.expand(*shape, -1).reshape(shape.numel(), -1)
+        last, drawn, cache = None, [], self.prior.room(shape.numel())
         for number in range(self.steps.length):
-            parameters = self.prior.next_parameters(number, last, cache, shape.numel())
+            parameters = self.prior.next_parameters(number, last, cache, condition)
             drawn.append(self.steps.draw(parameters, temperature, self.prior.top_k))
             last = drawn[-1].flatten(1)
         z = torch.stack(drawn, 1).reshape(*shape, *self.event_shape)
@@ -253,5 +297,6 @@ def _drawn(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         logits = logits.where(logits >= least, -torch.inf)
     if not temperature:
         return logits.argmax(-1)
-    gumbel = -torch.empty_like(logits).exponential_().log()
-    return (logits / temperature + gumbel).argmax(-1)
+    below = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    drawn = torch.rand_like(below[..., :1]) * below[..., -1:]
+    return (below <= drawn).sum(-1).clamp(max=logits.shape[-1] - 1)

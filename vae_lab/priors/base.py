@@ -1,7 +1,7 @@
 """A prior p(z) that is a module of its own, and may be any distribution over the latent's z."""
 
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,13 @@ class Prior(PrintsArguments, nn.Module):
 
     Attributes:
         input_shape: of what the encoder sees of a datum; the VAE sets it before :meth:`bind`.
+        condition_width: C, of the vector of y on which z is conditioned, set likewise; 0: of none.
+        takes_condition: can it be conditioned.
     """
 
     input_shape: Shape
+    condition_width: int = 0
+    takes_condition: ClassVar[bool] = False
 
     def bind(self, latent: "Latent") -> None:
         """Called once, by the VAE, with the latent whose z this is the prior of.
@@ -42,15 +46,15 @@ class Prior(PrintsArguments, nn.Module):
         `categories`, and to refuse a latent that the prior does not go with.
         """
 
-    def forward(self, condition: None) -> Distribution:
-        r"""p(z), batch shape [] and event shape [\*E].
+    def forward(self, condition: Tensor | None) -> Distribution:
+        r"""p(z), batch shape [] and event shape [\*E]; given a condition [\*B, C] of [\*B].
 
         Args:
-            condition: what z is conditioned on; None: nothing.
+            condition: the vectors of y that z is conditioned on; None: nothing.
         """
         raise NotImplementedError
 
-    def of(self, vae: "VAE", condition: None) -> Distribution:
+    def of(self, vae: "VAE", condition: Tensor | None) -> Distribution:
         """p(z) of a model, for a prior that depends on its encoder; :meth:`forward` of others."""
         distribution: Distribution = self(condition)
         return distribution
@@ -71,11 +75,16 @@ class Prior(PrintsArguments, nn.Module):
         """Whether :meth:`sample` draws others at another temperature than 1."""
         return False
 
-    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    def sample(
+        self, count: int, temperature: float = 1.0, seed: int = 0, condition: Tensor | None = None
+    ) -> Tensor:
         r"""Draws at a temperature, [count, \*E]; the same noise at every temperature.
 
         What a temperature does is each prior's to say, in a method of its own: see
         :meth:`.Latent.sample`.
+
+        Args:
+            condition: of all draws, [C], or of each, [count, C].
         """
         if temperature != 1:
             raise ValueError(
@@ -84,7 +93,12 @@ class Prior(PrintsArguments, nn.Module):
         tensors = (*self.parameters(), *self.buffers())
         device = tensors[0].device if tensors else torch.get_default_device()
         with seeded(seed, device), torch.no_grad():
-            return self(None).sample((count,))
+            return drawn(self(condition), count)
+
+
+def drawn(p: Distribution, count: int) -> Tensor:
+    r"""Draws of one distribution, or of each of so many, [count, \*E]."""
+    return p.sample() if p.batch_shape else p.sample((count,))
 
 
 class Standardizer(nn.Module):
@@ -125,15 +139,29 @@ def at_one_place(latent: "Latent") -> "Latent":
 
 
 def over_places(latent: "Latent", of_a_place: Distribution) -> Distribution:
-    """Independent draws at all places of the latent's grid."""
+    """Independent draws at all places of the latent's grid, [] or [*B, 1, 1] -> [*B]."""
     if not latent.grid:
         return of_a_place
-    expanded = of_a_place.expand(torch.Size(latent.grid))
+    expanded = of_a_place.expand(torch.broadcast_shapes(of_a_place.batch_shape, latent.grid))
     return wrapped(expanded, len(latent.event_shape))
 
 
-def bound(prior: Prior, latent: "Latent", input_shape: Shape) -> Prior:
-    """The prior, bound to a latent.
+def at_places(latent: "Latent", condition: Tensor | None) -> Tensor | None:
+    """Vectors [*B, C] as those of places, on a grid [*B, 1, 1, C]."""
+    if condition is None:
+        return None
+    return condition.reshape(*condition.shape[:-1], *[1] * len(latent.grid), condition.shape[-1])
+
+
+def from_zero(layer: nn.Linear) -> nn.Linear:
+    """A layer that gives nothing until it is trained."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def bound(prior: Prior, latent: "Latent", input_shape: Shape, condition_width: int = 0) -> Prior:
+    """The prior, bound to a latent and to vectors of y of this width.
 
     Raises:
         ValueError: it is no prior, not one over the latent's z, or another one is to be trained.
@@ -146,7 +174,13 @@ def bound(prior: Prior, latent: "Latent", input_shape: Shape) -> Prior:
             f"the prior {name} replaces the latent's own, which learn_prior=true would train: "
             "leave out one of the two"
         )
+    if condition_width and not prior.takes_condition:
+        raise ValueError(
+            f"the prior {name} cannot be conditioned on y: type prior=mixture, flow or "
+            "autoregressive, or condition_prior=false"
+        )
     prior.input_shape = input_shape
+    prior.condition_width = condition_width
     prior.bind(latent)
     return prior
 

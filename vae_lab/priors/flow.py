@@ -2,22 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 from torch.distributions.transforms import ReshapeTransform
 
+from ..flows import Kind, network
 from ..networks.base import check_choice, check_positive, widths
-from ..optional import needs
 from ..seeding import seeded
-from .base import Prior, Standardizer, over_places
+from .base import Prior, Standardizer, at_places, over_places
 
 if TYPE_CHECKING:
     from ..latents import Latent
-
-Kind = Literal["coupling", "autoregressive"]
 
 
 class Flow(Prior):
@@ -27,7 +25,8 @@ class Flow(Prior):
 
     Each transformation is affine in a part of the variables, with a shift and a scale that depend
     on the others (coupling) or on those before (autoregressive). It starts as the standard normal.
-    On a grid each place is a draw of its own, and all places have the flow in common.
+    On a grid each place is a draw of its own, and all places have the flow in common. Given y, the
+    networks see it too.
 
     Args:
         kind: coupling draws fast; autoregressive bends more, and draws one variable after the
@@ -41,6 +40,7 @@ class Flow(Prior):
     """
 
     has_temperature = True
+    takes_condition = True
 
     def __init__(
         self,
@@ -65,43 +65,27 @@ class Flow(Prior):
             raise ValueError("kind=coupling needs 2 latents or more, got 1: use autoregressive")
         self._latent = (latent,)
         self.units = Standardizer(latent.variables)
-        self.flow = _flow(self.kind, size, self.transforms, self.hidden)
+        self.flow = network(self.kind, size, self.transforms, self.hidden, self.condition_width)
 
     def meet(self, z: Tensor) -> None:
         self.units.meet(z)
 
-    def forward(self, condition: None) -> Distribution:
+    def forward(self, condition: Tensor | None) -> Distribution:
         [latent] = self._latent
         variables = torch.Size(latent.variables)
         reshaped = ReshapeTransform(torch.Size([variables.numel()]), variables)
-        flow = TransformedDistribution(self.flow(), [reshaped], validate_args=False)
+        of_y = self.flow(at_places(latent, condition))
+        flow = TransformedDistribution(of_y, [reshaped], validate_args=False)
         return over_places(latent, self.units.undone(flow))
 
     @torch.no_grad()
-    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    def sample(
+        self, count: int, temperature: float = 1.0, seed: int = 0, condition: Tensor | None = None
+    ) -> Tensor:
         """The normal draws are `temperature` times as long as usual before they are bent."""
         [latent] = self._latent
-        flow = self.flow()
+        transform, base = self.flow.transform(at_places(latent, condition)), self.flow.base()
         with seeded(seed, next(self.parameters()).device):
-            normal = temperature * flow.base.sample((count, *latent.grid))
-        z = flow.transform.inv(normal).reshape(count, *latent.event_shape)
+            normal = temperature * base.sample((count, *latent.grid))
+        z = transform.inv(normal).reshape(count, *latent.event_shape)
         return self.units.inverse(z)
-
-
-def _flow(kind: Kind, size: int, transforms: int, hidden: Sequence[int]) -> nn.Module:
-    validates = Distribution._validate_args  # zuko sets it for all distributions of the process
-    try:
-        with needs("flows", __name__):
-            from zuko.flows import MAF, RealNVP
-    finally:
-        Distribution.set_default_validate_args(validates)
-    flow: nn.Module
-    if kind == "coupling":
-        flow = RealNVP(size, transforms=transforms, hidden_features=hidden)
-    else:
-        flow = MAF(size, transforms=transforms, hidden_features=hidden)
-    for part in flow.modules():
-        if isinstance(network := getattr(part, "hyper", None), nn.Sequential):
-            for parameter in network[-1].parameters():
-                nn.init.zeros_(parameter)
-    return flow

@@ -1,5 +1,6 @@
 """Mixtures: of components that are learned, and of the posteriors of pseudo-inputs."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from ..distributions import full_precision
-from .base import Prior, Standardizer, at_one_place, over_places
+from .base import Prior, Standardizer, at_one_place, at_places, from_zero, over_places
 
 if TYPE_CHECKING:
     from ..latents import Latent
@@ -23,7 +24,8 @@ class Mixture(Prior):
 
     Of numbers it is one of diagonal Gaussians, of codes one of products of categorical
     distributions. One component is the latent's own prior with ``learn_prior``. On a grid each
-    place is a draw of its own, and all places have the mixture in common.
+    place is a draw of its own, and all places have the mixture in common. Given y, the weights and
+    the components' parameters are moved by a linear map of it, which starts at zero.
 
     Args:
         components: K.
@@ -33,6 +35,8 @@ class Mixture(Prior):
     arXiv:1705.07120, section 3.1
     """
 
+    takes_condition = True
+
     def __init__(self, components: int = 100) -> None:
         super().__init__()
         if components < 1:
@@ -41,21 +45,28 @@ class Mixture(Prior):
 
     def bind(self, latent: "Latent") -> None:
         self._latent = (latent,)  # in a tuple, or it would be a part of this module
-        self.units = Standardizer(latent.variables) if latent.kind == "numbers" else None
+        self.units = Standardizer(latent.variables) if latent.has_units else None
         self.weights = nn.Parameter(torch.zeros(self.components))
         start = torch.zeros(self.components, latent.prior_size)
         if self.components > 1 and not start.is_meta:
             start = APART * torch.randn_like(start)
         self.parameters_of_each = nn.Parameter(start)
+        if self.condition_width:
+            moved = self.components * (1 + latent.prior_size)
+            self.shift = from_zero(nn.Linear(self.condition_width, moved))
 
     def meet(self, z: Tensor) -> None:
         if self.units is not None:
             self.units.meet(z)
 
-    def forward(self, condition: None) -> Distribution:
+    def forward(self, condition: Tensor | None) -> Distribution:
         [latent] = self._latent
-        each = at_one_place(latent).prior_distribution(self.parameters_of_each)
-        mixture = _mixture(self.weights, each)
+        weights, parameters = self.weights, self.parameters_of_each
+        if (vector := at_places(latent, condition)) is not None:
+            shift = full_precision(self.shift(vector)).unflatten(-1, (self.components, -1))
+            weights, parameters = weights + shift[..., 0], parameters + shift[..., 1:]
+        place = at_one_place(latent)
+        mixture = Components(weights, place.prior_distribution(parameters), place)
         return over_places(latent, mixture if self.units is None else self.units.undone(mixture))
 
 
@@ -80,6 +91,7 @@ class Vamp(Prior):
         self.pseudo_inputs = pseudo_inputs
 
     def bind(self, latent: "Latent") -> None:
+        self._latent = (latent,)
         self.inputs = nn.Parameter(torch.rand(self.pseudo_inputs, *self.input_shape))
 
     @torch.no_grad()
@@ -87,11 +99,35 @@ class Vamp(Prior):
         rows = torch.arange(self.pseudo_inputs) * len(inputs) // self.pseudo_inputs
         self.inputs.copy_(inputs[rows])
 
-    def of(self, vae: "VAE", condition: None) -> Distribution:
+    def of(self, vae: "VAE", condition: Tensor | None) -> Distribution:
         q = vae.posterior(vae.encoder(self.inputs.to(vae.dtype)))
-        return _mixture(self.inputs.new_zeros(self.pseudo_inputs), q)
+        [latent] = self._latent
+        return Components(self.inputs.new_zeros(self.pseudo_inputs), q, latent)
 
 
-def _mixture(logits: Tensor, components: Distribution) -> Distribution:
-    weights = Categorical(logits=full_precision(logits), validate_args=False)
-    return MixtureSameFamily(weights, components, validate_args=False)
+class Components(MixtureSameFamily):
+    r"""torch's mixture, whose log-density needs no tensor of the shape [\*, K, \*E].
+
+    Args:
+        logits: of the weights, [*B, K].
+        components: batch shape [*B, K].
+        latent: whose z these are distributions of.
+    """
+
+    def __init__(self, logits: Tensor, components: Distribution, latent: "Latent") -> None:
+        self._of = logits, components, latent
+        weights = Categorical(logits=full_precision(logits), validate_args=False)
+        super().__init__(weights, components, validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "Components":
+        """As many independent ones, which are all alike."""
+        alike = Components(*self._of)
+        super().expand(torch.Size(batch_shape), alike)
+        return alike
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        logits, components, latent = self._of
+        if logits.ndim > 1:
+            return super().log_prob(value)
+        each = latent.log_densities(components, value)
+        return (each + full_precision(logits).log_softmax(-1)).logsumexp(-1)

@@ -1,0 +1,240 @@
+"""Posteriors that a flow bends: density, estimators, and what the bend is worth."""
+
+import math
+
+import pytest
+import torch
+from oracles import z_scores
+from tiny import GRID_SHAPE, SHAPE, SMALL_GRID, LinearGaussian, binary_images, gradients, randomize
+
+import vae_lab
+from vae_lab import VAE, likelihoods
+from vae_lab.estimators import (
+    DReG,
+    Reparameterization,
+    ScoreFunction,
+    StickingTheLanding,
+    catalog,
+)
+from vae_lab.evaluation import evaluate
+from vae_lab.latents import FlowGaussian, Gaussian
+from vae_lab.networks import MLP
+from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
+from vae_lab.priors import Autoregressive, Mixture, Standard, Vamp
+
+LIMIT = 4.5  # standard errors
+KINDS = pytest.mark.parametrize("kind", ["autoregressive", "coupling"])
+GRIDS = pytest.mark.parametrize("grid", [False, True], ids=["flat", "grid"])
+
+
+def latent(kind="autoregressive", latents=3):
+    return FlowGaussian(latents, kind, transforms=2, hidden=(8,), context=4)
+
+
+def make(kind="autoregressive", grid=False, prior=None, scale=0.4):
+    torch.manual_seed(0)
+    network, shape = (SMALL_GRID, GRID_SHAPE) if grid else (MLP((4,), "tanh"), SHAPE)
+    vae = VAE(shape, network, latent(kind), likelihoods.Bernoulli(), prior)
+    return randomize(vae, scale).double().eval()
+
+
+def images(vae, count=3):
+    return binary_images(count, vae.shape)
+
+
+@KINDS
+@GRIDS
+def test_the_determinant_is_autograds_and_a_draw_is_remembered(kind, grid):
+    vae = make(kind, grid)
+    q = vae.encode(images(vae))
+    z = q.rsample((4,))
+    remembered, anew = q.log_prob(z), q.log_prob(z.clone())
+    torch.testing.assert_close(remembered, anew)
+    assert remembered.shape == (4, 3) and z.shape == (4, 3, *vae.latent.event_shape)
+    inner = vae_lab.distributions.base(q)
+    normal = torch.distributions.Normal(inner.loc, inner.scale)
+    expected, places = [], inner.flow.transform(inner.context)
+    u = places.inv(z)
+    for row in u.detach():
+        slope = torch.autograd.functional.jacobian(lambda u: places(u).sum((0, *vae_axes(u))), row)
+        expected.append(normal.log_prob(row).sum(-1) - logdet(slope, vae))
+    expected = torch.stack(expected).reshape(4, 3, -1).sum(-1)
+    torch.testing.assert_close(anew, expected)
+
+
+def vae_axes(u):
+    """Those of a grid: a place depends on its own u only."""
+    return range(1, u.ndim - 1)
+
+
+def logdet(slope, vae):
+    """Of [D, B, *grid, D] for each place."""
+    return slope.movedim(0, -2).slogdet().logabsdet
+
+
+@KINDS
+def test_it_starts_as_the_diagonal_gaussian(kind):
+    flow, plain = latent(kind).double(), Gaussian(3).double()
+    parameters = torch.randn(5, flow.parameter_size, dtype=torch.float64)
+    q, other = flow.distribution(parameters), plain.distribution(parameters[:, :6])
+    z = torch.randn(7, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(q.log_prob(z), other.log_prob(z))
+    torch.testing.assert_close(q.mean, other.mean)
+
+
+@KINDS
+def test_the_gradient_of_a_density_is_that_of_its_parameters_also_at_its_own_draws(kind):
+    """Where z is constant, the density is no function of the noise that it was drawn by."""
+    vae = make(kind)
+    x, trained = images(vae), [*vae.latent.networks.parameters(), *vae.head.parameters()]
+    q = vae.encode(x)
+    z = q.sample((2,))
+    found = torch.autograd.grad(q.log_prob(z).sum(), trained)
+    anew = torch.autograd.grad(vae.encode(x).log_prob(z.clone()).sum(), trained)
+    assert all(torch.allclose(one, other) for one, other in zip(found, anew, strict=True))
+    assert any(g.abs().max() > 1e-3 for g in found)
+
+
+@KINDS
+def test_a_detached_one_is_the_same_without_gradients(kind):
+    vae = make(kind)
+    q = vae.encode(images(vae))
+    z, constant = q.rsample(), vae_lab.distributions.detach(q)
+    torch.testing.assert_close(constant.log_prob(z), q.log_prob(z))
+    (found,) = torch.autograd.grad(constant.log_prob(z).sum(), z, retain_graph=True)
+    assert found.isfinite().all() and found.any()
+    assert not constant.log_prob(z.detach()).requires_grad
+    assert all(p.requires_grad for p in vae.latent.networks.parameters())
+
+
+@KINDS
+@GRIDS
+@pytest.mark.parametrize(
+    ("objective", "estimator"),
+    [
+        (MonteCarloELBO(), StickingTheLanding(2)),
+        (ELBO(), ScoreFunction(3)),
+        (IWAE(), ScoreFunction(2)),
+        (IWAE(), DReG(2)),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_estimators_agree(kind, grid, objective, estimator):
+    """With the plain reparameterised gradient of the same objective."""
+    vae = make(kind, grid, scale=0.3)
+    x = images(vae, 2)
+    plain = Reparameterization(estimator.num_samples)
+
+    def draws(estimator):
+        many = x.repeat(50, 1, 1, 1)
+        return torch.stack([gradients(objective, vae, estimator, many) for _ in range(40)])
+
+    wanted, found = draws(plain), draws(estimator.double())
+    error = ((wanted.var(0) + found.var(0)) / 40).sqrt()
+    score = (wanted.mean(0) - found.mean(0)) / error.clamp_min(1e-12)
+    if isinstance(estimator, DReG):  # its decoder's and prior's gradients are the plain ones
+        score = score[error > 1e-9]
+    assert score.abs().max() < LIMIT + 0.5
+
+
+def test_every_estimator_trains_it_or_says_in_one_line_that_it_does_not():
+    vae = make()
+    x, refused = images(vae), []
+    for cls in catalog():
+        if not cls.single_sample:
+            continue
+        try:
+            terms = ELBO()(vae, cls().double(), x)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            refused.append(cls.__name__)
+            continue
+        terms.objective.mean().backward()
+        assert all(p.grad.isfinite().all() for p in vae.latent.networks.parameters())
+    assert {"MeasureValued", "REBAR", "Exact", "GumbelSoftmax"} <= set(refused)
+    assert not {"Reparameterization", "StickingTheLanding", "ScoreFunction"} & set(refused)
+
+
+@KINDS
+def test_its_bounds_lie_below_the_evidence_and_above_those_of_a_diagonal_q(kind):
+    """p(z|x) of a linear model is one normal with correlations, which only the flow has."""
+    torch.manual_seed(0)
+    model = LinearGaussian(latent(kind, 2))
+    other = LinearGaussian(Gaussian(2))
+    with torch.no_grad():
+        for p in model.vae.decoder.parameters():
+            p.copy_(2 * p + 1)  # columns nearly parallel
+    shared, best = model.vae.decoder.state_dict(), {}
+    for one in (model, other):
+        one.vae.decoder.load_state_dict(shared)
+        one.vae.output_bias.data.zero_()
+        one.x = model.x
+        trained = [*one.vae.encoder.parameters(), *one.vae.head.parameters()]
+        trained += [*one.vae.latent.parameters()]
+        optimizer = torch.optim.Adam([p for p in trained if p.requires_grad], 3e-2)
+        for step in range(300):
+            for group in optimizer.param_groups:
+                group["lr"] = 3e-2 * (1 - step / 300)
+            optimizer.zero_grad()
+            (-MonteCarloELBO()(one.vae, StickingTheLanding(4), one.x).objective.mean()).backward()
+            optimizer.step()
+        with torch.no_grad():
+            best[one] = one.vae.elbo(one.x, 2000).elbo.mean().item()
+            bound = one.vae.log_likelihood(one.x, 2000).mean().item()
+        evidence = one.log_evidence().mean().item()
+        assert best[one] - 0.02 < bound < evidence + 0.05
+    gap, of_diagonal = evidence - best[model], evidence - best[other]
+    assert of_diagonal > 0.15 and gap < of_diagonal / 2, (gap, of_diagonal)
+
+
+@GRIDS
+def test_a_kl_is_sampled_and_free_bits_are_refused(grid):
+    vae = make(grid=grid)
+    x = images(vae)
+    assert isinstance(vae.prior, Standard)
+    q = vae.encode(x.repeat(2000, 1, 1, 1))
+    z = q.sample()
+    expected = (q.log_prob(z) - vae.p_z().log_prob(z)).unflatten(0, (2000, 3))
+    with torch.no_grad():
+        kl = vae.kl(vae.encode(x.repeat(500, 1, 1, 1))).sum(-1).unflatten(0, (500, 3))
+    assert z_scores(kl, expected.mean(0)).abs().max() < 2 * LIMIT
+    with pytest.raises(ValueError, match="free_bits needs a KL in closed form, which this model"):
+        ELBO(free_bits=0.1)(vae, Reparameterization(), x)
+
+
+@pytest.mark.parametrize("prior", [None, Mixture(2), Vamp(3), Autoregressive(8, 1, 2)])
+@GRIDS
+def test_a_release_gives_it_back_and_a_second_stage_follows(prior, grid, tmp_path):
+    vae = make(grid=grid).float()
+    if prior is not None:
+        vae = vae.with_prior(prior)
+    vae.save_pretrained(tmp_path)
+    again, x = VAE.from_pretrained(tmp_path), images(vae).float()
+    assert repr(again.latent) == repr(vae.latent) and repr(again.prior) == repr(vae.prior)
+    z = vae.encode(x).sample()
+    assert torch.equal(again.encode(x).log_prob(z), vae.encode(x).log_prob(z))
+    assert torch.equal(again.p_z().log_prob(z), vae.p_z().log_prob(z))
+
+
+@KINDS
+def test_it_is_evaluated_with_what_its_density_allows(kind):
+    vae = make(kind).float()
+    found = evaluate(vae, [images(vae, 60).float()], samples=20)
+    assert {"elbo", "log_likelihood", "kl", "mixture_gap", "varying_units"} <= set(found.metrics)
+    assert not {"mutual_information", "ais_log_likelihood"} & set(found.metrics)
+    assert all(math.isfinite(metric.value) for metric in found.metrics.values())
+    assert len(found.per_latent["activity"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: FlowGaussian(flow="spline"), "flow must be one of coupling, autoregressive"),
+        (lambda: FlowGaussian(1, "coupling"), "flow=coupling needs 2 latents or more, got 1"),
+        (lambda: FlowGaussian(context=0), "context must be a positive integer, got 0"),
+        (lambda: FlowGaussian(transforms=0), "transforms must be a positive integer, got 0"),
+    ],
+)
+def test_refusals(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

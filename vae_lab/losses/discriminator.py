@@ -28,11 +28,10 @@ class PatchDiscriminator(PrintsArguments, nn.Module):
         if not channels or any(c < 1 for c in channels):
             raise ValueError(f"channels must be positive, one at least, got {list(channels)}")
         self.channels = tuple(channels)
-        halved = {"kernel_size": 4, "stride": 2, "padding": 1}
         with torch.random.fork_rng(devices=[]):  # a model has the same weights with it or without
-            layers: list[nn.Module] = [nn.LazyConv2d(channels[0], **halved), nn.LeakyReLU(0.2)]
+            layers: list[nn.Module] = [nn.LazyConv2d(channels[0], 4, 2, 1), nn.LeakyReLU(0.2)]
             for a, b in zip(channels[:-1], channels[1:], strict=True):
-                layers += [nn.Conv2d(a, b, **halved), nn.GroupNorm(1, b), nn.LeakyReLU(0.2)]
+                layers += [nn.Conv2d(a, b, 4, 2, 1), nn.GroupNorm(1, b), nn.LeakyReLU(0.2)]
             layers.append(nn.Conv2d(channels[-1], 1, 3, padding=1))
         self.layers = nn.Sequential(*layers)
 

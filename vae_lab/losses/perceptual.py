@@ -10,7 +10,7 @@ from ..estimators.base import Integrand
 from ..evaluation.distance import FeatureDistance
 from ..inputs import is_picture
 from ..objectives import ELBO, Seen, Terms, not_negative
-from ..schedules import Constant, Schedule, bounds
+from ..schedules import Schedule, bounds
 
 if TYPE_CHECKING:
     from ..levels import Level, Observed

@@ -1,19 +1,19 @@
 """How far two pictures are apart: in the features of a network, and in their structure (SSIM)."""
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..arguments import PrintsArguments
 from ..distributions import full_precision
 from ..inputs import is_picture
 from .features import in_colour, shipped
 
-EPS = 1e-8  # in the length of features, which may all be zero
+EPS = 1e-2  # in the squared length of features, which are of size 1, and may all be zero
 SMALLEST_FOR_LPIPS = 32  # pixels along a side; smaller pictures are enlarged
 REACH, SIGMA = 5, 1.5  # pixels, of the window of SSIM
 
@@ -23,7 +23,7 @@ class FeatureDistance(PrintsArguments, nn.Module):
 
     .. math:: d(x, y) = \frac{1}{J} \sum_{j=1}^J \frac{1}{h_j w_j} \sum_{u, v}
               \big\| \hat\phi_j(x)_{uv} - \hat\phi_j(y)_{uv} \big\|^2, \qquad
-              \hat\phi = \phi / \|\phi\|
+              \hat\phi = \phi / (\|\phi\|^2 + \epsilon)^{1/2}
 
     with :math:`\phi_j(x)_{uv}` the channels that layer j has at a place. It is between 0 and 2, 0
     at x = y, and has a gradient everywhere, of 0 at x = y.
@@ -33,7 +33,7 @@ class FeatureDistance(PrintsArguments, nn.Module):
     Args:
         features: None, the network in the package
             (:class:`~vae_lab.evaluation.features.FeatureNetwork`), which sees each channel on its
-            own and at the picture's size: three layers, of which those with a pixel at least count.
+            own and at the picture's size: three layers, fewer of pictures below 4 pixels.
             "lpips", LPIPS with VGG16, of pictures with three channels, or else of their grey; with
             weights that are downloaded once.
 
@@ -73,29 +73,31 @@ def _network(features: str | None) -> nn.Module:
 
 
 class _Layers(nn.Module):
-    """The distance in the layers of a network of grey pictures, after each activation."""
+    """The distance in what each layer of a network of grey pictures hands on to the next one."""
 
     def __init__(self, trunk: nn.Sequential) -> None:
         super().__init__()
-        self.trunk = deepcopy(trunk).requires_grad_(False)
+        pairs = zip(trunk, list(trunk)[1:], strict=False)
+        found = [(a, b) for a, b in pairs if isinstance(a, nn.Conv2d)]
+        self.layers = nn.ModuleList(fuse_conv_bn_eval(*pair) for pair in found)
+        self.requires_grad_(False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        pairs = zip(self._layers(x), self._layers(y), strict=True)
+        pairs = zip(self._units(x), self._units(y), strict=True)
         return torch.stack([(a - b).square().sum(-3).mean((-3, -2, -1)) for a, b in pairs]).mean(0)
 
-    def _layers(self, x: Tensor) -> Iterator[Tensor]:
-        """Unit vectors of channels at each place, [*, C, F, h, w]."""
+    def _units(self, x: Tensor) -> Iterator[Tensor]:
+        """Unit vectors of features at each place, [*, C, F, h, w]."""
         grey = x.reshape(-1, 1, *x.shape[-2:])
-        for layer in self.trunk:
-            if isinstance(layer, nn.MaxPool2d) and min(grey.shape[-2:]) < 2:
+        for layer in self.layers:
+            grey, large = layer(grey).relu(), min(grey.shape[-2:]) > 1
+            if large and layer is not self.layers[-1]:
+                grey = F.max_pool2d(grey, 2)
+            found = full_precision(grey)
+            unit = found * (found.square().sum(1, keepdim=True) + EPS).rsqrt()
+            yield unit.reshape(*x.shape[:-2], *unit.shape[1:])
+            if not large:
                 return
-            if isinstance(layer, nn.AdaptiveAvgPool2d):
-                return
-            grey = layer(grey)
-            if isinstance(layer, nn.ReLU):
-                found = full_precision(grey)
-                unit = found * (found.square().sum(1, keepdim=True) + EPS).rsqrt()
-                yield unit.reshape(*x.shape[:-2], *unit.shape[1:])
 
 
 class _LPIPS(nn.Module):

@@ -33,6 +33,7 @@ from vae_lab.data import Batch
 from vae_lab.distributed import all_sum, each, rank, world_size
 from vae_lab.estimators import LAX, ScoreFunction
 from vae_lab.likelihoods import Bernoulli
+from vae_lab.losses import Adversarial, Perceptual
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO, IWAE
 from vae_lab.seeding import derive_seed, seed_generators
@@ -61,7 +62,10 @@ OWN |= {
     "fsq_vae": functools.partial(FSQVAE, levels=[3, 2]),
     "lfq_vae": functools.partial(LFQVAE, latents=3),
 }
-
+LOSSES = {
+    "perceptual": Perceptual,
+    "adversarial": functools.partial(Adversarial, start=0, channels=(3,)),
+}
 
 DRAWN = [
     *(("disarm", "bits ELBO"), ("rebar", "categorical ELBO"), ("gumbel_softmax", "bits IWAE")),
@@ -174,6 +178,9 @@ def models():
         balanced = functools.partial(ELBO, aggregate_kl=3.0)
         for model in ("gumbel_vae", "vq_vae", "fsq_vae", "lfq_vae"):
             found["aggregate_kl", f"{model} {name}"] = make(OWN[model], balanced, place=place)
+        for loss, objective in LOSSES.items():
+            for model in ("gaussian_vae", "reinforce_vae-learned", "fsq_vae"):
+                found[loss, f"{model} {name}"] = make(OWN[model], objective, place=place)
     return found
 
 

@@ -344,7 +344,9 @@ def weights(vae):
     return torch.cat([p.flatten() for p in vae.parameters()])
 
 
-@pytest.mark.parametrize("plain", [Perceptual(perceptual=0), Adversarial(perceptual=0, adversarial=0)])
+@pytest.mark.parametrize(
+    "plain", [Perceptual(perceptual=0), Adversarial(perceptual=0, adversarial=0)]
+)
 def test_without_weight_a_run_is_the_elbos(plain):
     vae, elbo = (vae_lab.fit(X, objective=o, **QUICK) for o in (plain, "elbo"))
     assert torch.equal(weights(vae), weights(elbo)) and vae.history == elbo.history
@@ -408,7 +410,11 @@ def test_its_discriminator_has_a_learning_rate_and_a_limit_of_its_own():
     ("x", "likelihood", "line"),
     [
         (torch.rand(20, 4), Normal(), r"needs pictures .*, got data of shape \[4\]: use ELBO"),
-        (X, Normal(standardize=True), r"needs .*, got data of shape \[1, 8, 8\] in any unit: use ELBO"),
+        (
+            X,
+            Normal(standardize=True),
+            r"needs .*, got data of shape \[1, 8, 8\] in any unit: use ELBO",
+        ),
     ],
 )
 def test_what_is_no_picture_is_refused(cls, x, likelihood, line):

@@ -77,9 +77,10 @@ class _Layers(nn.Module):
 
     def __init__(self, trunk: nn.Sequential) -> None:
         super().__init__()
-        pairs = zip(trunk, list(trunk)[1:], strict=False)
-        found = [(a, b) for a, b in pairs if isinstance(a, nn.Conv2d)]
-        self.layers = nn.ModuleList(fuse_conv_bn_eval(*pair) for pair in found)
+        convolutions = [layer for layer in trunk if isinstance(layer, nn.Conv2d)]
+        norms = [layer for layer in trunk if isinstance(layer, nn.BatchNorm2d)]
+        pairs = zip(convolutions, norms, strict=True)
+        self.layers = nn.ModuleList(fuse_conv_bn_eval(*pair) for pair in pairs)
         self.requires_grad_(False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

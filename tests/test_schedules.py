@@ -63,7 +63,8 @@ def test_prints_as_the_call_that_makes_it(schedule):
 def test_steps_is_where_the_change_ends(schedule):
     assert {schedule.at(schedule.steps + n) for n in (0, 1, 50)} == {schedule.at(schedule.steps)}
     if schedule.steps:
-        assert schedule.at(schedule.steps - 1) != schedule.at(0) or schedule.steps == 1
+        before, last = (schedule.at(schedule.steps - n) for n in (1, 0))
+        assert before != schedule.at(0) or before != last or schedule.steps == 1
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

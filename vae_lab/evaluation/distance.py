@@ -49,7 +49,8 @@ class FeatureDistance(PrintsArguments, nn.Module):
         super().__init__()
         self.features = features
         # In a tuple: a module would have its weights trained, saved and sent to other processes.
-        self._constant = (_network(features).eval(),)
+        with torch.random.fork_rng(devices=[]):  # the first weights, which are replaced
+            self._constant = (_network(features).eval(),)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._constant[0]._apply(fn)

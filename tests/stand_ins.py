@@ -45,7 +45,7 @@ class Model(pl.LightningModule):
         self.vae = TinyVAE(shape)
         self.latest = {}
         self.batch_terms = None
-        self.estimator = nn.Module()
+        self.estimator, self.objective = nn.Module(), nn.Module()
         self.schedules = {}
         self.noise = []  # a number drawn in every validation
 

@@ -43,7 +43,8 @@ TINY = [
     "logger=csv",
 ]
 ROOT = ["data.root=/x"]
-NEEDED = {name: ROOT for name in ("image_folder", "streaming", "photos", "photo_codes")}
+OF_PHOTOGRAPHS = ("photos", "photo_codes", "tokenizer", "kl_autoencoder")
+NEEDED = {name: ROOT for name in ("image_folder", "streaming", *OF_PHOTOGRAPHS)}
 NEEDED["columns"] = ["likelihood.columns=[{name: age, kind: gaussian}]"]
 NEEDED["arrays"] = ["data.train=/x.npy"]
 NEEDED["dataset"] = ["++data.dataset._target_=torch.utils.data.ChainDataset"]
@@ -126,7 +127,7 @@ def test_what_is_foreseen_is_what_a_constructor_says(target):
             assert foreseen == f"{refused.value} (in it)"
 
 
-@pytest.mark.parametrize("experiment", ["photos", "photo_codes"])
+@pytest.mark.parametrize("experiment", OF_PHOTOGRAPHS)
 @pytest.mark.parametrize("likelihood", of_pictures())
 def test_photographs_take_every_likelihood(experiment, likelihood):
     lines = f"experiment={experiment}", "data.root=/x", f"likelihood={likelihood}"

@@ -34,6 +34,7 @@ from vae_lab.distributed import all_sum, each, rank, world_size
 from vae_lab.estimators import LAX, ScoreFunction
 from vae_lab.latents import FlowGaussian
 from vae_lab.likelihoods import Bernoulli
+from vae_lab.losses import Adversarial, Perceptual
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO, IWAE
 from vae_lab.priors import Autoregressive, Flow, Mixture, Vamp
@@ -69,6 +70,10 @@ PRIORS = {
     "vamp": lambda: Vamp(3),
     "flow": lambda: Flow("coupling", 2, (5,)),
     "autoregressive": lambda: Autoregressive(8, 1, 2),
+}
+LOSSES = {
+    "perceptual": Perceptual,
+    "adversarial": functools.partial(Adversarial, start=0, channels=(3,)),
 }
 
 DRAWN = [
@@ -191,6 +196,9 @@ def models():
         balanced = functools.partial(ELBO, aggregate_kl=3.0)
         for model in ("gumbel_vae", "vq_vae", "fsq_vae", "lfq_vae"):
             found["aggregate_kl", f"{model} {name}"] = make(OWN[model], balanced, place=place)
+        for loss, objective in LOSSES.items():
+            for model in ("gaussian_vae", "reinforce_vae-learned", "fsq_vae"):
+                found[loss, f"{model} {name}"] = make(OWN[model], objective, place=place)
     return found
 
 

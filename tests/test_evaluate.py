@@ -28,8 +28,9 @@ from tasks.same_data import differences, measured_on
 from vae_lab import VAE, pretrained, zoo
 from vae_lab.estimators import StraightThrough
 from vae_lab.evaluation import Metric, evaluate, features
+from vae_lab.evaluation.distance import FeatureDistance, structural_similarity
 from vae_lab.evaluation.results import plain
-from vae_lab.evaluation.samples import sample_quality
+from vae_lab.evaluation.samples import frechet_distance, reconstruction_fid, sample_quality
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.likelihoods import Columns, ContinuousBernoulli
 from vae_lab.likelihoods import Gaussian as Normal
@@ -601,8 +602,23 @@ def test_the_errors_of_reconstructions():
     mse = (vae.reconstruct(x) - x).square().flatten(1).mean(1)
     assert names["mse"] == pytest.approx(mse.mean().item())
     assert names["psnr"] == pytest.approx(-10 * mse.log10().mean().item())
+    y = vae.reconstruct(x)
+    assert names["ssim"] == pytest.approx(structural_similarity(x, y).mean().item())
+    distance = FeatureDistance().double()(x, y)
+    assert names["feature_distance"] == pytest.approx(distance.mean().item())
     binary = values(evaluate(discrete_vae(Gaussian(2)), [binary_images()], parts=["bound"]))
-    assert "mse" in binary and "psnr" not in binary
+    assert "mse" in binary and not {"psnr", "ssim", "feature_distance"} & binary.keys()
+    small = values(evaluate(vae.at(3, 4, 4), [x[..., :4, :4]], parts=["bound"]))
+    assert "psnr" in small and "ssim" not in small
+
+
+def test_the_distance_of_reconstructions_is_that_of_their_features():
+    vae, x = grid_vae(Gaussian(2)).float(), torch.rand(60, 3, 16, 16)
+    found = values(evaluate(vae, x.split(25), parts=["samples"]))
+    y = vae.reconstruct(x)
+    wanted = frechet_distance(features.extract(x), features.extract(y))
+    assert found["rfid"] == pytest.approx(wanted, rel=1e-3) and wanted > 1
+    assert reconstruction_fid(vae, x, y) < 1e-3
 
 
 def test_the_bits_of_a_density_are_a_bound_on_those_of_bytes():

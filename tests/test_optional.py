@@ -16,7 +16,7 @@ from vae_lab.storage import sources
 FOLDER = Path(vae_lab.__file__).parent
 ALWAYS = {*sys.stdlib_module_names, "torch", "numpy", "safetensors"}  # by pyproject.toml
 ASKED = {  # another line says so, or another module was imported before
-    *("export.py", "evaluation/features.py"),
+    *("export.py", "evaluation/features.py", "evaluation/distance.py"),
     *(
         path.relative_to(FOLDER).as_posix()
         for folder in ("callbacks", "lightning")

@@ -182,6 +182,11 @@ STATE = [
     ["data.flip=true", "data.crop=0.7"],
     ["network=grid", "network.channels=[4]", "ema=0.9", "trainer.precision=bf16-mixed"],
     [
+        *("network=grid", "network.channels=[4]", "model=fsq_vae", "trainer.precision=bf16-mixed"),
+        *("objective=adversarial", "objective.start=3", "objective.channels=[4,6]"),
+        *("objective.discriminator_lr=0.01", "trainer.gradient_clip_val=1"),
+    ],
+    [
         *(
             "network=grid",
             "network.channels=[4]",

@@ -14,6 +14,7 @@ from vae_lab.schedules import (
     Cyclical,
     Exponential,
     Linear,
+    Step,
     as_schedule,
     bounds,
     schedules,
@@ -22,6 +23,7 @@ from vae_lab.schedules import (
 CASES = [
     (Constant(0.3), {0: 0.3, 7: 0.3}),
     (Linear(1.0, 0.5, 10), {0: 1.0, 5: 0.75, 10: 0.5, 99: 0.5}),
+    (Step(0.0, 0.5, 10), {0: 0.0, 9: 0.0, 10: 0.5, 99: 0.5}),
     (Cosine(1.0, 0.5, 10), {0: 1.0, 5: 0.75, 10: 0.5, 99: 0.5}),
     (Exponential(1.0, 0.25, 10), {0: 1.0, 5: 0.5, 10: 0.25, 99: 0.25}),
     (Cyclical(0.0, 1.0, 40, 4, 0.5), {0: 0, 2: 0.4, 5: 1, 9: 1, 10: 0, 13: 0.6, 40: 1, 99: 1}),
@@ -61,7 +63,8 @@ def test_prints_as_the_call_that_makes_it(schedule):
 def test_steps_is_where_the_change_ends(schedule):
     assert {schedule.at(schedule.steps + n) for n in (0, 1, 50)} == {schedule.at(schedule.steps)}
     if schedule.steps:
-        assert schedule.at(schedule.steps - 1) != schedule.at(0) or schedule.steps == 1
+        before, last = (schedule.at(schedule.steps - n) for n in (1, 0))
+        assert before != schedule.at(0) or before != last or schedule.steps == 1
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

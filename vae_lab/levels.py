@@ -11,6 +11,7 @@ from .distributions import support
 from .estimators.base import Estimator, Integrand
 
 if TYPE_CHECKING:
+    from .likelihoods import Likelihood
     from .vae import VAE
 
 
@@ -24,6 +25,14 @@ class Bound(NamedTuple):
     label_kl: Tensor | None = None  # KL(q(y|x) || p(y)), [B], where the label is inferred
 
 
+class Observed(NamedTuple):
+    """The data, and how it is said of z what they are."""
+
+    x: Tensor  # [*B, *X]
+    decode: Callable[[Tensor], Tensor]  # z [S, *B, *E] -> the parameters of p(x|z) [S, *B, *P]
+    likelihood: "Likelihood"
+
+
 class Level(NamedTuple):
     """One group of latent variables, given those above it. A VAE has one, of z; where the label is
     inferred, there is one of y above it."""
@@ -34,6 +43,7 @@ class Level(NamedTuple):
     context: Tensor  # what q was computed from, [*B, F]
     below: Callable[[Tensor], "Level | Tensor"]  # z -> the next level, or log p(x|z) after the last
     aggregate_kl: Callable[[], Tensor] | None = None  # of the mean of q, each datum's part, [*B]
+    observed: Observed | None = None  # what is below the last level
 
 
 class Levels(Estimator):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .aggregates import Aggregate, log_mean_exp, mean
 from .arguments import PrintsArguments
 from .estimators import Estimator
+from .estimators.base import Integrand
 from .inputs import Array
 from .schedules import Schedule, as_schedule, bounds
 
@@ -41,6 +42,13 @@ class Objective(PrintsArguments, nn.Module):
 
     multi_sample: ClassVar[bool] = False
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimizer, of those of its parameters that have settings of their own.
+
+        A group's `max_norm` limits the norm of its gradient apart from all others.
+        """
+        return []
+
     def __call__(self, vae: "VAE", estimator: Estimator, x: Array, y: Any = None) -> Terms:
         if y is not None:
             vae = vae.given(y, first_only=True)
@@ -68,20 +76,19 @@ class _OverLevels(Objective):
 
     def __init__(self, beta: float | Schedule = 1.0) -> None:
         super().__init__()
-        self.beta = _not_negative("beta", beta)
+        self.beta = not_negative("beta", beta)
 
     def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
         return self._terms(vae.infer(x), estimator)
 
     def _terms(self, level: "Level", estimator: Estimator) -> Terms:
-        seen = _Seen(level, estimator)
+        seen = Seen(level, estimator)
         log_ratio = _log_ratio(level, estimator) if self.sampled or level.kl is None else None
+        value_below = self._below(level, estimator, seen)
 
         def f(z: Tensor) -> Tensor:
             seen.note(z=z)
-            below = level.below(z)
-            if not isinstance(below, Tensor):
-                below = self._of_lower(below, estimator, seen)
+            below = value_below(z)
             if log_ratio is None:
                 return below
             ratio = log_ratio(z)
@@ -95,11 +102,32 @@ class _OverLevels(Objective):
             objective, reconstruction = value - self._penalty(level, each_kl, kl), value
         else:
             objective, reconstruction = value, self._reconstruction(value, kl, seen).detach()
-        if seen.lower_levels:
-            kl, reconstruction = kl + seen.mean("kl"), reconstruction + seen.mean("lost")
+        beside = self._beside(level, estimator, seen)
+        if beside is not None:
+            objective = objective + beside
+        if seen.has("kl"):
+            kl = kl + seen.mean("kl")
+        if seen.has("lost"):
+            reconstruction = reconstruction + seen.mean("lost")
         return Terms(objective, reconstruction - kl, reconstruction, kl)
 
-    def _of_lower(self, level: "Level", estimator: Estimator, seen: "_Seen") -> Tensor:
+    def _below(self, level: "Level", estimator: Estimator, seen: "Seen") -> Integrand:
+        """What is averaged over a level's z, [S, *B]: the value of the next level, or log p(x|z).
+
+        What it has besides log p(x|z) and the KLs it notes as `lost`, with the opposite sign.
+        """
+
+        def value(z: Tensor) -> Tensor:
+            below = level.below(z)
+            return below if isinstance(below, Tensor) else self._of_lower(below, estimator, seen)
+
+        return value
+
+    def _beside(self, level: "Level", estimator: Estimator, seen: "Seen") -> Tensor | None:
+        """A term of value zero, [*B], that trains parameters of the objective's own."""
+        return None
+
+    def _of_lower(self, level: "Level", estimator: Estimator, seen: "Seen") -> Tensor:
         if self.multi_sample:
             raise ValueError(
                 f"{type(self).__name__} takes all levels of z as one joint distribution, got "
@@ -113,7 +141,7 @@ class _OverLevels(Objective):
         """What is subtracted for the KL of each variable, and their sum, [*B]."""
         return self.beta.value * kl
 
-    def _reconstruction(self, value: Tensor, kl: Tensor, seen: "_Seen") -> Tensor:
+    def _reconstruction(self, value: Tensor, kl: Tensor, seen: "Seen") -> Tensor:
         """E_q of what lies below, where the KL is sampled; all [*B].
 
         It is the value without its KL: not every estimator's points are equally likely.
@@ -156,7 +184,7 @@ class ELBO(_OverLevels):
             raise ValueError(f"free_bits must not be negative, got {free_bits:g}")
         super().__init__(beta)
         self.free_bits = free_bits
-        weight = _not_negative("aggregate_kl", aggregate_kl)
+        weight = not_negative("aggregate_kl", aggregate_kl)
         self._balances = bounds(weight)[1] > 0
         self.aggregate_kl = weight if self._balances else 0.0  # nobody need see a 0 in each row
 
@@ -214,12 +242,12 @@ class IWAE(_OverLevels):
     def __init__(self) -> None:
         super().__init__()  # no beta: with another weight than 1 the log-weights bound nothing
 
-    def _reconstruction(self, value: Tensor, kl: Tensor, seen: "_Seen") -> Tensor:
+    def _reconstruction(self, value: Tensor, kl: Tensor, seen: "Seen") -> Tensor:
         """The mean over the samples."""
         return seen.mean("below")
 
 
-class _Seen:
+class Seen:
     """The values at an estimator's points, kept without gradient for the terms that are logged."""
 
     def __init__(self, level: "Level", estimator: Estimator) -> None:
@@ -230,14 +258,20 @@ class _Seen:
         for name, value in values.items():
             self._chunks.setdefault(name, []).append(value.detach())
 
-    @property
-    def lower_levels(self) -> bool:
-        return "kl" in self._chunks
+    def has(self, name: str) -> bool:
+        return name in self._chunks
+
+    def values(self, name: str) -> Tensor:
+        """What was noted by this name, [S, *]."""
+        return torch.cat(self._chunks[name])
 
     def mean(self, name: str) -> Tensor:
         """E_q of what was noted by this name, [*B]."""
-        z, values = (torch.cat(self._chunks[n]) for n in ("z", name))
-        return self._sample_mean(z, values)
+        return self.mean_of(self.values(name))
+
+    def mean_of(self, values: Tensor) -> Tensor:
+        """E_q of something else at these points, [S, *B] -> [*B]."""
+        return self._sample_mean(self.values("z"), values)
 
 
 def _log_ratio(level: "Level", estimator: Estimator) -> Callable[[Tensor], Tensor]:
@@ -246,7 +280,7 @@ def _log_ratio(level: "Level", estimator: Estimator) -> Callable[[Tensor], Tenso
     return lambda z: prior.log_prob(z) - density.log_prob(z)
 
 
-def _not_negative(name: str, weight: float | Schedule) -> Schedule:
+def not_negative(name: str, weight: float | Schedule) -> Schedule:
     schedule = as_schedule(weight)
     least, _ = bounds(schedule)
     if not least >= 0:

@@ -108,7 +108,7 @@ def parameter_groups(
     apart: list[tuple[nn.Module, float | None]] = [(estimator, estimator_lr)]
     if likelihood_lr is not None:
         apart.append((vae.likelihood, likelihood_lr))
-    groups: list[dict[str, Any]] = []
+    groups = objective.parameter_groups()
     for module, rate in apart:
         if own := list(module.parameters()):
             # Decay would pull a scale or a control variate's weight to 0, and a temperature to 1.
@@ -153,13 +153,19 @@ def rate_factor(
 
 
 def clip(optimizer: Optimizer, value: float | None, algorithm: str | None = None) -> None:
-    """Limits the gradients' norm, or each of their values ("value").
+    """Limits the gradients' norm, or each of their values ("value"); apart from them, the norm of
+    each group that has a `max_norm` of its own.
 
     Lightning's own way would refuse a fused optimizer in bfloat16 too, where there is no
     GradScaler, and fail where a step that is left out has no gradients.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    found = [p for p in parameters if p.grad is not None]
-    if value and found:
-        limit = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
-        limit(found, value)
+    others: list[Tensor] = []
+    for group in optimizer.param_groups:
+        found = [p for p in group["params"] if p.grad is not None]
+        if limit := group.get("max_norm"):
+            clip_grad_norm_(found, limit)
+        else:
+            others += found
+    if value and others:
+        limit_all = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
+        limit_all(others, value)

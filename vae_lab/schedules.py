@@ -99,6 +99,13 @@ class Exponential(_Ramp):
         return self.start * (self.end / self.start) ** self.fraction(step)
 
 
+class Step(_Ramp):
+    r""":math:`v(t) = s` before step T, and `end` from it on."""
+
+    def at(self, step: int) -> float:
+        return self.start if step < self.steps else self.end
+
+
 class Cyclical(Schedule):
     """A linear ramp from `start` to `end` that begins anew `cycles` times within `steps`.
 

@@ -14,7 +14,7 @@ from .distributions import kl as closed_kl
 from .generation import Generation
 from .inputs import Array, Shape, as_data, as_floats, as_tensor, check_count, joined
 from .latents import Latent
-from .levels import Bound, Level, Levels, over_labels
+from .levels import Bound, Level, Levels, Observed, over_labels
 from .networks.base import check_shape, grid
 from .priors import Prior, Standard
 from .priors.base import bound, check_shapes
@@ -262,7 +262,9 @@ class VAE(Views, Generation, Pretrained):
             aggregate_kl = partial(self.latent.aggregate_kl, q)
         if self.latent.grid:
             features = features.flatten(-3, -2).mean(-2)
-        return Level(q, self.p_z, kl, features, lambda z: self.log_px_z(x, z), aggregate_kl)
+        observed = Observed(x, self.decode, self.likelihood)
+        below = partial(self.log_px_z, x)
+        return Level(q, self.p_z, kl, features, below, aggregate_kl, observed)
 
     def decode(self, z: Array, y: Any = None) -> Tensor:
         """z [*, *E] -> the likelihood's parameters [*, *P]."""

@@ -73,17 +73,18 @@ def extract(images: Tensor, features: Features | str | None = None, batch: int =
 def choose(features: Features | str | None, device: torch.device | str = "cpu") -> Features:
     """The network that :func:`extract` takes."""
     if features is None:
-        return _shipped().to(device)
+        return shipped().to(device)
     if features == "inception":
         network = _inception().to(device)
-        return lambda x: network(_colour(x).clamp(0, 1).mul(255).round().byte())
+        return lambda x: network(in_colour(x).clamp(0, 1).mul(255).round().byte())
     if isinstance(features, str):
         raise ValueError(f"features must be None, inception or a function, got {features!r}")
     return features
 
 
 @cache
-def _shipped() -> FeatureNetwork:
+def shipped() -> FeatureNetwork:
+    """The network in the package, one for all."""
     network = FeatureNetwork()
     network.load_state_dict(load_file(WEIGHTS))
     return network.eval()
@@ -107,6 +108,6 @@ def _inception() -> nn.Module:
         ) from error
 
 
-def _colour(x: Tensor) -> Tensor:
+def in_colour(x: Tensor) -> Tensor:
     """Images with three channels; any other number of them as grey."""
     return x if x.shape[1] == 3 else x.mean(1, keepdim=True).expand(-1, 3, -1, -1)

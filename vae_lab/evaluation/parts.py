@@ -26,6 +26,7 @@ from .decomposition import (
     prior_gap,
 )
 from .diagnosis import has_grey_pixels
+from .distance import REACH, FeatureDistance, structural_similarity
 from .evidence import MAX_STATES, Weighted, annealed, enumerated, importance_weighted
 from .features import Features
 from .measurement import BATCH, Measurement
@@ -41,6 +42,13 @@ FACTOR_CODES = 5000
 NEIGHBOURS = 10
 # Of a grid, whose thousands of variables tell any two images apart: more would tell no more.
 GRID_IMAGES, GRID_POINTS = 250, 1000
+
+OF_RECONSTRUCTIONS = {
+    "mse": ("", "of the mean image at the most probable z, values in [0, 1]"),
+    "psnr": ("dB", "-10 log10 of that, the mean over the images"),
+    "feature_distance": ("", "of the same, in the layers of the shipped network; 0 to 2"),
+    "ssim": ("", "structural similarity, 1 for equal images"),
+}
 
 Labelled = tuple[Tensor, Tensor]  # images [N, C, H, W] and labels [N]
 
@@ -94,16 +102,24 @@ def _elbo(vae: VAE, x: Tensor, found: Weighted) -> tuple[Tensor, Tensor, Tensor]
 
 def reconstructions(m: Measurement) -> None:
     """How far the mean images at the most probable z are from the images."""
+    errors: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": _squared_error}
+    if not m.vae.likelihood.binary:  # whose means are grey, and the images are not
+        errors["psnr"] = lambda x, mean: -10 * _squared_error(x, mean).log10()
+        errors["feature_distance"] = FeatureDistance().to(m.device, m.vae.dtype)
+        if min(m.vae.shape[1:]) > REACH:
+            errors["ssim"] = structural_similarity
 
     def terms(vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
         mean = vae.likelihood.mean(vae.decode(vae.latent.mode(vae.encode(x))))
-        mse = (mean - x).square().flatten(1).mean(1)
-        return mse, -10 * mse.log10()
+        return tuple(error(x.to(mean.dtype), mean) for error in errors.values())
 
-    m.measure("reconstructions", m.settled, m.x, terms, ("mse", "psnr"))
-    m.mean("mse", "", "of the mean image at the most probable z, values in [0, 1]")
-    if not m.vae.likelihood.binary:
-        m.mean("psnr", "dB", "-10 log10 of that, the mean over the images")
+    m.measure("reconstructions", m.settled, m.x, terms, tuple(errors))
+    for name in errors:
+        m.mean(name, *OF_RECONSTRUCTIONS[name])
+
+
+def _squared_error(x: Tensor, mean: Tensor) -> Tensor:
+    return (mean - x).square().flatten(1).mean(1)
 
 
 def are_bytes(x: Tensor) -> bool:
@@ -296,19 +312,23 @@ def quality(
     features: Features | str | None = None,
     temperatures: Sequence[float] = (1.0,),
 ) -> None:
-    """FID, precision, recall and nearest training image of samples of the prior; and a picture."""
-    from .samples import beside_neighbours, sample_quality
+    """FID, precision, recall and nearest training image of samples of the prior, and a picture; and
+    FID of reconstructions."""
+    from .samples import beside_neighbours, reconstruction_fid, sample_quality
 
     m.progress("samples", 0, 1)
     m.draw_anew("samples")
     found = sample_quality(
         m.known, images, QUALITY_IMAGES, features, train_images, m.memory, temperatures
     )
+    m.draw_anew("reconstructed")
+    found["rfid"] = reconstruction_fid(m.settled, m.x, images, QUALITY_IMAGES, features, m.memory)
     of = features or "the shipped network"
     of = of if isinstance(of, str) else "a network of one's own"
-    note = f"{min(len(images), QUALITY_IMAGES)} samples, features of {of}"
+    count = min(len(images), QUALITY_IMAGES)
     for name, value in found.items():
-        m.add(name, value, note=note)
+        what = "reconstructions" if name == "rfid" else "samples"
+        m.add(name, value, note=f"{count} {what}, features of {of}")
     if train_images is not None:
         m.draw_anew("neighbours")
         given, t = m.known.rows(slice(SHOWN)), temperatures[0]

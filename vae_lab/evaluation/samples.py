@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..memory import MEMORY, images_at_once, in_parts
+from ..memory import MEMORY, encoded_at_once, images_at_once, in_parts
 from ..vae import VAE
 from .features import Features, extract
 
@@ -162,6 +162,34 @@ def nearest(points: Tensor, others: Tensor, k: int = 1) -> Nearest:
     found = [torch.cdist(x, others).topk(k, largest=False) for x in chunks]
     values, indices = (torch.cat(part) for part in zip(*found, strict=True))
     return Nearest(values, indices)
+
+
+def reconstruction_fid(
+    vae: VAE,
+    x: Tensor,
+    images: Tensor,
+    num_images: int = 10_000,
+    features: Features | str | None = None,
+    memory: float = MEMORY,
+) -> float:
+    """The FID of reconstructions against images: how good samples could be at best, whose z are
+    like those of the data.
+
+    Args:
+        vae: in evaluation mode, given y of x.
+        x: what is reconstructed, [N, C, H, W].
+        images: of the same data, as grey values, [N, C, H, W].
+        num_images: the first ones are taken; all where there are fewer.
+        features: see :func:`vae_lab.evaluation.features.extract`.
+        memory: in bytes, roughly, for what is decoded at once.
+    """
+    batch = min(BATCH, images_at_once(vae, memory), encoded_at_once(vae, memory))
+    pairs = zip(in_parts(vae, x[:num_images], batch), images.split(batch), strict=False)
+    found = [
+        (extract(real.to(vae.device), features), extract(part.reconstruct(some), features))
+        for (part, some), real in pairs
+    ]
+    return frechet_distance(*(torch.cat(side) for side in zip(*found, strict=True)))
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

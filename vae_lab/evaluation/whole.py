@@ -27,7 +27,8 @@ CODES = 10_000  # of each split, for the classifiers
 SAMPLES, GRID_SAMPLES = 5000, 32  # in the bound; on a grid one weight is all in any case
 AIS_IMAGES = 100
 NO_PICTURES = (
-    "mse, psnr, fid, precision and recall, which are measured of pictures with values from 0 to 1"
+    "mse, psnr, ssim, feature_distance, fid, rfid, precision and recall, which are measured of "
+    "pictures with values from 0 to 1"
 )
 NO_TEMPERATURE = "samples of another temperature than 1, which this model's prior does not have"
 LEAST_IMAGES = 50  # of which FID, precision, recall and the scores of factors say anything
@@ -41,9 +42,8 @@ class Settings:
         parts: "bound" (ELBO, the importance-weighted bound on log p(x), errors of the
             reconstructions and of imputed values), "ais" (annealed importance sampling), "split"
             (what the KL is made of, active units, use of the codes), "samples" (FID, precision,
-            recall) and "latents" (classifiers, disentanglement). What the model or the data does
-            not allow is left out.
-            None: all.
+            recall, FID of reconstructions) and "latents" (classifiers, disentanglement). What the
+            model or the data does not allow is left out. None: all.
         images: so many of the first; None: all.
         samples: of z for every image, in the bound. Discrete latents of no more states, and
             65,536 at most, are enumerated instead. None: 5000, on a grid 32, as there one of

@@ -103,6 +103,7 @@ def fit(
         prior: p(z); see :mod:`vae_lab.priors`. None: the latent's own.
         estimator: of the gradient; see :mod:`vae_lab.estimators`. None: one without bias.
         objective: what is maximised: elbo, iwae or monte_carlo_elbo; see :mod:`vae_lab.objectives`.
+            Of pictures also perceptual or adversarial; see :mod:`vae_lab.losses`.
         epochs: how often all data are seen; None: so often that it is about 5000 steps, but 20
             times at least and 1000 at most.
         batch_size: data in a step.

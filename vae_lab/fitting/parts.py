@@ -11,6 +11,7 @@ from ..estimators import Estimator, Reparameterization, ScoreFunction, catalog
 from ..inputs import Shape
 from ..latents import Gaussian, Latent
 from ..likelihoods import Likelihood
+from ..losses import Adversarial, Perceptual
 from ..networks import MLP, Conv, Grid, Network
 from ..objectives import ELBO, IWAE, MonteCarloELBO, Objective
 from ..priors import Prior
@@ -22,6 +23,7 @@ BASES = {
     "estimator": Estimator,
     "objective": Objective,
 }
+OBJECTIVES = (ELBO, IWAE, MonteCarloELBO, Perceptual, Adversarial)
 WIDEST_LATENT = 20  # of the default; what a datum does not need of it stays at the prior
 WIDENING = 8  # of the first layer, over the values of a datum
 NARROWEST_LAYER, WIDEST_LAYER = 64, 512
@@ -58,7 +60,7 @@ def _classes(kind: str) -> dict[str, type]:
     if kind == "estimator":
         return {cls.__name__: cls for cls in catalog()}
     if kind == "objective":
-        return {cls.__name__: cls for cls in (ELBO, IWAE, MonteCarloELBO)}
+        return {cls.__name__: cls for cls in OBJECTIVES}
     return CLASSES[kind]
 
 

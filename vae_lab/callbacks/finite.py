@@ -36,7 +36,7 @@ class FiniteUpdates(pl.Callback):
     The gradient's norm and the objective, which may be minus infinity without it, decide on the
     device: no step waits for a GPU, except with an optimizer that knows no `found_inf` (fused ones
     do; it is how a GradScaler skips a step) or with sharded parameters. Weights, the optimizer's
-    state and the estimator's moving averages stay as they were. The norm is that after DDP's
+    state and all moving averages, of the estimator and of codes, stay as they were. The norm is that after DDP's
     reduction, and the objective that of all processes, so that all decide alike. Under float16 the
     GradScaler leaves out what overflows, which is no fault; there the terms are judged.
 
@@ -66,14 +66,15 @@ class FiniteUpdates(pl.Callback):
         self._terms: list[Tensor] = []  # of the batches since the last optimizer step
         self._updates: list[_Update] = []  # since the host last looked
         self._stopped: Tensor | None = None
-        self._state: list[Tensor] = []  # the estimator's buffers, which a forward pass changes
+        self._state: list[Tensor] = []  # buffers, which a forward pass may change
         self._buffers: list[Tensor] = []  # their values, as the last good step left them
         self._sharded = False
         self._batch = 0
         self._checked: Mapping[str, float] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._state = list(cast(Training, pl_module).estimator.buffers())
+        module = cast(Training, pl_module)
+        self._state = [*module.estimator.buffers(), *module.vae.buffers()]
         self._buffers = [buffer.clone() for buffer in self._state]
         self._sharded = any(isinstance(p, DTensor) for p in pl_module.parameters())
 

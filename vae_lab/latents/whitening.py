@@ -47,51 +47,58 @@ class Whitening(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """h [*, L, D] by the averages."""
-        return _times(h - self.loc, self.matrix.clone())  # the next batch writes into it
+        loc, matrix = self.loc.clone(), self.matrix.clone()  # the next batch writes into them
+        return _times(h - loc, matrix)
 
     def learn(self, h: Tensor) -> Tensor:
         """Learns from a batch h [*, L, D], and returns that of which :meth:`forward` makes what the
         batch's own moments would."""
         with torch.autocast(h.device.type, enabled=False):
             rows = full_precision(h).flatten(0, -3)  # [N, L, D]
+            more = h.shape[-1] + 1  # rows of the past
             count = all_sum(torch.full_like(self.loc[0, 0], len(rows)))
-            more = h.shape[-1] + 1  # rows
-            before = self.started * more
             total = differentiable_all_sum(rows.sum(0))
-            loc = (total + before * self.loc) / (count + before)
+            past_loc = torch.where(self.started, self.loc, total.detach() / count)
+            loc = (total + more * past_loc) / (count + more)
             centred = rows - loc
             squares = differentiable_all_sum(torch.einsum("nld,nle->lde", centred, centred))
-            covariance = (squares + more * self._past(squares.detach() / count)) / (count + more)
+            past = torch.where(self.started, self.covariance, _round(squares.detach() / count))
+            covariance = (squares + more * past) / (count + more)
             whitened = torch.linalg.solve_triangular(
                 _root(covariance), centred.movedim(0, -1), upper=False
             ).movedim(-1, 0)
-            self._follow(loc.detach(), covariance.detach())
-            moved = _times(whitened, _root(self.covariance)) + self.loc
-            return moved.reshape(h.shape)
-
-    def _past(self, covariance: Tensor) -> Tensor:
-        """The average; of the first batch as much variance in all directions."""
-        variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(LEAST)
-        one = torch.eye(covariance.shape[-1], dtype=variance.dtype, device=variance.device)
-        return torch.where(self.started, self.covariance, variance[:, None, None] * one)
+            weight = torch.where(self.started, 1 - DECAY, 1.0).to(loc)
+            average = past_loc.lerp(loc.detach(), weight)
+            root = self._take(average, past.lerp(covariance.detach(), weight))
+            return (_times(whitened, root) + average).reshape(h.shape)
 
     @torch.no_grad()
-    def _follow(self, loc: Tensor, covariance: Tensor) -> None:
-        weight = torch.where(self.started, 1 - DECAY, 1.0).to(loc)
-        self.loc.lerp_(loc, weight)
-        self.covariance.lerp_(covariance, weight)
-        root = _root(self.covariance)
-        one = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device).expand_as(root)
-        self.matrix.copy_(torch.linalg.solve_triangular(root, one, upper=False))
+    def _take(self, loc: Tensor, covariance: Tensor) -> Tensor:
+        """R of these averages, which are taken."""
+        root = _root(covariance)
+        self.loc.copy_(loc)
+        self.covariance.copy_(covariance)
+        self.matrix.copy_(torch.linalg.solve_triangular(root, _one(root), upper=False))
         self.started.fill_(True)
+        return root
+
+
+def _round(covariance: Tensor) -> Tensor:
+    """As much variance in all directions, [L, D, D]."""
+    variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(LEAST)
+    return variance[:, None, None] * _one(covariance)
 
 
 def _root(covariance: Tensor) -> Tensor:
     """R, lower triangular, [L, D, D]."""
     variance = covariance.diagonal(dim1=-2, dim2=-1)
-    ridge = RIDGE * variance.mean(-1, keepdim=True) + torch.finfo(variance.dtype).tiny
+    ridge = RIDGE * variance.mean(-1, keepdim=True).clamp_min(LEAST)
     root, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(ridge.expand_as(variance)))
     return root
+
+
+def _one(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)
 
 
 def _times(h: Tensor, matrix: Tensor) -> Tensor:

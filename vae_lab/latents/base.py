@@ -168,6 +168,10 @@ class Latent(PrintsArguments, nn.Module):
         """
         return parameters
 
+    def learned(self) -> dict[str, Tensor]:
+        """What :meth:`learn` has to show, for the log: numbers by name, shape [] each."""
+        return {}
+
     def distribution(self, parameters: Tensor) -> Distribution:
         """Parameters [*B, *grid, parameter_size] -> a distribution of batch shape [*B]."""
         raise NotImplementedError

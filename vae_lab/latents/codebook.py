@@ -172,6 +172,9 @@ class Codebook(Nearest):
             self.book.learn(*(x.reshape(-1, books, x.shape[-1]) for x in (h, q.probs)))
         return parameters
 
+    def learned(self) -> dict[str, Tensor]:
+        return {"revived_codes": self.book.revived.sum(), "code_perplexity": self.book.perplexity}
+
 
 def is_zero(temperature: Schedule) -> bool:
     """Whether the temperature of a q is 0.

@@ -239,7 +239,9 @@ def table(rows: list[dict[str, Any]], milliseconds: dict[str, float]) -> str:
         for column, form in columns.items():
             values = [float(row[column]) for row in rows if row["name"] == name]
             spread = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
-            cells.append("" if math.isnan(values[0]) else f"{statistics.mean(values):{form}}{spread}")
+            cells.append(
+                "" if math.isnan(values[0]) else f"{statistics.mean(values):{form}}{spread}"
+            )
         cells.append(f"{1000 * milliseconds[name]:.1f}" if name in milliseconds else "")
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)

@@ -36,9 +36,10 @@ class FiniteUpdates(pl.Callback):
     The gradient's norm and the objective, which may be minus infinity without it, decide on the
     device: no step waits for a GPU, except with an optimizer that knows no `found_inf` (fused ones
     do; it is how a GradScaler skips a step) or with sharded parameters. Weights, the optimizer's
-    state and all moving averages, of the estimator and of codes, stay as they were. The norm is that after DDP's
-    reduction, and the objective that of all processes, so that all decide alike. Under float16 the
-    GradScaler leaves out what overflows, which is no fault; there the terms are judged.
+    state and all moving averages, of the estimator and of codes, stay as they were. The norm is
+    that after DDP's reduction, and the objective that of all processes, so that all decide alike.
+    Under float16 the GradScaler leaves out what overflows, which is no fault; there the terms are
+    judged.
 
     The host looks at it whenever `pl_module.latest` is a new dictionary, so after numbers were read
     off the device anyhow, and before every checkpoint; no later step was taken in the meantime

@@ -24,8 +24,8 @@ class FSQ(Nearest):
 
     It is the codebook of a VQ-VAE, but a fixed one, in which each number is rounded by itself: no
     code can die, and none has to follow. Instead, training whitens h to h', so that it is around
-    them: :class:`~vae_lab.latents.whitening.Whitening`. The K codes are numbered as digits are, the last dimension
-    first. Levels lie on both sides of 0 alike, be their number odd or even.
+    them: :class:`~vae_lab.latents.whitening.Whitening`. The K codes are numbered as digits are, the
+    last dimension first. Levels lie on both sides of 0 alike, be their number odd or even.
 
     Args:
         levels: the number of levels of each dimension, 2 or more; K is their product.

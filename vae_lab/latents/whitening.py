@@ -1,4 +1,4 @@
-"""Numbers with a mean of 0 and a covariance of 1, so that codes that stay where they are get met."""
+"""What the encoder gives, with a mean of 0 and a covariance of 1: around codes that do not move."""
 
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,8 @@
-"""Codes of 9 bits at each of 7 x 7 places, learned in all the ways there are by the same network.
+r"""Codes of 9 bits at each of 7 x 7 places, learned in all the ways there are by the same network.
 
 python benchmarks/codebooks.py [--data mnist] [--steps 3000] [--seeds 0 1 2] [--names VQ FSQ ...]
-pip install --target FOLDER vector-quantize-pytorch, and --peer FOLDER: that package's beside them
+pip install --no-deps --target FOLDER vector-quantize-pytorch einx einops frozendict loguru \
+    torch-einops-utils, and then --peer FOLDER: that package beside them
 
 A row for each name and seed goes into a CSV as it is measured; rows that are there already are not
 measured again. What is trained by the copied gradient has a q without randomness, whose ELBO is a

@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tiny import SHAPE, SMALL_GRID, binary_images, discrete_vae, exact_elbo, gri
 
 from models import FSQVAE, LFQVAE, VQVAE
 from vae_lab import VAE
+from vae_lab.callbacks import FiniteUpdates
 from vae_lab.description import assemble, blueprint
 from vae_lab.distributions import base, support
 from vae_lab.estimators import ScoreFunction, VectorQuantization, catalog
@@ -21,6 +23,7 @@ from vae_lab.estimators.vector_quantization import rotated
 from vae_lab.latents import FSQ, LFQ, Codebook
 from vae_lab.latents.codes import Codes
 from vae_lab.likelihoods import Bernoulli
+from vae_lab.metrics import sums_and_count
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO, IWAE
 from vae_lab.schedules import Linear
@@ -237,13 +240,21 @@ def test_a_q_without_randomness_is_refused_by_all_others(latent, cls):
     assert "use one of VectorQuantization" in cls.refusal(q)
 
 
-@pytest.mark.parametrize("rotation", [False, True])
-def test_compiled_equals_eager(rotation):
-    latent = vq(decay=0.9)
+COMPILED = [
+    pytest.param(lambda: vq(decay=0.9), False, id="codebook"),
+    pytest.param(lambda: vq(decay=0.9), True, id="rotation"),
+    pytest.param(lambda: FSQ((3, 4), 2).double(), False, id="fsq"),
+    pytest.param(lambda: LFQ(4).double(), False, id="lfq"),
+]
+
+
+@pytest.mark.parametrize("make, rotation", COMPILED)
+def test_compiled_equals_eager(make, rotation):
+    latent = make()
     parameters, start = vectors(latent), copy.deepcopy(latent.state_dict())
 
     def step(parameters):
-        latent.learn(parameters)
+        parameters = latent.learn(parameters)
         return ours(latent, parameters, rotation=rotation).sum()
 
     results = []
@@ -380,6 +391,19 @@ def test_a_dead_code_begins_anew_and_no_living_one_is_touched(decay):
     assert calm.codes[0, 2].min() > 99 and calm.usage[0, 2] < 0.1 / 4
 
 
+def test_the_log_has_the_usage_and_the_codes_that_began_anew():
+    latent = vq(categories=4, latents=1, decay=0.9, revive=0.1)
+    assert latent.learned()["code_perplexity"] == 1  # of no usage
+    h = torch.randn(50, 3)
+    latent.learn(h)
+    latent.book.usage[0] = torch.tensor([0.5, 0.5, 0.0, 0.0])
+    torch.testing.assert_close(latent.learned()["code_perplexity"], torch.tensor(2.0))
+    with torch.no_grad():
+        latent.book.codes[0, 2:] = 100.0
+    latent.learn(h)
+    assert latent.learned()["revived_codes"] == 2 and FSQ().learned() == {}
+
+
 def test_what_is_not_finite_is_not_learned():
     codes, other, h = book(), book(), torch.randn(30, 2)
     other.load_state_dict(codes.state_dict())
@@ -431,16 +455,74 @@ def test_aggregate_kl_reaches_h_where_q_has_no_derivative():
 # Codes that are fixed
 
 
-@pytest.mark.parametrize("latent", [FSQ((8, 5)).double(), LFQ(3).double()], ids=repr)
-def test_training_begins_with_h_around_the_codes(latent):
-    h = 1e-3 * torch.randn(300, latent.parameter_size) + 5
-    usage = lambda: latent.codes(latent.distribution(h)).mean((0, 1))  # noqa: E731
-    assert (usage() > 0).sum() <= 1 or latent.kind == "bits" and usage()[1] == 1
-    latent.learn(h)
-    latent.learn(100 * h)  # only the first batch counts
-    torch.testing.assert_close(latent.centred(h).mean(0), torch.zeros(latent.parameter_size))
-    torch.testing.assert_close(latent.centred(h).std(0, correction=0), torch.ones(len(h[0])))
-    assert (usage() > 0.002).all()
+FIXED = [
+    pytest.param(lambda: FSQ((8, 5)).double(), id="fsq"),
+    pytest.param(lambda: FSQ((4, 5), 3).double(), id="fsq of 3"),
+    pytest.param(lambda: LFQ(3).double(), id="lfq"),
+]
+
+
+def moments(latent, parameters):
+    """The mean and the covariance of h', [L, D] and [L, D, D], within each vector."""
+    h = parameters.unflatten(-1, latent.whitening.loc.shape)
+    white = latent.whitening(h)
+    return white.mean(0), torch.einsum("nld,nle->lde", white, white) / len(h)
+
+
+@pytest.mark.parametrize("make", FIXED)
+def test_h_is_around_the_codes_at_every_step_of_training(make):
+    latent = make()
+    h = torch.randn(3000, latent.parameter_size).cumsum(-1) + 5
+    usage = lambda h: latent.codes(latent.distribution(h)).flatten(0, 1).mean(0)  # noqa: E731
+    assert usage(h).min() < 0.002
+    for batch in (0.1 * h, 10 * h + 100):
+        mean, covariance = moments(latent, latent.learn(batch))
+        torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=0.02)
+        one = torch.eye(mean.shape[-1]).expand_as(covariance)
+        torch.testing.assert_close(covariance, one, rtol=0, atol=0.02)
+        assert (usage(latent.learn(batch)) > 0.002).all()
+    for _ in range(100):
+        latent.learn(h)
+    mean, _ = moments(latent, h)  # by the averages
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-3)
+    assert (usage(h) > 0.002).all()
+
+
+@pytest.mark.parametrize("make", FIXED)
+def test_no_gradient_moves_or_stretches_all_of_h(make):
+    latent = make()
+    h = torch.randn(5000, latent.parameter_size).requires_grad_()
+    seen = torch.randn(5000, latent.parameter_size) + h.detach()
+    free, held = (
+        torch.autograd.grad((f(h) * seen).sum(), h)[0] for f in (lambda h: h, latent.learn)
+    )
+    stretched = lambda g: (g * h).mean(0)  # noqa: E731
+    assert free.mean(0).abs().max() < 0.1 < stretched(free).abs().min()
+    assert held.mean(0).abs().max() < 0.01 and stretched(held).abs().max() < 0.01
+    assert held.square().mean() > 0.3 * free.square().mean()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_small_batch_is_taken_with_those_before(rows):
+    latent = FSQ((8, 5)).double()
+    for _ in range(300):
+        moved = latent.learn(h := torch.randn(rows, 2) + 5)
+        assert moved.isfinite().all()
+    mean, _ = moments(latent, torch.randn(2000, 2) + 5)
+    assert mean.abs().max() < 1
+    h.requires_grad_()
+    (gradient,) = torch.autograd.grad(latent.learn(h).square().sum(), h)
+    assert gradient.any() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("make", FIXED)
+def test_h_that_does_not_change_stays_finite(make):
+    latent = make()
+    h = torch.full((20, latent.parameter_size), 3.7, requires_grad=True)
+    for _ in range(2000):
+        moved = latent.learn(h)
+    (gradient,) = torch.autograd.grad(base(latent.distribution(moved)).h.sum(), h)
+    assert gradient.isfinite().all() and gradient.abs().max() < 1e4
 
 
 @pytest.mark.parametrize("levels", [(3,), (2, 3), (8, 5, 5, 5)])
@@ -489,7 +571,7 @@ def test_fsq_gradient_is_that_of_the_bound():
 @pytest.mark.parametrize("latent", [FSQ((8, 5, 5)), FSQ((2, 2), temperature=1.0), LFQ(3)], ids=repr)
 def test_no_noise_leaves_the_numbers(latent):
     for scale in (1e-3, 1.0, 1e3, 1e30):
-        q = latent.distribution(scale * torch.randn(500, latent.parameter_size))
+        q = latent.double().distribution(scale * torch.randn(500, latent.parameter_size))
         numbers = latent.numbers(q.sample())
         assert numbers.min() >= 0 and numbers.max() < latent.categories
 
@@ -565,6 +647,30 @@ def test_a_release_comes_back(name):
     again.load_state_dict(vae.state_dict())
     z, other = (v.eval().latent.mode(v.encode(x)) for v in (vae, again))
     assert torch.equal(z, other) and torch.equal(vae.decode(z), again.decode(z))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_that_is_left_out_teaches_nothing(name, tmp_path):
+    module, callback = model(name).double(), FiniteUpdates(tmp_path / "debug.ckpt", "skip")
+    plugin = SimpleNamespace(scaler=None)
+    trainer = SimpleNamespace(precision_plugin=plugin, global_step=0, current_epoch=0)
+    optimizer, x = torch.optim.Adam(module.parameters()), binary_images(20)
+    callback.on_train_start(trainer, module)
+    states = []
+    for spoil in (1.0, math.nan, 1.0):
+        terms = module.terms_of(x, torch.zeros(20))
+        optimizer.zero_grad()
+        (-terms.objective.mean() * spoil).backward()
+        module.batch_terms = sums_and_count(terms) * spoil
+        callback.on_before_backward(trainer, module, None)
+        callback.on_before_optimizer_step(trainer, module, optimizer)
+        optimizer.step()
+        states.append({k: v.clone() for k, v in module.vae.state_dict().items()})
+    good, skipped, after = states
+    assert all(torch.equal(good[k], skipped[k]) for k in good)
+    assert all(v.isfinite().all() for v in after.values())
+    learned = [k for k, _ in module.vae.latent.named_buffers(prefix="latent") if k in good]
+    assert any(not torch.equal(after[k], skipped[k]) for k in learned)
 
 
 REFUSED = [

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,6 +30,27 @@ def all_sum(x: Tensor) -> Tensor:
             x.zero_()
         dist.all_reduce(x)
     return x
+
+
+class _AllSum(torch.autograd.Function):
+    """The sum over all processes, whose gradient is that of all of them, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.aside = _aside
+        return all_sum(x.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total.zero_() if ctx.aside else total
+
+
+def differentiable_all_sum(x: Tensor) -> Tensor:
+    """As :func:`all_sum`, but not in place, and with a gradient: all processes join in the backward
+    pass, too."""
+    return _AllSum.apply(x) if world_size() > 1 else x
 
 
 @contextmanager

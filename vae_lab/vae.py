@@ -253,7 +253,7 @@ class VAE(Views, Generation, Pretrained):
         features = self.features(x)
         parameters = self._q_parameters(features)
         if self.training:
-            self.latent.learn(parameters)
+            parameters = self.latent.learn(parameters)
         q = self.latent.distribution(parameters)
         kl = aggregate_kl = None
         if self.prior is None:

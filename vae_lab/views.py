@@ -37,7 +37,8 @@ class Views(nn.Module):
             shape: of one picture, (C, H, W).
 
         Raises:
-            ValueError: the network is not fully convolutional, C is another, or H or W is too small.
+            ValueError: the network is not fully convolutional, C is another, or H or W is too
+                small.
         """
         other = self._copy()
         if not other.latent.grid:

@@ -36,9 +36,10 @@ class FiniteUpdates(pl.Callback):
     The gradient's norm and the objective, which may be minus infinity without it, decide on the
     device: no step waits for a GPU, except with an optimizer that knows no `found_inf` (fused ones
     do; it is how a GradScaler skips a step) or with sharded parameters. Weights, the optimizer's
-    state and the moving averages stay as they were. The norm is that after DDP's reduction, and the
-    objective that of all processes, so that all decide alike. Under float16 the GradScaler leaves
-    out what overflows, which is no fault; there the terms are judged.
+    state and all moving averages, of the estimator, the objective and of codes, stay as they were.
+    The norm is that after DDP's reduction, and the objective that of all processes, so that all
+    decide alike. Under float16 the GradScaler leaves out what overflows, which is no fault; there
+    the terms are judged.
 
     The host looks at it whenever `pl_module.latest` is a new dictionary, so after numbers were read
     off the device anyhow, and before every checkpoint; no later step was taken in the meantime
@@ -66,7 +67,7 @@ class FiniteUpdates(pl.Callback):
         self._terms: list[Tensor] = []  # of the batches since the last optimizer step
         self._updates: list[_Update] = []  # since the host last looked
         self._stopped: Tensor | None = None
-        self._state: list[Tensor] = []  # buffers that a forward pass changes
+        self._state: list[Tensor] = []  # buffers, which a forward pass may change
         self._buffers: list[Tensor] = []  # their values, as the last good step left them
         self._sharded = False
         self._batch = 0
@@ -74,7 +75,8 @@ class FiniteUpdates(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = cast(Training, pl_module)
-        self._state = [*module.estimator.buffers(), *module.objective.buffers()]
+        changed = module.estimator, module.objective, module.vae
+        self._state = [buffer for part in changed for buffer in part.buffers()]
         self._buffers = [buffer.clone() for buffer in self._state]
         self._sharded = any(isinstance(p, DTensor) for p in pl_module.parameters())
 

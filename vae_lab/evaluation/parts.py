@@ -229,6 +229,8 @@ def _add_use(m: Measurement, q: Distribution) -> None:
         perplexity = use.perplexity.mean().item()
         m.add("code_perplexity", perplexity, note=f"of {codes.shape[-1]} categories")
         m.per_latent["perplexity"] = use.perplexity.tolist()
+    if (revived := latent.learned().get("revived_codes")) is not None:
+        m.add("revived_codes", revived.item(), note="codes that began anew in training")
 
 
 def _add_aggregate_kl(m: Measurement, kl: Tensor, found: Decomposition) -> None:

@@ -165,9 +165,20 @@ class Latent(PrintsArguments, nn.Module):
         q, if nothing else is said."""
         return self.distribution(parameters)
 
-    def learn(self, parameters: Tensor) -> None:
-        """Learns from a batch of training what no gradient teaches, before q is made of the same
-        parameters, [B, *grid, parameter_size]."""
+    def learn(self, parameters: Tensor) -> Tensor:
+        """Learns from a batch of training what no gradient teaches.
+
+        Args:
+            parameters: the encoder's, [B, *grid, parameter_size].
+
+        Returns:
+            Those of which q is made; the same, if nothing else is said.
+        """
+        return parameters
+
+    def learned(self) -> dict[str, Tensor]:
+        """What :meth:`learn` has to show, for the log: numbers by name, shape [] each."""
+        return {}
 
     def distribution(self, parameters: Tensor) -> Distribution:
         """Parameters [*B, *grid, parameter_size] -> a distribution of batch shape [*B]."""

@@ -165,11 +165,15 @@ class Codebook(Nearest):
         h = super().vectors(parameters)
         return F.normalize(h, dim=-1) if self.cosine else h
 
-    @torch.no_grad()
-    def learn(self, parameters: Tensor) -> None:
-        h, q = self.vectors(parameters), base(self.distribution(parameters))
-        books = len(self.book.codes)
-        self.book.learn(*(x.reshape(-1, books, x.shape[-1]) for x in (h, q.probs)))
+    def learn(self, parameters: Tensor) -> Tensor:
+        with torch.no_grad():
+            h, q = self.vectors(parameters), base(self.distribution(parameters))
+            books = len(self.book.codes)
+            self.book.learn(*(x.reshape(-1, books, x.shape[-1]) for x in (h, q.probs)))
+        return parameters
+
+    def learned(self) -> dict[str, Tensor]:
+        return {"revived_codes": self.book.revived.sum(), "code_perplexity": self.book.perplexity}
 
 
 def is_zero(temperature: Schedule) -> bool:

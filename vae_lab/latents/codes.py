@@ -58,6 +58,13 @@ class Codes(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.register_buffer("revived", torch.zeros(books, dtype=torch.int64))
 
+    @property
+    def perplexity(self) -> Tensor:
+        """Of the usage: K where all codes are used alike; mean over the books, shape []."""
+        usage = self.usage.double()
+        shares = usage / usage.sum(-1, keepdim=True).clamp_min(torch.finfo(usage.dtype).tiny)
+        return torch.special.entr(shares).sum(-1).exp().mean()
+
     @torch.no_grad()
     def learn(self, h: Tensor, chosen: Tensor) -> None:
         """Learns from a batch.

@@ -5,58 +5,27 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
-from ..distributed import all_sum
 from ..distributions import base, full_precision
 from ..quantized import Quantized, lowest
 from ..schedules import Schedule, as_schedule
 from .codebook import Nearest, is_zero, mean_over_processes
 from .discrete import Bernoulli
-
-
-class Centred(nn.Module):
-    """h minus its mean in the first batch of training, by its standard deviation in it.
-
-    No code is far from all h then, when training begins. Until there was a batch it is h itself.
-    """
-
-    loc: Tensor
-    scale: Tensor
-    started: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-
-    def forward(self, h: Tensor) -> Tensor:
-        return (h - self.loc) / self.scale.clone()  # which the next batch writes into
-
-    @torch.no_grad()
-    def learn(self, h: Tensor) -> None:
-        """Learns from h [*, size], in all processes together."""
-        rows = h.reshape(-1, h.shape[-1])
-        total = all_sum(torch.stack([rows.sum(0), torch.ones_like(rows).sum(0)]))
-        loc = total[0] / total[1]
-        scale = (all_sum((rows - loc).square().sum(0)) / total[1]).sqrt()
-        scale = scale.where(scale > 0, 1.0)
-        self.loc.copy_(torch.where(self.started, self.loc, loc))
-        self.scale.copy_(torch.where(self.started, self.scale, scale))
-        self.started.fill_(True)
+from .whitening import Whitening
 
 
 class FSQ(Nearest):
     r"""Finite scalar quantisation: the nearest point of a grid in [-1, 1]^D; z is L one-hot rows.
 
-    .. math:: q(z_l = k) \propto \exp(-\|\tanh h_l - e_k\|^2 / T), \qquad
+    .. math:: q(z_l = k) \propto \exp(-\|\tanh h'_l - e_k\|^2 / T), \qquad
               e_k \in \prod_d \{-1, \dots, 1\} \text{ with } n_d \text{ equal steps}
 
     It is the codebook of a VQ-VAE, but a fixed one, in which each number is rounded by itself: no
-    code can die, and none has to follow. The K codes are numbered as digits are, the last dimension
-    first. Levels lie on both sides of 0 alike, be their number odd or even.
+    code can die, and none has to follow. Instead, training whitens h to h', so that it is around
+    them: :class:`~vae_lab.latents.whitening.Whitening`. The K codes are numbered as digits are, the
+    last dimension first. Levels lie on both sides of 0 alike, be their number odd or even.
 
     Args:
         levels: the number of levels of each dimension, 2 or more; K is their product.
@@ -92,30 +61,30 @@ class FSQ(Nearest):
         sides = [torch.linspace(-1, 1, count) for count in levels]
         points = torch.cartesian_prod(*sides).reshape(1, -1, self.dim)
         self.register_buffer("points", points, persistent=False)
-        self.centred = Centred(self.parameter_size)
+        self.whitening = Whitening(latents, self.dim)
 
     def codebook(self) -> Tensor:
         return self.points
 
     def vectors(self, parameters: Tensor) -> Tensor:
-        return super().vectors(self.centred(full_precision(parameters))).tanh()
+        return self.whitening(super().vectors(parameters)).tanh()
 
-    def learn(self, parameters: Tensor) -> None:
-        self.centred.learn(full_precision(parameters))
+    def learn(self, parameters: Tensor) -> Tensor:
+        return self.whitening.learn(super().vectors(parameters)).flatten(-2)
 
 
 class LFQ(Bernoulli):
     r"""Lookup-free quantisation: the nearest corner of a cube, a bit for each number; z is [L].
 
-    .. math:: q(z_l = 1) = \sigma(4 a h_l / T), \qquad e_l = a (2 z_l - 1)
+    .. math:: q(z_l = 1) = \sigma(4 a h'_l / T), \qquad e_l = a (2 z_l - 1)
 
-    The corners are codes e at distances :math:`\|h - e\|^2`, so that the bits are independent, and
+    The corners are codes e at distances :math:`\|h' - e\|^2`, so that the bits are independent, and
     2^L codes cost no more than L numbers. Its entropies are sums over the bits: those of
     :math:`\bar q` are raised by ``ELBO(aggregate_kl=...)``, those of each q(z|x) are 0 at T = 0.
 
     Args:
         latents: L.
-        sphere: h has a length of 1, and so have the codes: :math:`a = 1 / \sqrt{L}`, else 1.
+        sphere: h' has a length of 1, and so have the codes: :math:`a = 1 / \sqrt{L}`, else 1.
         temperature: T, a number or a schedule, positive; or 0, the nearest code.
         learn_prior: train the prior's logits; fair coins otherwise.
 
@@ -141,7 +110,7 @@ class LFQ(Bernoulli):
         self.sphere = sphere
         self.temperature = as_schedule(temperature)
         self.deterministic = is_zero(self.temperature)
-        self.centred = Centred(latents)
+        self.whitening = Whitening(latents, 1)
 
     @property
     def scale(self) -> float:
@@ -152,7 +121,7 @@ class LFQ(Bernoulli):
         return (2 * z - 1) * self.scale
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        h = self.centred(full_precision(parameters))
+        h = self.whitening(full_precision(parameters).unsqueeze(-1)).squeeze(-1)
         h = F.normalize(h, dim=-1) if self.sphere else h
         if not self.deterministic:
             return self._bits(h, self.temperature.value)
@@ -160,8 +129,8 @@ class LFQ(Bernoulli):
         logits = (1 - 2 * z) * lowest(z)
         return self.independent(Quantized(z, logits, h, self.embed(z), self._move, 0))
 
-    def learn(self, parameters: Tensor) -> None:
-        self.centred.learn(full_precision(parameters))
+    def learn(self, parameters: Tensor) -> Tensor:
+        return self.whitening.learn(parameters.unsqueeze(-1)).squeeze(-1)
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return super().distribution(parameters)

@@ -386,3 +386,16 @@ def test_a_folder_of_ones_own_has_files_and_classes(run, own_folder):
         and "+" not in typed
         and "data.dataset.number=50" in typed
     )
+
+
+def test_an_array_without_names_has_the_columns_of_a_table_in_their_order():
+    columns = [{"name": name, "kind": "gaussian"} for name in ("age", "weight")]
+    numbered = [{"name": name, "kind": "gaussian"} for name in ("2", "0")]
+    array = np.arange(6.0).reshape(2, 3)
+    assert encode_array(array[:, :2], columns, "x").tolist() == [[0, 1], [3, 4]]
+    assert encode_array(array, numbered, "x").tolist() == [[2, 0], [5, 3]]
+    with pytest.raises(ValueError, match="x has 1 columns, there must be 2 or more"):
+        encode_array(array[:, :1], columns, "x")
+    missing = np.array([[False, True], [False, False]])
+    filled = fill_array(array[:, :2], columns, missing, np.full((2, 2), 9.0))
+    assert filled.tolist() == [[0, 9], [3, 4]]

@@ -25,10 +25,12 @@ from vae_lab.estimators import (
     catalog,
 )
 from vae_lab.evaluation.evidence import enumerated
+from vae_lab.explorer.edits import Explorer
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.networks import MLP, Grid
 from vae_lab.objectives import ELBO, IWAE
 from vae_lab.priors import Autoregressive, Flow, Mixture, Vamp
+from vae_lab.variables import values
 
 LIMIT = 4.5  # standard errors
 SHAPE = (1, 3, 3)
@@ -480,3 +482,18 @@ def test_a_copy_is_bound_to_the_copy(latent, network, prior):
     z = vae.p_z().sample((3,))
     randomize(vae, 0.9)
     assert not torch.allclose(vae.p_z().log_prob(z), other.p_z().log_prob(z))
+
+
+@cases
+def test_what_the_report_and_the_explorer_draw(latent, network, prior):
+    """Values for each variable, and samples by their seed, of a prior that needs its model."""
+    vae = make(latent, network, prior, double=False)
+    x = binary_images(6, SHAPE).float()
+    explored = Explorer(vae, x)
+    assert torch.isfinite(values(vae)).all()
+    first, again, other = (explored.samples(3, seed=seed) for seed in (0, 0, 1))
+    assert first.shape == (3, *vae.latent.event_shape)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    if not vae.has_temperature:
+        with pytest.raises(ValueError, match="temperature 1 only, got 0.5"):
+            explored.samples(3, temperature=0.5)

@@ -17,6 +17,7 @@ from .distributions import base
 from .evaluation.decomposition import activity
 from .latents.base import WIDTH
 from .priors import Prior
+from .priors.base import drawn
 from .seeding import seeded
 from .vae import VAE
 
@@ -80,11 +81,12 @@ def values(vae: VAE, steps: int = 7) -> Tensor:
 
 def _of_prior(vae: VAE, prior: Prior) -> Tensor:
     """Draws of a prior, of one that depends on y for some y in turn, [DRAWS, *E]."""
-    if vae.condition is None or not prior.condition_width:
-        return prior.sample(DRAWS)
-    with seeded(0, vae.device):
-        vectors = vae.condition(vae.condition.examples(DRAWS))
-    return prior.sample(DRAWS, condition=vectors[torch.arange(DRAWS) % len(vectors)])
+    vectors = None
+    with seeded(0, vae.device), torch.no_grad():
+        if vae.condition is not None and prior.condition_width:
+            vectors = vae.condition(vae.condition.examples(DRAWS))
+            vectors = vectors[torch.arange(DRAWS) % len(vectors)]
+        return drawn(prior.of(vae, vectors), DRAWS)
 
 
 def value_range(vae: VAE, numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -296,3 +296,11 @@ def _as_float32(name: str, values: np.ndarray, where: str) -> np.ndarray:
             "or remove the row"
         )
     return numbers
+
+
+def positions(columns: Sequence[Column]) -> list[int]:
+    """Where the columns are in an array without names: "0", "1", ... say it, and else they are in
+    their order."""
+    names = [column["name"] for column in columns]
+    numbered = all(name.isdecimal() for name in names)
+    return [int(name) for name in names] if numbered else [*range(len(names))]

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from ..optional import needs
-from .columns import Column, decode, edited, encode, guess, guess_of_numbers, leave_out, present
+from .columns import (
+    Column,
+    decode,
+    edited,
+    encode,
+    guess,
+    guess_of_numbers,
+    leave_out,
+    positions,
+    present,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -157,7 +167,7 @@ def encode_array(array: np.ndarray, columns: Sequence[Column], where: str) -> np
     numbers themselves."""
     if not columns:
         return _finite(np.array(array, np.float32), where)
-    kept = [int(column["name"]) for column in columns]
+    kept = positions(columns)
     if max(kept) >= array.shape[-1]:
         raise ValueError(
             f"{where} has {array.shape[-1]} columns, there must be {max(kept) + 1} or more"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..optional import needs
-from .columns import COUNTS, Column, decode
+from .columns import COUNTS, Column, decode, positions
 
 if TYPE_CHECKING:
     import pyarrow
@@ -53,9 +53,9 @@ def fill_array(
         filled.reshape(x.shape)[missing] = x[missing]
         return filled
     view = filled.reshape(*x.shape[:-1], -1)
-    for at, column in enumerate(columns):
+    for at, (place, column) in enumerate(zip(positions(columns), columns, strict=True)):
         where = missing[..., at]
-        view[..., int(column["name"])][where] = _values(column, x[..., at][where])
+        view[..., place][where] = _values(column, x[..., at][where])
     return filled
 
 

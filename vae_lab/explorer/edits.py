@@ -197,9 +197,13 @@ class Explorer:
         """
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        if self.vae.prior is not None and self.vae.prior.condition_width:
+        prior = self.vae.prior
+        if prior is not None and not prior.has_temperature:
+            with seeded(seed, self.vae.device):
+                return self.vae.given(y).draw(count, temperature)
+        if prior is not None and prior.condition_width:
             vector = self.vae.given(y).vector_of(None)
-            return self.vae.prior.sample(count, temperature, seed, vector)
+            return prior.sample(count, temperature, seed, vector)
         if self.vae.condition is None or not self.vae.condition.prior or self.vae.prior is not None:
             return self.prior.sample(count, temperature, seed)
         with seeded(seed, self.vae.device):

@@ -15,6 +15,8 @@ from datamodules.base import DataModule
 from datamodules.dataset import FromDataset
 from datamodules.digits import Digits
 from tasks import build
+from vae_lab.data.tables import encode_array
+from vae_lab.data.values import fill_array
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in train_py.QUIET]
 

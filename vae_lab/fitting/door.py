@@ -30,7 +30,7 @@ from .progress import Progress
 from .saving import File, fingerprint, machine
 from .training import Plan, Training
 
-STEPS = 5000  # of the default training
+STEPS = 4000  # of the default training
 EPOCHS = 20, 1000  # at least and at most, in the default training
 PRIOR_STARTS_OF = 1000  # data
 PATIENCE = 20, 0.2  # epochs at least, and of all epochs, in the default training
@@ -104,7 +104,7 @@ def fit(
         estimator: of the gradient; see :mod:`vae_lab.estimators`. None: one without bias.
         objective: what is maximised: elbo, iwae or monte_carlo_elbo; see :mod:`vae_lab.objectives`.
             Of pictures also perceptual or adversarial; see :mod:`vae_lab.losses`.
-        epochs: how often all data are seen; None: so often that it is about 5000 steps, but 20
+        epochs: how often all data are seen; None: so often that it is about 4000 steps, but 20
             times at least and 1000 at most.
         batch_size: data in a step.
         lr: the learning rate of AdamW; train.py's is lower, 1e-3, for any network.

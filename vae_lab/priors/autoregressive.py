@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, constraints
 
+from ..distributions import mapped
 from ..networks.base import check_positive
 from ..seeding import seeded
 from .base import Prior, Standardizer, at_one_place, from_zero
@@ -279,9 +281,9 @@ class Steps(NamedTuple):
         if self.components:
             weights, each = self._mixture(parameters)
             rows = torch.arange(len(weights), device=weights.device)
-            chosen = rows, _drawn(weights, temperature, None)
-            mean, deviation = each.mean[chosen], each.stddev[chosen]
-            return mean + temperature * deviation * torch.randn_like(mean)
+            chosen = mapped(each, itemgetter((rows, _drawn(weights, temperature, None))))
+            numbers = chosen.mean.lerp(chosen.sample(), temperature)  # at 1 exactly the draw
+            return numbers.clamp(*self.latent.bounds)
         q = self.latent.prior_distribution(parameters)
         codes = self.latent.codes(q)  # [N, 1, K]
         if codes is not None:

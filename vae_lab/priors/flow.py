@@ -61,6 +61,12 @@ class Flow(Prior):
                 f"a flow is over numbers, {type(latent).__name__} has {latent.kind}: type "
                 "prior=mixture or prior=autoregressive"
             )
+        if latent.bounds != (-math.inf, math.inf):
+            low, high = latent.bounds
+            raise ValueError(
+                f"a flow is over all numbers, {type(latent).__name__} has those from {low:g} to "
+                f"{high:g}: type prior=mixture or prior=autoregressive"
+            )
         if self.kind == "coupling" and size < 2:
             raise ValueError("kind=coupling needs 2 latents or more, got 1: use autoregressive")
         self._latent = (latent,)

@@ -27,16 +27,16 @@ class Autoregressive(Prior):
 
     A step is one variable of codes, bits or counts, on a grid row by row and within a place one
     after the other; of numbers it is all variables of one place, or, without a grid, one of them,
-    by a mixture of Gaussians. A code is embedded linearly, so that a relaxed one, which is a
-    mixture of codes, is embedded as the mixture of theirs; log p(z) is linear in it as well. What
-    is bounded then is what the relaxed codes give, no log p(x) until they are nearly one-hot. A
-    linear map of y, which starts at zero, is added to every step.
+    by a mixture of the latent's own family, such as Gaussians. A code is embedded linearly, so that
+    a relaxed one, which is a mixture of codes, is embedded as the mixture of theirs; log p(z) is
+    linear in it as well. What is bounded then is what the relaxed codes give, no log p(x) until
+    they are nearly one-hot. A linear map of y, which starts at zero, is added to every step.
 
     Args:
         width: of a step inside the transformer.
         layers: blocks of attention and two dense layers.
         heads: of the attention.
-        components: of the mixture of Gaussians at each step, where z is numbers.
+        components: of the mixture at each step, where z is numbers.
         top_k: draw codes among so many of the likeliest only; None: among all. The density is that
             of all.
 

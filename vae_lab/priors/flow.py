@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Flow(Prior):
-    r"""A normalizing flow over numbers: a standard normal, bent by invertible networks.
+    r"""A normalizing flow over numbers without bounds: a standard normal, which networks bend.
 
     .. math:: \log p(z) = \log \mathcal{N}(f(z); 0, I) + \log \left| \det f'(z) \right|
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.distributions as td
 from oracles import z_scores
 from tiny import binary_images, discrete_vae, gradients, grid_vae, randomize
 from torch import nn
@@ -26,10 +27,11 @@ from vae_lab.estimators import (
 )
 from vae_lab.evaluation.evidence import enumerated
 from vae_lab.explorer.edits import Explorer
-from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.latents import Bernoulli, Categorical, Gaussian, Latent, Poisson
 from vae_lab.networks import MLP, Grid
 from vae_lab.objectives import ELBO, IWAE
-from vae_lab.priors import Autoregressive, Flow, Mixture, Vamp
+from vae_lab.priors import Autoregressive, Flow, Mixture, Standard, Vamp
+from vae_lab.priors.base import bound
 from vae_lab.variables import values
 
 LIMIT = 4.5  # standard errors
@@ -85,8 +87,28 @@ def test_density_draws_and_gradients(latent, network, prior):
 
 @cases
 def test_draws_have_the_density(latent, network, prior):
+    draws_have_the_density(*(make(latent, network, prior, seed=i) for i in range(2)))
+
+
+class Positive(Latent):
+    """Numbers that a Gaussian cannot have."""
+
+    def __init__(self, latents):
+        super().__init__((latents,), 2 * latents, learn_prior=False)
+
+    def distribution(self, parameters):
+        return self.independent(td.Gamma(*parameters.exp().chunk(2, -1), validate_args=False))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("prior", ["mixture", "vamp", "transformer"])
+def test_draws_of_another_family_have_its_density(prior, network, monkeypatch):
+    monkeypatch.setitem(LATENTS, "positive", lambda: Positive(2))
+    draws_have_the_density(*(make("positive", network, prior, seed=i) for i in range(2)))
+
+
+def draws_have_the_density(vae, other):
     """E_p[q / p] is 1 for any density q that is zero where p is: here a prior of another seed."""
-    vae, other = make(latent, network, prior), make(latent, network, prior, seed=1)
     with torch.no_grad():
         p, q = vae.p_z(), other.p_z()
         z = p.sample((4000,))
@@ -355,10 +377,10 @@ GIVEN = [case for case in CASES if case.values[2] != "vamp"]
 given_y = pytest.mark.parametrize("latent, network, prior", GIVEN)
 
 
-def conditional(latent, network, prior, classes=3, seed=0):
+def conditional(latent, network, prior, classes=3, seed=0, of_z=True):
     torch.manual_seed(seed)
     parts = NETWORKS[network], LATENTS[latent](), likelihoods.Bernoulli(), PRIORS[prior]()
-    return VAE(SHAPE, *parts, Labels(classes, prior=True)).double().eval()
+    return VAE(SHAPE, *parts, Labels(classes, prior=of_z)).double().eval()
 
 
 @given_y
@@ -456,13 +478,25 @@ def test_given_y_classes_are_told_apart(prior):
     [
         (
             lambda: conditional("codes", "flat", "vamp"),
-            "the prior Vamp cannot be conditioned on y: type prior=mixture",
+            "the prior Vamp needs an encoder of x alone, and this model's sees y too: type prior=",
+        ),
+        (
+            lambda: conditional("codes", "flat", "vamp", of_z=False),
+            "the prior Vamp needs an encoder of x alone, and this model's sees y too: type prior=",
+        ),
+        (
+            lambda: bound(Standard(), Gaussian(2), SHAPE, Labels(3, prior=True)),
+            "the prior Standard cannot be conditioned on y: type prior=mixture",
         ),
         (lambda: Mixture(0), "components must be at least 1, got 0"),
         (lambda: Vamp(0), "pseudo_inputs must be at least 1, got 0"),
         (lambda: Flow("spline"), "kind must be one of coupling, autoregressive, got 'spline'"),
         (lambda: Flow(transforms=0), "transforms must be a positive integer, got 0"),
         (lambda: discrete_vae(Bernoulli(2), Flow()), "a flow is over numbers, Bernoulli has bits"),
+        (
+            lambda: discrete_vae(Positive(2), Flow()),
+            "a flow is over all numbers, Positive has those from 0 to inf: type prior=mixture or",
+        ),
         (lambda: discrete_vae(Gaussian(1), Flow()), "kind=coupling needs 2 latents or more, got 1"),
         (lambda: Autoregressive(10, heads=4), "width must be a multiple of heads=4, got 10"),
         (lambda: Autoregressive(top_k=0), "top_k must be a positive integer, got 0"),

@@ -1,6 +1,7 @@
 """FID, precision and recall, and the network in whose features they are taken."""
 
 import tomllib
+from functools import cache
 from urllib.error import URLError
 
 import pytest
@@ -189,6 +190,19 @@ def test_inception_is_asked_for_bytes_in_colour(monkeypatch):
     extract(torch.tensor([0.0, 0.5, 1.0, 1.2]).view(1, 1, 2, 2), "inception")
     assert asked[0].shape == (1, 3, 2, 2) and asked[0].dtype == torch.uint8
     assert asked[0][0, 2].flatten().tolist() == [0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("features, network", [(None, "shipped"), ("inception", "_inception")])
+def test_making_a_network_leaves_the_generator_alone(features, network, monkeypatch):
+    class Distance:
+        def __init__(self, feature):
+            self.inception = nn.Bilinear(8, 8, 3)
+
+    monkeypatch.setattr("torchmetrics.image.fid.FrechetInceptionDistance", Distance)
+    monkeypatch.setattr(module, network, cache(getattr(module, network).__wrapped__))
+    before = torch.get_rng_state()
+    choose(features)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_no_network_for_inception(monkeypatch):

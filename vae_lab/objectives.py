@@ -38,9 +38,12 @@ class Objective(PrintsArguments, nn.Module):
 
     Attributes:
         multi_sample: is it a bound with all samples of z in one logarithm, and no mean over them.
+        compiles: True if it traces into one graph; else, in a compiled step, what comes after the
+            encoder runs eagerly.
     """
 
     multi_sample: ClassVar[bool] = False
+    compiles: ClassVar[bool] = True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimizer, of those of its parameters that have settings of their own.
@@ -79,7 +82,12 @@ class _OverLevels(Objective):
         self.beta = not_negative("beta", beta)
 
     def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
-        return self._terms(vae.infer(x), estimator)
+        level = vae.infer(x)
+        if torch.compiler.is_compiling() and not self.compiles:
+            from .estimators.compiled import run_eagerly
+
+            return run_eagerly(self._terms, level, estimator)
+        return self._terms(level, estimator)
 
     def _terms(self, level: "Level", estimator: Estimator) -> Terms:
         seen = Seen(level, estimator)

@@ -102,10 +102,10 @@ class VAE(Views, Generation, Pretrained):
             self.condition.leave_prior()
 
     def _set_prior(self, prior: Prior, condition: Condition | None) -> None:
-        width = 0 if condition is None or not condition.prior else condition.width
-        bound(prior, self.latent, self.likelihood.input_shape(self.shape), width)
+        bound(prior, self.latent, self.likelihood.input_shape(self.shape), condition)
         prior.to(self.device, self.dtype)
         self.prior = prior
+        width = prior.condition_width
         vector = self.output_bias.new_zeros(width) if width else None
         check_shapes(prior, prior.of(self, vector), self.latent)
 

@@ -4,15 +4,17 @@ This imports the compiler: slowly, so only where something is being compiled.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+Result = TypeVar("Result")
+
 
 # torch.compile does not trace autograd.grad unless told to by a process-wide flag, and fails on a
-# graph that breaks there. So these estimators run as they are, f included.
-@torch.compiler.disable(reason="an estimator that takes derivatives of f or of a network")
-def run_eagerly(function: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
+# graph that breaks there. So what takes them runs as it is, f included.
+@torch.compiler.disable(reason="it takes derivatives of f or of a network")
+def run_eagerly(function: Callable[..., Result], *arguments: Any) -> Result:
     return function(*arguments)
 
 

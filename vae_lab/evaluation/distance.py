@@ -49,8 +49,7 @@ class FeatureDistance(PrintsArguments, nn.Module):
         super().__init__()
         self.features = features
         # In a tuple: a module would have its weights trained, saved and sent to other processes.
-        with torch.random.fork_rng(devices=[]):  # the first weights, which are replaced
-            self._constant = (_network(features).eval(),)
+        self._constant = (_network(features).eval(),)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._constant[0]._apply(fn)
@@ -105,6 +104,7 @@ class _Layers(nn.Module):
 class _LPIPS(nn.Module):
     """That of torchmetrics, with its weights of the channels."""
 
+    @torch.random.fork_rng(devices=[])  # of the first weights, which are replaced
     def __init__(self) -> None:
         super().__init__()
         try:

@@ -83,6 +83,7 @@ def choose(features: Features | str | None, device: torch.device | str = "cpu") 
 
 
 @cache
+@torch.random.fork_rng(devices=[])  # of the first weights, which are replaced
 def shipped() -> FeatureNetwork:
     """The network in the package, one for all."""
     network = FeatureNetwork()
@@ -91,6 +92,7 @@ def shipped() -> FeatureNetwork:
 
 
 @cache
+@torch.random.fork_rng(devices=[])
 def _inception() -> nn.Module:
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance

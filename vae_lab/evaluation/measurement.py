@@ -17,6 +17,7 @@ from .results import Metric
 
 BATCH = 100  # images that share the noise of one seed
 
+Labelled = tuple[Tensor, Tensor]  # images [N, C, H, W] and labels [N]
 OnProgress = Callable[[str, int, int], None]  # a part, images done, of how many
 Rule = Callable[[VAE, Tensor], tuple[Tensor, ...]]  # given y, x [B, C, H, W] -> some [B]
 
@@ -141,7 +142,7 @@ class Measurement:
             yield part.encode(some).mean.float().cpu()
 
 
-def collect(batches: Iterable[Any], most: int | None) -> tuple[Tensor, Tensor]:
+def collect(batches: Iterable[Any], most: int | None) -> Labelled:
     """The first images and their labels, -1 where there are none; on the CPU.
 
     Args:

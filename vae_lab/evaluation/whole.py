@@ -13,13 +13,11 @@ from ..estimators import Estimator
 from ..inputs import is_picture
 from ..memory import MEMORY
 from ..vae import VAE
-from . import columns
-from . import parts as measured
+from . import bounds, columns, latents, pictures
 from .diagnosis import diagnose
 from .evidence import can_anneal
 from .features import Features, choose
-from .measurement import Measurement, OnProgress, collect
-from .parts import Labelled
+from .measurement import Labelled, Measurement, OnProgress, collect
 from .results import Evaluation
 
 TRAIN_IMAGES = 2000  # of which the ELBO is measured
@@ -245,7 +243,7 @@ def _is_grid(work: Work) -> bool:
 
 def _has_a_density_of_bytes(work: Work) -> bool:
     density = not work.m.vae.likelihood.discrete and _has_pictures(work)
-    return density and measured.are_bytes(work.m.x)
+    return density and bounds.are_bytes(work.m.x)
 
 
 def _has_labels_only(work: Work) -> bool:
@@ -259,11 +257,11 @@ def _has_factors(work: Work) -> bool:
 
 
 def _bound(work: Work) -> None:
-    measured.bound(work.m, work.settings.samples or (GRID_SAMPLES if _is_grid(work) else SAMPLES))
+    bounds.bound(work.m, work.settings.samples or (GRID_SAMPLES if _is_grid(work) else SAMPLES))
 
 
 def _reconstructions(work: Work) -> None:
-    measured.reconstructions(work.m)
+    pictures.reconstructions(work.m)
 
 
 def _column_errors(work: Work) -> None:
@@ -275,24 +273,24 @@ def _imputation(work: Work) -> None:
 
 
 def _dequantized(work: Work) -> None:
-    measured.dequantized(work.m)
+    bounds.dequantized(work.m)
 
 
 def _train_gap(work: Work) -> None:
-    measured.train_gap(work.m, *(part[:TRAIN_IMAGES] for part in work.train))
+    bounds.train_gap(work.m, *(part[:TRAIN_IMAGES] for part in work.train))
 
 
 def _annealing(work: Work) -> None:
-    measured.annealing(work.m, _ais_images(work), work.settings.ais_steps)
+    bounds.annealing(work.m, _ais_images(work), work.settings.ais_steps)
 
 
 def _split(work: Work) -> None:
-    measured.split(work.m, work.settings.estimator)
+    latents.split(work.m, work.settings.estimator)
 
 
 def _quality(work: Work) -> None:
     if temperatures := _temperatures(work):
-        measured.quality(work.m, *_shown(work), work.settings.features, temperatures)
+        pictures.quality(work.m, *_shown(work), work.settings.features, temperatures)
 
 
 def _temperatures(work: Work) -> list[float]:
@@ -314,16 +312,16 @@ def _infers_labels(work: Work) -> bool:
 
 
 def _accuracy(work: Work) -> None:
-    measured.accuracy(work.m)
+    latents.accuracy(work.m)
 
 
 def _classifiers(work: Work) -> None:
-    measured.classifiers(work.m, work.train, CODES)
+    latents.classifiers(work.m, work.train, CODES)
 
 
 def _disentanglement(work: Work) -> None:
     if work.settings.factors is not None:
-        measured.disentanglement(work.m, work.settings.factors, work.settings.categorical)
+        latents.disentanglement(work.m, work.settings.factors, work.settings.categorical)
 
 
 # In this order: what comes later may use what was measured before.

@@ -56,6 +56,7 @@ class Adversarial(Perceptual):
     arXiv:1705.02894
     """
 
+    compiles = False  # it takes derivatives of the discriminator on the way
     squared_norms: Tensor  # averages, of the gradients of log p(x|z) and of g
 
     def __init__(
@@ -108,11 +109,6 @@ class Adversarial(Perceptual):
 
     def _move_on(self, squares: Tensor) -> None:
         self.squared_norms.lerp_(all_sum(squares).to(self.squared_norms), 1 - DECAY)
-
-    # torch.compile traces no derivative that is taken on the way, and this takes one.
-    @torch.compiler.disable(reason="it takes derivatives of the discriminator")
-    def _terms(self, level: "Level", estimator: Estimator) -> Terms:
-        return super()._terms(level, estimator)
 
     def _gain(self, observed: "Observed", seen: Seen) -> Integrand | None:
         near, discriminator = super()._gain(observed, seen), self.discriminator

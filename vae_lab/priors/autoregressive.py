@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, constraints
 
+from ..distributions import mapped
 from ..networks.base import check_positive
 from ..seeding import seeded
 from .base import Prior, Standardizer, at_one_place, from_zero
@@ -25,16 +27,16 @@ class Autoregressive(Prior):
 
     A step is one variable of codes, bits or counts, on a grid row by row and within a place one
     after the other; of numbers it is all variables of one place, or, without a grid, one of them,
-    by a mixture of Gaussians. A code is embedded linearly, so that a relaxed one, which is a
-    mixture of codes, is embedded as the mixture of theirs; log p(z) is linear in it as well. What
-    is bounded then is what the relaxed codes give, no log p(x) until they are nearly one-hot. A
-    linear map of y, which starts at zero, is added to every step.
+    by a mixture of the latent's own family, such as Gaussians. A code is embedded linearly, so that
+    a relaxed one, which is a mixture of codes, is embedded as the mixture of theirs; log p(z) is
+    linear in it as well. What is bounded then is what the relaxed codes give, no log p(x) until
+    they are nearly one-hot. A linear map of y, which starts at zero, is added to every step.
 
     Args:
         width: of a step inside the transformer.
         layers: blocks of attention and two dense layers.
         heads: of the attention.
-        components: of the mixture of Gaussians at each step, where z is numbers.
+        components: of the mixture at each step, where z is numbers.
         top_k: draw codes among so many of the likeliest only; None: among all. The density is that
             of all.
 
@@ -279,9 +281,9 @@ class Steps(NamedTuple):
         if self.components:
             weights, each = self._mixture(parameters)
             rows = torch.arange(len(weights), device=weights.device)
-            chosen = rows, _drawn(weights, temperature, None)
-            mean, deviation = each.mean[chosen], each.stddev[chosen]
-            return mean + temperature * deviation * torch.randn_like(mean)
+            chosen = mapped(each, itemgetter((rows, _drawn(weights, temperature, None))))
+            numbers = chosen.mean.lerp(chosen.sample(), temperature)  # at 1 exactly the draw
+            return numbers.clamp(*self.latent.bounds)
         q = self.latent.prior_distribution(parameters)
         codes = self.latent.codes(q)  # [N, 1, K]
         if codes is not None:

@@ -15,6 +15,7 @@ from ..memory import encode_in_parts
 from ..seeding import seeded
 
 if TYPE_CHECKING:
+    from ..conditions import Condition
     from ..latents import Latent
     from ..vae import VAE
 
@@ -33,11 +34,13 @@ class Prior(PrintsArguments, nn.Module):
         input_shape: of what the encoder sees of a datum; the VAE sets it before :meth:`bind`.
         condition_width: C, of the vector of y on which z is conditioned, set likewise; 0: of none.
         takes_condition: can it be conditioned.
+        encodes: does it ask the model's encoder, which then has to see x alone.
     """
 
     input_shape: Shape
     condition_width: int = 0
     takes_condition: ClassVar[bool] = False
+    encodes: ClassVar[bool] = False
 
     def bind(self, latent: "Latent") -> None:
         """Called once, by the VAE, with the latent whose z this is the prior of.
@@ -160,8 +163,10 @@ def from_zero(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
-def bound(prior: Prior, latent: "Latent", input_shape: Shape, condition_width: int = 0) -> Prior:
-    """The prior, bound to a latent and to vectors of y of this width.
+def bound(
+    prior: Prior, latent: "Latent", input_shape: Shape, condition: "Condition | None" = None
+) -> Prior:
+    """The prior, bound to a latent and to what the model is conditioned on.
 
     Raises:
         ValueError: it is no prior, not one over the latent's z, or another one is to be trained.
@@ -174,13 +179,19 @@ def bound(prior: Prior, latent: "Latent", input_shape: Shape, condition_width: i
             f"the prior {name} replaces the latent's own, which learn_prior=true would train: "
             "leave out one of the two"
         )
-    if condition_width and not prior.takes_condition:
+    if condition is not None and prior.encodes:
+        raise ValueError(
+            f"the prior {name} needs an encoder of x alone, and this model's sees y too: type "
+            "prior=mixture, flow or autoregressive, or leave out model.condition"
+        )
+    width = condition.width if condition is not None and condition.prior else 0
+    if width and not prior.takes_condition:
         raise ValueError(
             f"the prior {name} cannot be conditioned on y: type prior=mixture, flow or "
             "autoregressive, or condition_prior=false"
         )
     prior.input_shape = input_shape
-    prior.condition_width = condition_width
+    prior.condition_width = width
     prior.bind(latent)
     return prior
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Flow(Prior):
-    r"""A normalizing flow over numbers: a standard normal, bent by invertible networks.
+    r"""A normalizing flow over numbers without bounds: a standard normal, which networks bend.
 
     .. math:: \log p(z) = \log \mathcal{N}(f(z); 0, I) + \log \left| \det f'(z) \right|
 
@@ -60,6 +60,12 @@ class Flow(Prior):
             raise ValueError(
                 f"a flow is over numbers, {type(latent).__name__} has {latent.kind}: type "
                 "prior=mixture or prior=autoregressive"
+            )
+        if latent.bounds != (-math.inf, math.inf):
+            low, high = latent.bounds
+            raise ValueError(
+                f"a flow is over all numbers, {type(latent).__name__} has those from {low:g} to "
+                f"{high:g}: type prior=mixture or prior=autoregressive"
             )
         if self.kind == "coupling" and size < 2:
             raise ValueError("kind=coupling needs 2 latents or more, got 1: use autoregressive")

@@ -76,13 +76,16 @@ class Vamp(Prior):
     .. math:: p(z) = \frac{1}{K} \sum_k q(z | u_k)
 
     The best prior of all is the mean of the posteriors of the training data; a few inputs that
-    stand for them are an approximation that needs no layer of its own.
+    stand for them are an approximation that needs no layer of its own. They have no y: a model that
+    is conditional cannot have this prior.
 
     Args:
         pseudo_inputs: K.
 
     Source: Tomczak & Welling, *VAE with a VampPrior*, AISTATS 2018, arXiv:1705.07120
     """
+
+    encodes = True
 
     def __init__(self, pseudo_inputs: int = 500) -> None:
         super().__init__()

@@ -41,6 +41,7 @@ JOBS = [
     [MLP, "save.every_n_steps=4", "trainer.val_check_interval=3", "ema=0.9"],
     [MLP, "model=reinforce_vae", "model.baseline=learned", "trainer.accumulate_grad_batches=3"],
     [MLP, "model=gaussian_vae", "save.every_n_steps=2", "data.binarize=stochastic", "save.keep=1"],
+    [MLP, "model=vq_vae", "model.categories=16", "model.revive=0.9", "save.every_n_steps=1"],
     [MLP, "estimator=rebar", "save.every_n_steps=1", "trainer.accumulate_grad_batches=2"],
     ["network=grid", "network.channels=[4]", "ema=0.9", "save.every_n_steps=1"],
 ]

@@ -15,10 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from commandline.likeness import did_you_mean
 from commandline.own import FLAG, without_plus
@@ -40,7 +39,7 @@ from vae_lab.callbacks import (
 from vae_lab.description import RELAXATION, describe
 from vae_lab.estimators import catalog
 from vae_lab.inputs import is_picture
-from vae_lab.lightning import count_epochs_once, shorten_steps
+from vae_lab.lightning import ExponentialAveraging, count_epochs_once, shorten_steps
 from vae_lab.loggers import CSVLogger
 from vae_lab.storage.checkpoints import CHECKPOINTS, run_of
 from vae_lab.storage.releases import PREFIXES
@@ -196,8 +195,7 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
         LatentUse(),
     ]
     if config.ema is not None:
-        average = get_ema_multi_avg_fn(config.ema)
-        callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=average))
+        callbacks.append(ExponentialAveraging(config.ema))
     if config.early_stopping is not None:
         wait = max((s.steps for n, s in model.schedules.items() if n == "beta"), default=0)
         callbacks.append(EarlyStopping(patience=config.early_stopping, wait_steps=wait))

@@ -15,11 +15,11 @@ import vae_lab
 from datamodules.digits import Digits
 from vae_lab import VAE
 from vae_lab.data.tables import to_columns
-from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction
+from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction, VectorQuantization
 from vae_lab.fitting import saving
 from vae_lab.fitting.parts import network_for
 from vae_lab.fitting.training import Training
-from vae_lab.latents import Categorical, Gaussian
+from vae_lab.latents import FSQ, Categorical, Codebook, Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP, Conv, Grid
@@ -90,6 +90,10 @@ SAME = {  # what is typed, and what is passed
             "estimator": ScoreFunction(4, "learned"),
             "estimator_lr": 0.01,
         },
+    ),
+    "fsq_vae": (
+        ["model.levels=[3,4]"],
+        {"latent": FSQ((3, 4), 4), "estimator": VectorQuantization(commitment=0.0)},
     ),
 }
 
@@ -304,6 +308,11 @@ CONTINUED = {
         "objective": ELBO(LinearSchedule(0, 1, 10)),
     },
     "averaged": {"ema": 0.9, "likelihood": Normal(0.3, learned=True), "patience": 2},
+    "codes that begin anew": {
+        "latent": Codebook(2, 6, temperature=0.0, revive=0.9),
+        "estimator": VectorQuantization(),
+        "ema": 0.9,
+    },
     "best early": {"lr": 0.3, "lr_decay": "none", "lr_warmup_steps": 0},
     "without validation": {"val_size": 0, "estimator": "rebar", "latent": Categorical(2, 3)},
 }

@@ -91,7 +91,7 @@ def _fit(folder, *lines, start):
     ids=str,
 )
 def test_a_run_is_the_same(tmp_path, monkeypatch, lines, short):
-    lightnings = fit(tmp_path / "lightnings", *lines, public=["steps"])
+    lightnings = fit(tmp_path / "lightnings", *lines, public=["steps", "averaging"])
     run, calls = _AutomaticOptimization.run, []
     monkeypatch.setattr(
         _AutomaticOptimization, "run", lambda *args: calls.append(args) or run(*args)

@@ -401,11 +401,14 @@ def test_what_is_said_to_type_can_be_typed(run, capsys):
     assert "resuming two words, lr=1 at step 8" in capsys.readouterr().out
 
 
-def test_averaged_weights_are_tested_and_released(run, tmp_path):
-    run(*CSV, "run_dir=x", "ema=0.5")
+@pytest.mark.parametrize("model", ["gaussian_vae", "vq_vae", "fsq_vae"])
+def test_averaged_weights_are_tested_and_released(run, tmp_path, model):
+    run(*CSV, "run_dir=x", "ema=0.5", f"model={model}")
     best = torch.load(tmp_path / "x" / "checkpoints" / "best.ckpt", weights_only=True)
     averaged, latest = best["state_dict"], best["current_model_state"]
-    assert not torch.equal(latest["vae.head.weight"], averaged["vae.head.weight"])
+    learned = {"vq_vae": "latent.book.codes", "fsq_vae": "latent.whitening.loc"}
+    for name in ("head.weight", learned.get(model, "output_bias")):
+        assert not torch.equal(latest[f"vae.{name}"], averaged[f"vae.{name}"])
     released = weights(tmp_path / "x")
     assert same(released, {name: averaged[f"vae.{name}"] for name in released})
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..averaging import MovingAverage
 from ..data import Batch, Loader, TensorLoader
 from ..estimators import Estimator
 from ..objectives import Objective
@@ -112,10 +112,7 @@ class Training:
         found = schedules(nn.ModuleList([vae, objective, estimator]))
         self._schedules = [*found.values()]
         self._warm_up = max((s.steps for name, s in found.items() if name == "beta"), default=0)
-        self._average: AveragedModel | None = None
-        if plan.ema is not None:
-            average = get_ema_multi_avg_fn(plan.ema)
-            self._average = AveragedModel(vae, multi_avg_fn=average, use_buffers=False)
+        self._average = None if plan.ema is None else MovingAverage(vae, plan.ema)
         self.at = Position()
         self._kept: dict[str, Tensor] | None = None  # the best weights
         self._sums = torch.zeros(3, dtype=torch.float64, device=vae.device)  # of this epoch

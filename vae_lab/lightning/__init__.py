@@ -8,6 +8,7 @@ Each is a function or a class that says what it is for. Under a version of Light
 from ..optional import needs
 
 with needs("train", __name__):
+    from .averaging import ExponentialAveraging
     from .hook_names import notes_hooks_quickly
     from .progress import (
         accumulates,
@@ -20,6 +21,7 @@ with needs("train", __name__):
     from .wandb_runs import begin_offline, turn_off
 
 __all__ = [
+    "ExponentialAveraging",
     "accumulates",
     "begin_epoch_anew",
     "begin_offline",

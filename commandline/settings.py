@@ -113,6 +113,7 @@ TABLE = {
     "model.shape": _decided("it is that of the data"),
     "model.classes": _decided("it is that of the data"),
     "model.attributes": _decided("they are those of the data"),
+    "model.depth": Row(old=1),
     "model.condition": Row(old=None),
     "model.condition_prior": Row(old=False),
     "model.latent": _decided("type latent=NAME, or model.latents=NUMBER for the model's own"),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vae_lab.estimators import Estimator, VectorQuantization
-from vae_lab.latents import Codebook, Latent
+from vae_lab.latents import Codebook, Latent, ResidualCodebook
 from vae_lab.schedules import Schedule
 
 from .base import VAEModule
@@ -18,6 +18,7 @@ class VQVAE(VAEModule):
         latents: L, the number of codes.
         categories: K, of how many each is one.
         dim: D, of the codes.
+        depth: R; more than 1: a :class:`ResidualCodebook`, of the nearest codes only.
         temperature: of the probabilities of codes; None (null): 0 for the model's own estimator,
             which takes the nearest code, and 1 for others.
         learn_temperature: see :class:`Codebook`, as for the next ones.
@@ -40,6 +41,7 @@ class VQVAE(VAEModule):
         "latents",
         "categories",
         "dim",
+        "depth",
         "temperature",
         "learn_temperature",
         "shared",
@@ -57,6 +59,7 @@ class VQVAE(VAEModule):
         latents: int = 1,
         categories: int = 512,
         dim: int = 8,
+        depth: int = 1,
         temperature: float | Schedule | None = None,
         learn_temperature: bool = False,
         shared: bool = False,
@@ -71,6 +74,15 @@ class VQVAE(VAEModule):
         **others: Any,
     ) -> None:
         estimator = estimator or VectorQuantization(commitment, rotation)
+        books = {"shared": shared, "decay": decay, "revive": revive, "learn_prior": learn_prior}
+        if depth != 1:
+            drawn = {"temperature": temperature, "learn_temperature": learn_temperature}
+            for name, value in (drawn | {"cosine": cosine, "rotation": rotation}).items():
+                if value:
+                    raise ValueError(
+                        f"depth={depth} adds up nearest codes as they are: leave out {name}={value}"
+                    )
+            latent = latent or ResidualCodebook(latents, depth, categories, dim, **books)
         if temperature is None:
             temperature = float(not isinstance(estimator, VectorQuantization))
         super().__init__(
@@ -81,11 +93,8 @@ class VQVAE(VAEModule):
                 dim,
                 temperature,
                 learn_temperature,
-                shared,
-                cosine,
-                decay,
-                revive,
-                learn_prior,
+                cosine=cosine,
+                **books,
             ),
             estimator=estimator,
             **others,

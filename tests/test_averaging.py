@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vae_lab import VAE
 from vae_lab.averaging import MovingAverage
 from vae_lab.conditions import Attributes
-from vae_lab.latents import FSQ, LFQ, Codebook, Gaussian
+from vae_lab.latents import FSQ, LFQ, Codebook, Gaussian, ResidualCodebook
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.networks import MLP
 from vae_lab.schedules import Linear
@@ -24,6 +24,10 @@ LATENTS = {  # and their buffers that are averaged
     "codes that follow": (lambda: Codebook(2, 4, 3, 0.0, revive=0.5), BOOK),
     "codes by gradient": (lambda: Codebook(2, 4, 3, 0.0, decay=None), {"book.usage"}),
     "drawn codes": (lambda: Codebook(2, 4, 3, Linear(2.0, 1.0, 5)), BOOK),
+    "a chain": (
+        lambda: ResidualCodebook(1, 2, 4, 3, revive=0.5),
+        {f"levels.{level}.{name}" for level in range(2) for name in BOOK},
+    ),
     "fsq": (lambda: FSQ((3, 4), 2), WHITENING),
     "lfq": (lambda: LFQ(3), WHITENING),
     "none": (lambda: Gaussian(2), set()),

@@ -20,7 +20,7 @@ from vae_lab.description import assemble, blueprint
 from vae_lab.distributions import base, support
 from vae_lab.estimators import ScoreFunction, VectorQuantization, catalog
 from vae_lab.estimators.vector_quantization import rotated
-from vae_lab.latents import FSQ, LFQ, Codebook
+from vae_lab.latents import FSQ, LFQ, Codebook, ResidualCodebook
 from vae_lab.latents.codes import Codes
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.metrics import sums_and_count
@@ -211,7 +211,86 @@ def test_the_rotation_trick():
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
 
 
-NEAREST = [vq(), FSQ((3, 4), 2).double(), LFQ(4, sphere=True).double()]
+def residual(depth=3, categories=4, dim=2, latents=2, decay=None, shared=False, revive=0.0):
+    """Of which each level has smaller codes than the one before."""
+    latent = ResidualCodebook(latents, depth, categories, dim, shared, decay, revive).double()
+    with torch.no_grad():
+        for number, level in enumerate(latent.levels):
+            level.book.codes.normal_().mul_(0.5**number)
+    return latent
+
+
+def left_over(latent, h):
+    """By brute force, h [N, L, D]: at each level what is left over and its nearest code."""
+    for level in latent.levels:
+        codes = level.codebook().expand(latent.latents, -1, -1)
+        index = (h.unsqueeze(-2) - codes).square().sum(-1).argmin(-1)
+        code = codes[torch.arange(latent.latents), index]
+        yield h, code, index
+        h = h - code.detach()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_each_level_has_the_nearest_code_to_what_those_before_it_left_over(shared):
+    latent = residual(shared=shared)
+    parameters = vectors(latent, 100)
+    z = latent.mode(latent.distribution(parameters))
+    _, codes, index = zip(*left_over(latent, parameters.unflatten(-1, (2, 2))), strict=True)
+    assert torch.equal(latent.numbers(z), torch.cat(index, -1))
+    assert torch.equal(latent.from_numbers(latent.numbers(z)), z)
+    torch.testing.assert_close(latent.embed(z), sum(codes).flatten(1))
+    errors = [(parameters - sum(codes[:n]).flatten(1)).square().mean() for n in (1, 2, 3)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_the_gradients_of_a_chain_are_one_copy_and_the_losses_of_all_levels():
+    latent = residual()
+    parameters, books = vectors(latent), [level.book.codes for level in latent.levels]
+    h = parameters.unflatten(-1, (2, 2))
+    loss, total = 0.0, 0.0
+    for rest, code, _ in left_over(latent, h):
+        loss = loss + (rest.detach() - code).square() + 0.25 * (rest - code.detach()).square()
+        total = total + code.detach()
+    value = loss_of((h + (total - h).detach()).flatten(1)) + loss.flatten(1).sum(-1)
+    expected = torch.autograd.grad(value.sum(), [parameters, *books])
+    found = torch.autograd.grad(ours(latent, parameters).sum(), [parameters, *books])
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_a_chain_of_one_is_a_codebook():
+    one, plain = residual(depth=1), vq(4, 2)
+    with torch.no_grad():
+        plain.book.codes.copy_(one.levels[0].book.codes)
+    parameters = vectors(one)
+    found, expected = (
+        torch.autograd.grad(ours(latent, parameters).sum(), parameters) for latent in (one, plain)
+    )
+    assert torch.equal(*found, *expected)
+    found, expected = (
+        latent.aggregate_kl(latent.distribution(parameters)) for latent in (one, plain)
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_levels_begin_at_what_is_left_over_and_follow_it(shared):
+    latent, h = residual(decay=0.9, shared=shared, revive=0.3), torch.randn(200, 4) + 3
+    latent.learn(h)
+    rest = h.unflatten(-1, (2, 2))
+    for level in latent.levels:
+        rows = rest.movedim(1, 0) if not shared else rest.reshape(1, -1, 2)
+        for codes, seen in zip(level.book.codes, rows, strict=True):
+            assert all((code == seen).all(-1).any() for code in codes)
+        rest = rest - base(level.distribution(rest.flatten(1))).code
+    for _ in range(50):
+        latent.learn(h)
+    shares = [(rest / h.std()).square().mean() for rest, *_ in left_over(latent, h.view(-1, 2, 2))]
+    assert shares[1] < 0.5 and shares[2] < 0.5 * shares[1]
+    assert latent.learned()["code_perplexity"] > 3
+
+
+NEAREST = [vq(), residual(2, 3, 2, 1), FSQ((3, 4), 2).double(), LFQ(4, sphere=True).double()]
 
 
 @pytest.mark.parametrize("latent", NEAREST, ids=lambda latent: type(latent).__name__)
@@ -243,6 +322,7 @@ def test_a_q_without_randomness_is_refused_by_all_others(latent, cls):
 COMPILED = [
     pytest.param(lambda: vq(decay=0.9), False, id="codebook"),
     pytest.param(lambda: vq(decay=0.9), True, id="rotation"),
+    pytest.param(lambda: residual(decay=0.9, revive=0.5), False, id="residual"),
     pytest.param(lambda: FSQ((3, 4), 2).double(), False, id="fsq"),
     pytest.param(lambda: LFQ(4).double(), False, id="lfq"),
 ]
@@ -443,7 +523,7 @@ def test_most_of_many_codes_are_used_and_all_of_them_after_a_while():
 
 
 def test_aggregate_kl_reaches_h_where_q_has_no_derivative():
-    for latent in (vq(), FSQ((3, 4)).double(), LFQ(4).double()):
+    for latent in (vq(), residual(), FSQ((3, 4)).double(), LFQ(4).double()):
         parameters = vectors(latent, 20)
         q = latent.distribution(parameters)
         value = latent.aggregate_kl(q)
@@ -610,6 +690,7 @@ def test_lfq_copies_the_gradient(sphere):
 
 MODELS = {
     "vq": (VQVAE, {"categories": 5, "dim": 2}),
+    "residual": (VQVAE, {"categories": 5, "dim": 2, "depth": 3}),
     "fsq": (FSQVAE, {"levels": [3, 2]}),
     "lfq": (LFQVAE, {"latents": 3}),
 }
@@ -628,7 +709,7 @@ def model(name, place=None, **settings):
 
 
 @pytest.mark.parametrize("place", [None, SMALL_GRID], ids=["flat", "grid"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "residual"])
 def test_a_model_takes_the_nearest_code_or_with_another_estimator_any(name, place):
     nearest, drawn = model(name, place), model(name, place, estimator=ScoreFunction(4))
     assert nearest.vae.latent.deterministic and not drawn.vae.latent.deterministic
@@ -680,6 +761,11 @@ REFUSED = [
     (lambda: Codebook(temperature=0.0, learn_temperature=True), "needs a positive temperature"),
     (lambda: Codebook(decay=1.0), r"decay must be in \[0, 1\), or null, got 1"),
     (lambda: Codebook(revive=2.0), r"revive must be in \[0, 1\), got 2"),
+    (lambda: ResidualCodebook(depth=0), "depth must be at least 1, got 0"),
+    (lambda: model("residual", cosine=True), "depth=3 adds up nearest .*: leave out cosine=True"),
+    (lambda: model("residual", rotation=True), "leave out rotation=True"),
+    (lambda: model("residual", temperature=0.5), "leave out temperature=0.5"),
+    (lambda: model("residual", estimator=ScoreFunction(4)), "use one of VectorQuantization"),
     (lambda: FSQ((4, 1)), r"levels must be 2 or more of each dimension, got \[4, 1\]"),
     (lambda: VectorQuantization(-1.0), "commitment must not be negative, got -1"),
 ]

@@ -29,6 +29,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(p for p in FOLDER.glob("*/*.yaml") if not p.stem.startswith("_"))
 OF_TABLES = {"columns"}  # likelihoods that are none of pictures
 OWN = ("vae_lab.", "models.", "datamodules.")
+TRAINS = {"residual_codebook": "vq_vae"}  # a latent without randomness
 # To a model, by the data and by latent=NAME.
 GIVEN = {"shape", "classes", "attributes", "latent"}
 TINY = [
@@ -181,7 +182,7 @@ CHOICES = [
     *(["objective=" + name] for name in names("objective")),
     *(["network=" + name] for name in names("network") if name not in OF_SERIES),
     *(["network=resnet", "model=" + name] for name in names("model")),
-    *(["model=reinforce_vae", "latent=" + name] for name in names("latent")),
+    *(["model=" + TRAINS.get(name, "reinforce_vae"), "latent=" + name] for name in names("latent")),
     *(["network=grid", "model=" + name] for name in names("model")),
     *(["network=grid", "likelihood=" + name] for name in of_pictures()),
     *(["model=gaussian_vae", "prior=" + name] for name in names("prior")),

@@ -61,6 +61,7 @@ OWN |= {
     "vq_vae": functools.partial(VQVAE, categories=3, dim=2, decay=0.5),
     "vq_vae-gradient": functools.partial(VQVAE, categories=3, dim=2, latents=2, decay=None),
     "vq_vae-shared": functools.partial(VQVAE, categories=3, dim=2, latents=2, shared=True),
+    "vq_vae-residual": functools.partial(VQVAE, categories=3, dim=2, depth=2, decay=0.5),
     "fsq_vae": functools.partial(FSQVAE, levels=[3, 2]),
     "lfq_vae": functools.partial(LFQVAE, latents=3),
 }

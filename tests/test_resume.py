@@ -179,6 +179,7 @@ STATE = [
     ["early_stopping=1", "trainer.val_check_interval=1", "trainer.gradient_clip_val=1"],
     ["trainer.max_epochs=-1", "trainer.max_steps=7", "save.every_n_steps=3"],
     ["model=vq_vae", "model.categories=16", "model.revive=0.9", "ema=0.9"],  # codes begin anew
+    ["model=vq_vae", "model.categories=8", "model.depth=3", "model.revive=0.9", "ema=0.9"],
     ["save.every_n_steps=null"],
     ["data.flip=true", "data.crop=0.7"],
     ["network=grid", "network.channels=[4]", "ema=0.9", "trainer.precision=bf16-mixed"],

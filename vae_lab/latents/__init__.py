@@ -10,6 +10,7 @@ from .flow_gaussian import FlowGaussian
 from .gaussian import Gaussian
 from .lookup_free import FSQ, LFQ
 from .poisson import Poisson
+from .residual import ResidualCodebook
 
 # The families, which a released model may name.
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "FlowGaussian",
     "Gaussian",
     "Poisson",
+    "ResidualCodebook",
 ]

@@ -85,12 +85,15 @@ class Nearest(OneHot):
     def aggregate_kl(self, q: Distribution) -> Tensor:
         r"""As :meth:`.Finite.aggregate_kl`; at T = 0 of probabilities that have a derivative, those
         at a T that is the mean squared distance from h to its code."""
-        return super().aggregate_kl(self._softened(q) if self.deterministic else q)
+        if self.deterministic:
+            q = self.categorical(self.softened(base(q).h, base(q).code))
+        return super().aggregate_kl(q)
 
-    def _softened(self, q: Distribution) -> Distribution:
-        h, code = base(q).h, base(q).code
+    def softened(self, h: Tensor, code: Tensor) -> Tensor:
+        """Logits [*, L, K] of h at a T that is the mean squared distance to its code, both
+        [*, L, D]."""
         temperature = mean_over_processes((h - code).detach().square().sum(-1))
-        return self.categorical(_exactly(_closeness, h, self.codebook()) / temperature)
+        return _exactly(_closeness, h, self.codebook()) / temperature
 
 
 class Codebook(Nearest):

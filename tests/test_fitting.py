@@ -1,5 +1,6 @@
 """vae_lab.fit: as train.py, and what a notebook needs besides."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from vae_lab import VAE
 from vae_lab.data.tables import to_columns
 from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction, VectorQuantization
 from vae_lab.fitting import saving
-from vae_lab.fitting.parts import network_for
+from vae_lab.fitting.parts import estimator_for, network_for
 from vae_lab.fitting.training import Training
-from vae_lab.latents import FSQ, Categorical, Codebook, Gaussian
+from vae_lab.latents import FSQ, LFQ, Categorical, Codebook, Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP, Conv, Grid
@@ -514,3 +515,12 @@ def test_what_does_not_fit_of_a_frame_is_one_line(arguments, line):
     with pytest.raises(ValueError, match=line) as caught:
         vae_lab.fit(FRAME, **QUICK, **arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "latent", [Codebook(1, 4, 2, temperature=0.0), FSQ([3, 2]), LFQ(3)], ids=repr
+)
+def test_codes_that_are_the_nearest_are_trained_as_those_of_a_vq_vae(latent):
+    vae = vae_lab.fit(X, latent=latent, likelihood=Bernoulli(), epochs=2, progress=False)
+    assert math.isfinite(vae.history[-1]["train/elbo"])
+    assert isinstance(estimator_for(latent, ELBO()), VectorQuantization)

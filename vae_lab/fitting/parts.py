@@ -7,7 +7,13 @@ from copy import deepcopy
 from typing import Any
 
 from ..description import CLASSES
-from ..estimators import Estimator, Reparameterization, ScoreFunction, catalog
+from ..estimators import (
+    Estimator,
+    Reparameterization,
+    ScoreFunction,
+    VectorQuantization,
+    catalog,
+)
 from ..inputs import Shape
 from ..latents import Gaussian, Latent
 from ..likelihoods import Likelihood
@@ -106,7 +112,10 @@ def latent_for(shape: Shape) -> Latent:
 
 
 def estimator_for(latent: Latent, objective: Objective) -> Estimator:
-    """One without bias: through reparameterised samples where there are any."""
+    """One without bias: through reparameterised samples where there are any. Of codes that are the
+    nearest ones, and not drawn, that of the VQ-VAE."""
+    if latent.deterministic:
+        return VectorQuantization()
     several = SAMPLES if objective.multi_sample else None
     if latent.prior().has_rsample:
         return Reparameterization(several or 1)

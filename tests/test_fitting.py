@@ -42,6 +42,14 @@ small = partial(
 )
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """As in a shell; what runs in the background of one ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Narrow(Gaussian):
     def __init__(self, width):
         super().__init__(width)

@@ -171,7 +171,7 @@ def test_its_sampled_kl_is_the_closed_form_on_average(pair):
         (lambda vae, x: ELBO(free_bits=0.1)(vae, Exact(), x), "free_bits needs a KL in closed"),
         (
             lambda vae, x: Explorer(vae, x).samples(2, 0.5),
-            "Twofold has draws of temperature 1 only, got 0.5",
+            "samples of this model have temperature 1 only, got 0.5",
         ),
         (lambda vae, x: vae.save_pretrained("x"), "the prior Twofold could not be loaded from a"),
         (

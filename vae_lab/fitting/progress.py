@@ -82,6 +82,7 @@ def _bar() -> Any:
     if not (sys.stdout.isatty() or notebook):
         return None
     with suppress(ImportError):
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
@@ -90,6 +91,7 @@ def _bar() -> Any:
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
+            console=Console(),  # rich's own stays as it was when it was made, a terminal or none
             auto_refresh=False,  # no thread beside the training
             transient=True,
         )

@@ -43,6 +43,7 @@ ELSEWHERE = {  # these are composed and checked only
     "data=streaming": "tests/test_streaming.py makes its shards",
     "precision=bf16-mixed": "a GPU, or patience",
     "trainer.devices=8": "eight GPUs",
+    "data.root=MNIST": "its files",
     "trainer=fsdp": "tests/test_train.py runs it",
 }
 
@@ -132,7 +133,7 @@ def _short(arguments, tmp_path):
     typed = {a.partition("=")[0] for a in arguments}
     task = next((a for a in arguments if a.startswith("task=")), "task=fit")
     kept = [a.replace("SOURCE", "gumbel_vae-digits") for a in arguments]
-    if task not in ("task=fit", "task=compare", "task=shards"):
+    if task not in ("task=fit", "task=prior", "task=compare", "task=shards"):
         extra = ["evaluate.samples=20", "evaluate.ais_images=4", "evaluate.ais_steps=5"]
         return [*kept, *(extra if task == "task=evaluate" else [])]
     kept = [a for a in kept if not a.startswith(("trainer.max_epochs", "run_dir"))]

@@ -93,6 +93,11 @@ def places(tmp_path_factory):
             folder / "PICTURES" / f"{number}.png"
         )
     _write_tables(folder)
+    # What task=encode writes on a page and task=decode reads: the two may run in two processes.
+    _train(
+        folder, "task=encode", "checkpoint=runs/NAME", "encode.what=codes", "encode.out=codes.npy"
+    )
+    shutil.copy(folder / "codes.npy", folder / "z.npy")
     return folder
 
 

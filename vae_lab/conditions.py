@@ -15,6 +15,7 @@ from .dense import Dense
 from .distributions import OneHotCategorical, full_precision, kl, log_softmax, one_hot
 from .inputs import Placed, Shape, readable
 from .levels import Level
+from .networks.base import from_zero
 
 if TYPE_CHECKING:
     from .latents import Latent
@@ -60,9 +61,7 @@ class Condition(PrintsArguments, nn.Module):
             shape: of what an encoder sees.
         """
         if self.prior:
-            self.to_prior = nn.Linear(self.width, latent.prior_size)
-            for parameter in self.to_prior.parameters():
-                nn.init.zeros_(parameter)
+            self.to_prior = from_zero(nn.Linear(self.width, latent.prior_size))
 
     def leave_prior(self) -> None:
         """Called by the VAE whose prior is not the latent's own: there is nothing to be moved."""

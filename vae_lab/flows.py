@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 
+from .networks.base import from_zero
 from .optional import needs
 
 Kind = Literal["coupling", "autoregressive"]
@@ -26,8 +27,7 @@ def network(kind: Kind, size: int, transforms: int, hidden: Sequence[int], conte
     flow: Any = family(size, context, transforms=transforms, hidden_features=hidden)
     for part in flow.modules():
         if isinstance(layers := getattr(part, "hyper", None), nn.Sequential):
-            for parameter in layers[-1].parameters():
-                nn.init.zeros_(parameter)
+            from_zero(layers[-1])
     return flow
 
 

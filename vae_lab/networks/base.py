@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from ..inputs import Shape
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -93,6 +95,13 @@ def initialise(trunk: nn.Module, factor: float, output: nn.Module | None = None)
             nn.init.normal_(layer.weight, std=numerator / math.sqrt(_fan_in(layer)))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def from_zero(layer: Layer) -> Layer:
+    """The layer, which gives nothing until it is trained."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 def _fan_in(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..transforms import is_transformed
+from .base import from_zero
 
 HEAD = 32  # the width of a head of attention
 
@@ -38,8 +39,7 @@ class Residual(nn.Sequential):
 
     def start_as_identity(self) -> None:
         """Sets the last layer to zero."""
-        for parameter in self[-1].parameters():
-            nn.init.zeros_(parameter)
+        from_zero(self[-1])
 
 
 class SubPixels(nn.Module):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, constraints
 
 from ..distributions import mapped
-from ..networks.base import check_positive
+from ..networks.base import check_positive, from_zero
 from ..seeding import seeded
-from .base import Prior, Standardizer, at_one_place, from_zero
+from .base import Prior, Standardizer, at_one_place
 
 if TYPE_CHECKING:
     from ..latents import Latent

@@ -156,13 +156,6 @@ def at_places(latent: "Latent", condition: Tensor | None) -> Tensor | None:
     return condition.reshape(*condition.shape[:-1], *[1] * len(latent.grid), condition.shape[-1])
 
 
-def from_zero(layer: nn.Linear) -> nn.Linear:
-    """A layer that gives nothing until it is trained."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
 def bound(
     prior: Prior, latent: "Latent", input_shape: Shape, condition: "Condition | None" = None
 ) -> Prior:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from ..distributions import full_precision
-from .base import Prior, Standardizer, at_one_place, at_places, from_zero, over_places
+from ..networks.base import from_zero
+from .base import Prior, Standardizer, at_one_place, at_places, over_places
 
 if TYPE_CHECKING:
     from ..latents import Latent

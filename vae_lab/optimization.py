@@ -65,7 +65,7 @@ def terms_of(
 
 def labelled_share(vae: VAE) -> float:
     """The share of a batch that has labels at least, in the training of this model."""
-    return LABELLED_SHARE if isinstance(vae.condition, InferredLabels) else 0.0
+    return LABELLED_SHARE if vae.infers_labels else 0.0
 
 
 def label_weight(weight: float, labelled: float) -> float:

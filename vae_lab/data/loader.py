@@ -188,15 +188,15 @@ class TensorLoader(Loader):
         self._labelled: _Labelled | None = None
         if 0 < self.labelled < labelled_share:
             per_batch = min(math.ceil(labelled_share * batch_size), batch_size - 1)
-            self._labelled = _Labelled(known, per_batch)
-            self.num_images = self._labelled.epoch(batch_size)
-            self.labelled = per_batch * len(self) / self.num_images
+            self._labelled = _Labelled(known, per_batch, batch_size)
+            self.num_images = len(self._labelled)
+            self.labelled = self._labelled.drawn / self.num_images
 
     def _order(self, epoch: int) -> Tensor:
         if self._labelled is None:
             order = super()._order(epoch)
         else:
-            order = self._labelled.order(self.batch_size, derive_seed(self.seed, "order", epoch))
+            order = self._labelled.order(derive_seed(self.seed, "order", epoch))
         return order.to(self.images.device)
 
     def _fetch(self, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -212,31 +212,27 @@ class _Labelled:
     Args:
         known: is the label known, [N].
         per_batch: so many of a whole batch have one.
+        batch_size: of a whole batch.
     """
 
-    def __init__(self, known: Tensor, per_batch: int) -> None:
+    def __init__(self, known: Tensor, per_batch: int, batch_size: int) -> None:
         self.known, self.others = known.nonzero().flatten(), (~known).nonzero().flatten()
-        self.per_batch = per_batch
+        self.per_batch, self.others_per_batch = per_batch, batch_size - per_batch
+        self.drawn = per_batch * math.ceil(len(self.others) / self.others_per_batch)  # labelled
 
-    def epoch(self, batch_size: int) -> int:
+    def __len__(self) -> int:
         """Number of data in an epoch."""
-        return len(self.others) + self.per_batch * self._batches(batch_size)
+        return len(self.others) + self.drawn
 
-    def order(self, batch_size: int, seed: int) -> Tensor:
-        """Row numbers, [epoch]: the labelled ones come first in each batch."""
+    def order(self, seed: int) -> Tensor:
+        """Row numbers, [N of the epoch]: the labelled ones come first in each batch."""
         generator = torch.Generator().manual_seed(seed)
         others = self.others[torch.randperm(len(self.others), generator=generator)]
-        needed = self.per_batch * self._batches(batch_size)
-        rounds = -(-needed // len(self.known))
+        rounds = math.ceil(self.drawn / len(self.known))
         turns = [torch.randperm(len(self.known), generator=generator) for _ in range(rounds)]
-        known = self.known[torch.cat(turns)[:needed]]
-        parts = zip(
-            known.split(self.per_batch), others.split(batch_size - self.per_batch), strict=True
-        )
+        known = self.known[torch.cat(turns)[: self.drawn]]
+        parts = zip(known.split(self.per_batch), others.split(self.others_per_batch), strict=True)
         return torch.cat([rows for pair in parts for rows in pair])
-
-    def _batches(self, batch_size: int) -> int:
-        return -(-len(self.others) // (batch_size - self.per_batch))
 
 
 def check_batch_size(name: str, size: int) -> None:

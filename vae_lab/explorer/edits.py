@@ -211,8 +211,9 @@ class Explorer:
 
     def label_of(self, x: Tensor, y: Y) -> Y:
         """The label of an image that has none: by a model that infers labels, or else y."""
-        infers = self.vae.condition is not None and self.vae.condition.inferred
-        return self.vae.classify(x.to(self.images).unsqueeze(0))[0] if infers else y
+        if not self.vae.infers_labels:
+            return y
+        return self.vae.classify(x.to(self.images).unsqueeze(0))[0]
 
     def upload(self, data: bytes) -> Tensor:
         """A picture file as an image of the model's shape, read and binarised as its data is.

@@ -41,7 +41,7 @@ class MovingAverage(AveragedModel):
 
 
 def _learned(model: nn.Module) -> list[Tensor]:
-    """The buffers of real numbers that are saved with a latent."""
+    """The buffers of real numbers that are saved with a latent, once also of one in another."""
     latents = [module for module in model.modules() if isinstance(module, Latent)]
-    saved = [tensor for latent in latents for tensor in latent.state_dict(keep_vars=True).values()]
-    return [x for x in saved if not isinstance(x, nn.Parameter) and x.is_floating_point()]
+    saved = {id(x): x for latent in latents for x in latent.state_dict(keep_vars=True).values()}
+    return [x for x in saved.values() if not isinstance(x, nn.Parameter) and x.is_floating_point()]

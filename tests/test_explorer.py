@@ -14,6 +14,7 @@ from PIL import Image
 from tiny import SHAPE, grid_of_colours, randomize
 
 from vae_lab import VAE
+from vae_lab.conditions import Labels
 from vae_lab.data import image_files
 from vae_lab.data.image_files import read_upload
 from vae_lab.explorer.edits import STEPS, Explorer, png
@@ -355,3 +356,12 @@ def test_an_upload_is_read_as_the_data_is(run, monkeypatch):
     target = io.BytesIO()
     Image.new("LA", (8, 8), (200, 0)).save(target, "PNG")
     assert (served[0].upload(target.getvalue()) == 0).all()
+
+
+def test_samples_of_codes_follow_the_y_that_moves_their_prior():
+    parts = MLP((8,), "tanh"), Categorical(2, 4), BernoulliLikelihood()
+    vae = randomize(VAE(SHAPE, *parts, condition=Labels(3, prior=True)), 2.0).eval()
+    explored = Explorer(vae, torch.rand(20, *SHAPE).round(), y=torch.zeros(20, dtype=torch.int64))
+    for y in range(3):
+        found = explored.samples(20_000, y=y).mean(0)
+        assert (found - vae.given(y).p_z().mean).abs().max() < 0.02

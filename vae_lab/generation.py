@@ -47,18 +47,21 @@ class Generation:
                     f"samples of this model have temperature 1 only, got {temperature:g}: type "
                     "another prior, as prior=autoregressive"
                 )
-            seed = int(torch.randint(2**62, ()))
-            if vae.prior is None:
-                return vae.latent.sample(count, temperature, seed)
-            if not vae.prior.condition_width:
-                return vae.prior.sample(count, temperature, seed)
-            return vae.prior.sample(count, temperature, seed, vae.vector_of(None))
+            return vae.draw_by_seed(count, temperature, int(torch.randint(2**62, ())))
         p = vae.p_z()
         if not p.batch_shape:
             return p.sample((count,))
         if p.batch_shape != (count,):
             raise ValueError(f"y must be one, or one of {count}, got {list(p.batch_shape)}")
         return p.sample()
+
+    def draw_by_seed(self, count: int, temperature: float, seed: int) -> Tensor:
+        """Draws z of a prior that has temperatures, [count, *E]: the same noise at each of them."""
+        vae = cast("VAE", self)
+        if vae.prior is None:
+            return vae.latent.sample(count, temperature, seed)
+        vector = vae.vector_of(None) if vae.prior.condition_width else None
+        return vae.prior.sample(count, temperature, seed, vector)
 
     @torch.no_grad()
     def reconstruct(self, x: Array, y: Any = None) -> Tensor:

@@ -197,17 +197,12 @@ class Explorer:
         """
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        prior = self.vae.prior
-        if prior is not None and not prior.has_temperature:
-            with seeded(seed, self.vae.device):
-                return self.vae.given(y).draw(count, temperature)
-        if prior is not None and prior.condition_width:
-            vector = self.vae.given(y).vector_of(None)
-            return prior.sample(count, temperature, seed, vector)
-        if self.vae.condition is None or not self.vae.condition.prior or self.vae.prior is not None:
-            return self.prior.sample(count, temperature, seed)
-        with seeded(seed, self.vae.device):
-            return self.vae.given(y).draw(count)
+        vae = self.vae.given(y)
+        moved = vae.prior is None and vae.condition is not None and vae.condition.prior
+        if not moved and (vae.prior is None or vae.prior.has_temperature):
+            return vae.draw_by_seed(count, temperature, seed)
+        with seeded(seed, vae.device):
+            return vae.draw(count, 1.0 if moved else temperature)
 
     def label_of(self, x: Tensor, y: Y) -> Y:
         """The label of an image that has none: by a model that infers labels, or else y."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from . import onednn
 from .transforms import is_transformed
 
-LEAST = 1 << 22  # multiplications of a product, below which MKL is as fast
+LEAST = 1 << 25  # multiplications of a product, below which MKL is as fast
 
 
 class Dense(nn.Linear):

@@ -32,7 +32,7 @@ from vae_lab.callbacks import FiniteUpdates, StepSeed
 from vae_lab.data import Batch
 from vae_lab.distributed import all_sum, each, rank, world_size
 from vae_lab.estimators import LAX, ScoreFunction
-from vae_lab.latents import FlowGaussian
+from vae_lab.latents import CorrelatedGaussian, FlowGaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.losses import Adversarial, Perceptual
 from vae_lab.networks import MLP
@@ -191,6 +191,8 @@ def models():
     for flow in ("coupling", "autoregressive"):
         bent = FlowGaussian(2, flow, transforms=2, hidden=(5,), context=3)
         found["flow_gaussian", flow] = make(functools.partial(GaussianVAE, latent=bent))
+    correlated = functools.partial(GaussianVAE, latent=CorrelatedGaussian(2))
+    found["correlated_gaussian", "flat"] = make(correlated)
     for name, cls in OWN.items():
         found[name, "its own on a grid"] = make(cls, place=GRID)
     for name, place in (("flat", FLAT), ("grid", GRID)):

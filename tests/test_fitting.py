@@ -20,7 +20,7 @@ from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction, VectorQuanti
 from vae_lab.fitting import saving
 from vae_lab.fitting.parts import estimator_for, network_for
 from vae_lab.fitting.training import Training
-from vae_lab.latents import FSQ, LFQ, Categorical, Codebook, Gaussian
+from vae_lab.latents import FSQ, LFQ, Categorical, Codebook, CorrelatedGaussian, Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP, Conv, Grid
@@ -532,3 +532,12 @@ def test_codes_that_are_the_nearest_are_trained_as_those_of_a_vq_vae(latent):
     vae = vae_lab.fit(X, latent=latent, likelihood=Bernoulli(), epochs=2, progress=False)
     assert math.isfinite(vae.history[-1]["train/elbo"])
     assert isinstance(estimator_for(latent, ELBO()), VectorQuantization)
+
+
+def test_data_with_missing_values_have_a_posterior_with_correlations():
+    x = torch.randn(60, 6)
+    assert type(vae_lab.fit(x, epochs=1, progress=False).latent) is Gaussian
+    x[0, 0] = torch.nan
+    vae = vae_lab.fit(x, epochs=1, progress=False)
+    assert type(vae.latent) is CorrelatedGaussian and vae.latent.latents == 3
+    assert vae.impute(x).isfinite().all()

@@ -47,6 +47,12 @@ class OneHotCategorical(td.OneHotCategorical):
         return (value * finite).sum(-1)
 
 
+class MultivariateNormal(td.MultivariateNormal):
+    """torch's distribution, which is one of D variables that depend on each other."""
+
+    variable_shape = torch.Size()
+
+
 def base(q: Distribution) -> Any:
     """The distribution inside any number of ``Independent`` wrappers; whose family is not typed."""
     while isinstance(q, Independent):
@@ -166,8 +172,8 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
         NotImplementedError: no closed form is known.
     """
     inner = base(q), base(p)
-    for family, formula in KL.items():
-        if isinstance(inner[0], family) and isinstance(inner[1], family):
+    for (family, of_prior), formula in KL.items():
+        if isinstance(inner[0], family) and isinstance(inner[1], of_prior):
             return per_variable(formula(*inner), q)
     return per_variable(kl_divergence(*inner), q)
 
@@ -177,6 +183,14 @@ def _normal_kl(q: td.Normal, p: td.Normal) -> Tensor:
     ratio = q.scale / p.scale
     distance = (q.loc - p.loc) / p.scale
     return 0.5 * (ratio.square() + distance.square() - 1) - ratio.log()
+
+
+def _correlated_kl(q: td.MultivariateNormal, p: td.Normal) -> Tensor:
+    """By the chain rule: of each q(z_d | z_<d), whose standard deviation is the root's diagonal."""
+    root = q.scale_tril
+    conditional, variance = root.diagonal(dim1=-2, dim2=-1), root.square().sum(-1)
+    squares = (variance + (q.loc - p.loc).square()) / p.scale.square()
+    return 0.5 * (squares - 1) - (conditional / p.scale).log()
 
 
 def _categorical_kl(q: td.OneHotCategorical, p: td.OneHotCategorical) -> Tensor:
@@ -203,11 +217,12 @@ def log_rate(rate: Tensor) -> Tensor:
 
 
 # Formulas that are exact where torch's own round or underflow.
-KL: dict[type[Distribution], Callable[[Any, Any], Tensor]] = {
-    td.Normal: _normal_kl,
-    td.OneHotCategorical: _categorical_kl,
-    td.Bernoulli: _bernoulli_kl,
-    td.Poisson: _poisson_kl,
+KL: dict[tuple[type[Distribution], type[Distribution]], Callable[[Any, Any], Tensor]] = {
+    (td.Normal, td.Normal): _normal_kl,
+    (td.MultivariateNormal, td.Normal): _correlated_kl,
+    (td.OneHotCategorical, td.OneHotCategorical): _categorical_kl,
+    (td.Bernoulli, td.Bernoulli): _bernoulli_kl,
+    (td.Poisson, td.Poisson): _poisson_kl,
 }
 
 

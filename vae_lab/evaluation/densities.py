@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution, MultivariateNormal, Normal
 
 from ..distributions import base, mapped, per_variable
 from ..latents import Latent
@@ -48,6 +48,8 @@ def densities(
     prior = latent.prior()
     if isinstance(base(q), Normal):
         return _normal(q, prior, rows, drawing, draws)
+    if isinstance(base(q), MultivariateNormal):
+        return _correlated(q, prior, rows, drawing, draws)
     natural, natural_prior = latent.natural(q), latent.natural(prior)
     listed = latent.categories is not None
 
@@ -97,6 +99,42 @@ def _normal(
         _log_normal(mean, step, *_location_scale(prior)),
         torch.cat(mixture) - count,
         torch.cat(marginals) - count,
+    )
+
+
+def _correlated(
+    q: Distribution, prior: Distribution, rows: Tensor, drawing: Tensor, draws: int
+) -> Densities:
+    """A density is the product of those of each variable given the ones before it, which
+    :math:`L^{-1} (z - m)` holds apart, for a covariance L L^T: at a place of a grid, or of all."""
+    parts = base(q).loc, base(q).scale_tril
+    mean, root = (x.cpu().double()[rows] for x in parts)
+    size = mean.shape[-1]
+    mean, root = mean.view(len(rows), -1, size), root.view(len(rows), -1, size, size)
+    inverse = torch.linalg.inv(root)
+    shift = (inverse @ mean.unsqueeze(-1)).squeeze(-1)
+    log_scale = root.diagonal(dim1=-2, dim2=-1).log()
+    constant = math.log(2 * math.pi) / 2
+    owner = drawing.repeat(draws)
+    noise = torch.randn_like(mean[owner])
+    z = mean[owner] + (root[owner] @ noise.unsqueeze(-1)).squeeze(-1)  # [M, places, D]
+    joint = z.new_zeros(len(z), len(rows))
+    some = max(PAIRS // (len(rows) * size), 1)
+    for place in range(z.shape[1]):
+        of_all = inverse[:, place].flatten(0, 1)  # [N * D, D]
+        for log_q, at in zip(joint.split(some), z[:, place].split(some), strict=True):
+            white = (at @ of_all.T).unflatten(1, (len(rows), -1)).sub_(shift[:, place])
+            log_q -= white.square_().sum(-1) / 2 + (log_scale[:, place] + constant).sum(-1)
+    means, scales = mean.flatten(1), root.square().sum(-1).sqrt().flatten(1)
+    points, origin = z.flatten(1), z.new_zeros(())
+    pairs = zip(points.unbind(1), means.unbind(1), scales.unbind(1), strict=True)
+    each = [_log_normal(at[:, None], origin, *of_all).logsumexp(1) for at, *of_all in pairs]
+    count = math.log(len(rows))
+    return Densities(
+        (-noise.square() / 2 - log_scale[owner] - constant).flatten(1),
+        _log_normal(points, origin, *_location_scale(prior)),
+        joint.logsumexp(1) - count,
+        torch.stack(each, 1) - count,
     )
 
 

@@ -98,7 +98,8 @@ def fit(
             makes one log-normal and leaves one out. Columns of an array are called "0", "1", ...
         model: goes on with a copy of this model, which has all parts; None: a new one.
         network: the encoder and the decoder; see :mod:`vae_lab.networks`.
-        latent: the family of q(z|x); see :mod:`vae_lab.latents`. None: Gaussian.
+        latent: the family of q(z|x); see :mod:`vae_lab.latents`. None: Gaussian, and
+            CorrelatedGaussian where values are missing.
         likelihood: p(x|z); see :mod:`vae_lab.likelihoods`.
         prior: p(z); see :mod:`vae_lab.priors`. None: the latent's own.
         estimator: of the gradient; see :mod:`vae_lab.estimators`. None: one without bias.
@@ -251,7 +252,7 @@ def _new(data: Examples, chosen: dict[str, Any]) -> VAE:
     """A model with what was left open."""
     defaults = {
         "network": network_for(data.shape, len(data.stored)),
-        "latent": latent_for(data.shape),
+        "latent": latent_for(data.shape, data.missing),
         "likelihood": data.likelihood,
     }
     given = {kind: part(kind, value) for kind, value in chosen.items() if value is not None}

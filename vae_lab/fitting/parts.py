@@ -15,7 +15,7 @@ from ..estimators import (
     catalog,
 )
 from ..inputs import Shape
-from ..latents import Gaussian, Latent
+from ..latents import CorrelatedGaussian, Gaussian, Latent
 from ..likelihoods import Likelihood
 from ..losses import Adversarial, Perceptual
 from ..networks import MLP, Conv, Grid, Network
@@ -106,9 +106,11 @@ def network_for(shape: Shape, count: int) -> Network:
     return MLP((width, width // 2))
 
 
-def latent_for(shape: Shape) -> Latent:
-    """A Gaussian of at most half as many numbers as a datum has."""
-    return Gaussian(min(WIDEST_LATENT, max(1, math.prod(shape) // 2)))
+def latent_for(shape: Shape, missing: bool = False) -> Latent:
+    """A Gaussian of at most half as many numbers as a datum has: with correlations where values are
+    missing, as what is left of them tells of some directions and not of others."""
+    family = CorrelatedGaussian if missing else Gaussian
+    return family(min(WIDEST_LATENT, max(1, math.prod(shape) // 2)))
 
 
 def estimator_for(latent: Latent, objective: Objective) -> Estimator:

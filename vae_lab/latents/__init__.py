@@ -2,6 +2,7 @@
 
 from .base import Latent as Latent
 from .codebook import Codebook
+from .correlated_gaussian import CorrelatedGaussian
 from .discrete import Bernoulli, Categorical
 from .discrete import Discrete as Discrete
 from .discrete import Finite as Finite
@@ -19,6 +20,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Codebook",
+    "CorrelatedGaussian",
     "FlowGaussian",
     "Gaussian",
     "Poisson",

@@ -1,4 +1,4 @@
-"""Posteriors that a flow bends: density, estimators, and what the bend is worth."""
+"""Posteriors of numbers that depend on each other: density, estimators, and what that is worth."""
 
 import math
 
@@ -17,17 +17,22 @@ from vae_lab.estimators import (
     catalog,
 )
 from vae_lab.evaluation import evaluate
-from vae_lab.latents import FlowGaussian, Gaussian
+from vae_lab.evaluation.decomposition import decompose
+from vae_lab.latents import CorrelatedGaussian, FlowGaussian, Gaussian
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
 from vae_lab.priors import Autoregressive, Mixture, Standard, Vamp
 
 LIMIT = 4.5  # standard errors
-KINDS = pytest.mark.parametrize("kind", ["autoregressive", "coupling"])
+FLOWS = ["autoregressive", "coupling"]
+OF_FLOWS = pytest.mark.parametrize("kind", FLOWS)
+KINDS = pytest.mark.parametrize("kind", [*FLOWS, "correlated"])
 GRIDS = pytest.mark.parametrize("grid", [False, True], ids=["flat", "grid"])
 
 
 def latent(kind="autoregressive", latents=3):
+    if kind == "correlated":
+        return CorrelatedGaussian(latents)
     return FlowGaussian(latents, kind, transforms=2, hidden=(8,), context=4)
 
 
@@ -38,11 +43,16 @@ def make(kind="autoregressive", grid=False, prior=None, scale=0.4):
     return randomize(vae, scale).double().eval()
 
 
+def bent(vae):
+    """What the encoder has in common for all x."""
+    return [p for name, p in vae.latent.named_parameters() if name != "prior_parameters"]
+
+
 def images(vae, count=3):
     return binary_images(count, vae.shape)
 
 
-@KINDS
+@OF_FLOWS
 @GRIDS
 def test_the_determinant_is_autograds_and_a_draw_is_remembered(kind, grid):
     vae = make(kind, grid)
@@ -72,7 +82,7 @@ def logdet(slope, vae):
     return slope.movedim(0, -2).slogdet().logabsdet
 
 
-@KINDS
+@OF_FLOWS
 def test_it_starts_as_the_diagonal_gaussian(kind):
     flow, plain = latent(kind).double(), Gaussian(3).double()
     parameters = torch.randn(5, flow.parameter_size, dtype=torch.float64)
@@ -86,7 +96,7 @@ def test_it_starts_as_the_diagonal_gaussian(kind):
 def test_the_gradient_of_a_density_is_that_of_its_parameters_also_at_its_own_draws(kind):
     """Where z is constant, the density is no function of the noise that it was drawn by."""
     vae = make(kind)
-    x, trained = images(vae), [*vae.latent.networks.parameters(), *vae.head.parameters()]
+    x, trained = images(vae), [*bent(vae), *vae.head.parameters()]
     q = vae.encode(x)
     z = q.sample((2,))
     found = torch.autograd.grad(q.log_prob(z).sum(), trained)
@@ -104,11 +114,13 @@ def test_a_detached_one_is_the_same_without_gradients(kind):
     (found,) = torch.autograd.grad(constant.log_prob(z).sum(), z, retain_graph=True)
     assert found.isfinite().all() and found.any()
     assert not constant.log_prob(z.detach()).requires_grad
-    assert all(p.requires_grad for p in vae.latent.networks.parameters())
+    assert all(p.requires_grad for p in bent(vae))
 
 
-@KINDS
-@GRIDS
+@pytest.mark.parametrize(
+    ("kind", "grid"),
+    [("coupling", False), ("autoregressive", True), ("correlated", False), ("correlated", True)],
+)
 @pytest.mark.parametrize(
     ("objective", "estimator"),
     [
@@ -137,8 +149,9 @@ def test_estimators_agree(kind, grid, objective, estimator):
     assert score.abs().max() < LIMIT + 0.5
 
 
-def test_every_estimator_trains_it_or_says_in_one_line_that_it_does_not():
-    vae = make()
+@pytest.mark.parametrize("kind", ["autoregressive", "correlated"])
+def test_every_estimator_trains_it_or_says_in_one_line_that_it_does_not(kind):
+    vae = make(kind)
     x, refused = images(vae), []
     for cls in catalog():
         if not cls.single_sample:
@@ -150,14 +163,14 @@ def test_every_estimator_trains_it_or_says_in_one_line_that_it_does_not():
             refused.append(cls.__name__)
             continue
         terms.objective.mean().backward()
-        assert all(p.grad.isfinite().all() for p in vae.latent.networks.parameters())
+        assert all(p.grad.isfinite().all() for p in bent(vae))
     assert {"MeasureValued", "REBAR", "Exact", "GumbelSoftmax"} <= set(refused)
     assert not {"Reparameterization", "StickingTheLanding", "ScoreFunction"} & set(refused)
 
 
 @KINDS
 def test_its_bounds_lie_below_the_evidence_and_above_those_of_a_diagonal_q(kind):
-    """p(z|x) of a linear model is one normal with correlations, which only the flow has."""
+    """p(z|x) of a linear model is one normal with correlations, which the diagonal has not."""
     torch.manual_seed(0)
     model = LinearGaussian(latent(kind, 2))
     other = LinearGaussian(Gaussian(2))
@@ -188,6 +201,88 @@ def test_its_bounds_lie_below_the_evidence_and_above_those_of_a_diagonal_q(kind)
 
 
 @GRIDS
+def test_the_kl_is_that_of_the_chain_rule(grid):
+    """The sum is torch's; each variable's share is the mean of its conditional log-ratio."""
+    vae = make("correlated", grid)
+    q = vae.encode(images(vae))
+    inner = vae_lab.distributions.base(q)
+    p = vae_lab.distributions.base(vae.p_z())
+    correlated = torch.distributions.MultivariateNormal(p.loc, p.variance.diag_embed())
+    expected = torch.distributions.kl_divergence(inner, correlated).reshape(3, -1)
+    found = vae.kl(q)
+    torch.testing.assert_close(found.unflatten(1, (-1, 3)).sum(-1), expected)
+    assert (found > 0).all() and found.shape == (3, vae.latent.num_variables)
+    first = torch.distributions.Normal(inner.loc[..., 0], inner.stddev[..., 0])
+    of_prior = torch.distributions.Normal(p.loc[..., 0], p.scale[..., 0])
+    alone = torch.distributions.kl_divergence(first, of_prior)
+    torch.testing.assert_close(found.unflatten(1, (-1, 3))[..., 0], alone.reshape(3, -1))
+
+
+@GRIDS
+def test_its_precision_is_the_priors_and_what_x_tells(grid):
+    vae = make("correlated", grid)
+    parameters = torch.randn(3, *vae.latent.grid, vae.latent.parameter_size).double()
+    inner = vae_lab.distributions.base(vae.latent.distribution(parameters))
+    eta, told = parameters.tensor_split([3], -1)
+    u = vae.latent.directions_of_x
+    precision = torch.eye(3).double() + u @ torch.nn.functional.softplus(told).diag_embed() @ u.T
+    torch.testing.assert_close(inner.precision_matrix, precision)
+    torch.testing.assert_close(precision @ inner.loc.unsqueeze(-1), eta.unsqueeze(-1))
+    ratio = torch.linalg.eigvalsh(inner.covariance_matrix)
+    assert (ratio <= 1 + 1e-12).all()  # never wider than the prior
+
+
+def test_it_can_be_the_posterior_of_a_linear_model_whatever_is_missing():
+    """s = 1 / sigma^2 along the decoder's own directions, and 0 of what is missing."""
+    torch.manual_seed(0)
+    model = LinearGaussian(CorrelatedGaussian(2, math.prod(SHAPE)))
+    latent, weight = model.vae.latent, model.weight.detach()
+    latent.directions_of_x.data.copy_(weight.T)
+    x = model.x.flatten(1)
+    seen = (torch.rand(x.shape, dtype=x.dtype) < 0.6).double()
+    told = torch.where(seen > 0, math.log(math.expm1(model.sigma**-2)), -torch.inf)
+    centred = (x - model.offset.detach()) * seen / model.sigma**2
+    q = latent.distribution(torch.cat([centred @ weight, told], 1))
+    for n, row in enumerate(seen.bool()):
+        some = weight[row]
+        total = some @ some.T + model.sigma**2 * torch.eye(len(some)).double()
+        gain = some.T @ total.inverse()
+        torch.testing.assert_close(q.mean[n], gain @ (x[n] - model.offset)[row].detach())
+        torch.testing.assert_close(
+            vae_lab.distributions.base(q).covariance_matrix[n],
+            torch.eye(2).double() - gain @ some,
+        )
+
+
+@GRIDS
+def test_the_decomposition_knows_that_they_are_correlated(grid):
+    """Against the densities of all posteriors, as torch gives them, at as many draws."""
+    vae = make("correlated", grid, scale=1.0)
+    x = images(vae, 12)
+    with torch.no_grad():
+        q = vae.encode(x)
+        found = decompose(vae.latent, q, 4000)
+        z = q.sample((500,))
+        own = q.log_prob(z)  # [S, N]
+        mixture = torch.stack([q.log_prob(row.expand_as(z[0])) for row in z.flatten(0, 1)])
+        mixture = (mixture.logsumexp(1) - math.log(12)).view(500, 12)
+        information = (own - mixture).mean(1)
+        inner = vae_lab.distributions.base(q)
+        marginals = torch.distributions.Normal(inner.loc.flatten(1), inner.stddev.flatten(1))
+        numbers = vae.latent.numbers(z).flatten(0, 1)
+        marginal = marginals.log_prob(numbers.unsqueeze(1)).logsumexp(1) - math.log(12)
+        prior = vae_lab.distributions.base(vae.p_z()).log_prob(z).flatten(2).flatten(0, 1)
+        each = (marginal - prior).view(500, -1)
+    assert found.kl == pytest.approx(vae.kl(q).sum(-1).mean().item())
+    error = found.mutual_information_error + information.std().item() / 500**0.5
+    assert abs(found.mutual_information - information.mean().item()) < LIMIT * error
+    of_marginals = each.view(500, 12, -1).sum(-1).mean(1)
+    error = found.marginal_kl_error + of_marginals.std().item() / 500**0.5
+    assert abs(found.marginal_kl.sum().item() - of_marginals.mean().item()) < LIMIT * error
+    assert found.total_correlation > 4 * found.total_correlation_error
+
+
+@GRIDS
 def test_a_kl_is_sampled_and_free_bits_are_refused(grid):
     vae = make(grid=grid)
     x = images(vae)
@@ -204,8 +299,9 @@ def test_a_kl_is_sampled_and_free_bits_are_refused(grid):
 
 @pytest.mark.parametrize("prior", [None, Mixture(2), Vamp(3), Autoregressive(8, 1, 2)])
 @GRIDS
-def test_a_release_gives_it_back_and_a_second_stage_follows(prior, grid, tmp_path):
-    vae = make(grid=grid).float()
+@pytest.mark.parametrize("kind", ["autoregressive", "correlated"])
+def test_a_release_gives_it_back_and_a_second_stage_follows(kind, prior, grid, tmp_path):
+    vae = make(kind, grid).float()
     if prior is not None:
         vae = vae.with_prior(prior)
     vae.save_pretrained(tmp_path)
@@ -219,9 +315,11 @@ def test_a_release_gives_it_back_and_a_second_stage_follows(prior, grid, tmp_pat
 @KINDS
 def test_it_is_evaluated_with_what_its_density_allows(kind):
     vae = make(kind).float()
-    found = evaluate(vae, [images(vae, 60).float()], samples=20)
+    vae.latent.prior_parameters.data.zero_()
+    found = evaluate(vae, [images(vae, 60).float()], samples=20, ais_images=2, ais_steps=10)
     assert {"elbo", "log_likelihood", "kl", "mixture_gap", "varying_units"} <= set(found.metrics)
-    assert not {"mutual_information", "ais_log_likelihood"} & set(found.metrics)
+    of_a_closed_kl = {"mutual_information", "ais_log_likelihood"} & set(found.metrics)
+    assert len(of_a_closed_kl) == (2 if kind == "correlated" else 0)
     assert all(math.isfinite(metric.value) for metric in found.metrics.values())
     assert len(found.per_latent["activity"]) == 3
 
@@ -232,6 +330,7 @@ def test_it_is_evaluated_with_what_its_density_allows(kind):
         (lambda: FlowGaussian(flow="spline"), "flow must be one of coupling, autoregressive"),
         (lambda: FlowGaussian(1, "coupling"), "flow=coupling needs 2 latents or more, got 1"),
         (lambda: FlowGaussian(context=0), "context must be a positive integer, got 0"),
+        (lambda: CorrelatedGaussian(directions=0), "directions must be a positive integer, got 0"),
         (lambda: FlowGaussian(transforms=0), "transforms must be a positive integer, got 0"),
     ],
 )

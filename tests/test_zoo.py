@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import train_zoo
-from benchmarks.train_zoo import RECIPES, bounds, compose_recipe
+from benchmarks.train_zoo import PRIORS, RECIPES, bounds, compose_recipe, data_of
 from commandline.check import check
 from vae_lab import VAE, zoo
 from vae_lab.pretrained import card
@@ -51,7 +51,7 @@ def test_a_card_says_how_the_model_was_made(name):
 def test_the_stored_weights_have_the_numbers_on_the_card(name):
     """The ELBO is the very same; the other bound is estimated from some of the images."""
     vae, numbers = VAE.from_pretrained(name), card(name)["test"]
-    x = images(name.partition("-")[2])
+    x = images(data_of(name))
     samples = numbers["nll"]["samples"]
     assert len(x) == numbers["images"]
     elbo, _ = bounds(vae, x, num_samples=1)
@@ -64,6 +64,17 @@ def test_the_stored_weights_have_the_numbers_on_the_card(name):
     gain = -numbers["nll"]["mean"] - numbers["elbo"]["mean"]
     assert gain > 0
     assert gains.mean().item() == pytest.approx(gain, abs=4 * gains.std().item() / math.sqrt(200))
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_second_stage_is_the_first_with_a_better_prior(name):
+    first, vae = (VAE.from_pretrained(n) for n in (name.rpartition("-")[0], name))
+    own, weights = first.state_dict(), vae.state_dict()
+    assert all(torch.equal(own[key], weights[key]) for key in own)
+    better = (
+        card(name)["test"]["elbo"]["mean"] - card(name.rpartition("-")[0])["test"]["elbo"]["mean"]
+    )
+    assert vae.prior is not None and better > 0.3
 
 
 @pytest.mark.parametrize("name", NAMES)

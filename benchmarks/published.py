@@ -36,6 +36,7 @@ from vae_lab.data import Loader  # noqa: E402
 from vae_lab.storage.checkpoints import CHECKPOINTS, read_saved  # noqa: E402
 
 HERE = ROOT / "benchmarks"
+RUNS = ROOT / "runs" / "published"
 QUIET = ["logger=csv", "report=false", "callbacks.pictures=null"]
 QUIET += ["trainer.enable_progress_bar=false"]
 QUANTITIES = ("train_elbo", "test_elbo")
@@ -59,7 +60,7 @@ class Case:
     @property
     def folder(self) -> Path:
         """The same for all epochs, so that more of them go on with fewer."""
-        return ROOT / "runs" / "published" / self.table / f"{self.row}-{self.seed}"
+        return RUNS / self.table / f"{self.row}-{self.seed}"
 
 
 def published() -> dict[str, Any]:
@@ -93,13 +94,18 @@ def train(case: Case, roots: dict[str, str]) -> float:
     before = float(clock.read_text()) if clock.exists() else 0.0
     began = time.perf_counter()
     try:
-        command = [sys.executable, "train.py", *line]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        train_py(line)
     finally:
         seconds = before + time.perf_counter() - began
         if case.folder.exists():
             clock.write_text(f"{seconds:.0f}\n")
     return seconds
+
+
+def train_py(line: list[str]) -> None:
+    """The command in a process of its own, of which only what is wrong is shown."""
+    command = [sys.executable, "train.py", *line]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def measure(folder: Path, quantities: list[str]) -> dict[str, Any]:

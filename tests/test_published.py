@@ -75,7 +75,12 @@ def test_what_was_mistyped_is_said(line, said, capsys):
 
 @pytest.mark.parametrize(
     ("line", "epochs"),
-    [("", (160, 2000)), ("--share 0.1", (16, 200)), ("--quick", (16, 10)), ("--share 1e-9", (1, 1))],
+    [
+        ("", (160, 2000)),
+        ("--share 0.1", (16, 200)),
+        ("--quick", (16, 10)),
+        ("--share 1e-9", (1, 1)),
+    ],
 )
 def test_a_share_of_the_epochs(line, epochs):
     rows = ["8x4_reinmax", "mnist_k2_disarm"]

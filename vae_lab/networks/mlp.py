@@ -20,7 +20,8 @@ from .base import (
 )
 
 GATED = "glu"
-LEAKY, SLOPE = "leaky_relu", 0.01
+LEAKY = "leaky_relu"
+SLOPE = 0.01  # torch's own
 GATED_GAIN = 1.8462  # E[h^2 sigmoid(g)^2]^(-1/2) for two normal variables
 
 

@@ -84,13 +84,17 @@ def cases(tables: dict[str, Any], options: argparse.Namespace) -> Iterator[Case]
                     yield Case(table, row, seed, max(round(share * epochs), 1))
 
 
-def train(case: Case, roots: dict[str, str]) -> float:
-    """Trains a run to its end, whatever of it there is already; the seconds it has taken in all."""
-    clock = case.folder.with_suffix(".seconds")
+def line_of(case: Case, roots: dict[str, str]) -> list[str]:
+    """What trains a run to its end, whatever of it there is already."""
     line = [f"experiment={case.table}/{case.row}", f"seed={case.seed}", "resume=auto", "threads=1"]
     line += [f"trainer.max_epochs={case.epochs}", f"run_dir={case.folder}", *QUIET]
     data = settings(case.table, case.row).data._target_.split(".")[1]
-    line += [f"data.root={roots[data]}"] if data in roots else []
+    return line + ([f"data.root={roots[data]}"] if data in roots else [])
+
+
+def train(case: Case, line: list[str]) -> float:
+    """Trains a run; the seconds it has taken in all."""
+    clock = case.folder.with_suffix(".seconds")
     before = float(clock.read_text()) if clock.exists() else 0.0
     began = time.perf_counter()
     try:
@@ -149,8 +153,11 @@ def known(path: Path) -> set[tuple[str, ...]]:
 
 def run(left: list[Case], tables: dict[str, Any], options: argparse.Namespace) -> None:
     roots = dict(pair.split("=", 1) for pair in options.root)
+    lines = [line_of(case, roots) for case in left]  # Hydra is not for threads
     with ThreadPoolExecutor(options.jobs) as pool:
-        futures = {pool.submit(train, case, roots): case for case in left}
+        futures = {
+            pool.submit(train, case, line): case for case, line in zip(left, lines, strict=True)
+        }
         try:
             for future in as_completed(futures):
                 case, seconds = futures[future], round(future.result())

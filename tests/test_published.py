@@ -181,3 +181,10 @@ def test_a_run_that_fails_is_named(monkeypatch):
     said = "experiment=reinmax/8x4_reinmax ended with 130; the same command goes on with it"
     with pytest.raises(SystemExit, match=said):
         published.main()
+
+
+@pytest.mark.parametrize(("row", "given"), [("mnist", True), ("fashion_mnist", False)])
+def test_a_root_is_for_its_data_alone(row, given):
+    case = published.Case("bits", f"{row}_k2_disarm", 0, 1)
+    line = published.line_of(case, {"mnist": "FOLDER"})
+    assert ("data.root=FOLDER" in line) == given and check(line)

@@ -29,7 +29,7 @@ from .places import CONFIGS, OWN
 from .quoting import as_typed
 from .refusals import foreseen
 from .settings import DECIDED, GROUPS, OF_DATA, OPTIONAL
-from .settings_table import choices
+from .settings_table import choices, listed
 from .signatures import SECTIONS, complaints
 
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
@@ -215,8 +215,8 @@ def _check_choice(override: Override) -> None:
         if name not in known:
             close = did_you_mean(str(name), known)
             shown = "null" if name is None else repr(name)
-            listed = ", ".join(known) or f"none yet, add configs/{group}/NAME.yaml"
-            raise Mistake(f"unknown {group} {shown}{close}; known: {listed}")
+            names = listed(known) or f"none yet, add configs/{group}/NAME.yaml"
+            raise Mistake(f"unknown {group} {shown}{close}; known: {names}")
 
 
 def _not_without(key: str) -> str:

@@ -86,10 +86,10 @@ def _places(config: DictConfig) -> list[str]:
 def _typed_names() -> dict[str, str]:
     """The name to type for each class that has exactly one file in configs/."""
     groups = [name for name, group in GROUPS.items() if group.spoken]
-    found = [file for group in groups for file in files(group)]
-    classes = [OmegaConf.load(file)._target_.rpartition(".")[2] for file in found]
+    found = [pair for group in groups for pair in files(group).items()]
+    classes = [OmegaConf.load(file)._target_.rpartition(".")[2] for _, file in found]
     pairs = zip(classes, found, strict=True)
-    return {c: f.stem for c, f in pairs if classes.count(c) == 1 and c not in FAMILIES}
+    return {c: name for c, (name, _) in pairs if classes.count(c) == 1 and c not in FAMILIES}
 
 
 def _fewer_workers(config: DictConfig, text: str) -> str:

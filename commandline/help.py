@@ -4,7 +4,7 @@ import textwrap
 
 from .places import CONFIGS
 from .settings import GROUPS
-from .settings_table import choices, leaves
+from .settings_table import choices, leaves, listed
 
 WIDTH = 100
 OTHER = (*GROUPS, "hydra")  # what train.yaml has beside the settings of the run
@@ -25,7 +25,7 @@ python train.py [TASK] [GROUP=NAME ...] [SETTING=VALUE ...]
 
 def text() -> str:
     """Usage, the groups with their names, and the settings of the run."""
-    groups = [f"{group:<12}{', '.join(choices(group)) or NONE}" for group in GROUPS]
+    groups = [f"{group:<12}{listed(choices(group)) or NONE}" for group in GROUPS]
     every = leaves(CONFIGS / "train.yaml", "")
     rows = [s for s in every if s.name.partition(".")[0] not in OTHER]
     typed = [f"{row.name}={row.default}" if row.default else row.name for row in rows]

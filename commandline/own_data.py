@@ -30,16 +30,14 @@ def with_own_data(arguments: list[str]) -> list[str]:
 
 def _choice(saved: dict[str, Any], keys: set[str]) -> list[str]:
     """The file whose class a run's data has, and the settings that it leaves open."""
-    for path in files("data"):
+    for name, path in files("data").items():
         listed = OmegaConf.load(path)
         if listed.get("_target_") != saved.get("_target_"):
             continue
-        opened = [str(name) for name in listed if OmegaConf.is_missing(listed, name)]
-        values = {
-            f"data.{name}": saved[name] for name in opened if isinstance(saved.get(name), str)
-        }
+        opened = [str(key) for key in listed if OmegaConf.is_missing(listed, key)]
+        values = {f"data.{key}": saved[key] for key in opened if isinstance(saved.get(key), str)}
         given = [as_override(key, value) for key, value in values.items() if key not in keys]
-        return [f"data={path.stem}", *given]
+        return [f"data={name}", *given]
     return []
 
 

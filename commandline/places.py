@@ -18,10 +18,11 @@ def add_own(folder: Path) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(known)
 
 
-def files(group: str) -> list[Path]:
-    """The files of a group, in the order of their names; the project's own have the say."""
+def files(group: str) -> dict[str, Path]:
+    """The files of a group by the names that are typed, in their order; one in a folder of the
+    group's is FOLDER/NAME. The project's own have the say."""
     found: dict[str, Path] = {}
-    for folder in (CONFIGS, *OWN):
-        for path in (folder / group).glob("*.yaml"):
-            found.setdefault(path.stem, path)
-    return [found[name] for name in sorted(found) if not name.startswith("_")]
+    for folder in (CONFIGS / group, *(own / group for own in OWN)):
+        for path in folder.rglob("*.yaml"):
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+    return {name: found[name] for name in sorted(found) if not found[name].stem.startswith("_")}

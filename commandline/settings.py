@@ -138,6 +138,7 @@ TABLE = {
     "data.value_range": Row(old=None),
     "network": Row(group=Group(of_model=True)),
     "network.checkpointing": Row(WORKS),
+    "network.negative_slope": Row(old=0.01),
     "latent": Row(group=Group(of_model=True, optional=True), old=None),
     "likelihood": Row(group=OF_ANOTHER._replace(of_data=True)),
     "objective": Row(group=OF_MODEL),

@@ -7,7 +7,7 @@ name.
 import functools
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +66,13 @@ def _cell(text: str) -> str:
 
 def choices(group: str) -> list[str]:
     """The names that a group offers; none where there is no such group."""
-    return [path.stem for path in files(group)]
+    return [*files(group)]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names to choose from, as they are shown: of those in a folder only the folder's."""
+    shown = (f"{name.partition('/')[0]}/..." if "/" in name else name for name in names)
+    return ", ".join(dict.fromkeys(shown))
 
 
 def leaves(file: Path, prefix: str, target: str | None = None) -> Iterator[Setting]:

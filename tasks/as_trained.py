@@ -51,7 +51,9 @@ def data_of_release(config: DictConfig, card: dict[str, Any], source: str) -> Di
         ValueError: the card and what is typed do not say which data it is, or where it lies.
     """
     typed, about = _typed(), card.get("data") or {}
-    known = {OmegaConf.load(path)._target_.rpartition(".")[2]: path for path in files("data")}
+    known = {
+        OmegaConf.load(path)._target_.rpartition(".")[2]: path for path in files("data").values()
+    }
     chosen = config.data._target_.rpartition(".")[2]
     if "data" in typed and chosen != about.get("class"):
         return config.data

@@ -87,7 +87,7 @@ def _estimators(
 ) -> Iterator[tuple[str, tuple[DictConfig, Estimator]]]:
     """The estimators asked for, or all that accept the model's latent and objective, with their
     settings: as in their files, or with as many samples as so many evaluations of f are."""
-    known = {path.stem: path for path in files("estimator")}
+    known = files("estimator")
     for name in known if names is None else names:
         settings = OmegaConf.load(known[name])
         try:

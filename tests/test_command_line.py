@@ -318,6 +318,9 @@ FORESEEN = {
         "activation must be one of relu, leaky_relu, tanh, elu, gelu, silu, glu, got 'rleu' (in "
         "model.network)"
     ),
+    "network.negative_slope=0.3": (
+        "negative_slope is that of activation=leaky_relu, got 0.3 with relu (in model.network)"
+    ),
     "save.keep=0": "keep must be at least 1 and failures not negative, got 0 and 3",
     "save.every_minutes=0": "every_minutes must be positive, got 0",
     "trainer.max_epochs=0": "trainer.max_epochs must be positive, got 0",
@@ -400,6 +403,7 @@ def test_help_names_every_choice_and_every_setting_of_the_run(line, capsys):
     for key in check([])[0]:
         assert f" {key} " in said or f" {key}=" in said
     for folder in filter(Path.is_dir, CONFIGS.iterdir()):
-        chosen = [p.stem for p in sorted(folder.glob("*.yaml")) if not p.stem.startswith("_")]
-        assert not chosen or f" {folder.name} {', '.join(chosen)} " in said
+        chosen = [p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_")]
+        chosen += [f"{inner.name}/..." for inner in folder.iterdir() if inner.is_dir()]
+        assert not chosen or f" {folder.name} {', '.join(sorted(chosen))} " in said
     assert "_shared" not in said and "hydra" not in said

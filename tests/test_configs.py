@@ -26,7 +26,7 @@ from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 
 FOLDER = Path(__file__).parents[1] / "configs"
-FILES = sorted(p for p in FOLDER.glob("*/*.yaml") if not p.stem.startswith("_"))
+FILES = sorted(p for p in FOLDER.glob("*/**/*.yaml") if not p.stem.startswith("_"))
 OF_TABLES = {"columns"}  # likelihoods that are none of pictures
 OWN = ("vae_lab.", "models.", "datamodules.")
 TRAINS = {"residual_codebook": "vq_vae"}  # a latent without randomness
@@ -62,8 +62,14 @@ def config(*lines):
         return compose("train", [*lines])
 
 
+def group_and_name(path):
+    """As they are typed: GROUP=NAME, or GROUP=FOLDER/NAME."""
+    group, _, name = path.relative_to(FOLDER).with_suffix("").as_posix().partition("/")
+    return group, name
+
+
 def names(group):
-    return [path.stem for path in FILES if path.parent.name == group]
+    return [name for found, name in map(group_and_name, FILES) if found == group]
 
 
 def of_pictures():
@@ -71,7 +77,7 @@ def of_pictures():
 
 
 def of_file(path):
-    lines = f"{path.parent.name}={path.stem}", *NEEDED.get(path.stem, ())
+    lines = "=".join(group_and_name(path)), *NEEDED.get(path.stem, ())
     return OmegaConf.to_container(config(*lines))
 
 
@@ -83,7 +89,7 @@ def nodes(node):
         yield {k: v for k, v in node.items() if k not in ("_partial_", "_convert_")}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: "=".join(group_and_name(path)))
 def test_every_file(path):
     composed = of_file(path)
     assert list(complaints(composed)) == []

@@ -22,6 +22,7 @@ NETWORKS = [
     MLP((32, 16)),
     MLP(()),
     MLP([24], "tanh"),
+    MLP((16, 8), "leaky_relu", negative_slope=0.3),
     Conv((8, 16), features=24),
     Conv((4, 8, 8, 8, 8), features=8, activation="gelu"),  # more halvings than a small image has
     ResNet((8, 16), features=24),
@@ -81,7 +82,7 @@ def test_shapes_and_gradients(network, shape):
         assert all(g.isfinite().all() for g in torch.autograd.grad(total, leaves))
 
 
-@pytest.mark.parametrize("network", NETWORKS[:4], ids=str)
+@pytest.mark.parametrize("network", NETWORKS[:5], ids=str)
 @pytest.mark.parametrize("shape", [VECTOR, SERIES], ids=str)
 def test_a_vector_and_a_series_need_no_channels(network, shape):
     encoder, decoder = pair(network, shape)
@@ -275,6 +276,8 @@ def test_gain_keeps_the_second_moment():
     for name, kind in ACTIVATIONS.items():
         h = torch.randn(200_000)
         assert (gain(name) * kind()(h)).square().mean() == pytest.approx(1, rel=0.05), name
+    steep = nn.LeakyReLU(0.3)(h) * gain("leaky_relu", negative_slope=0.3)
+    assert steep.square().mean() == pytest.approx(1, rel=0.02)
     gates = torch.nn.functional.glu(torch.randn(200_000, 2))
     assert (GATED_GAIN * gates).square().mean() == pytest.approx(1, rel=0.05)
 
@@ -288,6 +291,19 @@ def test_a_gated_layer_is_a_product_of_two():
     assert torch.allclose(encoder(x), (x @ w.T + b) * torch.sigmoid(x @ v.T + c))
     assert encoder.features == 3
     assert MLP((3,), "glu").decoder(2, (5,))(torch.zeros(1, 2)).shape == (1, 5)
+
+
+def test_the_slope_of_leaky_relu():
+    for network, slope in ((MLP((4,), "leaky_relu"), 0.01), (MLP((4,), "leaky_relu", 0.3), 0.3)):
+        slopes = [
+            m.negative_slope
+            for part in pair(network, VECTOR)
+            for m in part.modules()
+            if isinstance(m, nn.LeakyReLU)
+        ]
+        assert slopes == [slope, slope]
+    with pytest.raises(ValueError, match="that of activation=leaky_relu, got 0.3 with relu"):
+        MLP(negative_slope=0.3)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

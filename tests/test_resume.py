@@ -242,6 +242,8 @@ def test_settings_that_a_run_is_older_than_are_no_change():
     old["init"] = {k: v for k, v in new["init"].items() if k != "strict"}
     del old["latent"]
     assert changes(old, new) == []
+    old["network"] = {k: v for k, v in new["network"].items() if k != "negative_slope"}
+    assert changes(old, new) == []
     assert "latent.latents absent -> 20" in changes(old, new | {"latent": {"latents": 20}})
 
 

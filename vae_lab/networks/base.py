@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -58,12 +58,12 @@ class Encoder(nn.Sequential):
         self.features = features
 
 
-def nonlinearity(name: str) -> nn.Module:
+def nonlinearity(name: str, **settings: Any) -> nn.Module:
     """The activation module called `name`."""
-    return ACTIVATIONS[name]()
+    return ACTIVATIONS[name](**settings)
 
 
-def gain(name: str) -> float:
+def gain(name: str, **settings: Any) -> float:
     r"""Factor on the weights that makes up for what the activation f takes from the variance.
 
     .. math:: g = \mathbb{E}_{h \sim N(0, 1)}[f(h)^2]^{-1/2}
@@ -74,7 +74,7 @@ def gain(name: str) -> float:
     """
     h = torch.linspace(-10, 10, 2001, dtype=torch.float64, device="cpu")
     density = torch.exp(-h.square() / 2) / math.sqrt(2 * math.pi)
-    return torch.trapezoid(nonlinearity(name)(h).square() * density, h).item() ** -0.5
+    return torch.trapezoid(nonlinearity(name, **settings)(h).square() * density, h).item() ** -0.5
 
 
 def initialise(trunk: nn.Module, factor: float, output: nn.Module | None = None) -> None:

@@ -20,6 +20,8 @@ from .base import (
 )
 
 GATED = "glu"
+LEAKY = "leaky_relu"
+SLOPE = 0.01  # torch's own
 GATED_GAIN = 1.8462  # E[h^2 sigmoid(g)^2]^(-1/2) for two normal variables
 
 
@@ -31,6 +33,7 @@ class MLP:
         hidden: widths from the datum to the features; none of them gives the `Linear` network.
         activation: relu, leaky_relu, tanh, elu, gelu or silu; or glu: gated linear units,
             :math:`(W h + b) \, \sigma(V h + c)`.
+        negative_slope: of leaky_relu below zero.
 
     Source of the gates: Dauphin, Fan, Auli & Grangier, *Language Modeling with Gated Convolutional
     Networks*, ICML 2017, arXiv:1612.08083
@@ -38,11 +41,17 @@ class MLP:
 
     hidden: Sequence[int] = (512, 256)
     activation: str = "relu"
+    negative_slope: float = SLOPE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", widths("hidden", self.hidden, empty=True))
         if self.activation != GATED:
             check_activation(self.activation, GATED)
+        if self.activation != LEAKY and self.negative_slope != SLOPE:
+            raise ValueError(
+                f"negative_slope is that of activation={LEAKY}, got {self.negative_slope} with "
+                f"{self.activation}"
+            )
 
     def encoder(self, shape: Shape) -> Encoder:
         """Module from [N, *shape], of any number of axes, to [N, hidden[-1]]."""
@@ -63,7 +72,11 @@ class MLP:
 
     @property
     def _gain(self) -> float:
-        return GATED_GAIN if self.activation == GATED else gain(self.activation)
+        return GATED_GAIN if self.activation == GATED else gain(self.activation, **self._slope)
+
+    @property
+    def _slope(self) -> dict[str, float]:
+        return {"negative_slope": self.negative_slope} if self.activation == LEAKY else {}
 
     def _layers(self, sizes: Sequence[int]) -> list[nn.Module]:
         gated = self.activation == GATED
@@ -73,6 +86,6 @@ class MLP:
             for part in (
                 (Dense(a, 2 * b), nn.GLU(-1))
                 if gated
-                else (Dense(a, b), nonlinearity(self.activation))
+                else (Dense(a, b), nonlinearity(self.activation, **self._slope))
             )
         ]

@@ -34,7 +34,7 @@ RECIPES = {
 } | {"gaussian_vae-sample_images": "experiment=photos data=sample_images"}
 # Second stages: the name of the model, and of the prior that it has got.
 PRIORS = {
-    "gaussian_vae-digits-flow": "prior=flow",
+    "gaussian_vae-digits-mixture": "prior=mixture model.optimizer.lr=1e-2",
     "gumbel_vae-digits-autoregressive": "prior=autoregressive prior.width=32 prior.layers=2",
 }
 RECIPES |= {

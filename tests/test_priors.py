@@ -198,7 +198,24 @@ def test_every_unbiased_estimator_has_the_gradient_of_all_states(latent, name):
     assert torch.allclose(draws[0], wanted) or z_scores(draws, wanted).abs().max() < LIMIT + 0.5
 
 
-@pytest.mark.parametrize("prior", ["mixture", "coupling", "autoregressive flow", "transformer"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_mixture_starts_around_the_draws_that_it_met(network):
+    """With their mean and variance, and so nearer to two clusters than one normal is."""
+    torch.manual_seed(0)
+    latent, likelihood = Gaussian(2), likelihoods.Bernoulli()
+    vae = VAE(SHAPE, NETWORKS[network], latent, likelihood, Mixture(50)).eval()
+    centres = torch.tensor([[3.0, -1.0], [-3.0, 2.0]])[torch.randint(2, (400, *vae.latent.grid))]
+    z = centres + 0.3 * torch.randn_like(centres)
+    vae.prior.meet(z)
+    p, rows = vae.p_z(), z.flatten(0, -2)
+    draws = p.sample((4000,)).flatten(0, -2)
+    torch.testing.assert_close(draws.mean(0), rows.mean(0), rtol=0, atol=0.7)
+    torch.testing.assert_close(draws.std(0), rows.std(0), rtol=0.1, atol=0)
+    of_one = torch.distributions.Normal(rows.mean(0), rows.std(0)).log_prob(z)
+    assert p.log_prob(z).mean() > of_one.flatten(1).sum(1).mean() + 0.1
+
+
+@pytest.mark.parametrize("prior", ["coupling", "autoregressive flow", "transformer"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_units_of_numbers_are_those_of_the_draws_that_it_met(network, prior):
     vae = make("gaussian", network, prior)

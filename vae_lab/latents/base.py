@@ -283,6 +283,11 @@ class Latent(PrintsArguments, nn.Module):
     def _seeded(self, seed: int) -> AbstractContextManager[None]:
         return seeded(seed, self.prior_parameters.device)
 
+    def around(self, z: Tensor) -> Tensor | None:
+        r"""Parameters of one distribution of the prior's family for each of K standardised z, whose
+        mixture has their mean and variance, [K, \*V] -> [K, prior_size]; None where not known."""
+        return None
+
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """A path from z0 to z1, [*B, *E] -> [steps, *B, *E]; straight, if nothing else is said."""
         t = torch.linspace(0, 1, steps, device=z0.device).reshape(-1, *[1] * z0.ndim)

@@ -66,6 +66,10 @@ class Gaussian(Latent):
         deviations = torch.linspace(-WIDTH, WIDTH, count).tolist()
         return [f"{d:g}" for d in deviations], "standard deviations of the prior"
 
+    def around(self, z: Tensor) -> Tensor:
+        """Half way to each z, with what that leaves of a variance of 1."""
+        return torch.cat([z / 2, torch.full_like(z, 0.75).sqrt().log()], -1)
+
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """Spherical: the straight line runs through lengths that the prior does not have."""
         z0, z1 = self.numbers(z0), self.numbers(z1)

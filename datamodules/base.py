@@ -370,6 +370,13 @@ def hide_labels(data: Reader, count: int, seed: int) -> Reader:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     classes = labels[labels >= 0].unique()
+    if not len(classes):
+        raise ValueError(f"labelled={count} needs data with labels, this has none: leave it out")
+    if count < len(classes):
+        raise ValueError(
+            f"labelled={count} leaves {len(classes) - count} of {len(classes)} classes without a "
+            f"label: type data.labelled={len(classes)} or more"
+        )
     kept = torch.full_like(labels, -1)
     for number, label in enumerate(classes):
         share = count // len(classes) + (number < count % len(classes))
@@ -380,8 +387,6 @@ def hide_labels(data: Reader, count: int, seed: int) -> Reader:
                 f"class {label}: lower data.labelled"
             )
         kept[rows] = label
-    if not len(classes):
-        raise ValueError(f"labelled={count} needs data with labels, this has none: leave it out")
     return replace(cast(Any, data), labels=kept)
 
 

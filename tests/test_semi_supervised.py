@@ -322,6 +322,7 @@ def test_a_label_counts_as_much_however_often_it_is_drawn():
     [
         (["data.labelled=0"], "labelled must be at least 1, got 0"),
         (["data.labelled=5000"], "labelled=5000 are 500 of each class"),
+        (["data.labelled=7"], "labelled=7 leaves 3 of 10 classes without a label: type "),
         (["model=gumbel_vae", "model.condition=labels", "data.labelled=50"], "got -1: -1 says"),
         (
             ["data=sprites", "data.image_size=16", "data.positions=4"],

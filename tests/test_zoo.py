@@ -71,10 +71,8 @@ def test_a_second_stage_is_the_first_with_a_better_prior(name):
     first, vae = (VAE.from_pretrained(n) for n in (name.rpartition("-")[0], name))
     own, weights = first.state_dict(), vae.state_dict()
     assert all(torch.equal(own[key], weights[key]) for key in own)
-    better = (
-        card(name)["test"]["elbo"]["mean"] - card(name.rpartition("-")[0])["test"]["elbo"]["mean"]
-    )
-    assert vae.prior is not None and better > 0.3
+    elbo, before = (card(n)["test"]["elbo"]["mean"] for n in (name, name.rpartition("-")[0]))
+    assert vae.prior is not None and first.prior is None and elbo > before + 0.2
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,20 +1,17 @@
 """The base class of all datamodules: splits, loaders, and the position in the epoch."""
 
 import math
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from copy import copy
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from datamodules.rows import hide_labels, keep, labels_of
 from vae_lab.data import Augment, Batch, Loader, Pixels, Prepare, TensorLoader, check_batch_size
 from vae_lab.data.splits import check_size, split_rows
 from vae_lab.data.stream import Reader, Tensors
@@ -23,7 +20,6 @@ from vae_lab.seeding import derive_seed
 
 VALUES = 100_000  # data of which a likelihood learns the units
 MOST_VALUES = 2**28  # numbers in them
-CACHE = Path("~/.cache/vae_lab")  # without a home only an error for those who need it
 
 
 class Images(NamedTuple):
@@ -354,86 +350,3 @@ def _check_images(split: str, images: Tensor, shape: tuple[int, int, int]) -> No
             f"the {split} images must have the shape {shape} that the datamodule states, got "
             f"{tuple(images.shape[1:])}"
         )
-
-
-def labels_of(data: Reader) -> Tensor:
-    """All labels of data that has them in memory."""
-    labels = getattr(data, "labels", None)
-    if not isinstance(labels, Tensor):
-        raise ValueError(f"{type(data).__name__} does not know its labels before they are read")
-    return labels
-
-
-def hide_labels(data: Reader, count: int, seed: int) -> Reader:
-    """The same data with so many labels, equally many of each class; the others are -1."""
-    labels = labels_of(data)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)
-    classes = labels[labels >= 0].unique()
-    if not len(classes):
-        raise ValueError(f"labelled={count} needs data with labels, this has none: leave it out")
-    if count < len(classes):
-        raise ValueError(
-            f"labelled={count} leaves {len(classes) - count} of {len(classes)} classes without a "
-            f"label: type data.labelled={len(classes)} or more"
-        )
-    kept = torch.full_like(labels, -1)
-    for number, label in enumerate(classes):
-        share = count // len(classes) + (number < count % len(classes))
-        rows = order[labels[order] == label][:share]
-        if len(rows) < share:
-            raise ValueError(
-                f"labelled={count} are {share} of each class, the training data has {len(rows)} of "
-                f"class {label}: lower data.labelled"
-            )
-        kept[rows] = label
-    return replace(cast(Any, data), labels=kept)
-
-
-def keep(data: Reader, rows: Tensor) -> Reader:
-    """`data.subset(rows)` for increasing rows and data that nothing else needs: what is in memory
-    moves within it, as a second copy may not fit."""
-    if not isinstance(data, Tensors):
-        return data.subset(rows)
-    for start in range(0, len(rows), 1024):
-        part = rows[start : start + 1024]
-        data.images[start : start + len(part)] = data.images[part]
-    return Tensors(data.images[: len(rows)], data.labels[rows])
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files in a folder and below it, also where links lead, but not back up."""
-    for name, folders, files in os.walk(folder, followlinks=True):
-        place = Path(name)
-        above = {path.resolve() for path in (place, *place.parents)}
-        folders[:] = [inner for inner in folders if (place / inner).resolve() not in above]
-        yield from (place / file for file in files)
-
-
-@contextmanager
-def all_or_nothing(*places: Path) -> Iterator[None]:
-    """Files and folders that were not there before are removed if what makes them fails, and so
-    are the folders around them."""
-    new = [place for place in places if not place.exists()]
-    around = {above for place in new for above in place.parents if not above.exists()}
-    try:
-        yield
-    except BaseException:  # Ctrl-C too leaves half a file
-        with suppress(OSError):  # the first error is the one to read
-            for place in new:
-                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-            for folder in sorted(around, reverse=True):  # what is inside comes after what is around
-                folder.rmdir()
-        raise
-
-
-def contents(folder: Path) -> str:
-    """The text about a folder in an error message that misses files in it."""
-    if not folder.is_dir():
-        return f"{folder} is not a folder"
-    return f"{folder} holds {sum(path.is_file() for path in files_below(folder))} files"
-
-
-def one_line(error: Exception) -> str:
-    """An error's message without line breaks: torchvision's have several lines."""
-    return " ".join(str(error).split())

@@ -8,7 +8,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from datamodules.base import CACHE, ImageDataModule, Images, all_or_nothing, contents, one_line
+from datamodules.base import ImageDataModule, Images
+from datamodules.folders import CACHE, all_or_nothing, contents, one_line
 
 
 @dataclass(kw_only=True, eq=False)

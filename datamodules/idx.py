@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.base import CACHE, ImageDataModule, Images, all_or_nothing, contents, one_line
+from datamodules.base import ImageDataModule, Images
+from datamodules.folders import CACHE, all_or_nothing, contents, one_line
 
 NAMES = (
     "train-images-idx3-ubyte",

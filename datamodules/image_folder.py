@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.base import Part, contents, files_below, one_line
+from datamodules.base import Part
+from datamodules.folders import contents, files_below, one_line
 from datamodules.streamed import StreamedDataModule
 from vae_lab.data.image_files import MODES, brightest, check_range, read, rgb
 from vae_lab.data.splits import check_size, split_rows

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from datamodules.base import CACHE, ImageDataModule, one_line
+from datamodules.base import ImageDataModule
+from datamodules.folders import CACHE, one_line
 from datamodules.streamed import StreamedDataModule
 from vae_lab.data.stream import Reader, Rows
 

@@ -16,9 +16,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from datamodules.base import contents
 from datamodules.cifar10 import CIFAR10
 from datamodules.fashion_mnist import FashionMNIST
+from datamodules.folders import contents
 from datamodules.idx import NAMES, read_idx
 from datamodules.image_folder import ImageFolder
 from datamodules.mnist import MNIST

@@ -5,8 +5,8 @@ import torch
 from oracles import z_scores
 from tiny import SHAPE, binary_images, randomize
 
-from datamodules.base import hide_labels
 from datamodules.digits import Digits
+from datamodules.rows import hide_labels
 from models import SemiSupervisedVAE
 from vae_lab import VAE
 from vae_lab.conditions import InferredLabels, Labels

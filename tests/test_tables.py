@@ -158,6 +158,7 @@ BAD_TABLES = {
     "a,a\n1,2\n3,4\n": "several columns of the name 'a'",
     "1.5,2\n3,4\n": "must name its columns in its first line",
     "a,b\n1,2.5\n2,tall\n3,1.5\n": "column 'b' holds numbers, and 'tall': mend it, or leave",
+    'a,b\n1,"3,1"\n2,"-2,5"\n3,"0,25"\n': "column 'b' holds numbers with a decimal comma, such as",
     "a,b\n1,Ann\n2,Bea\n3,Cyd\n": "column 'b' is text with 3 different values in 3 rows, such as",
 }
 

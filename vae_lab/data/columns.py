@@ -166,6 +166,11 @@ def _of_text(name: str, known: np.ndarray) -> Guess:
     if len(values) == 1:
         raise ValueError(f"column {name!r} has one value, {values[0]!r}: {leave_out(name)}")
     if len(values) > max(FREE_TEXT * len(known), 2) or len(values) > MOST_VALUES:
+        if sum(map(_has_comma, values)) > len(values) / 2:
+            raise ValueError(
+                f"column {name!r} holds numbers with a decimal comma, such as {values[0]!r}: write "
+                "them with a point, as pandas.read_csv(FILE, decimal=',') reads them"
+            )
         words = [value for value in values if not _is_number(value)]
         if len(words) < len(values) / 2:
             raise ValueError(
@@ -179,6 +184,11 @@ def _of_text(name: str, known: np.ndarray) -> Guess:
     kind = "bernoulli" if len(values) == 2 else "categorical"
     of = "true or false" if {*values} == {True, False} else f"text, {len(values)} values"
     return Guess(_with_values(name, kind, values), of)
+
+
+def _has_comma(value: Any) -> bool:
+    """Whether this would be a number if its one comma was a point."""
+    return isinstance(value, str) and value.count(",") == 1 and _is_number(value.replace(",", "."))
 
 
 def _is_number(value: Any) -> bool:

@@ -84,6 +84,7 @@ class Adversarial(Perceptual):
         self.discriminator_lr, self.discriminator_clip = discriminator_lr, discriminator_clip
         self.discriminator: PatchDiscriminator | None = None
         if adversarial:
+            self.monitor = None
             self.discriminator = PatchDiscriminator(channels)
             self.adversarial_weight = _from_step(start, adversarial)
             self.register_buffer("squared_norms", torch.zeros(2))

@@ -226,7 +226,7 @@ class Training:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The best so far; the last ones, where nothing is held out or the objective has no best."""
+        """The best so far; the last ones, where nothing is held out or nothing says which."""
         return _copied(self.model) if self._kept is None else self._kept
 
     @property

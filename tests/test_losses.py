@@ -241,6 +241,7 @@ def test_one_backward_pass_is_two(estimator):
     z = vae.encode(x).rsample((2,))
     made = vae.likelihood.mean(vae.decode(z)).detach()
     loss = F.relu(1 - discriminator(x)).mean() + F.relu(1 + discriminator(made)).mean()
+    torch.testing.assert_close(objective.logged(), {"discriminator_loss": loss.detach()})
     wanted = torch.autograd.grad(loss, [*discriminator.parameters()])
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b)

@@ -55,6 +55,11 @@ class Objective(PrintsArguments, nn.Module):
         """
         return []
 
+    def logged(self) -> dict[str, Tensor]:
+        """Numbers of the last training batch for the log, besides the terms, by their names; those
+        of this process's part of it."""
+        return {}
+
     def __call__(self, vae: "VAE", estimator: Estimator, x: Array, y: Any = None) -> Terms:
         if y is not None:
             vae = vae.given(y, first_only=True)

@@ -35,7 +35,7 @@ COMPONENTS = 64
 SHOWN = 8  # pictures, in the figure
 CODES = "model.latents=1 ema=null"  # one of 512 at each place
 FSQ = "experiment=photos model=fsq_vae model.latents=1"  # the tokenizer, by the ELBO
-SHARP = "objective=perceptual objective.features=multiscale objective.perceptual=20"
+SHARP = "objective=perceptual objective.features=multiscale objective.perceptual=40"
 RECIPES = {
     "photos": "experiment=photos",
     "photo_codes": "experiment=photo_codes",
@@ -47,7 +47,7 @@ RECIPES = {
     "tokenizer": "experiment=tokenizer",
 }
 QUALITY = ("mse", "psnr", "ssim", "feature_distance", "rfid")
-FIELDS = ("recipe", "steps", "seed", *QUALITY, "ratio", "codes", "seconds")
+FIELDS = ("recipe", "size", "steps", "seed", *QUALITY, "ratio", "codes", "seconds")
 
 
 def load(folder: str, size: int) -> Tensor:
@@ -121,12 +121,11 @@ def main() -> None:
     parser.add_argument("--name", default="photographs", help="of the figure")
     parser.add_argument("--runs", type=Path, help="the folder of the runs; they are not kept else")
     options = parser.parse_args()
-    train, x = (load(f, options.size) for f in (options.pictures, options.held_out))
+    size = options.size
+    train, x = (load(folder, size) for folder in (options.pictures, options.held_out))
     found = quality(x, components(train, x))
     reference = found["mse"]
-    rows: list[dict[str, Any]] = [
-        _row({"recipe": f"{COMPONENTS} components", "ratio": 1.0} | found)
-    ]
+    rows = [_row(recipe=f"{COMPONENTS} components", size=size, ratio=1.0, **found)]
     shown = x[:: max(len(x) // SHOWN, 1)][:SHOWN]
     with TemporaryDirectory() as temporary:
         runs = options.runs or Path(temporary)
@@ -134,26 +133,21 @@ def main() -> None:
             figure = [shown, components(train, shown)]
             for recipe in options.recipes:
                 for seed in options.seeds:
-                    vae, seconds = trained(
-                        recipe, options.pictures, options.size, steps, seed, runs
-                    )
-                    found = quality(x, reconstructed(vae, x))
-                    run = {"recipe": recipe, "steps": steps, "seed": seed, **found}
-                    run["ratio"] = round(found["mse"] / reference, 3)
+                    vae, seconds = trained(recipe, options.pictures, size, steps, seed, runs)
+                    run = {"recipe": recipe, "size": size, "steps": steps, "seed": seed}
                     run |= {"codes": codes_in_use(vae, x), "seconds": seconds}
-                    rows.append(_row(run))
+                    found = quality(x, reconstructed(vae, x))
+                    rows.append(_row(ratio=round(found["mse"] / reference, 3), **run, **found))
                     print(rows[-1], flush=True)
                 figure.append(reconstructed(vae, shown))
                 samples = options.images / f"{recipe}_{steps}.png"
                 pictures.save(pictures.grid(vae.sample(16), 8), samples)
-            pictures.save(
-                pictures.grid(torch.cat(figure), SHOWN),
-                options.images / f"{options.name}_{steps}.png",
-            )
+            image = options.images / f"{options.name}_{steps}.png"
+            pictures.save(pictures.grid(torch.cat(figure), SHOWN), image)
     write(rows, options.out)
 
 
-def _row(found: dict[str, Any]) -> dict[str, Any]:
+def _row(**found: Any) -> dict[str, Any]:
     return dict.fromkeys(FIELDS) | found
 
 

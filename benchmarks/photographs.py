@@ -1,11 +1,13 @@
 """The recipes for photographs beside principal components, on pictures that no training has seen.
 
 python benchmarks/photographs.py PICTURES HELD_OUT [--steps 600 3000] [--out FILE.csv] [--seeds 0]
+                                 [--recipes fsq_1000 fsq_perceptual tokenizer] [--runs FOLDER]
 
 PICTURES and HELD_OUT are folders of pictures. `python train.py experiment=photos` and `photo_codes`
 train on the first, each in a process of its own; the principal components are of the same pictures.
-A row is the mean squared error of the reconstructions of the second folder, for values in [0, 1],
-and its ratio to that of 64 components.
+A row has the mean squared error of the reconstructions of the second folder, for values in [0, 1],
+its ratio to that of 64 components, and what task=evaluate measures of them besides. Runs are kept
+in --runs, and a finished one that is there is not trained again.
 """
 
 import argparse
@@ -25,24 +27,32 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.turns import write  # noqa: E402
 from datamodules.image_folder import ImageFolder  # noqa: E402
 from vae_lab import VAE, pictures  # noqa: E402
+from vae_lab.evaluation.distance import FeatureDistance, structural_similarity  # noqa: E402
+from vae_lab.evaluation.features import extract  # noqa: E402
+from vae_lab.evaluation.samples import frechet_distance  # noqa: E402
 
 COMPONENTS = 64
-SIZE = 96
 SHOWN = 8  # pictures, in the figure
 CODES = "model.latents=1 ema=null"  # one of 512 at each place
+FSQ = "experiment=photos model=fsq_vae model.latents=1"  # the tokenizer, by the ELBO
+SHARP = "objective=perceptual objective.features=multiscale objective.perceptual=40"
 RECIPES = {
     "photos": "experiment=photos",
     "photo_codes": "experiment=photo_codes",
     "gumbel_512": "experiment=photo_codes model.categories=512",
     "vq_512": f"experiment=photos model=vq_vae model.categories=512 {CODES}",
     "fsq_512": f"experiment=photos model=fsq_vae model.levels=[8,8,8] {CODES}",
+    "fsq_1000": FSQ,
+    "fsq_perceptual": f"{FSQ} {SHARP}",
+    "tokenizer": "experiment=tokenizer",
 }
-FIELDS = ("recipe", "steps", "seed", "mse", "ratio", "codes", "seconds")
+QUALITY = ("mse", "psnr", "ssim", "feature_distance", "rfid")
+FIELDS = ("recipe", "size", "steps", "seed", *QUALITY, "ratio", "codes", "seconds")
 
 
-def load(folder: str) -> Tensor:
-    """All pictures [N, 3, 96, 96] of a folder, in [0, 1], read as a run reads them."""
-    data = ImageFolder(root=folder, image_size=SIZE, batch_size=1, test_size=1, val_size=1)
+def load(folder: str, size: int) -> Tensor:
+    """All pictures [N, 3, size, size] of a folder, in [0, 1], read as a run reads them."""
+    data = ImageFolder(root=folder, image_size=size, batch_size=1, test_size=1, val_size=1)
     parts = data.open()
     images = torch.cat([part.read(torch.arange(len(part))).images for part in parts])
     return images.float() / 255
@@ -55,15 +65,20 @@ def components(train: Tensor, x: Tensor) -> Tensor:
     return ((x.flatten(1) - mean) @ axes.T @ axes + mean).view_as(x).clamp(0, 1)
 
 
-def trained(recipe: str, folder: str, steps: int, seed: int, run: Path) -> tuple[VAE, float]:
+def trained(
+    recipe: str, folder: str, size: int, steps: int, seed: int, runs: Path
+) -> tuple[VAE, int | None]:
     """The released model of a run, and the seconds that the whole command took."""
+    run = runs / f"{recipe}_{size}_{steps}_{seed}"
+    if (run / "release").exists():
+        return VAE.from_pretrained(run), None
     began = time.perf_counter()
     command = [sys.executable, "train.py", *RECIPES[recipe].split(), f"data.root={folder}"]
-    command += [f"trainer.max_steps={steps}", f"seed={seed}", f"run_dir={run}"]
+    command += [f"data.image_size={size}", f"trainer.max_steps={steps}", f"seed={seed}"]
     command += ["data.val_size=16", "data.test_size=16"]  # nearly all are trained on, as there
     quiet = ["logger=csv", "report=false", "trainer.enable_progress_bar=false"]
-    subprocess.run([*command, *quiet], cwd=ROOT, check=True)
-    return VAE.from_pretrained(run), time.perf_counter() - began
+    subprocess.run([*command, f"run_dir={run}", *quiet], cwd=ROOT, check=True)
+    return VAE.from_pretrained(run), round(time.perf_counter() - began)
 
 
 @torch.no_grad()
@@ -81,8 +96,16 @@ def codes_in_use(vae: VAE, x: Tensor) -> int | None:
     return int(latent.numbers(z).unique().numel())
 
 
-def error(x: Tensor, y: Tensor) -> float:
-    return (x - y).square().mean().item()
+@torch.no_grad()
+def quality(x: Tensor, y: Tensor) -> dict[str, float]:
+    """How far pictures y are from x: the means over them, and the distance of both sets."""
+    error = (x - y).square().flatten(1).mean(1)
+    found = {"mse": error, "psnr": -10 * error.log10(), "ssim": structural_similarity(x, y)}
+    pairs, distance = zip(x.split(50), y.split(50), strict=True), FeatureDistance()
+    found["feature_distance"] = torch.cat([distance(*pair) for pair in pairs])
+    means = {name: value.mean().item() for name, value in found.items()}
+    means["rfid"] = frechet_distance(extract(x), extract(y))
+    return {name: float(f"{value:.3g}") for name, value in means.items()}
 
 
 def main() -> None:
@@ -91,37 +114,41 @@ def main() -> None:
     parser.add_argument("held_out")
     parser.add_argument("--steps", type=int, nargs="+", default=[600])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=[*RECIPES][:2])
+    parser.add_argument("--size", type=int, default=96, help="of the pictures, in pixels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "photographs.csv")
     parser.add_argument("--images", type=Path, default=ROOT / "benchmarks" / "images")
+    parser.add_argument("--name", default="photographs", help="of the figure")
+    parser.add_argument("--runs", type=Path, help="the folder of the runs; they are not kept else")
     options = parser.parse_args()
-    train, x = load(options.pictures), load(options.held_out)
-    plain = components(train, x)
-    reference = error(plain, x)
-    first = {"recipe": f"{COMPONENTS} components", "mse": round(reference, 5), "ratio": 1.0}
-    rows: list[dict[str, Any]] = [dict.fromkeys(FIELDS) | first]
+    size = options.size
+    train, x = (load(folder, size) for folder in (options.pictures, options.held_out))
+    found = quality(x, components(train, x))
+    reference = found["mse"]
+    rows = [_row(recipe=f"{COMPONENTS} components", size=size, ratio=1.0, **found)]
     shown = x[:: max(len(x) // SHOWN, 1)][:SHOWN]
-    for steps in options.steps:
-        figure = [shown, components(train, shown)]
-        for recipe in options.recipes:
-            for seed in options.seeds:
-                with TemporaryDirectory() as folder:
-                    vae, seconds = trained(
-                        recipe, options.pictures, steps, seed, Path(folder) / "run"
-                    )
-                mse = error(reconstructed(vae, x), x)
-                ratio, codes = round(mse / reference, 3), codes_in_use(vae, x)
-                found = recipe, steps, seed, round(mse, 5), ratio, codes, round(seconds)
-                rows.append(dict(zip(FIELDS, found, strict=True)))
-                print(rows[-1], flush=True)
-            figure.append(reconstructed(vae, shown))
-            pictures.save(
-                pictures.grid(vae.sample(16), 8), options.images / f"{recipe}_{steps}.png"
-            )
-        pictures.save(
-            pictures.grid(torch.cat(figure), SHOWN), options.images / f"photographs_{steps}.png"
-        )
+    with TemporaryDirectory() as temporary:
+        runs = options.runs or Path(temporary)
+        for steps in options.steps:
+            figure = [shown, components(train, shown)]
+            for recipe in options.recipes:
+                for seed in options.seeds:
+                    vae, seconds = trained(recipe, options.pictures, size, steps, seed, runs)
+                    run = {"recipe": recipe, "size": size, "steps": steps, "seed": seed}
+                    run |= {"codes": codes_in_use(vae, x), "seconds": seconds}
+                    found = quality(x, reconstructed(vae, x))
+                    rows.append(_row(ratio=round(found["mse"] / reference, 3), **run, **found))
+                    print(rows[-1], flush=True)
+                figure.append(reconstructed(vae, shown))
+                samples = options.images / f"{recipe}_{steps}.png"
+                pictures.save(pictures.grid(vae.sample(16), 8), samples)
+            image = options.images / f"{options.name}_{steps}.png"
+            pictures.save(pictures.grid(torch.cat(figure), SHOWN), image)
     write(rows, options.out)
+
+
+def _row(**found: Any) -> dict[str, Any]:
+    return dict.fromkeys(FIELDS) | found
 
 
 if __name__ == "__main__":

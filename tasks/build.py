@@ -202,9 +202,8 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
     if config.trainer.enable_progress_bar:
         callbacks.append(Progress())
     callbacks += [make(c) for c in config.callbacks.values() if c is not None]
-    # The best by the true ELBO: beta = 1 and exact samples, whatever training maximises.
     times = config.save.every_n_steps, config.save.every_minutes
-    return [*callbacks, Checkpointing(run_dir / CHECKPOINTS, *times)]
+    return [*callbacks, Checkpointing(run_dir / CHECKPOINTS, *times, model.objective.monitor)]
 
 
 def facts(config: DictConfig, model: VAEModule) -> dict[str, Any]:

@@ -242,12 +242,25 @@ def test_refused_settings(cls, setting):
         cls(**setting)
 
 
-def test_a_best_that_found_no_room_is_not_the_best(tmp_path, monkeypatch):
-    class Model(stand_ins.Model):
-        def validation_step(self, batch, batch_idx):
-            elbo = [3.0, 1.0, 2.0][self.trainer.current_epoch]
-            self.log("val/elbo", elbo, batch_size=len(batch.x))
+class Judged(stand_ins.Model):
+    """Its first epoch is the best, its second the worst of three."""
 
+    def validation_step(self, batch, batch_idx):
+        elbo = [3.0, 1.0, 2.0][self.trainer.current_epoch]
+        self.log("val/elbo", elbo, batch_size=len(batch.x))
+
+
+@pytest.mark.parametrize(("monitor", "epoch"), [("val/elbo", 0), (None, 2)])
+def test_the_best_is_what_is_highest_in_the_monitor_and_without_one_the_newest(
+    tmp_path, monitor, epoch
+):
+    callbacks = [Checkpointing(tmp_path, monitor=monitor)]
+    fitted = stand_ins.trainer(callbacks, plugins=[DurableIO()], enable_checkpointing=True)
+    fitted.fit(Judged(), stand_ins.batches(), stand_ins.batches(1))
+    assert read_checkpoint(tmp_path / "best.ckpt")["epoch"] == epoch
+
+
+def test_a_best_that_found_no_room_is_not_the_best(tmp_path, monkeypatch):
     def save(checkpoint, path, keep):
         if path.stem == "best" and checkpoint["epoch"] == 0:
             stand_ins.no_space()
@@ -257,6 +270,6 @@ def test_a_best_that_found_no_room_is_not_the_best(tmp_path, monkeypatch):
     fitted = stand_ins.trainer(
         [Checkpointing(tmp_path)], plugins=[DurableIO()], enable_checkpointing=True
     )
-    fitted.fit(Model(), stand_ins.batches(), stand_ins.batches(1))
+    fitted.fit(Judged(), stand_ins.batches(), stand_ins.batches(1))
     best = read_checkpoint(tmp_path / "best.ckpt")
     assert best["epoch"] == 2 and best["callbacks"]["Checkpointing"] == {"best": 2.0}

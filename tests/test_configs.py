@@ -291,6 +291,16 @@ def test_a_lost_process_is_one_line_in_any_task():
     assert lost(RuntimeError("other"), "x") is None
 
 
+@pytest.mark.parametrize(
+    ("objective", "monitor"), [("elbo", "val/elbo"), ("iwae", "val/elbo"), ("perceptual", None)]
+)
+def test_the_objective_says_which_checkpoint_is_the_best(tmp_path, objective, monitor):
+    chosen = config("model=gaussian_vae", f"objective={objective}", f"run_dir={tmp_path}")
+    trainer = build.trainer(chosen, build.datamodule_and_model(chosen)[1])
+    (saving,) = trainer.checkpoint_callbacks
+    assert saving.monitor == monitor
+
+
 def test_exact_says_how_large_the_support_is():
     lines = ["model=gumbel_vae", "model.latents=20", "estimator=exact"]
     with pytest.raises(ValueError, match=r"10\^20 states, more than max_states=4096"):

@@ -18,6 +18,7 @@ from vae_lab.estimators import RELAX, Exact, ScoreFunction
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
+from vae_lab.losses import Adversarial
 from vae_lab.networks import MLP, Grid, Linear
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
 from vae_lab.optimization import rate_factor
@@ -296,6 +297,12 @@ def test_schedules_follow_the_optimizer_steps():
     assert temperature.value.item() == pytest.approx(0.85)  # that of the fourth step
     assert model.latest["train/temperature"] == pytest.approx(0.85)
     assert model.latest["train/beta"] == pytest.approx(0.3)
+
+
+def test_what_an_objective_has_to_say_is_logged():
+    model = make(GaussianVAE, objective=Adversarial(channels=(4,)))
+    fit(model, 1)
+    assert model.latest["train/discriminator_loss"] == model.objective.logged().popitem()[1].item()
 
 
 @pytest.mark.parametrize("cls", MODELS)

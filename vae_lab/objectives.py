@@ -40,10 +40,13 @@ class Objective(PrintsArguments, nn.Module):
         multi_sample: is it a bound with all samples of z in one logarithm, and no mean over them.
         compiles: True if it traces into one graph; else, in a compiled step, what comes after the
             encoder runs eagerly.
+        monitor: what is highest in the best checkpoint, and in the model that is released; None:
+            no measurement says which one is the best, and the newest is taken.
     """
 
     multi_sample: ClassVar[bool] = False
     compiles: ClassVar[bool] = True
+    monitor: str | None = "val/elbo"
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimizer, of those of its parameters that have settings of their own.
@@ -51,6 +54,11 @@ class Objective(PrintsArguments, nn.Module):
         A group's `max_norm` limits the norm of its gradient apart from all others.
         """
         return []
+
+    def logged(self) -> dict[str, Tensor]:
+        """Numbers of the last training batch for the log, besides the terms, by their names; those
+        of this process's part of it."""
+        return {}
 
     def __call__(self, vae: "VAE", estimator: Estimator, x: Array, y: Any = None) -> Terms:
         if y is not None:

@@ -94,7 +94,8 @@ class Checkpointing(pl.callbacks.Checkpoint):
         folder: of the checkpoints, in the run's folder.
         every_n_steps: also save after so many optimizer steps.
         every_minutes: also save when so much time has passed.
-        monitor: what is highest in the best checkpoint.
+        monitor: what is highest in the best checkpoint; None: nothing, it is that of the newest
+            validation.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Checkpointing(pl.callbacks.Checkpoint):
         folder: str | Path,
         every_n_steps: int | None = None,
         every_minutes: float | None = None,
-        monitor: str = "val/elbo",
+        monitor: str | None = "val/elbo",
     ) -> None:
         super().__init__()
         for name, value in {"every_n_steps": every_n_steps, "every_minutes": every_minutes}.items():
@@ -139,12 +140,10 @@ class Checkpointing(pl.callbacks.Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.global_step:
             return
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is not None and value > self.best:
-            before, self.best = self.best, value.item()
+        if self.monitor is None:
             trainer.save_checkpoint(self.folder / "best.ckpt")
-            if _failed(trainer):  # a later one is the best that there is
-                self.best = before
+        elif (value := trainer.callback_metrics.get(self.monitor)) is not None:
+            self._keep_best(trainer, value.item())
         self._within(trainer, place(trainer).begun - 1, validated=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -172,6 +171,14 @@ class Checkpointing(pl.callbacks.Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+    def _keep_best(self, trainer: pl.Trainer, value: float) -> None:
+        if value <= self.best:
+            return
+        before, self.best = self.best, value
+        trainer.save_checkpoint(self.folder / "best.ckpt")
+        if _failed(trainer):  # a later one is the best that there is
+            self.best = before
 
     def _within(self, trainer: pl.Trainer, batch_idx: int, validated: bool) -> None:
         """Saves in the middle of an epoch, if it is time to and a moment to go on from."""

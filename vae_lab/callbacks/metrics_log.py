@@ -16,7 +16,8 @@ class MetricsLog(pl.Callback):
     """Writes what is measured while a module is trained, validated and tested.
 
     * Training: the objective's terms, the schedules, what the latent has learned without a gradient
-      (a codebook's usage, codes that began anew), the learning rate and the speed. A row every
+      (a codebook's usage, codes that began anew), what the objective has to say besides (a
+      discriminator's loss), the learning rate and the speed. A row every
       `log_every_n_steps` batches and at the end of every epoch; it is kept as the module's
       `latest`, for other callbacks. The device is waited for then only. A checkpoint holds the
       terms of the batches since the last row, so that a resumed run writes the same rows.
@@ -82,7 +83,7 @@ class MetricsLog(pl.Callback):
         metrics = self._window.read(NAMES)
         for name, schedule in module.schedules.items():
             metrics[f"train/{name}"] = schedule.at(max(trainer.global_step - 1, 0))
-        learned = module.vae.latent.learned()
+        learned = module.vae.latent.learned() | module.objective.logged()
         metrics |= {f"train/{name}": value.item() for name, value in learned.items()}
         metrics["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         module.latest = metrics

@@ -14,6 +14,7 @@ from ..inputs import is_picture
 from .features import in_colour, shipped
 
 EPS = 1e-2  # in the squared length of features, which are of size 1, and may all be zero
+SCALES = 3  # sizes of a picture: its own, its half, its quarter
 SMALLEST_FOR_LPIPS = 32  # pixels along a side; smaller pictures are enlarged
 REACH, SIGMA = 5, 1.5  # pixels, of the window of SSIM
 
@@ -34,6 +35,10 @@ class FeatureDistance(PrintsArguments, nn.Module):
         features: None, the network in the package
             (:class:`~vae_lab.evaluation.features.FeatureNetwork`), which sees each channel on its
             own and at the picture's size: three layers, fewer of pictures below 4 pixels.
+            "multiscale", the same network at the picture's size, its half and its quarter, where
+            the squared distance in a layer is divided by the mean of
+            :math:`\|\phi_j(x)_{uv}\|^2 + \epsilon` over all places: errors count as much as they
+            are large, and not most where a picture is flat. It may exceed 2.
             "lpips", LPIPS with VGG16, of pictures with three channels, or else of their grey; with
             weights that are downloaded once.
 
@@ -67,9 +72,11 @@ class FeatureDistance(PrintsArguments, nn.Module):
 def _network(features: str | None) -> nn.Module:
     if features is None:
         return _Layers(shipped().trunk)
+    if features == "multiscale":
+        return _Multiscale(shipped().trunk)
     if features == "lpips":
         return _LPIPS()
-    raise ValueError(f"features must be None or lpips, got {features!r}")
+    raise ValueError(f"features must be None, multiscale or lpips, got {features!r}")
 
 
 class _Layers(nn.Module):
@@ -84,21 +91,50 @@ class _Layers(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        pairs = zip(self._units(x), self._units(y), strict=True)
-        return torch.stack([(a - b).square().sum(-3).mean((-3, -2, -1)) for a, b in pairs]).mean(0)
+        pairs = zip(self.maps(x), self.maps(y), strict=True)
+        return torch.stack([self.apart(a, b) for a, b in pairs]).mean(0)
 
-    def _units(self, x: Tensor) -> Iterator[Tensor]:
-        """Unit vectors of features at each place, [*, C, F, h, w]."""
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        """What each layer has at each place, [*, C, F, h, w]."""
         grey = x.reshape(-1, 1, *x.shape[-2:])
         for layer in self.layers:
             grey, large = layer(grey).relu(), min(grey.shape[-2:]) > 1
             if large and layer is not self.layers[-1]:
                 grey = F.max_pool2d(grey, 2)
             found = full_precision(grey)
-            unit = found * (found.square().sum(1, keepdim=True) + EPS).rsqrt()
-            yield unit.reshape(*x.shape[:-2], *unit.shape[1:])
+            yield found.reshape(*x.shape[:-2], *found.shape[1:])
             if not large:
                 return
+
+    def apart(self, a: Tensor, b: Tensor) -> Tensor:
+        """How far unit vectors of these features are from each other, [*]."""
+        a, b = (x * (x.square().sum(-3, keepdim=True) + EPS).rsqrt() for x in (a, b))
+        return _squared_length(a - b)
+
+
+class _Multiscale(_Layers):
+    """The mean over several sizes of a picture: at its own one place sees 18 pixels at most."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        found = [super().forward(x, y)]
+        while len(found) < SCALES and min(x.shape[-2:]) > 1:
+            x, y = _halved(x), _halved(y)
+            found.append(super().forward(x, y))
+        return torch.stack(found).mean(0)
+
+    def apart(self, a: Tensor, b: Tensor) -> Tensor:
+        """Relative to the size that those of the first have in the whole picture."""
+        return _squared_length(a - b) / (_squared_length(a) + EPS)
+
+
+def _squared_length(features: Tensor) -> Tensor:
+    """The mean over places and colours, [*, C, F, h, w] -> [*]."""
+    return features.square().sum(-3).mean((-3, -2, -1))
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Pictures [*, C, H, W] at half their height and width, by the means of 2 x 2 pixels."""
+    return F.avg_pool2d(x.flatten(0, -3), 2).unflatten(0, x.shape[:-2])
 
 
 class _LPIPS(nn.Module):

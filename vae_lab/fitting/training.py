@@ -212,7 +212,9 @@ class Training:
     def _judge(self, elbo: float) -> None:
         at = self.at
         if elbo > at.best:
-            at.best, self._kept = elbo, _copied(self.model)
+            at.best = elbo
+            if self.objective.monitor is not None:
+                self._kept = _copied(self.model)
         if at.step < self._warm_up:
             return
         at.score, at.waited = (elbo, 0) if elbo > at.score else (at.score, at.waited + 1)
@@ -224,7 +226,7 @@ class Training:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The best so far; the last ones, where nothing is held out."""
+        """The best so far; the last ones, where nothing is held out or nothing says which."""
         return _copied(self.model) if self._kept is None else self._kept
 
     @property

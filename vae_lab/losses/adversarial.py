@@ -58,6 +58,7 @@ class Adversarial(Perceptual):
 
     compiles = False  # it takes derivatives of the discriminator on the way
     squared_norms: Tensor  # averages, of the gradients of log p(x|z) and of g
+    _loss: Tensor | None = None  # the discriminator's, of the last batch; no part of the state
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Adversarial(Perceptual):
         self.discriminator_lr, self.discriminator_clip = discriminator_lr, discriminator_clip
         self.discriminator: PatchDiscriminator | None = None
         if adversarial:
+            self.monitor = None
             self.discriminator = PatchDiscriminator(channels)
             self.adversarial_weight = _from_step(start, adversarial)
             self.register_buffer("squared_norms", torch.zeros(2))
@@ -106,6 +108,10 @@ class Adversarial(Perceptual):
         if self.training and self._squares:
             self._move_on(torch.stack(self._squares).sum(0))
         return terms
+
+    def logged(self) -> dict[str, Tensor]:
+        """The discriminator's loss: 2 where it cannot tell the pictures apart, 0 where it can."""
+        return {} if self._loss is None else {"discriminator_loss": self._loss}
 
     def _move_on(self, squares: Tensor) -> None:
         self.squared_norms.lerp_(all_sum(squares).to(self.squared_norms), 1 - DECAY)
@@ -131,6 +137,7 @@ class Adversarial(Perceptual):
         real = F.relu(1 - discriminator(observed.x)).mean(-1)  # [*B]
         made = F.relu(1 + discriminator(seen.values("picture"))).mean(-1)  # [S, *B]
         made = estimator.sample_mean(detach(level.q), seen.values("z"), made)
+        self._loss = (real + made).detach().mean()
         return descent(real + made)
 
 

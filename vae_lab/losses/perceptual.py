@@ -52,6 +52,8 @@ class Perceptual(ELBO):
         self.perceptual = not_negative("perceptual", perceptual)
         self.features = features
         self.distance = FeatureDistance(features) if ever(self.perceptual) else None
+        if self.distance is not None:
+            self.monitor = None  # the ELBO falls as pictures become sharp
 
     def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
         of_any_unit = vae.likelihood.learns_units or vae.likelihood.missing

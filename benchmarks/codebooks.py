@@ -233,7 +233,8 @@ def trained(make: Callable[[], Contender], seed: int, steps: int, x: Tensor, tes
 def table(rows: list[dict[str, Any]], milliseconds: dict[str, float]) -> str:
     """Markdown: means over the seeds, and standard deviations where there are several."""
     columns = {"mse": ".5f", "elbo": ".2f", "usage": ".1%", "perplexity": ".0f", "seconds": ".0f"}
-    head = ["", "squared error", "ELBO, nats", "codes in use", "perplexity", "seconds", "ms a step"]
+    head = ["", "squared error", "ELBO, nats", "codes in use", "perplexity", "seconds"]
+    head += ["ms a step"] if milliseconds else []
     lines = [" | ".join(head), "|".join([" --- "] * len(head))]
     for name in dict.fromkeys(row["name"] for row in rows):
         cells = [name]
@@ -243,7 +244,8 @@ def table(rows: list[dict[str, Any]], milliseconds: dict[str, float]) -> str:
             cells.append(
                 "" if math.isnan(values[0]) else f"{statistics.mean(values):{form}}{spread}"
             )
-        cells.append(f"{1000 * milliseconds[name]:.1f}" if name in milliseconds else "")
+        if milliseconds:
+            cells.append(f"{1000 * milliseconds[name]:.1f}" if name in milliseconds else "")
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
 

@@ -2,11 +2,13 @@
 
 python benchmarks/published.py [TABLE ...] [--rows ROW ...] [--seeds 0 1 2] [--share 0.1 | --quick]
     [--root mnist=FOLDER] [--jobs 2]
+python benchmarks/published.py docs    # writes docs/published.md
 
 A table is a folder of configs/experiment/, a row a file in it, which `python train.py
 experiment=TABLE/ROW` trains as well; benchmarks/published.yaml says what the papers report. Each
 run takes one core. One that is interrupted goes on where it was, and so does one that was trained
-for a smaller share before. A row that is in the CSV is not run again.
+for a smaller share before. A row that is in the CSV is not run again. Rows of data that nobody
+brings along are run where --root says their folder.
 """
 
 import argparse
@@ -25,22 +27,28 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import published_page  # noqa: E402
+from benchmarks.turns import write  # noqa: E402
 from commandline.likeness import did_you_mean  # noqa: E402
 from tasks import build  # noqa: E402
 from vae_lab import VAE  # noqa: E402
 from vae_lab.data import Loader  # noqa: E402
+from vae_lab.evaluation.evidence import importance_weighted  # noqa: E402
 from vae_lab.storage.checkpoints import CHECKPOINTS, read_saved  # noqa: E402
 
 HERE = ROOT / "benchmarks"
 RUNS = ROOT / "runs" / "published"
 QUIET = ["logger=csv", "report=false", "callbacks.pictures=null"]
 QUIET += ["trainer.enable_progress_bar=false"]
-QUANTITIES = ("train_elbo", "test_elbo")
-COLUMNS = ("table", "row", "seed", "epochs", "steps", "seconds")
+QUANTITIES = ("train_elbo", "test_elbo", "test_bound")
+BATCH = 20  # images of which many samples are drawn
+KEY = ("table", "row", "seed", "epochs")
+COLUMNS = (*KEY, "steps", "seconds")
 COLUMNS += tuple(name for quantity in QUANTITIES for name in (quantity, f"{quantity}_error"))
 
 
@@ -68,6 +76,19 @@ def published() -> dict[str, Any]:
     return yaml.safe_load((HERE / "published.yaml").read_text())
 
 
+def runnable(about: dict[str, Any], roots: dict[str, str]) -> list[str]:
+    """The rows of a table that can be run, with the data whose folders are given."""
+    rows = about.get("rows", {})
+    return [name for name, row in rows.items() if why_not(row, roots) is None]
+
+
+def why_not(row: dict[str, Any], roots: dict[str, str]) -> str | None:
+    """Why a row cannot be run; None if it can."""
+    if "needs" in row and row["needs"] not in roots:
+        return f"it needs --root {row['needs']}=FOLDER"
+    return row.get("not_run")
+
+
 def settings(table: str, row: str) -> Any:
     """The config that a row is trained with."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
@@ -77,19 +98,29 @@ def settings(table: str, row: str) -> Any:
 def cases(tables: dict[str, Any], options: argparse.Namespace) -> Iterator[Case]:
     for seed in options.seeds:
         for table, about in tables.items():
-            share = about["quick"] if options.quick else options.share
-            for row in options.rows or about["rows"]:
-                if row in about["rows"]:
-                    epochs = settings(table, row).trainer.max_epochs
-                    yield Case(table, row, seed, max(round(share * epochs), 1))
+            epochs = shortened(about, about["quick"] if options.quick else options.share)
+            for row in runnable(about, options.root):
+                if row in (options.rows or about["rows"]):
+                    yield Case(table, row, seed, epochs)
 
 
-def line_of(case: Case, roots: dict[str, str]) -> list[str]:
+def shortened(about: dict[str, Any], share: float) -> int:
+    """So many epochs are this share of a whole run; where it has stages, whole ones."""
+    epochs = max(round(share * about["epochs"]), 1)
+    return max((end for end in about.get("stages", []) if end <= epochs), default=epochs)
+
+
+def line_of(case: Case, row: dict[str, Any], roots: dict[str, str]) -> list[str]:
     """What trains a run to its end, whatever of it there is already."""
     line = [f"experiment={case.table}/{case.row}", f"seed={case.seed}", "resume=auto", "threads=1"]
     line += [f"trainer.max_epochs={case.epochs}", f"run_dir={case.folder}", *QUIET]
-    data = settings(case.table, case.row).data._target_.split(".")[1]
-    return line + ([f"data.root={roots[data]}"] if data in roots else [])
+    data = settings(case.table, case.row).data
+    root = roots.get(row.get("needs", data._target_.split(".")[1]))
+    if root is None:
+        return line
+    if "root" in data:
+        return [*line, f"data.root={root}"]
+    return line + [f"data.{part}={root}/{part}.npy" for part in ("train", "val", "test")]
 
 
 def train(case: Case, line: list[str]) -> float:
@@ -112,48 +143,67 @@ def train_py(line: list[str]) -> None:
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def measure(folder: Path, quantities: list[str]) -> dict[str, Any]:
-    """The newest weights of a run: papers report the last ones, and not the best in validation."""
+def measure(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """A run by its last weights, as papers report them, or by the best in validation."""
     last = folder / CHECKPOINTS / "last.ckpt"
-    vae, found = VAE.from_pretrained(last), {"steps": read_saved(last).content["global_step"]}
+    vae = VAE.from_pretrained(last.with_stem(about.get("weights", "last")))
+    found = {"steps": read_saved(last).content["global_step"]}
     data = build.make(OmegaConf.load(folder / "config.yaml").data)
     data.prepare_data()
     parts = data.divided()
-    for quantity in quantities:
-        split = quantity.partition("_")[0]
-        mean, error = elbo(vae, data.loader_of(parts[split]))
+    for quantity in about["measured"]:
+        split, _, name = quantity.partition("_")
+        each = elbo(vae, data.loader_of(parts[split]))
+        mean, error = each.mean().item(), each.std().item() / math.sqrt(len(each))
+        if name == "bound":
+            gain, error_of_gain = bound_over(each, vae, data.loader_of(parts[split]), **about[name])
+            mean, error = mean + gain, math.hypot(error, error_of_gain)
         found |= {quantity: f"{mean:.3f}", f"{quantity}_error": f"{error:.3f}"}
     return found
 
 
-def elbo(vae: VAE, batches: Loader) -> tuple[float, float]:
-    """The mean over all images, with one draw of z for each, and its standard error."""
+@torch.no_grad()
+def elbo(vae: VAE, batches: Loader) -> Tensor:
+    """Of each image, with one draw of z."""
     torch.manual_seed(0)
-    each = torch.cat([vae.elbo(x).elbo for x, *_ in batches]).double()
-    return each.mean().item(), each.std().item() / math.sqrt(len(each))
+    return torch.cat([vae.elbo(x).elbo for x, *_ in batches]).double()
+
+
+def bound_over(
+    elbo: Tensor, vae: VAE, batches: Loader, samples: int, images: int
+) -> tuple[float, float]:
+    """How much higher the importance-weighted bound is than the ELBO of the same images: the mean
+    over the first of them, and its standard error.
+
+    Images differ by tens of nats in their ELBO, but by few in this: with the ELBO of all of them it
+    gives the bound of all, for a part of the work.
+    """
+    torch.manual_seed(0)
+    x = torch.cat([x for x, *_ in batches])[:images]
+    parts = [importance_weighted(vae, part, samples).bound for part in x.split(BATCH)]
+    gain = torch.cat(parts).double() - elbo[: len(x)]
+    return gain.mean().item(), gain.std().item() / math.sqrt(len(gain))
 
 
 def append(row: dict[str, Any], path: Path) -> None:
     """One line; other processes may be adding theirs."""
-    new = not path.exists()
+    lines = published_page.read(path)
+    if not lines or {*lines[0]} != {*COLUMNS}:  # of an older version, which had fewer columns
+        write([{name: line.get(name, "") for name in COLUMNS} for line in [*lines, row]], path)
+        return
     with path.open("a", newline="") as out:
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+        csv.DictWriter(out, COLUMNS, lineterminator="\n").writerow(row)
 
 
 def known(path: Path) -> set[tuple[str, ...]]:
     """The keys of the rows that a CSV has."""
-    if not path.exists():
-        return set()
-    with path.open(newline="") as file:
-        return {(r["table"], r["row"], r["seed"], r["epochs"]) for r in csv.DictReader(file)}
+    return {tuple(line[name] for name in KEY) for line in published_page.read(path)}
 
 
 def run(left: list[Case], tables: dict[str, Any], options: argparse.Namespace) -> None:
-    roots = dict(pair.split("=", 1) for pair in options.root)
-    lines = [line_of(case, roots) for case in left]  # Hydra is not for threads
+    lines = [  # here, as Hydra is not for threads
+        line_of(case, tables[case.table]["rows"][case.row], options.root) for case in left
+    ]
     with ThreadPoolExecutor(options.jobs) as pool:
         futures = {
             pool.submit(train, case, line): case for case, line in zip(left, lines, strict=True)
@@ -161,7 +211,7 @@ def run(left: list[Case], tables: dict[str, Any], options: argparse.Namespace) -
         try:
             for future in as_completed(futures):
                 case, seconds = futures[future], round(future.result())
-                found = measure(case.folder, tables[case.table]["measured"])
+                found = measure(case.folder, tables[case.table])
                 append(asdict(case) | {"seconds": seconds} | found, options.out)
                 print(*case.key, *found.values(), f"{seconds} s", flush=True)
         except BaseException:  # those that are running stop by themselves, or come to their end
@@ -171,9 +221,10 @@ def run(left: list[Case], tables: dict[str, Any], options: argparse.Namespace) -
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     every = published()
+    ours = [name for name, about in every.items() if "command" not in about]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", help=f"default: all of {', '.join(every)}")
-    parser.add_argument("--rows", nargs="+", help="some of the rows; default: all")
+    parser.add_argument("tables", nargs="*", help=f"default: all of {', '.join(ours)}; or docs")
+    parser.add_argument("--rows", nargs="+", default=[], help="some of the rows; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--share", type=float, default=1.0, help="of the paper's epochs")
     parser.add_argument("--quick", action="store_true", help="a small share, an hour for all")
@@ -181,24 +232,34 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
     parser.add_argument("--out", type=Path, default=HERE / "published.csv")
     options = parser.parse_args(arguments)
-    options.tables = options.tables or [*every]
-    for name in options.tables:
-        if name not in every:
-            hint = did_you_mean(name, every)
-            parser.error(f"unknown table {name}{hint}; known: {', '.join(every)}")
-    rows = [row for name in options.tables for row in every[name]["rows"]]
-    for name in options.rows or []:
-        if name not in rows:
-            parser.error(f"unknown row {name}{did_you_mean(name, rows)}; known: {', '.join(rows)}")
     if not 0 < options.share <= 1:
         parser.error(f"--share must be above 0 and at most 1, got {options.share:g}")
     if wrong := [pair for pair in options.root if "=" not in pair]:
         parser.error(f"--root is DATA=FOLDER, as in mnist=FOLDER, got {wrong[0]}")
+    options.root = dict(pair.split("=", 1) for pair in options.root)
+    if options.tables == ["docs"]:
+        return options
+    options.tables = options.tables or ours
+    for name in options.tables:
+        if name not in every:
+            hint = did_you_mean(name, every)
+            parser.error(f"unknown table {name}{hint}; known: {', '.join(every)}")
+        if "command" in every[name]:
+            parser.error(f"another command makes the table {name}: {every[name]['command']}")
+    rows = {name: row for table in options.tables for name, row in every[table]["rows"].items()}
+    for name in options.rows:
+        if name not in rows:
+            parser.error(f"unknown row {name}{did_you_mean(name, rows)}; known: {', '.join(rows)}")
+        if reason := why_not(rows[name], options.root):
+            parser.error(f"the row {name} cannot be run: {reason}")
     return options
 
 
 def main() -> None:
     options = parsed()
+    if options.tables == ["docs"]:
+        published_page.write(published(), options.out)
+        return
     tables = {name: published()[name] for name in options.tables}
     there = known(options.out)
     left = [case for case in cases(tables, options) if case.key not in there]

@@ -1,6 +1,7 @@
 """The base class of all models: VAE, estimator, objective and optimizer in a LightningModule."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -22,6 +23,7 @@ from vae_lab.metrics import BoundMetrics, sums_and_count
 from vae_lab.networks import Network
 from vae_lab.objectives import Objective, Terms
 from vae_lab.optimization import (
+    Decay,
     check_learning_rate,
     clip,
     loss,
@@ -62,8 +64,9 @@ class VAEModule(pl.LightningModule):
         likelihood_lr: the learning rate of the likelihood's own parameters, such as a learned
             sigma, which lags behind the errors if it is too low; None: the optimizer's.
         lr_warmup_steps: the learning rate rises linearly over so many steps.
-        lr_decay: after the warm-up the learning rate stays (none), or falls along a cosine to zero
-            at the end of training.
+        lr_decay: after the warm-up the learning rate stays (none), falls along a cosine to zero at
+            the end of training, or is multiplied by a schedule, such as
+            :class:`~vae_lab.schedules.Staircase`, of the steps since.
 
     Attributes:
         own_latent_settings: arguments of a subclass that only its own choice of latent uses.
@@ -95,7 +98,7 @@ class VAEModule(pl.LightningModule):
         estimator_lr: float | None = None,
         likelihood_lr: float | None = None,
         lr_warmup_steps: int = 0,
-        lr_decay: Literal["none", "cosine"] = "none",
+        lr_decay: Decay = "none",
     ) -> None:
         super().__init__()
         if estimator is None:  # `estimator: null` in the config: the model's own
@@ -113,7 +116,7 @@ class VAEModule(pl.LightningModule):
         self.estimator_lr = estimator_lr
         self.likelihood_lr = likelihood_lr
         self.lr_warmup_steps = lr_warmup_steps
-        self.lr_decay = lr_decay
+        self.scheduled = partial(scheduled, warmup_steps=lr_warmup_steps, decay=lr_decay)
         self.config: dict[str, Any] = {}  # of the run, in plain types; kept in its checkpoints
         self.latest: dict[str, float] = {}  # the training metrics last read off the device
         self.batch_terms: Tensor | None = None  # of the last batch; see callbacks.training
@@ -149,8 +152,7 @@ class VAEModule(pl.LightningModule):
         shard(self, (self.vae.encoder, self.vae.decoder))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self._fresh_optimizer()
-        return scheduled(optimizer, self.lr_warmup_steps, self.lr_decay, self.trainer)
+        return self.scheduled(self._fresh_optimizer(), trainer=self.trainer)
 
     def configure_gradient_clipping(
         self,

@@ -6,11 +6,11 @@ import pytorch_lightning as pl
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from vae_lab.optimization import rate_factor
+from vae_lab.optimization import Decay, rate_factor
 
 
 def scheduled(
-    optimizer: Optimizer, warmup_steps: int, decay: str, trainer: pl.Trainer
+    optimizer: Optimizer, warmup_steps: int, decay: Decay, trainer: pl.Trainer
 ) -> dict[str, Any]:
     """The optimizer with a learning rate that moves at every step, as Lightning wants them."""
     factor = rate_factor(warmup_steps, decay, lambda: trainer.estimated_stepping_batches)

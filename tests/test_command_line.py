@@ -101,7 +101,8 @@ BAD = {
     "compile=yes": "compile must be true or false, got 'yes'",
     "early_stopping=.5": "early_stopping must be an integer or null, got 0.5",
     "model.lr_decay=cosin": (
-        "model.lr_decay must be none or cosine, got 'cosin'; did you mean model.lr_decay=cosine"
+        "model.lr_decay must be none or cosine or Schedule, got 'cosin'; did you mean "
+        "model.lr_decay=cosine"
     ),
     "init.freeze=encoder": (
         "init.freeze must be a list of encoder or posterior or decoder or model, got 'encoder': "
@@ -127,7 +128,7 @@ BAD = {
     "-m --cfg job seed=1,2": (
         "--cfg shows one run: leave out -m, and type one value of each setting"
     ),
-    "model.lr_decay=linear": "model.lr_decay must be none or cosine, got 'linear'",
+    "model.lr_decay=linear": "model.lr_decay must be none or cosine or Schedule, got 'linear'",
     "--model=gumbel_vae": "settings have no dashes: type model=gumbel_vae instead of "
     "--model=gumbel_vae",
     "-model": "settings have no dashes: type model=VALUE instead of -model",

@@ -25,7 +25,7 @@ from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP, Conv, Grid
 from vae_lab.objectives import ELBO
-from vae_lab.schedules import Exponential
+from vae_lab.schedules import Exponential, Staircase
 from vae_lab.schedules import Linear as LinearSchedule
 
 torch.manual_seed(0)
@@ -107,13 +107,19 @@ SAME = {  # what is typed, and what is passed
 }
 
 
-@pytest.mark.parametrize("extra", ["plain", "averaged"])
+STAIRS = "{_target_: vae_lab.schedules.Staircase, start: 1, end: 0.1, stages: 3, first_steps: 9}"
+
+
+@pytest.mark.parametrize("extra", ["plain", "averaged", "in stages"])
 @pytest.mark.parametrize("model", SAME)
 def test_the_weights_are_those_of_train_py_bit_for_bit(run, model, extra):
     typed, passed = SAME[model]
     if extra == "averaged":
         typed = [*typed, "ema=0.9", "trainer.gradient_clip_val=0.5", "model.lr_decay=none"]
         passed = passed | {"ema": 0.9, "gradient_clip_val": 0.5, "lr_decay": "none"}
+    if extra == "in stages":
+        typed = [*typed, f"model.lr_decay={STAIRS}"]
+        passed = passed | {"lr_decay": Staircase(1.0, 0.1, 3, 9)}
     run(f"model={model}", *TYPED, *typed)
     x = Digits().load().train
     if "latent" not in passed:
@@ -382,6 +388,7 @@ def test_a_second_ctrl_c_raises(monkeypatch):
         ({"seed": 1}, "seed 0 -> 1"),
         ({"epochs": 9}, "epochs 2 -> 9"),
         ({"batch_size": 10}, "batch_size 20 -> 10"),
+        ({"lr_decay": Staircase(1.0, 0.1, 3, 2)}, "lr_decay 'cosine' -> 'Staircase"),
         ({"latent": Gaussian(3)}, "latent {.*3.*}"),
         ({"estimator": "sticking_the_landing"}, "estimator .Repara.* -> .StickingTheLanding"),
         ({"x": X.flip(0)}, "x '.*' -> '"),
@@ -395,11 +402,12 @@ def test_a_file_of_other_settings_is_refused(tmp_path, changed, line):
     assert "\n" not in str(e.value) and (tmp_path / "a.ckpt").read_bytes() == before
 
 
-def test_more_epochs_at_the_same_rate_go_on(tmp_path):
-    settings = {"lr_decay": "none", "file": tmp_path / "a.ckpt"}
+@pytest.mark.parametrize("decay", ["none", Staircase(1.0, 0.1, 3, 2)])
+def test_more_epochs_at_a_rate_that_does_not_know_the_end_go_on(tmp_path, decay):
+    settings = {"lr_decay": decay, "file": tmp_path / "a.ckpt"}
     small(X, **settings)
     more = small(X, **settings | {"epochs": 5, "patience": 9})
-    assert same(more, small(X, lr_decay="none", epochs=5))
+    assert same(more, small(X, lr_decay=decay, epochs=5))
 
 
 def test_a_file_of_something_else_is_refused_and_neighbours_stay(tmp_path):

@@ -23,6 +23,7 @@ from vae_lab.networks import MLP, Grid, Linear
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
 from vae_lab.optimization import rate_factor
 from vae_lab.schedules import Linear as LinearSchedule
+from vae_lab.schedules import Staircase
 
 MODELS = [GaussianVAE, GumbelVAE, PoissonVAE, ReinforceVAE]
 EXACT = {"latents": 3, "categories": 2, "estimator": Exact()}
@@ -212,6 +213,13 @@ def test_the_learning_rate_is_its_formula_to_the_bit(warmup, steps):
 def test_a_training_without_an_end_has_no_decay():
     factor = rate_factor(2, "cosine", lambda: math.inf)
     assert [factor(step) for step in range(4)] == [0.5, 1, 1, 1]
+
+
+def test_after_the_warm_up_the_learning_rate_follows_a_schedule():
+    model = make(GaussianVAE, lr_warmup_steps=2, lr_decay=Staircase(1.0, 0.25, 3, 1, 2))
+    fit(model, steps=3)
+    assert rates(model, 7) == [0.5, 1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert {*model.schedules} == {"beta"}, "it is the optimizer's, and no number of the loss"
 
 
 def test_without_decay_the_learning_rate_stays():

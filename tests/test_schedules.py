@@ -14,6 +14,7 @@ from vae_lab.schedules import (
     Cyclical,
     Exponential,
     Linear,
+    Staircase,
     Step,
     as_schedule,
     bounds,
@@ -26,6 +27,8 @@ CASES = [
     (Step(0.0, 0.5, 10), {0: 0.0, 9: 0.0, 10: 0.5, 99: 0.5}),
     (Cosine(1.0, 0.5, 10), {0: 1.0, 5: 0.75, 10: 0.5, 99: 0.5}),
     (Exponential(1.0, 0.25, 10), {0: 1.0, 5: 0.5, 10: 0.25, 99: 0.25}),
+    (Staircase(1.0, 0.25, 3, 2, 3), {0: 1.0, 1: 1.0, 2: 0.5, 7: 0.5, 8: 0.25, 99: 0.25}),
+    (Staircase(1.0, 0.1, 2, 5), {0: 1.0, 4: 1.0, 5: 0.1, 99: 0.1}),
     (Cyclical(0.0, 1.0, 40, 4, 0.5), {0: 0, 2: 0.4, 5: 1, 9: 1, 10: 0, 13: 0.6, 40: 1, 99: 1}),
     (Cyclical(0.2, 1.0, 10, 1, 1.0), {0: 0.2, 5: 0.6, 10: 1.0}),
 ]
@@ -90,6 +93,9 @@ def test_the_cosine_begins_and_ends_flat():
     [
         (lambda: Linear(1, 0, 0), "steps must be at least 1, got 0"),
         (lambda: Exponential(1, 0, 9), "start and end must be positive, got 1 and 0"),
+        (lambda: Staircase(1, 0, 3, 9), "start and end must be positive, got 1 and 0"),
+        (lambda: Staircase(1, 0.1, 1, 9), "stages must be at least 2, got 1"),
+        (lambda: Staircase(1, 0.1, 3, 0), "first_steps and growth must be at least 1, got 0 and 1"),
         (lambda: Cyclical(0, 1, 3, 4), "steps must be at least cycles >= 1, got 3 and 4"),
         (lambda: Cyclical(0, 1, 9, 2, 0), r"rise must be in \(0, 1\], got 0"),
         (lambda: ELBO(-1), "beta must not be negative, got -1"),

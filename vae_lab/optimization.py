@@ -6,7 +6,7 @@ The same for train.py, whose trainer is Lightning's, and for :func:`vae_lab.fit`
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from .objectives import Objective, Terms
 from .schedules import Constant, Cosine, Linear, Schedule
 from .vae import VAE
 
+Decay = Literal["none", "cosine"] | Schedule  # of the learning rate
 LABELLED_SHARE = 0.125  # of a batch, where labels are inferred
 
 
@@ -119,21 +120,22 @@ def parameter_groups(
     return [{"params": [p for p in model if id(p) not in others]}, *groups]
 
 
-def check_learning_rate(warmup_steps: int, decay: str) -> None:
+def check_learning_rate(warmup_steps: int, decay: Decay) -> None:
     if warmup_steps < 0:
         raise ValueError(f"lr_warmup_steps must not be negative, got {warmup_steps}")
-    if decay not in ("none", "cosine"):
+    if not isinstance(decay, Schedule) and decay not in ("none", "cosine"):
         raise ValueError(f"lr_decay must be none or cosine, got {decay!r}")
 
 
 def rate_factor(
-    warmup_steps: int, decay: str, all_steps: Callable[[], float]
+    warmup_steps: int, decay: Decay, all_steps: Callable[[], float]
 ) -> Callable[[int], float]:
     """The factor on the learning rate, as a function of the step.
 
     Args:
         warmup_steps: so many steps it rises linearly, and is 1 in the last of them.
-        decay: then it stays there ("none"), or falls to 0 at the end of training ("cosine").
+        decay: then it stays there ("none"), falls to 0 at the end of training ("cosine"), or is a
+            schedule of the steps since.
         all_steps: the steps of the whole training, infinite where nobody knows; asked for when the
             decay begins, as that loads the data.
     """
@@ -141,6 +143,8 @@ def rate_factor(
 
     @cache
     def fall() -> Schedule:
+        if isinstance(decay, Schedule):
+            return decay
         steps = all_steps() if decay == "cosine" else math.inf
         if not math.isfinite(steps):
             return Constant(1.0)

@@ -6,6 +6,8 @@ and not a float, so that a changing value neither recompiles a compiled step nor
 """
 
 import math
+from bisect import bisect_right
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +106,42 @@ class Step(_Ramp):
 
     def at(self, step: int) -> float:
         return self.start if step < self.steps else self.end
+
+
+class Staircase(Schedule):
+    r"""A value that falls or rises in stages, by the same factor from each to the next.
+
+    .. math:: v = s \, (e / s)^{i / (n - 1)} \quad \text{in stage } i = 0, \dots, n - 1
+
+    Args:
+        start: the value in the first stage.
+        end: the value in the last one, which does not end.
+        stages: n, how many there are.
+        first_steps: how many steps of the optimizer the first stage takes.
+        growth: how many times as many each other one takes as that before it.
+    """
+
+    def __init__(
+        self, start: float, end: float, stages: int, first_steps: int, growth: int = 1
+    ) -> None:
+        if start <= 0 or end <= 0:
+            raise ValueError(f"start and end must be positive, got {start} and {end}")
+        if stages < 2:
+            raise ValueError(f"stages must be at least 2, got {stages}")
+        if first_steps < 1 or growth < 1:
+            raise ValueError(
+                f"first_steps and growth must be at least 1, got {first_steps} and {growth}"
+            )
+        self.start, self.end, self.stages = start, end, stages
+        self.first_steps, self.growth = first_steps, growth
+        lengths = (first_steps * growth**i for i in range(stages - 1))
+        self.ends = [*accumulate(lengths)]  # of all stages but the last
+        self.steps = self.ends[-1]
+        super().__init__()
+
+    def at(self, step: int) -> float:
+        stage = bisect_right(self.ends, step)
+        return self.start * (self.end / self.start) ** (stage / (self.stages - 1))
 
 
 class Cyclical(Schedule):

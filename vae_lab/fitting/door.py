@@ -5,7 +5,7 @@ import sys
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from ..levels import Levels
 from ..likelihoods import Likelihood
 from ..networks import Network
 from ..objectives import Objective
-from ..optimization import labelled_share, rehearse
+from ..optimization import Decay, labelled_share, rehearse
 from ..priors import Prior
 from ..priors.base import start as start_prior
 from ..seeding import seeded
@@ -54,7 +54,7 @@ def fit(
     lr: float = 3e-3,
     weight_decay: float = 0.01,
     lr_warmup_steps: int = 100,
-    lr_decay: Literal["none", "cosine"] = "cosine",
+    lr_decay: Decay = "cosine",
     likelihood_lr: float | None = None,
     estimator_lr: float | None = None,
     gradient_clip_val: float | None = None,
@@ -111,7 +111,8 @@ def fit(
         lr: the learning rate of AdamW; train.py's is lower, 1e-3, for any network.
         weight_decay: of AdamW.
         lr_warmup_steps: the learning rate rises linearly over so many steps.
-        lr_decay: then it falls to zero at the last epoch ("cosine"), or stays ("none").
+        lr_decay: then it falls to zero at the last epoch ("cosine"), stays ("none"), or is
+            multiplied by a schedule of the steps since; see :mod:`vae_lab.schedules`.
         likelihood_lr: the learning rate of the likelihood's own parameters; None: `lr`.
         estimator_lr: that of the estimator's own; None: `lr`.
         gradient_clip_val: the largest norm of a gradient; None: any.
@@ -187,7 +188,11 @@ def fit(
         settings: dict[str, Any] = {}
         if file is not None:
             settings = blueprint(vae) | {"estimator": repr(gradient), "objective": repr(goal)}
-            settings |= asdict(plan) | {"batch_size": batch_size, "machine": machine(place)}
+            settings |= asdict(plan) | {
+                "lr_decay": str(lr_decay),
+                "batch_size": batch_size,
+                "machine": machine(place),
+            }
             settings |= {"x": fingerprint(data), "val": fingerprint(held)}
         _run(training, File(file, settings), progress)
     return _finished(training)

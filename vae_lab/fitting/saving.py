@@ -43,7 +43,7 @@ class File:
             raise ValueError(f"{self.path} is no file of {WRITER}: name another one")
         before = content["config"]
         names = [n for n in self.settings | before if self.settings.get(n) != before.get(n)]
-        later = {"patience", "epochs"} if self.settings["lr_decay"] == "none" else {"patience"}
+        later = {"patience"} if self.settings["lr_decay"] == "cosine" else {"patience", "epochs"}
         if names := [n for n in names if n not in later]:  # what decides the end only
             changes = (f"{n} {before.get(n)!r} -> {self.settings.get(n)!r}" for n in names)
             raise ValueError(

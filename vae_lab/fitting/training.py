@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ..data import Batch, Loader, TensorLoader
 from ..estimators import Estimator
 from ..objectives import Objective
 from ..optimization import (
+    Decay,
     check_learning_rate,
     clip,
     label_weight,
@@ -38,7 +39,7 @@ class Plan:
     lr: float
     weight_decay: float
     lr_warmup_steps: int
-    lr_decay: Literal["none", "cosine"]
+    lr_decay: Decay
     likelihood_lr: float | None
     estimator_lr: float | None
     gradient_clip_val: float | None

@@ -197,6 +197,11 @@ def _callbacks(config: DictConfig, model: VAEModule, run_dir: Path) -> list[Call
     if config.ema is not None:
         callbacks.append(ExponentialAveraging(config.ema))
     if config.early_stopping is not None:
+        if model.objective.monitor is None:
+            raise ValueError(
+                f"early_stopping={config.early_stopping} waits for a better val/elbo, which "
+                f"{type(model.objective).__name__} does not look for: leave it out"
+            )
         wait = max((s.steps for n, s in model.schedules.items() if n == "beta"), default=0)
         callbacks.append(EarlyStopping(patience=config.early_stopping, wait_steps=wait))
     if config.trainer.enable_progress_bar:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 
 import pytest
@@ -480,9 +481,10 @@ def test_finite_updates_refuse(tmp_path):
 class Unused(Model):
     """Logs for each validation its (KL, active units, perplexity)."""
 
-    def __init__(self, values, latent):
+    def __init__(self, values, latent, data):
         super().__init__()
         self.values, self.vae.latent = iter(values), latent
+        self.metrics = types.SimpleNamespace(count=torch.tensor(data))
 
     def validation_step(self, batch, batch_idx):
         names = ("val/kl", "val/active_units", "val/code_perplexity")
@@ -490,11 +492,11 @@ class Unused(Model):
         self.log_dict(dict(zip(names, values, strict=True)), batch_size=16)
 
 
-def warned(values, latent, **settings):
+def warned(values, latent, data=512, **settings):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run = trainer([LatentUse(**settings)], max_epochs=len(values))
-        run.fit(Unused(values, latent), batches(1), batches(1))
+        run.fit(Unused(values, latent, data), batches(1), batches(1))
     return [(w.category, str(w.message)) for w in caught if w.category in NAMED]
 
 
@@ -521,6 +523,11 @@ def test_the_warnings_say_what_to_type():
     assert message.startswith("val/kl is 0.09 nats, 5 of 5 latent variables are active; type ")
     [(_, message)] = warned([DEAD], Categorical(5, 512), patience=1)
     assert message.startswith("of 512 categories a latent variable uses 40 (val/code_perplexity)")
+
+
+def test_few_data_do_not_tell_which_codes_are_dead():
+    assert warned([DEAD] * 3, Categorical(5, 512), data=511) == []
+    assert warned([COLLAPSED] * 3, Categorical(5, 512), data=1) != []
 
 
 def test_continuous_latents_have_no_codes():

@@ -402,9 +402,12 @@ def test_it_trains_by_its_name(objective):
 def test_the_newest_weights_are_those_of_the_model(objective):
     """The best val/elbo is of another one, and says nothing of what is maximised."""
     wild = QUICK | {"epochs": 8, "lr": 0.3, "lr_decay": "none", "objective": objective}
+    wild["patience"] = 1
     vae = vae_lab.fit(X, val=X[:20], **wild)
     elbos = [row["val/elbo"] for row in vae.history]
     assert elbos[-1] < max(elbos)
+    assert len(elbos) == 8
+    del wild["patience"]
     assert torch.equal(weights(vae), weights(vae_lab.fit(X, val_size=0, **wild)))
 
 
@@ -482,3 +485,11 @@ def test_refusals(make, line):
 def test_prints_as_the_call_that_makes_it():
     for objective in (Perceptual(perceptual=0.5), SMALL):
         assert repr(eval(repr(objective))) == repr(objective)
+
+
+def test_early_stopping_has_nothing_to_wait_for(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("objective=perceptual", "early_stopping=2", f"run_dir={tmp_path / 'run'}")
+    said = capsys.readouterr().err
+    assert "early_stopping=2 waits for a better val/elbo, which perceptual does not look" in said
+    assert said.count("\n") == 1 and not (tmp_path / "run").exists()

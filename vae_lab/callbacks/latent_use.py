@@ -28,7 +28,8 @@ class LatentUse(pl.Callback):
 
     Collapsed is a model whose `val/kl` is below `min_kl` or that has no active unit. Its codes are
     dead where `val/code_perplexity` P lies so low that :math:`(P - 1) / (K - 1)` is below
-    `min_codes`: 0 is one code used of K, 1 all alike. The diagnoses, and what to type, are those of
+    `min_codes`: 0 is one code used of K, 1 all alike; that fewer than K data, at all their places,
+    use few codes says nothing. The diagnoses, and what to type, are those of
     :mod:`vae_lab.evaluation.diagnosis`.
 
     Args:
@@ -56,7 +57,11 @@ class LatentUse(pl.Callback):
             return
         names = ("kl", "active_units", "active_channels", "code_perplexity")
         numbers = {n: metrics[f"val/{n}"].item() for n in names if f"val/{n}" in metrics}
-        numbers |= sizes(cast(Training, pl_module).vae.latent) | own_temperature(pl_module)
+        module = cast(Training, pl_module)
+        latent, seen = module.vae.latent, module.metrics.count.item() * trainer.world_size
+        if latent.categories is not None and seen * latent.num_places < latent.categories:
+            numbers.pop("code_perplexity", None)
+        numbers |= sizes(latent) | own_temperature(pl_module)
         for found in diagnose(numbers, "val/", self.min_kl, self.min_codes):
             if found.name in WARNINGS:
                 message = f"{found.because}; {found.advice}"

@@ -120,7 +120,7 @@ def fit(
         val_size: how much of x is held out: a fraction below 1, or a count; 0: nothing, and the
             last weights are the model's.
         patience: stop after so many epochs without a better ELBO, past a KL warm-up; None: a fifth
-            of all, but 20 at least.
+            of all, but 20 at least. Perceptual and adversarial objectives never stop early.
         seed: decides the first weights, the order of the data and all noise. The random state of
             the caller stays as it is.
         device: where to train, and where the model will be; None: on a GPU if there is one.

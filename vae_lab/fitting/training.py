@@ -216,7 +216,7 @@ class Training:
             at.best = elbo
             if self.objective.monitor is not None:
                 self._kept = _copied(self.model)
-        if at.step < self._warm_up:
+        if at.step < self._warm_up or self.objective.monitor is None:
             return
         at.score, at.waited = (elbo, 0) if elbo > at.score else (at.score, at.waited + 1)
 

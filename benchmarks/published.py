@@ -79,8 +79,7 @@ def published() -> dict[str, Any]:
 
 def runnable(about: dict[str, Any], roots: dict[str, str]) -> list[str]:
     """The rows of a table that can be run, with the data whose folders are given."""
-    rows = about.get("rows", {})
-    return [name for name, row in rows.items() if why_not(row, roots) is None]
+    return [name for name, row in about["rows"].items() if why_not(row, roots) is None]
 
 
 def why_not(row: dict[str, Any], roots: dict[str, str]) -> str | None:

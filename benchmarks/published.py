@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import published_page  # noqa: E402
 from benchmarks.turns import write  # noqa: E402
 from commandline.likeness import did_you_mean  # noqa: E402
+from datamodules.base import DataModule  # noqa: E402
 from tasks import build  # noqa: E402
 from vae_lab import VAE  # noqa: E402
-from vae_lab.data import Loader  # noqa: E402
 from vae_lab.evaluation.evidence import importance_weighted  # noqa: E402
 from vae_lab.storage.checkpoints import CHECKPOINTS, read_saved  # noqa: E402
 
@@ -46,7 +47,7 @@ RUNS = ROOT / "runs" / "published"
 QUIET = ["logger=csv", "report=false", "callbacks.pictures=null"]
 QUIET += ["trainer.enable_progress_bar=false"]
 QUANTITIES = ("train_elbo", "test_elbo", "test_bound")
-BATCH = 20  # images of which many samples are drawn
+BATCH, FEW = 1000, 20  # images at a time: with one draw of z, and with many
 KEY = ("table", "row", "seed", "epochs")
 COLUMNS = (*KEY, "steps", "seconds")
 COLUMNS += tuple(name for quantity in QUANTITIES for name in (quantity, f"{quantity}_error"))
@@ -78,8 +79,7 @@ def published() -> dict[str, Any]:
 
 def runnable(about: dict[str, Any], roots: dict[str, str]) -> list[str]:
     """The rows of a table that can be run, with the data whose folders are given."""
-    rows = about.get("rows", {})
-    return [name for name, row in rows.items() if why_not(row, roots) is None]
+    return [name for name, row in about["rows"].items() if why_not(row, roots) is None]
 
 
 def why_not(row: dict[str, Any], roots: dict[str, str]) -> str | None:
@@ -150,28 +150,32 @@ def measure(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     found = {"steps": read_saved(last).content["global_step"]}
     data = build.make(OmegaConf.load(folder / "config.yaml").data)
     data.prepare_data()
-    parts = data.divided()
     for quantity in about["measured"]:
         split, _, name = quantity.partition("_")
-        each = elbo(vae, data.loader_of(parts[split]))
+        x = images(data, split)
+        each = elbo(vae, x)
         mean, error = each.mean().item(), each.std().item() / math.sqrt(len(each))
         if name == "bound":
-            gain, error_of_gain = bound_over(each, vae, data.loader_of(parts[split]), **about[name])
+            gain, error_of_gain = bound_over(each, vae, x, **about[name])
             mean, error = mean + gain, math.hypot(error, error_of_gain)
         found |= {quantity: f"{mean:.3f}", f"{quantity}_error": f"{error:.3f}"}
     return found
 
 
+def images(data: DataModule, split: str) -> Tensor:
+    """All of a split, as a model sees them."""
+    with closing(data.loader_of(data.divided()[split])) as batches:
+        return torch.cat([x for x, *_ in batches])
+
+
 @torch.no_grad()
-def elbo(vae: VAE, batches: Loader) -> Tensor:
+def elbo(vae: VAE, x: Tensor) -> Tensor:
     """Of each image, with one draw of z."""
     torch.manual_seed(0)
-    return torch.cat([vae.elbo(x).elbo for x, *_ in batches]).double()
+    return torch.cat([vae.elbo(part).elbo for part in x.split(BATCH)]).double()
 
 
-def bound_over(
-    elbo: Tensor, vae: VAE, batches: Loader, samples: int, images: int
-) -> tuple[float, float]:
+def bound_over(elbo: Tensor, vae: VAE, x: Tensor, samples: int, images: int) -> tuple[float, float]:
     """How much higher the importance-weighted bound is than the ELBO of the same images: the mean
     over the first of them, and its standard error.
 
@@ -179,9 +183,9 @@ def bound_over(
     gives the bound of all, for a part of the work.
     """
     torch.manual_seed(0)
-    x = torch.cat([x for x, *_ in batches])[:images]
-    parts = [importance_weighted(vae, part, samples).bound for part in x.split(BATCH)]
-    gain = torch.cat(parts).double() - elbo[: len(x)]
+    parts = x[:images].split(FEW)
+    bound = torch.cat([importance_weighted(vae, part, samples).bound for part in parts]).double()
+    gain = bound - elbo[: len(bound)]
     return gain.mean().item(), gain.std().item() / math.sqrt(len(gain))
 
 

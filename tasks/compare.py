@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import pytorch_lightning as pl
@@ -31,6 +31,21 @@ from .start import typed_folder
 
 FORMATS = {"test_elbo": ".2f", "lowest": ".2f", "highest": ".2f"}  # nats
 Row = dict[str, Any]
+
+
+class Trained(NamedTuple):
+    """What a run with one of the estimators has shown.
+
+    Attributes:
+        elbo: of the test images.
+        curve: the validation ELBO against steps and seconds.
+        variances: of the gradient against steps, where the run has measured them
+            (callbacks=gradient_probe).
+    """
+
+    elbo: float
+    curve: list[dict[str, float]]
+    variances: list[dict[str, float]]
 
 
 def run(
@@ -69,17 +84,23 @@ def run(
         for name, estimator in estimators.items()
     ]
     _say_unequal(rows, asked.evaluations)
-    curves = {}
+    trained = {}
     _save(folder, rows)  # what was measured is kept, whatever happens to the training
     for row in rows if asked.train_epochs else ():
         name = row["estimator"]
         runs = [_train(config, fit, folder, name, chosen[name][0], seed) for seed in asked.seeds]
-        curves[name] = [curve for _, curve in runs]
-        row |= _elbos([elbo for elbo, _ in runs])
+        trained[name] = runs
+        row |= _elbos([run.elbo for run in runs])
     _save(folder, rows)
     _show(rows, all(truth.exact for truth in truths.values()))
+    curves = {name: [run.curve for run in runs] for name, runs in trained.items()}
     figures.comparison(rows, curves, folder / "compare.png")
-    print(f"files    {folder}: compare.csv, compare.png")
+    written = ["compare.csv", "compare.png"]
+    probed = {name: [run.variances for run in runs] for name, runs in trained.items()}
+    if any(curve for curves in probed.values() for curve in curves):
+        figures.variances(probed, folder / "variance.png")
+        written.append("variance.png")
+    print(f"files    {folder}: {', '.join(written)}")
 
 
 def _estimators(
@@ -186,9 +207,8 @@ def _train(
     name: str,
     settings: DictConfig,
     seed: int,
-) -> tuple[float, list[dict[str, float]]]:
-    """The test ELBO of a run with this estimator, and the validation ELBO against steps and
-    seconds."""
+) -> Trained:
+    """A run with this estimator."""
     config = config.copy()
     config.task, config.seed, config.checkpoint = "fit", seed, None
     config.estimator = settings
@@ -200,7 +220,8 @@ def _train(
         elbo = fit(config)
     print(f"{name}, seed {seed}: test/elbo {elbo:.2f}", flush=True)
     with (typed_folder(config) / "metrics.csv").open() as file:
-        return elbo, _curve([*csv.DictReader(file)])
+        rows = [*csv.DictReader(file)]
+    return Trained(elbo, _curve(rows), _variances(rows))
 
 
 def _elbos(elbos: list[float]) -> Row:
@@ -221,6 +242,11 @@ def _curve(rows: list[dict[str, str]]) -> list[dict[str, float]]:
         for row in rows
         if row["val/elbo"]
     ]
+
+
+def _variances(rows: list[dict[str, str]]) -> list[dict[str, float]]:
+    steps, values = figures.series(rows, "gradient/variance")
+    return [{"step": step, "variance": v} for step, v in zip(steps, values, strict=True)]
 
 
 def _save(folder: Path, rows: list[Row]) -> None:

@@ -46,6 +46,12 @@ TINY = [
 ROOT = ["data.root=/x"]
 OF_PHOTOGRAPHS = ("photos", "photo_codes", "tokenizer", "kl_autoencoder")
 NEEDED = {name: ROOT for name in ("image_folder", "streaming", *OF_PHOTOGRAPHS)}
+OF_ARRAYS = [
+    f"{data}_{prior}"
+    for data in ("static_mnist", "omniglot", "caltech")
+    for prior in ("standard", "vamp")
+]
+NEEDED |= {name: ["data.train=/x.npy"] for name in OF_ARRAYS}
 NEEDED["columns"] = ["likelihood.columns=[{name: age, kind: gaussian}]"]
 NEEDED["arrays"] = ["data.train=/x.npy"]
 NEEDED["dataset"] = ["++data.dataset._target_=torch.utils.data.ChainDataset"]

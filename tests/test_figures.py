@@ -246,3 +246,13 @@ def test_the_first_steps_do_not_flatten_a_curve():
     assert -30 < low < -21 and -20 <= high < -19
     assert figures.window([1.0, 1.0])[0] < 1 < figures.window([1.0, 1.0])[1]
     assert figures.window([]) == (0, 1)
+
+
+def test_the_variance_is_the_geometric_mean_over_the_seeds(tmp_path, drawn):
+    one = [{"step": 10, "variance": 1.0}, {"step": 20, "variance": 4.0}]
+    other = [{"step": 10, "variance": 100.0}]  # a run that is shorter
+    figures.variances({"arm": [one, other], "disarm": [one]}, tmp_path / "variance.png")
+    [axis] = drawn["variance"].axes
+    points = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert points == {"arm": [[10, pytest.approx(10)]], "disarm": [[10, 1], [20, 4]]}
+    assert axis.get_yscale() == "log"

@@ -464,6 +464,20 @@ def test_estimators_of_a_latent_that_is_chosen_are_compared(run, tmp_path):
     assert VAE.from_pretrained(tmp_path / "c" / "runs" / "disarm-0").latent.kind == "bits"
 
 
+def test_the_variance_while_each_estimator_trains_is_drawn(run, tmp_path, capsys):
+    asked = ["estimators=[straight_through,score_function]", "train_epochs=1", "repeats=2"]
+    asked += ["reference_repeats=2", "images=4"]
+    probe = ["every_n_steps=2", "images=4", "repeats=3", "reference_repeats=2"]
+    line = ["run_dir=c", "callbacks=gradient_probe", *(f"compare.{a}" for a in asked)]
+    run(*CSV, "task=compare", *line, *(f"callbacks.gradient_probe.{setting}" for setting in probe))
+    assert "compare.csv, compare.png, variance.png" in capsys.readouterr().out
+    probed = rows(tmp_path / "c" / "runs" / "score_function-0")
+    measured = [r for r in probed if r.get("gradient/variance")]
+    assert [point["step"] for point in compare._variances(probed)] == [2, 4]
+    assert compare._variances(probed)[0]["variance"] == float(measured[0]["gradient/variance"])
+    assert (tmp_path / "c" / "variance.png").stat().st_size > 5_000
+
+
 def test_estimators_are_compared(run, tmp_path, capsys, monkeypatch):
     asked = ["estimators=[straight_through,score_function]", "train_epochs=1", "repeats=5"]
     asked += ["seeds=[0,1]", "evaluations=3"]
@@ -487,6 +501,7 @@ def test_estimators_are_compared(run, tmp_path, capsys, monkeypatch):
         trained = OmegaConf.load(tmp_path / "c" / "runs" / f"{name}-1" / "config.yaml")
         assert trained.estimator.num_samples == 3
     assert (tmp_path / "c" / "compare.png").exists()
+    assert not (tmp_path / "c" / "variance.png").exists()
     assert (tmp_path / "c" / "runs" / "score_function-0" / "release").is_dir()
     monkeypatch.setattr(compare, "reference", None)  # it is refused before the work
     again = ["compare.seeds=[2,1]", "compare.estimators=[score_function]", "compare.train_epochs=1"]

@@ -5,6 +5,7 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,27 @@ def comparison(
         axis.set(title="validation ELBO", xlabel="training seconds" if key == "seconds" else key)
     if curves:
         axes[-1].legend(frameon=False, fontsize="small", loc="lower right")
+    write(figure, path)
+
+
+def variances(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], path: Path) -> None:
+    """The variance of the encoder's gradient against the step, on a logarithmic axis.
+
+    Args:
+        curves: for each estimator, runs (seeds) of points with `step` and `variance`, of which the
+            geometric mean is drawn.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained", dpi=DPI)
+    axis = figure.subplots()
+    plain(axis)
+    for index, (name, runs) in enumerate(curves.items()):
+        points = list(zip(*runs, strict=False))
+        steps = [point[0]["step"] for point in points]
+        values = [geometric_mean(each["variance"] for each in point) for point in points]
+        axis.plot(steps, values, **style(index), label=name)
+    axis.set(yscale="log", xlabel="step", ylabel="variance of the encoder's gradient")
+    axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     write(figure, path)
 
 

@@ -310,7 +310,7 @@ REFUSED = [
     (
         "poisson",
         math.nan,
-        r"column 'x1' is missing \(nan\) in row 3: type missing=True, by command",
+        r"column 'x1' is missing \(nan\) in row 3: the model was made for data that is whole",
     ),
 ]
 

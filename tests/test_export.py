@@ -9,7 +9,8 @@ import torch
 from test_pretrained import small_vae
 
 from vae_lab import VAE, export, likelihoods
-from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.distributions import base
+from vae_lab.latents import Bernoulli, Categorical, CorrelatedGaussian, Gaussian, Poisson
 from vae_lab.networks import Grid, Linear
 
 FAMILIES = {
@@ -17,6 +18,7 @@ FAMILIES = {
     "logits": Categorical(2, 3),
     "logits ": Bernoulli(3),
     "rate": Poisson(3),
+    "loc scale_tril": CorrelatedGaussian(3),
 }
 
 
@@ -43,10 +45,22 @@ def test_the_encoder_gives_all_parameters_of_q(names):
     graph = export.EncoderGraph(vae)
     assert graph.outputs == names.split()
     x = torch.rand(3, 1, 4, 4)
-    q = vae.encode(x).base_dist
+    q = base(vae.encode(x))
     again = type(q)(**dict(zip(graph.outputs, graph(x), strict=True)))
     z = q.sample()
     torch.testing.assert_close(again.log_prob(z), q.log_prob(z))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("network", [Linear(), Grid((4,))], ids=["flat", "grid"])
+def test_a_posterior_with_correlations_is_exported(tmp_path, network):
+    vae = small_vae(CorrelatedGaussian(4), network, shape=(1, 8, 8))
+    assert export.export_onnx(vae, tmp_path).difference < 1e-5
+    encoder, x = onnxruntime.InferenceSession(tmp_path / "encoder.onnx"), torch.rand(5, 1, 8, 8)
+    loc, root = encoder.run(["loc", "scale_tril"], {"x": x.numpy()})
+    q = base(vae.encode(x))
+    np.testing.assert_allclose(loc, q.loc, atol=1e-5)
+    np.testing.assert_allclose(root @ root.swapaxes(-1, -2), q.covariance_matrix, atol=1e-5)
 
 
 def test_the_graphs_do_what_the_model_does(tmp_path):

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 import vae_lab
 from datamodules.digits import Digits
@@ -549,3 +550,34 @@ def test_data_with_missing_values_have_a_posterior_with_correlations():
     vae = vae_lab.fit(x, epochs=1, progress=False)
     assert type(vae.latent) is CorrelatedGaussian and vae.latent.latents == 3
     assert vae.impute(x).isfinite().all()
+
+
+class Items(Dataset):
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+@pytest.mark.parametrize(
+    ("x", "settings", "line"),
+    [
+        (X, {"y": np.array(["a", "b"] * 50)[: len(X)]}, "y must hold numbers, got <U1: number the"),
+        (X, {"y": np.full(len(X), -2)}, "and -1 where there is no label, got -2"),
+        (X, {"y": 10**6 * np.arange(len(X))}, "y has the label .*000000, of .* data: number the"),
+        (Items({"x": 1}), {}, "item 0 of Items must be x or .* got dict"),
+        (Items(torch.ones(2), torch.ones(3)), {}, r"the first has \[2\], item 1 \[3\]"),
+        ([[1, 2], [3]], {}, "the rows of an array must be of one length"),
+        (pandas.DataFrame({"a": [1, "x"] * 9}), {}, "a frame's column must hold one kind of value"),
+        (X, {"epochs": "5"}, "epochs must be a positive integer, got '5'"),
+        (X, {"device": "xpu:99"}, "device='xpu:99' cannot be had: "),
+    ],
+)
+def test_what_cannot_be_trained_on_is_one_line(x, settings, line):
+    with pytest.raises(ValueError, match=line) as caught:
+        vae_lab.fit(x, **{"progress": False, "epochs": 1} | settings)
+    assert "\n" not in str(caught.value)

@@ -123,7 +123,8 @@ def test_pictures_in_any_unit_have_a_scale_for_each_channel(cls):
     assert filled.isfinite().all() and torch.equal(filled[~holes.isnan()], x[~holes.isnan()])
     likelihood.check(holes)
     with pytest.raises(
-        ValueError, match="needs finite numbers, the batch has nan at .* type missing"
+        ValueError,
+        match="needs finite numbers, the batch has nan at .* type likelihood.missing=true",
     ):
         cls(standardize=True).check(holes)
     with pytest.raises(

@@ -39,7 +39,9 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.vae = vae
         self.scale: int = getattr(vae.network, "stride", 1)  # pixels of a place
-        self.outputs = [*parameters(vae.latent.prior())]
+        given = vae if vae.condition is None else vae.given(vae.condition.blank(1))
+        with torch.no_grad():
+            self.outputs = [*parameters(given.encode(self.example(vae, 1)))]
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
         vae = self.vae.given(y)

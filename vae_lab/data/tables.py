@@ -219,7 +219,10 @@ def as_array(x: Any) -> np.ndarray:
     if isinstance(x, Tensor):
         x = x.detach().cpu()
         x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
-    array = x if isinstance(x, np.ndarray) else np.asarray(x)
+    try:
+        array = x if isinstance(x, np.ndarray) else np.asarray(x)
+    except ValueError:  # numpy's own speaks of a sequence
+        raise ValueError("the rows of an array must be of one length, and these are not") from None
     if array.dtype.kind not in "fiub":
         raise ValueError(f"an array must hold numbers, got {array.dtype}")
     if array.ndim == 1:
@@ -244,7 +247,12 @@ def as_named(x: Any, without: Sequence[str] = ()) -> Named | None:
         return None
     with needs("tables", __name__):
         import pyarrow
-    return from_arrow(pyarrow.table(x), without)
+    try:
+        table = pyarrow.table(x)
+    except pyarrow.ArrowException as error:  # of a column of text and numbers
+        said = ", ".join(str(part) for part in error.args)
+        raise ValueError(f"a frame's column must hold one kind of values: {said}") from None
+    return from_arrow(table, without)
 
 
 def _from_list(values: Any) -> np.ndarray:

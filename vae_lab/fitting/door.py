@@ -157,7 +157,9 @@ def fit(
     if held is None and patience is not None:
         raise ValueError(f"patience={patience} needs data that is held out: pass val or val_size")
     place = _device(device)
-    if epochs is None:
+    if epochs is not None:
+        check_count("epochs", epochs)
+    else:
         epochs = _epochs(len(data.stored), batch_size)
     if held is not None and patience is None:
         least, share = PATIENCE
@@ -221,7 +223,13 @@ def _device(device: torch.device | str | None) -> torch.device:
     found = torch.accelerator.current_accelerator(check_available=True)
     if device is None and found is not None and found.type != "mps":  # which has no float64
         return found
-    return torch.device(device or "cpu")
+    chosen = torch.device(device or "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # of a torch without CUDA
+        said = str(error).splitlines()[0]
+        raise ValueError(f"device={str(chosen)!r} cannot be had: {said}") from None
+    return chosen
 
 
 def _epochs(count: int, batch_size: int) -> int:

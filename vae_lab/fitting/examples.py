@@ -19,6 +19,8 @@ from ..vae import VAE
 
 EVAL_BATCH_SIZE = 512
 SPLIT_SEED = 0  # not the run's: several seeds are compared on the same held-out data
+FEW_CLASSES = 1000  # which there may be even of fewer data
+NUMBERED = "number the classes 0, 1, 2, ..., as numpy.unique(y, return_inverse=True)[1] does"
 GRID_MEAN_OF = 1000  # images: a grid starts at one number a channel, not at one a pixel
 
 
@@ -149,13 +151,22 @@ def examples(x: Any, y: Any = None, columns: Any = None, where: str = "x") -> Ex
 def _labels(y: Any, count: int) -> Tensor:
     if y is None:
         return torch.full((count,), -1)
-    labels = torch.as_tensor(np.asarray(y))
+    array = np.asarray(y)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"y must hold numbers, got {array.dtype}: {NUMBERED}")
+    labels = torch.as_tensor(array)
     if len(labels) != count or labels.ndim > 2:
         raise ValueError(f"y must have the shape [{count}] or [{count}, A], got {[*labels.shape]}")
     if labels.ndim == 2:
         return labels.float()
     if labels.is_floating_point() and not (labels == labels.round()).all():
         return labels.float().unsqueeze(1)
+    if labels.min() < -1:
+        raise ValueError(
+            f"y must be 0, 1, 2, ..., and -1 where there is no label, got {int(labels.min())}"
+        )
+    if labels.max() >= max(count, FEW_CLASSES):
+        raise ValueError(f"y has the label {int(labels.max())}, of {count} data: {NUMBERED}")
     return labels.long()
 
 
@@ -182,4 +193,15 @@ def _read(data: "Dataset[Any]") -> Tensor:
         )
     rows = [data[index] for index in range(len(data))]
     rows = [row[0] if isinstance(row, tuple | list) else row for row in rows]
+    for number, row in enumerate(rows):
+        if not isinstance(row, Tensor | np.ndarray | float | int):
+            raise ValueError(
+                f"item {number} of {type(data).__name__} must be x or (x, y) with x an array or a "
+                f"tensor, got {type(row).__name__}"
+            )
+        if np.shape(row) != np.shape(rows[0]):
+            raise ValueError(
+                f"all items of {type(data).__name__} must have one shape, the first has "
+                f"{[*np.shape(rows[0])]}, item {number} {[*np.shape(row)]}"
+            )
     return torch.stack([torch.as_tensor(row) for row in rows])

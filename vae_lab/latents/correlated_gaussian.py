@@ -10,6 +10,8 @@ from ..networks.base import check_positive
 from .base import Latent
 from .gaussian import Gaussian
 
+MOST = 1e10  # that is told along a direction: with more, double precision loses what is told least
+
 
 class CorrelatedGaussian(Gaussian):
     r"""D numbers of one Gaussian, whose precision is that of the prior and of what x tells.
@@ -22,7 +24,8 @@ class CorrelatedGaussian(Gaussian):
     of R directions :math:`u_r`, which are trained. This is p(z|x) itself of a linear decoder with
     Gaussian noise: every observed value tells something along its own direction, and one that is
     missing tells nothing, s = 0. So it is the posterior for tables with missing values, where z is
-    known along some directions and not along others. As there, q is never wider than the prior.
+    known along some directions and not along others. As there, q is never wider than the prior; s
+    is kept below 1e10, which double precision can still invert.
 
     The prior is the standard normal. The KL is in closed form, and each variable's share is that of
     the chain rule, of :math:`q(z_d | z_{<d}, x)` from the prior.
@@ -55,8 +58,10 @@ class CorrelatedGaussian(Gaussian):
         self.directions_of_x = nn.Parameter(start)  # U
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        eta, told = parameters.to(precise(parameters)).tensor_split([self.latents], -1)
-        root = _root(self.directions_of_x.to(eta), F.softplus(told))
+        eta, told = parameters.tensor_split([self.latents], -1)
+        told = F.softplus(told).clamp_max(MOST)
+        eta, told, u = (x.to(precise(x)) for x in (eta, told, self.directions_of_x))
+        root = _root(u, told)
         mean = (root @ (root.mT @ eta.unsqueeze(-1))).squeeze(-1)
         normal = MultivariateNormal(
             mean.to(parameters), scale_tril=root.to(parameters), validate_args=False
@@ -79,7 +84,26 @@ def _root(u: Tensor, s: Tensor) -> Tensor:
     """The lower triangular L with L L^T = (I + u diag(s) u^T)^-1, from u [D, R] and s [*, R]."""
     one = torch.eye(len(u), dtype=u.dtype, device=u.device)
     precision = one + (u * s.unsqueeze(-2)) @ u.T
+    if torch.compiler.is_exporting():
+        return _root_by_columns(precision, one)
     # The Cholesky factor of P, its rows and columns in reversed order, is L^-1 transposed.
     reversed_root, _ = torch.linalg.cholesky_ex(precision.flip(-2, -1))
     inverse = reversed_root.flip(-2, -1).mT
     return torch.linalg.solve_triangular(inverse, one.expand_as(inverse), upper=False)
+
+
+def _root_by_columns(precision: Tensor, one: Tensor) -> Tensor:
+    """The same by arithmetic alone: ONNX knows no factorisation."""
+    left, size = precision, len(one)
+    columns: list[Tensor] = []  # of L^-1 transposed, from the last to the first
+    for d in reversed(range(size)):
+        column = left[..., d] / left[..., d, d, None].sqrt()
+        columns.append(column)
+        left = left - column.unsqueeze(-1) * column.unsqueeze(-2)
+    inverse, rows = columns[::-1], list[Tensor]()
+    for d in range(size):  # row d of L^-1 is column d of its transposed
+        row = one[d].expand_as(inverse[d])
+        for before, known in enumerate(rows):
+            row = row - inverse[d][..., before, None] * known
+        rows.append(row / inverse[d][..., d, None])
+    return torch.stack(rows, -2)

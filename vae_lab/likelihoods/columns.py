@@ -208,8 +208,9 @@ class Columns(Likelihood):
         where = f"row {row}" + "".join(f", step {i}" for i in step)
         if math.isnan(value):
             return (
-                f"column {column['name']!r} is missing (nan) in {where}: type missing=True, by "
-                "command likelihood.missing=true, or fill it in"
+                f"column {column['name']!r} is missing (nan) in {where}: the model was made for "
+                "data that is whole; fit one to data with missing values, or type "
+                "likelihood.missing=true, or fill it in"
             )
         kind = KINDS[column["kind"]]
         needs = f"{column['kind']} column {column['name']!r} needs {kind.needs}"

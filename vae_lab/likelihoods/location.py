@@ -105,7 +105,9 @@ class _Density(_Location):
         elif not x.isfinite().all():
             index, *place = (~x.isfinite()).nonzero()[0].tolist()
             value = x[index, *place].item()
-            advice = "type missing=True" if math.isnan(value) else "remove the broken data"
+            advice = "remove the broken data"
+            if math.isnan(value):
+                advice = "fit a model to data with missing values, or type likelihood.missing=true"
             raise ValueError(
                 f"{type(self).__name__} needs finite numbers, the batch has {value} at {place} of "
                 f"its datum {index}: {advice}"

@@ -27,13 +27,14 @@ class Arrays(Values):
         train: the file to train on.
         val: a file for validation; by default a part of the training data, see val_size.
         test: a file for the test; by default a part of the training data, see test_size.
-        labels: the column of a table, or the array in the file, that is a datum's label.
+        labels: the column of a table, or the array in the file, that is a datum's label; several
+            columns of a table, or an array [N, A], are attributes.
     """
 
     train: str
     val: str | None = None
     test: str | None = None
-    labels: str | None = None
+    labels: str | list[str] | None = None
 
     def check_root(self) -> None:
         """Refuses files that are not there, or of another kind."""
@@ -66,6 +67,7 @@ class Arrays(Values):
             train.reasons,
             missing,
             False,
+            train.classes if train.labels is not None and train.labels.ndim == 2 else (),
         )
 
     def _table(self, path: Path, like: Any) -> Table:
@@ -76,6 +78,11 @@ class Arrays(Values):
         return of_named(named, columns, self.labels, classes, str(path))
 
     def _arrays(self) -> Opened:
+        if not isinstance(self.labels, str | None):
+            raise ValueError(
+                f"data.labels={self.labels} names columns of a table, {self.train} holds arrays: "
+                "type the name of one array, [N] for labels or [N, A] for attributes"
+            )
         sources = {name: self._source(path) for name, path in self._paths.items()}
         array = sources["train"].array
         pictures = are_pictures(array.shape[1:], array.dtype)

@@ -1,6 +1,7 @@
 """The base class of data of one's own, which may be of any kind."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ class Opened(NamedTuple):
         reasons: for their kinds, where these were guessed.
         missing: are values missing.
         pictures: is it stored as the bytes of pictures.
+        attributes: the names of what stands for labels, where these have names.
     """
 
     train: Reader
@@ -39,6 +41,7 @@ class Opened(NamedTuple):
     reasons: list[str]
     missing: bool
     pictures: bool
+    attributes: Sequence[str] = ()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -86,7 +89,9 @@ class Values(StreamedDataModule):
     @property
     def attributes(self) -> tuple[str, ...] | None:  # type: ignore[override]
         labels = self._train_labels
-        return tuple(map(str, range(labels.shape[1]))) if labels.ndim == 2 else None
+        if labels.ndim < 2:
+            return None
+        return tuple(self.opened.attributes) or tuple(map(str, range(labels.shape[1])))
 
     @cached_property
     def _train_labels(self) -> Tensor:

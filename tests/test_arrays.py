@@ -163,6 +163,30 @@ def test_a_table_has_its_columns_and_labels(tmp_path):
     assert data.classes == 2 and data.attributes is None
 
 
+def test_several_columns_are_attributes(tmp_path):
+    pytest.importorskip("pyarrow")
+    lines = [f"{i % 7},{i % 3 + 0.5 * i},{'ab'[i % 2]}" for i in range(60)]
+    path, other = tmp_path / "t.csv", tmp_path / "u.csv"
+    path.write_text("\n".join(["age,size,kind", *lines]))
+    other.write_text("age,size,kind\n3,1.5,b\n4,2.5,b\n")
+    data = Arrays(train=str(path), test=str(other), labels=["age", "kind"], **SMALL)
+    assert [c["name"] for c in data.schema] == ["size"] and data.classes is None
+    assert data.attributes == ("age", "kind=a", "kind=b")
+    y = ready(data).train_labels()
+    assert y.dtype == torch.float32 and y.shape == (len(y), 3)
+    assert (y[:, 1] + y[:, 2] == 1).all() and set(y[:, 0].tolist()) == set(range(7))
+    assert data.opened.test.labels.tolist() == [[3, 0, 1], [4, 0, 1]]
+    other.write_text("age,size,kind\n3,1.5,c\n")
+    with pytest.raises(ValueError, match=r"u.csv has the attribute kind=c, which the training"):
+        Arrays(train=str(path), test=str(other), labels=["age", "kind"], **SMALL).opened  # noqa: B018
+    path.write_text("\n".join(["age,size,kind", ",2.5,a", *lines]))
+    with pytest.raises(ValueError, match="column 'age' of .* has missing values, and an attribute"):
+        Arrays(train=str(path), labels=["age"], **SMALL).opened  # noqa: B018
+    array = Arrays(train=saved(tmp_path, ARRAYS["vectors"]), labels=["a"], **SMALL)
+    with pytest.raises(ValueError, match="names columns of a table, .* holds arrays: type the"):
+        array.opened  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("labels", "classes", "attributes"),
     [

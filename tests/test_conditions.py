@@ -169,7 +169,11 @@ def test_every_door_says_what_is_wrong_with_y(door):
     vae, x = conditional(Gaussian(2), Labels(3)), data(False)
     wrong = {
         "y must be whole numbers, 0 to 2, got 3": [0, 1, 3],
-        "y must be whole numbers, 0 to 2, got -1: -1 says that there is no label": [0, -1, 1],
+        "y must be whole numbers, 0 to 2, got -1: -1 says that there is no label, which": [
+            0,
+            -1,
+            1,
+        ],
         "y must be whole numbers, 0 to 2, got torch.float32 of shape": [0.5, 1.0, 2.0],
         "y must be whole numbers, 0 to 2, got str": "three",
         "the model is conditional, it needs y, whole numbers, 0 to 2: type y=": None,

@@ -534,9 +534,9 @@ WARNINGS = {
         "PosteriorCollapseWarning: val/kl is 0.",
     ),
     "dead codes": (
-        "trainer.max_epochs=3 model.latents=2 model.categories=512",
+        "trainer.max_epochs=3 model.latents=2 model.categories=16",
         patched(Categorical, "codes", first_code),
-        "DeadCodesWarning: of 512 categories a latent variable uses 1 (val/code_perplexity); type",
+        "DeadCodesWarning: of 16 categories a latent variable uses 1 (val/code_perplexity); type",
     ),
     "disk full for a while": (
         "seed=1",

@@ -19,6 +19,7 @@ from vae_lab import VAE
 from vae_lab.data.tables import to_columns
 from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction, VectorQuantization
 from vae_lab.fitting import saving
+from vae_lab.fitting.door import _data
 from vae_lab.fitting.parts import estimator_for, network_for
 from vae_lab.fitting.training import Training
 from vae_lab.latents import FSQ, LFQ, Categorical, Codebook, CorrelatedGaussian, Gaussian
@@ -581,3 +582,16 @@ def test_what_cannot_be_trained_on_is_one_line(x, settings, line):
     with pytest.raises(ValueError, match=line) as caught:
         vae_lab.fit(x, **{"progress": False, "epochs": 1} | settings)
     assert "\n" not in str(caught.value)
+
+
+def test_columns_of_a_frame_are_attributes_and_keep_their_classes():
+    """Also in data to validate on, which has not all of them."""
+    val = {name: values[1:2] for name, values in FRAME.items()}
+    settings = {"columns": {"name": None}, "val": val, **QUICK}
+    data, held = _data(FRAME, ["visits", "group"], val, 0.1, settings["columns"])
+    assert data.condition.names == ["visits", "group=a", "group=b", "group=c"]
+    assert held.labels.tolist() == [[3, 0, 1, 0]]
+    vae = vae_lab.fit(FRAME, y=["visits", "group"], **settings)
+    assert {c["name"] for c in vae.likelihood.columns} == {"age", "sex"}
+    _, held = _data(FRAME, "group", val, 0.1, settings["columns"])
+    assert held.labels.tolist() == [1]

@@ -166,8 +166,9 @@ class Labels(Condition):
     def check(self, y: Tensor) -> None:
         if y.numel() and (y.min() < 0 or y.max() >= self.classes):
             worst = int(y.min() if y.min() < 0 else y.max())
-            unlabelled = ": -1 says that there is no label" if worst == -1 else ""
-            raise ValueError(f"y must be {self.wanted}, got {worst}{unlabelled}")
+            unlabelled = ": -1 says that there is no label, which semi_supervised_vae infers"
+            why = unlabelled if worst == -1 else ""
+            raise ValueError(f"y must be {self.wanted}, got {worst}{why}")
 
     def examples(self, most: int) -> Tensor:
         """All labels, or the first."""

@@ -41,8 +41,9 @@ class Table:
     Attributes:
         x: shape [N, *X], float32, NaN where a value is missing.
         columns: of the last axis; see :class:`vae_lab.likelihoods.Columns`. None for pictures.
-        labels: shape [N], int64, -1 where missing: numbers of `classes`. None: there are none.
-        classes: the values of the labels.
+        labels: shape [N], int64, -1 where missing: numbers of `classes`; or attributes, [N, A]
+            float32. None: there are none.
+        classes: the values of the labels, or the names of the attributes.
         reasons: why each column is of its kind, where it was guessed.
     """
 
@@ -102,21 +103,26 @@ def as_table(x: Any, columns: Columns = None, labels: str | None = None) -> Tabl
 def of_named(
     named: Named,
     columns: Columns = None,
-    labels: str | None = None,
+    labels: str | Sequence[str] | None = None,
     classes: Sequence[Any] = (),
     where: str = "the data",
 ) -> Table:
     """:func:`as_table` of arrays [N] by their names.
 
     Args:
-        classes: the values of the labels, if they are known; by default those that there are.
+        labels: the column of them, or several that are attributes.
+        classes: the values of the labels, or the names of the attributes, if they are known; by
+            default those that there are.
         where: they come from, for messages.
     """
-    _check_names(named, [] if labels is None else [labels], where)
+    names = [labels] if isinstance(labels, str) else list(labels or [])
+    _check_names(named, names, where)
     codes = None
-    if labels is not None:
+    if isinstance(labels, str):
         codes, classes = _labels(labels, named[labels], classes, where)
-    rest = {name: values for name, values in named.items() if name != labels}
+    elif names:
+        codes, classes = _attributes({name: named[name] for name in names}, classes, where)
+    rest = {name: values for name, values in named.items() if name not in names}
     found, edits = schema_and_edits(columns)
     reasons: list[str] = []
     if not found:
@@ -317,9 +323,32 @@ def _labels(
     known = present(values)
     if known.dtype.kind == "f" and (known != np.rint(known)).any():
         raise ValueError(
-            f"column {name!r} of {where} holds {known[0]:g}, and labels are classes: leave it with "
-            "the other columns, or pass it to vae_lab.fit as an array y, for an attribute"
+            f"column {name!r} of {where} holds {known[0]:g}, and labels are classes: type "
+            f"[{name}] for an attribute, or leave it with the other columns"
         )
     classes = classes or guess(name, values, "categorical").column["values"]
     numbers = encode({"name": name, "values": classes}, values, where)
     return torch.from_numpy(np.nan_to_num(numbers, nan=-1).astype(np.int64)), classes
+
+
+def _attributes(named: Named, names: Sequence[str], where: str) -> tuple[Tensor, Sequence[str]]:
+    """Attributes [N, A], and their names: a column of numbers is one, and a column of text is one
+    of 0 and 1 for each of its values, NAME=VALUE."""
+    columns: dict[str, np.ndarray] = {}
+    for name, values in named.items():
+        if len(present(values)) < len(values):
+            raise ValueError(
+                f"column {name!r} of {where} has missing values, and an attribute is known of all "
+                "data: fill them in, or leave it with the other columns"
+            )
+        if values.dtype.kind == "O":
+            columns |= {
+                f"{name}={value}": values == value for value in sorted(set(values), key=str)
+            }
+        else:
+            columns[name] = values
+    if unknown := [name for name in columns if names and name not in names]:
+        raise ValueError(f"{where} has the attribute {unknown[0]}, which the training data has not")
+    absent = np.zeros(len(next(iter(named.values()))))
+    kept = [columns.get(name, absent) for name in names or columns]
+    return torch.from_numpy(np.stack(kept, -1).astype(np.float32)), list(names or columns)

@@ -23,7 +23,7 @@ from ..priors.base import start as start_prior
 from ..seeding import seeded
 from ..threads import watched
 from ..vae import VAE
-from .examples import EVAL_BATCH_SIZE, Examples, examples, held_out
+from .examples import EVAL_BATCH_SIZE, Examples, examples, held_out, names_columns
 from .interruption import interruptible
 from .parts import estimator_for, latent_for, network_for, part
 from .progress import Progress
@@ -92,7 +92,8 @@ def fit(
         x: the data: a numpy array or a tensor [N, \*X]; a pandas or polars frame, or arrays by the
             names of columns; or a torch Dataset of x or (x, y), which is read once, but for y.
         y: what the model is conditioned on: labels, [N] integers, of which those that are -1 are
-            inferred; attributes, [N, A] floats; or the name of a frame's column.
+            inferred; attributes, [N, A] floats; or the name of a frame's column, or a list of
+            several, which are attributes.
         val: data to validate on, like x, or (x, y); None: a random part of x.
         columns: what is not as it looks, by the columns' names: `{"age": "lognormal", "id": None}`
             makes one log-normal and leaves one out. Columns of an array are called "0", "1", ...
@@ -207,8 +208,8 @@ def _data(
     data = examples(x, y, columns)
     if val is None:
         return held_out(data, val_size)
-    x, y = val if isinstance(val, tuple) else (val, y if isinstance(y, str) else None)
-    held = examples(x, y, data.columns or columns, "val")
+    x, y = val if isinstance(val, tuple) else (val, y if names_columns(y) else None)
+    held = examples(x, y, data.columns or columns, "val", data.classes)
     missing = data.missing or held.missing
     data, held = data._replace(missing=missing), held._replace(missing=missing)
     if held.shape != data.shape or type(held.prepare) is not type(data.prepare):

@@ -1,5 +1,6 @@
 """What is trained on: an array, a frame or a data set, as batches."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ class Examples(NamedTuple):
         prepare: makes of `stored` what the model takes.
         columns: of the last axis, where that is one of columns; see :class:`.Columns`.
         missing: is any value missing, here or in the data to validate on.
+        classes: the values of labels, or the names of attributes, that came from a frame.
     """
 
     stored: Tensor
@@ -40,6 +42,7 @@ class Examples(NamedTuple):
     prepare: Prepare
     columns: list[Column] = []
     missing: bool = False
+    classes: Sequence[Any] = ()
 
     def subset(self, rows: Tensor | slice) -> "Examples":
         """Those of these rows."""
@@ -63,7 +66,7 @@ class Examples(NamedTuple):
         """What the labels make of the model: those that are all there condition it, those of which
         some are missing are inferred."""
         if self.labels.ndim == 2:
-            return Attributes(self.labels.shape[1])
+            return Attributes(self.labels.shape[1], self.classes or None)
         if (self.labels < 0).all():
             return None
         classes = int(self.labels.max()) + 1
@@ -116,24 +119,28 @@ class Examples(NamedTuple):
         )
 
 
-def examples(x: Any, y: Any = None, columns: Any = None, where: str = "x") -> Examples:
+def examples(
+    x: Any, y: Any = None, columns: Any = None, where: str = "x", classes: Sequence[Any] = ()
+) -> Examples:
     """What the caller has, in memory.
 
     Args:
         x: numbers, an array or a tensor [N, *X]; a frame; or a data set of torch's, of x or (x, y),
             of which y is left aside.
-        y: labels [N], integers; attributes [N, A], floats; or the name of a frame's column.
+        y: labels [N], integers; attributes [N, A], floats; or the name of a frame's column, or a
+            list of several.
         columns: of a frame or an array; see :func:`vae_lab.data.tables.as_table`.
         where: they come from, for messages.
+        classes: of labels in a frame, where they are known.
     """
     if isinstance(x, Dataset):
         x = _read(x)
     named = as_named(x, left_out(columns))
     if named is not None:
-        table = of_named(named, columns, y if isinstance(y, str) else None, where=where)
+        table = of_named(named, columns, y if names_columns(y) else None, classes, where)
         labels = _labels(y, len(table.x)) if table.labels is None else table.labels
-        return Examples(table.x, labels, Prepare(), table.columns, table.missing)
-    if isinstance(y, str):
+        return Examples(table.x, labels, Prepare(), table.columns, table.missing, table.classes)
+    if names_columns(y):
         raise ValueError(f"y={y!r} is the name of a frame's column, and x is none: pass the labels")
     array = as_array(x)
     labels = _labels(y, len(array))
@@ -146,6 +153,13 @@ def examples(x: Any, y: Any = None, columns: Any = None, where: str = "x") -> Ex
         return Examples(torch.tensor(array), labels, Pixels())
     table = of_array(array, columns, where)
     return Examples(table.x, labels, Prepare(), table.columns, table.missing)
+
+
+def names_columns(y: Any) -> bool:
+    """Whether y is the name of a frame's column, or a list of several."""
+    return isinstance(y, str) or (
+        isinstance(y, list) and bool(y) and all(isinstance(name, str) for name in y)
+    )
 
 
 def _labels(y: Any, count: int) -> Tensor:

@@ -68,6 +68,7 @@ class Gaussian(Latent):
 
     def around(self, z: Tensor) -> Tensor:
         """Half way to each z, with what that leaves of a variance of 1."""
+        z = z.flatten(1)
         return torch.cat([z / 2, torch.full_like(z, 0.75).sqrt().log()], -1)
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Data to latent variables in files and back, and holes filled: task=encode, decode and impute."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -179,11 +180,27 @@ def test_files_of_their_own_are_whole_and_in_their_order(tmp_path):
 # The tasks
 
 
+KEPT: dict[str, Path] = {}  # folders with runs that many tests look at, and their data
+
+
+def copied(name, tmp_path, tmp_path_factory, train):
+    """Trains once in this process, and gives each test a copy."""
+    if name not in KEPT:
+        folder = tmp_path_factory.mktemp(name)
+        train(folder)
+        KEPT[name] = folder
+    shutil.copytree(KEPT[name], tmp_path, dirs_exist_ok=True)
+
+
 @pytest.fixture
-def vectors(run, tmp_path):
+def vectors(run, tmp_path, tmp_path_factory):
     """A run on vectors, in a."""
-    path = saved(tmp_path, VECTORS)
-    run("data=arrays", f"data.train={path}", *SHORT, *SMALL, "model=gaussian_vae", "run_dir=a")
+
+    def train(folder):
+        line = "data=arrays", f"data.train={saved(folder, VECTORS)}", *SHORT, *SMALL
+        run(*line, "model=gaussian_vae", f"run_dir={folder / 'a'}")
+
+    copied("vectors", tmp_path, tmp_path_factory, train)
     return run
 
 
@@ -239,7 +256,7 @@ TEXT = ["red", "green", "dark blue, or so"]
 
 
 @pytest.fixture
-def people(run, tmp_path):
+def people(run, tmp_path, tmp_path_factory):
     """A table with holes, and a run on it, in b."""
     total, rng = 80, np.random.default_rng(1)
     size = [None if n % 7 == 3 else round(170 + 9 * rng.normal(), 2) for n in range(total)]
@@ -252,10 +269,14 @@ def people(run, tmp_path):
             "step": pyarrow.array([None if n % 9 == 0 else 3 + n % 4 for n in range(total)]),
         }
     )
-    pyarrow.csv.write_csv(table, tmp_path / "people.csv")
-    pyarrow.parquet.write_table(table, tmp_path / "people.parquet")
-    lines = f"data.train={tmp_path / 'people.csv'}", "data.columns={id: null}"
-    run("data=arrays", *lines, *SHORT, *SMALL, "run_dir=b")
+
+    def train(folder):
+        pyarrow.csv.write_csv(table, folder / "people.csv")
+        pyarrow.parquet.write_table(table, folder / "people.parquet")
+        lines = f"data.train={folder / 'people.csv'}", "data.columns={id: null}"
+        run("data=arrays", *lines, *SHORT, *SMALL, f"run_dir={folder / 'b'}")
+
+    copied("people", tmp_path, tmp_path_factory, train)
     return run, table
 
 

@@ -1,6 +1,7 @@
 """ONNX graphs of a VAE, run without torch."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import onnxruntime
@@ -70,6 +71,8 @@ def test_the_graphs_do_what_the_model_does(tmp_path):
     check(vae, tmp_path / "onnx", ["logits"])
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
 GRIDS = {
     "sigma": (Gaussian(2), likelihoods.Gaussian(0.2, learned=True), {}),
     "three halvings": (Gaussian(2), likelihoods.Gaussian(0.2), {"channels": (4, 6, 6)}),
@@ -84,7 +87,10 @@ GRIDS = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("four halvings", "logistic") else slow(name) for name in GRIDS],
+)
 def test_the_graphs_of_a_grid_take_pictures_of_any_size(tmp_path, name):
     latent, likelihood, settings = GRIDS[name]
     vae = small_vae(latent, Grid(**{"channels": (4, 6)} | settings), likelihood, shape=(3, 8, 12))

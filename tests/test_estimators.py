@@ -653,7 +653,13 @@ def test_what_torch_func_cannot_transform_says_so(estimator, case, aggregate):
 
 BRANCHING = (ScoreFunction, GumbelSoftmax, GappedStraightThrough, Fini, OVIS)  # by arguments
 COMPILED = [
-    pytest.param(cls, arguments, aggregate, id=f"{label(cls, arguments)}-{aggregate.__name__}")
+    pytest.param(
+        cls,
+        arguments,
+        aggregate,
+        marks=[pytest.mark.slow] if aggregate is log_mean_exp else [],
+        id=f"{label(cls, arguments)}-{aggregate.__name__}",
+    )
     for cls in catalog()
     for arguments in variants(cls)[: None if cls in BRANCHING else 1]
     for aggregate in (mean, log_mean_exp)

@@ -175,6 +175,7 @@ def test_memory_is_a_reader_too():
     assert found.images.amax((1, 2, 3)).tolist() == [27, 15]
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_a_folder_that_is_ten_times_as_large(tmp_path):
     script = Path(__file__).parent / "little_memory.py"
     command = [sys.executable, str(script), str(tmp_path)]

@@ -18,7 +18,7 @@ def told(model: VAEModule, x: Tensor, steps: float) -> Iterator[str]:
 
     Args:
         model: on the CPU; nothing of it changes.
-        x: the images of one batch, [B, C, H, W].
+        x: one batch, [B, *X].
         steps: batches of the whole training; of no end there is nothing to say.
     """
     if not math.isfinite(steps):
@@ -27,7 +27,7 @@ def told(model: VAEModule, x: Tensor, steps: float) -> Iterator[str]:
     if seconds * steps > LEAST:
         threads = torch.get_num_threads()
         yield (
-            f"about {_spoken(seconds * steps)}: {steps:.0f} batches of {len(x)} images, "
+            f"about {_spoken(seconds * steps)}: {steps:.0f} batches of {len(x)}, "
             f"{1000 * seconds:.0f} ms each on {threads} thread{'s' * (threads > 1)}"
         )
 

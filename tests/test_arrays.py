@@ -305,10 +305,11 @@ def test_auto_finds_a_run_on_arrays(run, tmp_path, capsys):
     assert "resuming" in capsys.readouterr().out
 
 
-def test_a_series_is_trained_evaluated_and_reported(run, tmp_path):
+def test_a_series_is_trained_evaluated_and_reported(run, tmp_path, capsys):
     path = saved(tmp_path, rng.normal(size=(200, 5, 2)).cumsum(1))
     lines = ("data=arrays", f"data.train={path}", "data.batch_size=20", "report=true")
     run(*SHORT, *lines, "run_dir=a")
+    assert "examples/s" in capsys.readouterr().out
     run("task=evaluate", "checkpoint=a", "evaluate.samples=5", "evaluate.ais_images=2")
     run("task=report", "checkpoint=a")
     told = Path("a/report.html").read_text()

@@ -53,7 +53,7 @@ def test_a_long_training_is_told_and_a_short_one_is_not(monkeypatch):
     [line] = told(model, images(), 100_000)
     threads = torch.get_num_threads()
     assert line.endswith(f" ms each on {threads} thread" + "s" * (threads > 1))
-    assert ": 100000 batches of 16 images, " in line and " minutes" in line
+    assert ": 100000 batches of 16, " in line and " minutes" in line
     assert not [*told(model, images(), 100)] and not [*told(model, images(), math.inf)]
 
 

@@ -52,7 +52,8 @@ class Progress(pl.callbacks.ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._enabled:
             return
-        self._pace = _Pace(trainer.global_step, trainer.estimated_stepping_batches)
+        unit = getattr(getattr(trainer, "datamodule", None), "unit", "images")
+        self._pace = _Pace(trainer.global_step, trainer.estimated_stepping_batches, unit)
         if sys.stdout.isatty():
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -129,11 +130,13 @@ class _Pace:
     Args:
         step: The optimizer step that training starts from; not 0 after a resume.
         total: The optimizer step it ends at; infinite if nobody knows.
+        unit: What the data are: images, or examples of another kind.
     """
 
-    def __init__(self, step: int, total: float) -> None:
+    def __init__(self, step: int, total: float, unit: str) -> None:
         self.began = time.monotonic()
         self.first = step
+        self.unit = unit
         self.total = total
         self.resume()
 
@@ -148,7 +151,7 @@ class _Pace:
 
     def speed(self) -> str:
         until = time.monotonic() if self.paused is None else self.paused
-        return f"{self.images / max(until - self.resumed, 1e-9):,.0f} images/s"
+        return f"{self.images / max(until - self.resumed, 1e-9):,.0f} {self.unit}/s"
 
     def left(self, step: int) -> str:
         done = step - self.first

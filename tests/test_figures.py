@@ -256,3 +256,11 @@ def test_the_variance_is_the_geometric_mean_over_the_seeds(tmp_path, drawn):
     points = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
     assert points == {"arm": [[10, pytest.approx(10)]], "disarm": [[10, 1], [20, 4]]}
     assert axis.get_yscale() == "log"
+
+
+def test_a_map_of_data_with_attributes_shows_the_first(drawn, tmp_path):
+    points, y = torch.randn(20, 2), torch.randn(20, 3)
+    latent_figures.scatter(points, y, "z", tmp_path / "map.png")
+    [collection] = drawn["map"].axes[0].collections
+    np.testing.assert_allclose(collection.get_array(), y[:, 0])
+    assert drawn["map"].axes[1].get_ylabel() == "first attribute"

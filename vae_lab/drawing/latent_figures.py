@@ -200,7 +200,7 @@ def scatter(
 
     Args:
         points: shape [N, 2].
-        labels: [N], -1 where there is none.
+        labels: [N], -1 where there is none; of attributes, [N, A], the first is shown.
         title: what the axes are.
         path: the PNG to write.
         decoded: images decoded on a grid of the same axes, one [3, height, width].
@@ -241,12 +241,12 @@ def tsne(features: Tensor, labels: Tensor, title: str, path: Path) -> None:
 
 def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     """A colour and a marker for each label, and its name amid its points."""
+    if labels.ndim == 2:
+        _in_order(axis, points, labels[:, 0], "first attribute")
+        return
     known = np.unique(labels[labels >= 0])
     if len(known) > len(COLOURS) * len(MARKERS):  # an order may still show
-        drawn = axis.scatter(
-            points[:, 0], points[:, 1], c=labels, cmap="viridis", s=8, linewidths=0
-        )
-        axis.figure.colorbar(drawn, ax=axis, shrink=0.6, label="label")
+        _in_order(axis, points, labels, "label")
         return
     rest = points[labels < 0]
     axis.scatter(rest[:, 0], rest[:, 1], color=COLOURS[0], s=8, linewidths=0)
@@ -262,6 +262,12 @@ def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
         axis.annotate(
             str(label), middle, ha="center", va="center", weight="bold", path_effects=halo
         )
+
+
+def _in_order(axis: Axes, points: np.ndarray, values: np.ndarray, name: str) -> None:
+    """A colour for each value, on a scale."""
+    drawn = axis.scatter(points[:, 0], points[:, 1], c=values, cmap="viridis", s=8, linewidths=0)
+    axis.figure.colorbar(drawn, ax=axis, shrink=0.6, label=name)
 
 
 def sheet(width: float, height: float) -> Figure:

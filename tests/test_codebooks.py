@@ -322,7 +322,9 @@ def test_a_q_without_randomness_is_refused_by_all_others(latent, cls):
 COMPILED = [
     pytest.param(lambda: vq(decay=0.9), False, id="codebook"),
     pytest.param(lambda: vq(decay=0.9), True, id="rotation"),
-    pytest.param(lambda: residual(decay=0.9, revive=0.5), False, id="residual"),
+    pytest.param(
+        lambda: residual(decay=0.9, revive=0.5), False, id="residual", marks=pytest.mark.slow
+    ),
     pytest.param(lambda: FSQ((3, 4), 2).double(), False, id="fsq"),
     pytest.param(lambda: LFQ(4).double(), False, id="lfq"),
 ]

@@ -415,13 +415,8 @@ def test_runs_on_arrays(run, tmp_path):
 GRID_RUN = ["network=grid", "network.channels=[4,6]", "network.attention=true"]
 
 
-@pytest.mark.parametrize(
-    "network",
-    [
-        pytest.param(["network=linear"], id="linear"),
-        pytest.param(GRID_RUN, id="grid", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [["network=linear"], GRID_RUN], ids=["linear", "grid"])
 def test_shares_of_a_model(run, tmp_path, network):
     """As it is typed: FSDP trains as DDP does, says it once, and what it saves is whole."""
     for strategy in ("ddp", "fsdp"):

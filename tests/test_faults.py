@@ -622,6 +622,7 @@ def test_killed_is_not_lost(tmp_path, monkeypatch, capsys):
     assert f"resuming x at step {last['global_step']} from" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_processes_end_with_the_one_that_dies(tmp_path):
     two = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     run = process(tmp_path, *LONG, "run_dir=x", *two)

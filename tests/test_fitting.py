@@ -498,6 +498,7 @@ def test_a_frame_is_trained_on_and_read_by_its_names(of_frame):
 def test_labels_condition_and_those_that_are_missing_are_inferred():
     x, y = torch.randn(100, 4), torch.arange(100) % 3
     given = vae_lab.fit(x, y=y, **QUICK)
+    assert vae_lab.fit(x, y=y.numpy().astype(np.uint32), **QUICK).condition.classes == 3
     assert type(given.condition).__name__ == "Labels" and given.sample(2, y=1).shape == (2, 4)
     inferred = vae_lab.fit(x, y=torch.where(y == 0, -1, y), **QUICK)
     assert inferred.classify(x).shape == (100,)

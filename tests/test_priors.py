@@ -211,6 +211,10 @@ def test_a_mixture_starts_around_the_draws_that_it_met(network):
     draws = p.sample((4000,)).flatten(0, -2)
     torch.testing.assert_close(draws.mean(0), rows.mean(0), rtol=0, atol=0.7)
     torch.testing.assert_close(draws.std(0), rows.std(0), rtol=0.1, atol=0)
+    prior = Mixture(50)
+    few = VAE(SHAPE, NETWORKS[network], Gaussian(2), likelihoods.Bernoulli(), prior)
+    few.prior.meet(z[:7])  # of which some would start two components each
+    assert len(prior.parameters_of_each.unique(dim=0)) == 50
     of_one = torch.distributions.Normal(rows.mean(0), rows.std(0)).log_prob(z)
     assert p.log_prob(z).mean() > of_one.flatten(1).sum(1).mean() + 0.1
 

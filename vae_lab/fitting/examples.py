@@ -175,13 +175,14 @@ def _labels(y: Any, count: int) -> Tensor:
         return labels.float()
     if labels.is_floating_point() and not (labels == labels.round()).all():
         return labels.float().unsqueeze(1)
+    labels = labels.long()  # torch finds no least of unsigned ones
     if labels.min() < -1:
         raise ValueError(
             f"y must be 0, 1, 2, ..., and -1 where there is no label, got {int(labels.min())}"
         )
     if labels.max() >= max(count, FEW_CLASSES):
         raise ValueError(f"y has the label {int(labels.max())}, of {count} data: {NUMBERED}")
-    return labels.long()
+    return labels
 
 
 def held_out(data: Examples, size: float) -> tuple[Examples, Examples | None]:

@@ -64,8 +64,10 @@ class Mixture(Prior):
         self.units.meet(z)
         [latent] = self._latent
         rows = self.units(z).reshape(-1, *latent.variables)
+        if not 1 < self.components <= len(rows):  # two that start alike would stay alike
+            return
         some = rows[torch.arange(self.components) * len(rows) // self.components]
-        if self.components > 1 and (start := latent.around(some)) is not None:
+        if (start := latent.around(some)) is not None:
             self.parameters_of_each.copy_(start)
 
     def forward(self, condition: Tensor | None) -> Distribution:

@@ -1,6 +1,6 @@
 r"""Codes of 9 bits at each of 7 x 7 places, learned in all the ways there are by the same network.
 
-python benchmarks/codebooks.py [--data mnist] [--steps 3000] [--seeds 0 1 2] [--names VQ FSQ ...]
+python benchmarks/codebooks.py [--data mnist] [--steps 1000] [--seeds 0 1 2] [--names VQ FSQ ...]
 pip install --no-deps --target FOLDER vector-quantize-pytorch einx einops frozendict loguru \
     torch-einops-utils, and then --peer FOLDER: that package beside them
 
@@ -240,10 +240,11 @@ def table(rows: list[dict[str, Any]], milliseconds: dict[str, float]) -> str:
         cells = [name]
         for column, form in columns.items():
             values = [float(row[column]) for row in rows if row["name"] == name]
+            if any(math.isnan(value) for value in values):  # nobody knows it of the peer
+                cells.append("")
+                continue
             spread = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
-            cells.append(
-                "" if math.isnan(values[0]) else f"{statistics.mean(values):{form}}{spread}"
-            )
+            cells.append(f"{statistics.mean(values):{form}}{spread}")
         if milliseconds:
             cells.append(f"{1000 * milliseconds[name]:.1f}" if name in milliseconds else "")
         lines.append(" | ".join(cells))
@@ -254,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=DATA, default="mnist")
     parser.add_argument("--root", help="the folder of the data; by default where train.py looks")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--names", nargs="+", help="some of the table's rows; by default all")
     parser.add_argument("--peer", type=Path, help="the folder with vector-quantize-pytorch")

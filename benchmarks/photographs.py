@@ -33,7 +33,7 @@ from vae_lab.evaluation.samples import frechet_distance  # noqa: E402
 
 COMPONENTS = 64
 SHOWN = 8  # pictures, in the figure
-CODES = "model.latents=1 ema=null"  # one of 512 at each place
+CODES = "model.latents=1"  # one of 512 at each place
 FSQ = "experiment=photos model=fsq_vae model.latents=1"  # the tokenizer, by the ELBO
 SHARP = "objective=perceptual objective.features=multiscale objective.perceptual=40"
 RECIPES = {

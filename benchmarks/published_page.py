@@ -47,8 +47,10 @@ def section(name: str, about: dict[str, Any], results: Path) -> Iterator[str]:
     )
     if "command" in about:
         yield f"    {about['command']}"
-        rows = read(results.with_name(about["results"]))
-        yield codebooks_table(rows, {}) if rows else f"This table was {NOT_RUN}."
+        for title, name in about["results"].items():
+            rows = read(results.with_name(name))
+            yield f"{title}:"
+            yield codebooks_table(rows, {}) if rows else f"This table was {NOT_RUN}."
     else:
         yield QUANTITIES[about["quantity"]].format(**about.get("bound", {})) + ":"
         measured = [line for line in read(results) if line["table"] == name]

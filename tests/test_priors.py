@@ -287,6 +287,48 @@ def test_a_vamp_prior_of_one_datum_is_its_posterior():
     assert vae.kl(vae.encode(x)).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("latent", LATENTS)
+def test_pseudo_inputs_in_turn_have_the_density_and_the_gradient_of_all(latent, network):
+    torch.manual_seed(0)
+    parts = NETWORKS[network], LATENTS[latent](), likelihoods.Bernoulli()
+    vae = randomize(VAE(SHAPE, *parts, Vamp(6, encoded_per_step=2)).double(), 0.4)
+    z = vae.eval().p_z().sample((5,))
+    trained = [*vae.encoder.parameters(), *vae.head.parameters(), vae.prior.inputs]
+
+    def found(training):
+        vae.train(training)
+        density = vae.p_z().log_prob(z)
+        return density.detach(), torch.autograd.grad(density.sum(), trained)
+
+    all_of_them, gradient = found(training=False)
+    for _ in range(3):  # a whole round, after which no posterior is an old one
+        vae.train().p_z()
+    turns = [found(training=True) for _ in range(3)]
+    for density, _ in turns:
+        torch.testing.assert_close(density, all_of_them)
+    for known, *parts in zip(gradient, *(turn for _, turn in turns), strict=True):
+        torch.testing.assert_close(sum(parts) / 3, known)
+    assert not torch.allclose(turns[0][1][-1], turns[1][1][-1])
+    assert torch.equal(found(training=False)[0], all_of_them)
+
+
+def test_the_turns_go_on_where_they_were_from_a_checkpoint():
+    def fresh():
+        prior = Vamp(5, encoded_per_step=2)
+        return VAE(SHAPE, MLP((4,)), Gaussian(3), likelihoods.Bernoulli(), prior)
+
+    vae, other = randomize(fresh()), fresh()
+    z = torch.randn(4, 3)
+    vae.p_z()
+    other.load_state_dict(vae.state_dict())
+    for module in (vae, other):
+        torch.manual_seed(1)
+        randomize(module)
+    for _ in range(4):
+        assert torch.equal(vae.p_z().log_prob(z), other.p_z().log_prob(z))
+
+
 def test_pseudo_inputs_are_taken_evenly_from_the_data():
     prior = Vamp(3)
     VAE(SHAPE, MLP((4,)), Gaussian(3), likelihoods.Bernoulli(), prior)
@@ -511,6 +553,7 @@ def test_given_y_classes_are_told_apart(prior):
         ),
         (lambda: Mixture(0), "components must be at least 1, got 0"),
         (lambda: Vamp(0), "pseudo_inputs must be at least 1, got 0"),
+        (lambda: Vamp(5, 6), "encoded_per_step must be from 1 to pseudo_inputs=5, got 6"),
         (lambda: Flow("spline"), "kind must be one of coupling, autoregressive, got 'spline'"),
         (lambda: Flow(transforms=0), "transforms must be a positive integer, got 0"),
         (lambda: discrete_vae(Bernoulli(2), Flow()), "a flow is over numbers, Bernoulli has bits"),

@@ -306,10 +306,10 @@ def test_the_longest_runs_of_a_row_are_shown():
     assert seeds[1] == "-121.00 ± 0.58 (3 seeds)"
 
 
-def test_rows_without_a_run_say_so():
+def test_rows_without_a_run_say_so(tmp_path):
     assert cells()[1] == "not run"
     assert cells(row="2_layers_k1", table="iwae")[1] == "—"
-    text = published_page.page(ALL, published.HERE / "none.csv")
+    text = published_page.page(ALL, tmp_path / "none.csv")
     assert "This table was not run." in text and "± 0.1" not in text
     for about in TABLES.values():
         assert published_page.filled(about["about"]) in text
@@ -317,9 +317,14 @@ def test_rows_without_a_run_say_so():
 
 def test_the_codebooks_are_those_of_their_benchmark(tmp_path):
     row = "name,steps,seed,mse,elbo,usage,perplexity,seconds\nVQ,3000,0,0.01,-99.5,1.0,300,60\n"
-    (tmp_path / "codebooks.csv").write_text(row)
+    row += "".join(f"its VQ,3000,{seed},0.01,nan,1.0,300,60\n" for seed in (0, 1))
+    (tmp_path / "codebooks_mnist.csv").write_text(row)
     text = published_page.page(ALL, tmp_path / "published.csv")
-    assert "| VQ | 0.01000 | -99.50 | 100.0% | 300 | 60 |" in text and "ms a step" not in text
+    found = text.partition("\nMNIST:\n")[2].partition("\nFashion-MNIST:\n")
+    assert "| VQ | 0.01000 | -99.50 | 100.0% | 300 | 60 |" in found[0]
+    spread = "| 0.01000 ± 0.00000 |  | 100.0% ± 0.0% | 300 ± 0 | 60 ± 0 |"
+    assert f"| its VQ {spread}" in found[0]
+    assert "This table was not run." in found[2] and "ms a step" not in text
 
 
 def test_a_csv_with_fewer_columns_gets_the_others(tmp_path):

@@ -17,10 +17,12 @@ class Quantized(Distribution):
 
     Args:
         point: z, [*B, *E].
-        logits: log q, 0 of the code and :data:`LOWEST` of the others; of bits one each.
+        logits: log q, 0 of the code and :func:`lowest` of the others; of bits one each. They are
+            asked for where they are needed, which training is not.
         h: what the encoder gives, [*B, D]; the last axis is a vector.
         code: the code nearest to h, which the decoder sees, [*B, D].
-        lift: a move of the code in its space, [*B, D], as one of z, [*B, *E].
+        carried: a move of the code in its space, [*B, D] -> z, whose gradient is taken back to the
+            move, as if z had moved by it, [*B, *E].
         event_dims: how many of the point's last axes are one event.
     """
 
@@ -29,16 +31,20 @@ class Quantized(Distribution):
     def __init__(
         self,
         point: Tensor,
-        logits: Tensor,
+        logits: Callable[[], Tensor],
         h: Tensor,
         code: Tensor,
-        lift: Callable[[Tensor], Tensor],
+        carried: Callable[[Tensor], Tensor],
         event_dims: int,
     ) -> None:
         batch = point.ndim - event_dims
         super().__init__(point.shape[:batch], point.shape[batch:], validate_args=False)
-        self.point, self.logits = point, logits
-        self.h, self.code, self.lift = h, code, lift
+        self.point, self._logits = point, logits
+        self.h, self.code, self.carried = h, code, carried
+
+    @property
+    def logits(self) -> Tensor:
+        return self._logits()
 
     @property
     def probs(self) -> Tensor:
@@ -67,7 +73,7 @@ class Quantized(Distribution):
     def detach(self) -> "Quantized":
         dims = len(self.event_shape)
         return Quantized(
-            self.point, self.logits, self.h.detach(), self.code.detach(), self.lift, dims
+            self.point, self._logits, self.h.detach(), self.code.detach(), self.carried, dims
         )
 
 

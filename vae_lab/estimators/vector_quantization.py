@@ -7,7 +7,7 @@ from torch.distributions import Distribution
 from ..aggregates import Aggregate
 from ..distributions import base
 from ..quantized import Quantized
-from .base import Estimator, Integrand, descent, surrogate
+from .base import Estimator, Integrand, descent
 
 
 class VectorQuantization(Estimator):
@@ -68,8 +68,7 @@ class VectorQuantization(Estimator):
         inner = base(q)
         h, code = inner.h, inner.code
         moved = rotated(h, code) if self.rotation else h
-        z = inner.point + surrogate(inner.lift(moved - code))
-        value = aggregate(f(z.unsqueeze(0)))
+        value = aggregate(f(inner.carried(moved - code).unsqueeze(0)))
         distance = (h.detach() - code).square() + self.commitment * (h - code.detach()).square()
         return value + descent(distance.flatten(len(q.batch_shape)).sum(-1).to(value.dtype))
 

@@ -1,6 +1,7 @@
 """Codebooks: categories that are points in a space, of which the nearest are the likeliest."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributed import all_sum
-from ..distributions import base, full_precision, one_hot
+from ..distributions import base, full_precision
 from ..quantized import Quantized, lowest
 from ..schedules import Schedule, as_schedule, bounds
 from .codes import Codes
@@ -66,13 +67,24 @@ class Nearest(OneHot):
 
     def distribution(self, parameters: Tensor) -> Distribution:
         h, codes = self.vectors(parameters), self.codebook()
-        closeness = _exactly(_closeness, h, codes)  # [*, L, K]
         if not self.deterministic:
+            closeness = _exactly(_closeness, h, codes)  # [*, L, K]
             return self.categorical(closeness / self.present_temperature)
-        z = one_hot(closeness.argmax(-1), closeness)
-        logits = (1 - z) * lowest(z)
-        move = _Move(codes.detach())
-        return self.independent(Quantized(z, logits, h, _exactly(_mixed, z, codes), move, 1))
+        index = self.nearest(h)
+        z, code = _one_hot(index, codes[..., 0]), _chosen(codes, index)
+
+        def logits() -> Tensor:
+            return (1 - z) * lowest(z)
+
+        def carried(move: Tensor) -> Tensor:
+            return _Carried.apply(z, move, _inverse(codes.detach()))
+
+        return self.independent(Quantized(z, logits, h, code, carried, 1))
+
+    @torch.no_grad()
+    def nearest(self, h: Tensor) -> Tensor:
+        """The code nearest to each vector, h [*, L, D] -> [*, L]."""
+        return _exactly(_closeness, h, self.codebook()).argmax(-1)
 
     @property
     def present_temperature(self) -> Tensor:
@@ -170,9 +182,13 @@ class Codebook(Nearest):
 
     def learn(self, parameters: Tensor) -> Tensor:
         with torch.no_grad():
-            h, q = self.vectors(parameters), base(self.distribution(parameters))
+            h = self.vectors(parameters)
+            if self.deterministic:
+                chosen = _one_hot(self.nearest(h), self.book.codes[..., 0])
+            else:
+                chosen = base(self.distribution(parameters)).probs
             books = len(self.book.codes)
-            self.book.learn(*(x.reshape(-1, books, x.shape[-1]) for x in (h, q.probs)))
+            self.book.learn(*(x.reshape(-1, books, x.shape[-1]) for x in (h, chosen)))
         return parameters
 
     def learned(self) -> dict[str, Tensor]:
@@ -197,28 +213,51 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return (total / count).clamp_min(torch.finfo(x.dtype).tiny)
 
 
-class _Move:
-    r"""The move of a one-hot z that moves its code by :math:`\Delta`: [*, L, D] -> [*, L, K].
+class _Carried(torch.autograd.Function):
+    r"""z, whose gradient is that of a move :math:`\Delta` of its code, [*, L, K].
 
     .. math:: \Delta z = \Delta (C^\top C)^{-1} C^\top, \qquad \Delta z \, C = \Delta
 
-    It is least squares where the codes C do not span their space.
+    It is least squares where the codes C do not span their space. Nobody needs the values of such
+    a move of z: only gradients are taken back.
     """
 
-    def __init__(self, codes: Tensor) -> None:
-        self.codes = codes
+    generate_vmap_rule = True
 
-    def __call__(self, move: Tensor) -> Tensor:
-        return _exactly(_mixed, move, self._inverse())
+    @staticmethod
+    def forward(z: Tensor, move: Tensor, inverse: Tensor) -> Tensor:
+        return z.view_as(z)
 
-    def _inverse(self) -> Tensor:
-        """[L, D, K]; no singular values, for which a GPU would be waited for."""
-        precise = self.codes if self.codes.device.type == "mps" else self.codes.double()
-        gram = precise.mT @ precise
-        diagonal = gram.diagonal(dim1=-2, dim2=-1)
-        ridge = RIDGE * torch.finfo(gram.dtype).eps * diagonal.mean(-1, keepdim=True)
-        root, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge.expand_as(diagonal)))
-        return torch.cholesky_solve(precise.mT, root).to(self.codes)
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
+        return None, _exactly(_mixed, gradient, ctx.saved_tensors[0].mT), None
+
+
+def _inverse(codes: Tensor) -> Tensor:
+    """[L, D, K]; no singular values, for which a GPU would be waited for."""
+    precise = codes if codes.device.type == "mps" else codes.double()
+    gram = precise.mT @ precise
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    ridge = RIDGE * torch.finfo(gram.dtype).eps * diagonal.mean(-1, keepdim=True)
+    root, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge.expand_as(diagonal)))
+    return torch.cholesky_solve(precise.mT, root).to(codes)
+
+
+def _one_hot(index: Tensor, like: Tensor) -> Tensor:
+    """[*] -> [*, K], of categories that there are: a tenth of the time of comparing with all."""
+    zeros = like.new_zeros(*index.shape, like.shape[-1])
+    return zeros.scatter(-1, index.unsqueeze(-1), 1.0)
+
+
+def _chosen(codes: Tensor, index: Tensor) -> Tensor:
+    """The codes of these names, [L, K, D] or [1, K, D] and [*, L] -> [*, L, D]."""
+    if len(codes) == 1:
+        return F.embedding(index, codes[0])
+    return codes[torch.arange(len(codes), device=index.device), index]
 
 
 def _exactly(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -229,8 +268,8 @@ def _exactly(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor)
 
 def _mixed(weights: Tensor, codes: Tensor) -> Tensor:
     """Weights [*, L, K] and codes [L, K, D], or [1, K, D] -> [*, L, D]."""
-    if len(codes) == 1:
-        return weights @ codes[0]
+    if len(codes) == 1:  # laid out as is several times as fast on a CPU where D is small
+        return F.linear(weights, codes[0].T.contiguous())
     return torch.einsum("...lk,lkd->...ld", weights, codes)
 
 
@@ -238,4 +277,7 @@ def _closeness(h: Tensor, codes: Tensor) -> Tensor:
     """-|h - e|^2 + |h|^2, [*, L, K], from the codes' mean, near which less is lost to rounding."""
     center = codes.mean(-2)  # [L, D]
     h, codes = h - center, codes - center.unsqueeze(-2)
-    return 2 * _mixed(h, codes.mT) - codes.square().sum(-1)
+    length = codes.square().sum(-1)
+    if len(codes) == 1:
+        return F.linear(h, 2 * codes[0], -length[0])
+    return _mixed(h, 2 * codes.mT) - length

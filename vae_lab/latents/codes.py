@@ -77,8 +77,9 @@ class Codes(nn.Module):
         h, chosen = h.where(finite, 0.0), chosen.where(finite, 0.0)
         counts = each(h.new_full((), len(h), dtype=torch.int64))  # [processes]
         total = counts.sum()
-        sums = torch.einsum("ngk,ngd->gkd", chosen, h)
-        packed = torch.cat([sums, chosen.sum(0).unsqueeze(-1), self._rows(h, counts)], -1)
+        counted = torch.cat([h, torch.ones_like(h[..., :1])], -1)
+        sums = torch.einsum("ngk,ngd->gkd", chosen, counted)  # of h, and how many there are
+        packed = torch.cat([sums, self._rows(h, counts)], -1)
         sums, shares, rows = all_sum(packed).tensor_split([h.shape[-1], h.shape[-1] + 1], -1)
         first = self.batches == 0
         self._follow(sums / total, shares.squeeze(-1) / total)

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
@@ -48,14 +49,16 @@ class Gaussian(Latent):
         return self.independent(Normal(mean, scale, validate_args=False))
 
     def log_densities(self, q: Distribution, z: Tensor) -> Tensor:
-        r"""By :math:`(z - \mu)^2 = z^2 - 2 z \mu + \mu^2`, products of matrices; in
+        r"""By :math:`(z - \mu)^2 = z^2 - 2 z \mu + \mu^2`, a product of matrices; in
         double precision, as z and mu may be many sigma from zero and near each other."""
         loc, scale = (p.flatten(1).to(precise(z)) for p in (base(q).loc, base(q).scale))  # [K, L]
         numbers, weight = self.numbers(z).to(loc), scale.square().reciprocal()
-        squares = numbers.square() @ weight.T - 2 * numbers @ (loc * weight).T
-        squares = squares + (loc.square() * weight).sum(-1)
-        constant = scale.log().sum(-1) + math.log(2 * math.pi) / 2 * scale.shape[-1]
-        return (-squares / 2 - constant).to(z)
+        linear = loc * weight
+        constant = scale.log().sum(-1) + (loc * linear).sum(-1) / 2
+        constant = constant + math.log(2 * math.pi) / 2 * scale.shape[-1]
+        powers = torch.cat([numbers.square(), numbers], -1)
+        matrix = torch.cat([weight / -2, linear], -1)
+        return F.linear(powers, matrix, -constant).to(z)
 
     def values(self, steps: int = 7) -> Tensor:
         """From -3 to 3 standard deviations of the prior around its mean."""

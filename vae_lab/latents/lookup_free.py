@@ -72,6 +72,15 @@ class FSQ(Nearest):
     def learn(self, parameters: Tensor) -> Tensor:
         return self.whitening.learn(super().vectors(parameters)).flatten(-2)
 
+    @torch.no_grad()
+    def nearest(self, h: Tensor) -> Tensor:
+        """Each number is rounded by itself; what is none is the first level."""
+        count = torch.tensor(self.levels, device=h.device)
+        digits = ((h.nan_to_num() + 1) / 2 * (count - 1)).round().long().clamp_min(0)
+        digits = digits.minimum(count - 1)
+        weights = [math.prod(self.levels[d + 1 :]) for d in range(self.dim)]
+        return (digits * torch.tensor(weights, device=h.device)).sum(-1)
+
 
 class LFQ(Bernoulli):
     r"""Lookup-free quantisation: the nearest corner of a cube, a bit for each number; z is [L].
@@ -126,8 +135,15 @@ class LFQ(Bernoulli):
         if not self.deterministic:
             return self._bits(h, self.temperature.value)
         z = (h > 0).to(h)
-        logits = (1 - 2 * z) * lowest(z)
-        return self.independent(Quantized(z, logits, h, self.embed(z), self._move, 0))
+
+        def logits() -> Tensor:
+            return (1 - 2 * z) * lowest(z)
+
+        def carried(move: Tensor) -> Tensor:
+            of_z = move / (2 * self.scale)
+            return z + (of_z - of_z.detach())
+
+        return self.independent(Quantized(z, logits, h, self.embed(z), carried, 0))
 
     def learn(self, parameters: Tensor) -> Tensor:
         return self.whitening.learn(parameters.unsqueeze(-1)).squeeze(-1)
@@ -146,7 +162,3 @@ class LFQ(Bernoulli):
 
     def _bits(self, h: Tensor, temperature: Tensor) -> Distribution:
         return super().distribution(4 * self.scale * h / temperature)
-
-    def _move(self, move: Tensor) -> Tensor:
-        """Of the code -> of z."""
-        return move / (2 * self.scale)

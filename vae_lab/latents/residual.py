@@ -5,7 +5,6 @@ from functools import partial
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -93,19 +92,21 @@ class ResidualCodebook(OneHot):
         for level in self.levels:
             found.append(base(level.distribution(rest)))
             rest = rest - found[-1].code.detach().flatten(-2)
-        point, logits, h, code = (
-            torch.cat([getattr(q, name) for q in found], -2)
-            for name in ("point", "logits", "h", "code")
+        point, h, code = (
+            torch.cat([getattr(q, name) for q in found], -2) for name in ("point", "h", "code")
         )
         later = code[..., self.latents :, :]
 
-        def lift(move: Tensor) -> Tensor:
+        def logits() -> Tensor:
+            return torch.cat([q.logits for q in found], -2)
+
+        def carried(move: Tensor) -> Tensor:
             """As one of the first codes, once; its gradient takes back f's of the others."""
             others = (later - later.detach()).unflatten(-2, (-1, self.latents)).sum(-3)
-            first = found[0].lift(move[..., : self.latents, :] - others)
-            return F.pad(first, (0, 0, 0, later.shape[-2]))
+            first = found[0].carried(move[..., : self.latents, :] - others)
+            return torch.cat([first, point[..., self.latents :, :]], -2)
 
-        return self.independent(Quantized(point, logits, h, code, lift, 1))
+        return self.independent(Quantized(point, logits, h, code, carried, 1))
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return self.categorical(parameters.unflatten(-1, self.variables))

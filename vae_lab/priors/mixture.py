@@ -90,23 +90,42 @@ class Vamp(Prior):
     stand for them are an approximation that needs no layer of its own. They have no y: a model that
     is conditional cannot have this prior.
 
+    To encode K inputs besides a batch is most of what a step costs. With ``encoded_per_step`` = R a
+    step of training encodes R of them, in turn, and takes the posteriors of the others as they were
+    at theirs, at most K / R steps ago. Only those R have a gradient, which is weighted by K / R: on
+    average over the turns it is that of all. What is evaluated encodes them all.
+
     Args:
         pseudo_inputs: K.
+        encoded_per_step: R, the pseudo-inputs that a step of training encodes; None: all.
 
-    Source: Tomczak & Welling, *VAE with a VampPrior*, AISTATS 2018, arXiv:1705.07120
+    Source: Tomczak & Welling, *VAE with a VampPrior*, AISTATS 2018, arXiv:1705.07120; the turns
+    are this package's.
     """
 
     encodes = True
+    posteriors: Tensor
+    turn: Tensor
 
-    def __init__(self, pseudo_inputs: int = 500) -> None:
+    def __init__(self, pseudo_inputs: int = 500, encoded_per_step: int | None = None) -> None:
         super().__init__()
         if pseudo_inputs < 1:
             raise ValueError(f"pseudo_inputs must be at least 1, got {pseudo_inputs}")
+        if encoded_per_step is not None and not 1 <= encoded_per_step <= pseudo_inputs:
+            raise ValueError(
+                f"encoded_per_step must be from 1 to pseudo_inputs={pseudo_inputs}, "
+                f"got {encoded_per_step}"
+            )
         self.pseudo_inputs = pseudo_inputs
+        self.encoded_per_step = encoded_per_step
 
     def bind(self, latent: "Latent") -> None:
         self._latent = (latent,)
         self.inputs = nn.Parameter(torch.rand(self.pseudo_inputs, *self.input_shape))
+        if self.encoded_per_step is not None:
+            size = (*latent.grid, latent.parameter_size)
+            self.register_buffer("posteriors", torch.zeros(self.pseudo_inputs, *size))
+            self.register_buffer("turn", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def start(self, inputs: Tensor) -> None:
@@ -114,9 +133,24 @@ class Vamp(Prior):
         self.inputs.copy_(inputs[rows])
 
     def of(self, vae: "VAE", condition: Tensor | None) -> Distribution:
-        q = vae.posterior(vae.encoder(self.inputs.to(vae.dtype)))
         [latent] = self._latent
+        if vae.training and self.encoded_per_step is not None:
+            q = latent.distribution(full_precision(self._in_turn(vae, self.encoded_per_step)))
+        else:
+            q = vae.posterior(vae.encoder(self.inputs.to(vae.dtype)))
         return Components(self.inputs.new_zeros(self.pseudo_inputs), q, latent)
+
+    def _in_turn(self, vae: "VAE", count: int) -> Tensor:
+        """The parameters of all posteriors, of which so many are new, [K, *grid, parameters]."""
+        total = self.pseudo_inputs
+        rows = (self.turn * count + torch.arange(count, device=self.turn.device)) % total
+        new = vae.head(vae.encoder(self.inputs[rows].to(vae.dtype))).to(self.posteriors.dtype)
+        known = new.detach()
+        weighted = known + total / count * (new - known)
+        parameters = self.posteriors.index_copy(0, rows, weighted)
+        self.posteriors.index_copy_(0, rows, known)
+        self.turn += 1
+        return parameters
 
 
 class Components(MixtureSameFamily):

@@ -495,6 +495,16 @@ def test_what_is_not_finite_is_not_learned():
     torch.testing.assert_close(codes.codes, other.codes)
 
 
+@pytest.mark.parametrize("make", [lambda: FSQ((6, 2)), lambda: vq(latents=1, categories=12, dim=2)])
+def test_what_is_not_finite_has_a_code_all_the_same(make):
+    """A name of no code would end the process where there is a GPU."""
+    h = torch.tensor([[math.nan, 0.1], [math.inf, -math.inf], [1e30, 0.0]])
+    latent = make().to(h)
+    q = latent.distribution(h)
+    assert torch.equal(latent.mode(q).sum(-1), torch.ones(3, 1))
+    assert latent.numbers(latent.mode(q)).max() < 12
+
+
 @pytest.mark.parametrize("build", [discrete_vae, grid_vae])
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_model_learns_in_training_only(build, shared):

@@ -46,6 +46,8 @@ class FSQ(Nearest):
     """
 
     points: Tensor
+    highest: Tensor
+    weights: Tensor
 
     def __init__(
         self,
@@ -61,6 +63,9 @@ class FSQ(Nearest):
         sides = [torch.linspace(-1, 1, count) for count in levels]
         points = torch.cartesian_prod(*sides).reshape(1, -1, self.dim)
         self.register_buffer("points", points, persistent=False)
+        weights = [math.prod(levels[d + 1 :]) for d in range(len(levels))]
+        self.register_buffer("highest", torch.tensor(levels) - 1, persistent=False)  # digits
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)  # of the digits
         self.whitening = Whitening(latents, self.dim)
 
     def codebook(self) -> Tensor:
@@ -75,11 +80,8 @@ class FSQ(Nearest):
     @torch.no_grad()
     def nearest(self, h: Tensor) -> Tensor:
         """Each number is rounded by itself; what is none is the first level."""
-        count = torch.tensor(self.levels, device=h.device)
-        digits = ((h.nan_to_num() + 1) / 2 * (count - 1)).round().long().clamp_min(0)
-        digits = digits.minimum(count - 1)
-        weights = [math.prod(self.levels[d + 1 :]) for d in range(self.dim)]
-        return (digits * torch.tensor(weights, device=h.device)).sum(-1)
+        digits = ((h.nan_to_num() + 1) / 2 * self.highest).round().long().clamp_min(0)
+        return (digits.minimum(self.highest) * self.weights).sum(-1)
 
 
 class LFQ(Bernoulli):

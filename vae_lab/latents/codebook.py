@@ -186,7 +186,7 @@ class Codebook(Nearest):
             if self.deterministic:
                 chosen = _one_hot(self.nearest(h), self.book.codes[..., 0])
             else:
-                chosen = base(self.distribution(parameters)).probs
+                chosen = base(self.distribution(parameters)).probs.nan_to_num()
             books = len(self.book.codes)
             self.book.learn(*(x.reshape(-1, books, x.shape[-1]) for x in (h, chosen)))
         return parameters

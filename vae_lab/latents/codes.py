@@ -71,13 +71,13 @@ class Codes(nn.Module):
 
         Args:
             h: [N, books, D].
-            chosen: the probability of each code, [N, books, K].
+            chosen: the probability of each code, [N, books, K]; a number also where h is none.
         """
         finite = h.isfinite().all(-1, keepdim=True)
-        h, chosen = h.where(finite, 0.0), chosen.where(finite, 0.0)
+        h = h.where(finite, 0.0)
         counts = each(h.new_full((), len(h), dtype=torch.int64))  # [processes]
         total = counts.sum()
-        counted = torch.cat([h, torch.ones_like(h[..., :1])], -1)
+        counted = torch.cat([h, finite.to(h)], -1)
         sums = torch.einsum("ngk,ngd->gkd", chosen, counted)  # of h, and how many there are
         packed = torch.cat([sums, self._rows(h, counts)], -1)
         sums, shares, rows = all_sum(packed).tensor_split([h.shape[-1], h.shape[-1] + 1], -1)

@@ -505,6 +505,12 @@ def test_what_is_not_finite_has_a_code_all_the_same(make):
     assert latent.numbers(latent.mode(q)).max() < 12
 
 
+@pytest.mark.parametrize("latent", [FSQ((6, 2)), vq(latents=1), LFQ(2)], ids=repr)
+def test_the_value_of_z_is_that_of_the_code_whatever_the_move(latent):
+    q = base(latent.double().distribution(vectors(latent, 3)))
+    assert torch.equal(q.carried(torch.full_like(q.code, math.inf)), q.point)
+
+
 @pytest.mark.parametrize("build", [discrete_vae, grid_vae])
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_model_learns_in_training_only(build, shared):

@@ -17,8 +17,6 @@ class Quantized(Distribution):
 
     Args:
         point: z, [*B, *E].
-        logits: log q, 0 of the code and :func:`lowest` of the others; of bits one each. They are
-            asked for where they are needed, which training is not.
         h: what the encoder gives, [*B, D]; the last axis is a vector.
         code: the code nearest to h, which the decoder sees, [*B, D].
         carried: a move of the code in its space, [*B, D] -> z, whose gradient is taken back to the
@@ -31,7 +29,6 @@ class Quantized(Distribution):
     def __init__(
         self,
         point: Tensor,
-        logits: Callable[[], Tensor],
         h: Tensor,
         code: Tensor,
         carried: Callable[[Tensor], Tensor],
@@ -39,12 +36,13 @@ class Quantized(Distribution):
     ) -> None:
         batch = point.ndim - event_dims
         super().__init__(point.shape[:batch], point.shape[batch:], validate_args=False)
-        self.point, self._logits = point, logits
-        self.h, self.code, self.carried = h, code, carried
+        self.point, self.h, self.code, self.carried = point, h, code, carried
 
     @property
     def logits(self) -> Tensor:
-        return self._logits()
+        """log q, 0 of the code and :func:`lowest` of the others; of bits one each."""
+        bits = not self.event_shape
+        return (1 - (1 + bits) * self.point) * lowest(self.point)
 
     @property
     def probs(self) -> Tensor:
@@ -72,9 +70,7 @@ class Quantized(Distribution):
 
     def detach(self) -> "Quantized":
         dims = len(self.event_shape)
-        return Quantized(
-            self.point, self._logits, self.h.detach(), self.code.detach(), self.carried, dims
-        )
+        return Quantized(self.point, self.h.detach(), self.code.detach(), self.carried, dims)
 
 
 def lowest(like: Tensor) -> float:

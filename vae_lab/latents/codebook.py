@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from ..distributed import all_sum
 from ..distributions import base, full_precision
-from ..quantized import Quantized, lowest
+from ..quantized import Quantized
 from ..schedules import Schedule, as_schedule, bounds
 from .codes import Codes
 from .discrete import OneHot
@@ -73,13 +73,10 @@ class Nearest(OneHot):
         index = self.nearest(h)
         z, code = _one_hot(index, codes[..., 0]), _chosen(codes, index)
 
-        def logits() -> Tensor:
-            return (1 - z) * lowest(z)
-
         def carried(move: Tensor) -> Tensor:
             return _Carried.apply(z, move, _inverse(codes.detach()))
 
-        return self.independent(Quantized(z, logits, h, code, carried, 1))
+        return self.independent(Quantized(z, h, code, carried, 1))
 
     @torch.no_grad()
     def nearest(self, h: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..distributions import base, full_precision
-from ..quantized import Quantized, lowest
+from ..estimators.base import surrogate
+from ..quantized import Quantized
 from ..schedules import Schedule, as_schedule
 from .codebook import Nearest, is_zero, mean_over_processes
 from .discrete import Bernoulli
@@ -138,14 +139,10 @@ class LFQ(Bernoulli):
             return self._bits(h, self.temperature.value)
         z = (h > 0).to(h)
 
-        def logits() -> Tensor:
-            return (1 - 2 * z) * lowest(z)
-
         def carried(move: Tensor) -> Tensor:
-            of_z = move / (2 * self.scale)
-            return z + (of_z - of_z.detach())
+            return z + surrogate(move / (2 * self.scale))
 
-        return self.independent(Quantized(z, logits, h, self.embed(z), carried, 0))
+        return self.independent(Quantized(z, h, self.embed(z), carried, 0))
 
     def learn(self, parameters: Tensor) -> Tensor:
         return self.whitening.learn(parameters.unsqueeze(-1)).squeeze(-1)

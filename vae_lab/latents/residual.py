@@ -97,16 +97,13 @@ class ResidualCodebook(OneHot):
         )
         later = code[..., self.latents :, :]
 
-        def logits() -> Tensor:
-            return torch.cat([q.logits for q in found], -2)
-
         def carried(move: Tensor) -> Tensor:
             """As one of the first codes, once; its gradient takes back f's of the others."""
             others = (later - later.detach()).unflatten(-2, (-1, self.latents)).sum(-3)
             first = found[0].carried(move[..., : self.latents, :] - others)
             return torch.cat([first, point[..., self.latents :, :]], -2)
 
-        return self.independent(Quantized(point, logits, h, code, carried, 1))
+        return self.independent(Quantized(point, h, code, carried, 1))
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return self.categorical(parameters.unflatten(-1, self.variables))

@@ -25,7 +25,8 @@ from vae_lab.latents.codes import Codes
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.metrics import sums_and_count
 from vae_lab.networks import MLP
-from vae_lab.objectives import ELBO, IWAE
+from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
+from vae_lab.quantized import QuantizedCategory
 from vae_lab.schedules import Linear
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -209,6 +210,59 @@ def test_the_rotation_trick():
     found = torch.autograd.grad(value, [parameters, latent.book.codes])
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+
+
+SEEN = {
+    "vq": lambda: vq(),
+    "shared": lambda: vq(shared=True, cosine=True),
+    "average": lambda: vq(decay=0.9),
+    "fsq": lambda: FSQ((3, 4), latents=2),
+    "fsq of bits": lambda: FSQ((2, 2, 2)),
+    "chain": lambda: residual(),
+    "shared chain": lambda: residual(depth=2, shared=True),
+}
+
+
+@pytest.mark.parametrize("commitment", [0.0, 0.25])
+@pytest.mark.parametrize("build", [discrete_vae, grid_vae])
+@pytest.mark.parametrize("name", SEEN)
+def test_what_the_decoder_sees_is_trained_as_z_is(name, build, commitment):
+    vae, estimator = build(SEEN[name]()), VectorQuantization(commitment)
+    x = binary_images(6, vae.shape)
+    vae.eval()
+    trained = [p for p in vae.parameters() if p.requires_grad]
+    found = []
+    for pick in (lambda level: level, lambda level: level.embedded):
+        level = pick(vae.infer(x))
+        value = estimator(level.q, level.below)
+        gradients = torch.autograd.grad(value.sum(), trained, allow_unused=True)
+        found.append([value, *(torch.zeros(()) if g is None else g for g in gradients)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b.expand_as(a), rtol=1e-5, atol=1e-5)
+    assert any(g.abs().sum() > 0.01 for g in found[1][1:])
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_no_step_makes_a_one_hot_z(name, monkeypatch):
+    vae, made = grid_vae(SEEN[name]()), []
+    point = QuantizedCategory.point.fget
+    monkeypatch.setattr(QuantizedCategory, "point", property(lambda q: made.append(q) or point(q)))
+    x = binary_images(6, vae.shape)
+    vae.eval()(x).objective.sum().backward()
+    assert not made
+    vae(x, objective=MonteCarloELBO())
+    assert made  # log p(z) is asked for
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_the_kl_of_a_name_is_that_of_its_z(name):
+    latent = SEEN[name]()
+    latent.prior_parameters.requires_grad_().data.normal_()
+    q, p = latent.distribution(vectors(latent)), latent.prior()
+    named, whole = latent.kl(q).sum(-1), -p.log_prob(base(q).point)
+    torch.testing.assert_close(named, whole)
+    of = [torch.autograd.grad(x.sum(), latent.prior_parameters)[0] for x in (named, whole)]
+    torch.testing.assert_close(*of)
 
 
 def residual(depth=3, categories=4, dim=2, latents=2, decay=None, shared=False, revive=0.0):

@@ -9,7 +9,7 @@ from tiny import randomize
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions import kl_divergence
 
-from vae_lab.distributions import OneHotCategorical, support
+from vae_lab.distributions import OneHotCategorical, one_hot, support
 from vae_lab.latents import (
     FSQ,
     LFQ,
@@ -255,6 +255,25 @@ def test_the_one_hot_categorical_validates_only_where_asked():
     assert q.expand((4, 2)).batch_shape == (4, 2) and q.event_shape == (3,)
     with pytest.raises(ValueError, match="logits"):
         OneHotCategorical(logits=nothing, validate_args=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.int64])
+@pytest.mark.parametrize("categories", [2, 5])
+def test_a_name_of_no_category_is_a_row_of_zeros(dtype, categories):
+    names = [
+        0,
+        1,
+        categories - 1,
+        categories,
+        -1,
+        99,
+        *[0.5, math.nan, math.inf] * dtype.is_floating_point,
+    ]
+    index = torch.tensor(names, dtype=dtype)
+    expected = torch.stack([index == k for k in range(categories)], -1).float()
+    like = torch.zeros(categories)
+    assert torch.equal(one_hot(index, like), expected)
+    assert torch.equal(torch.vmap(one_hot, (0, None))(index, like), expected)
 
 
 def test_one_hot_log_prob_is_torchs_and_linear_in_between():

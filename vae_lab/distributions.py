@@ -237,9 +237,16 @@ def precise(x: Tensor) -> torch.dtype:
 
 
 def one_hot(index: Tensor, like: Tensor) -> Tensor:
-    """[*] -> [*, K], of the type and the K of `like`; F.one_hot would look at the indices."""
-    categories = torch.arange(like.shape[-1], device=index.device)
-    return (index.unsqueeze(-1) == categories).to(like.dtype)
+    """[*] -> [*, K], of the type and the K of `like`; zeros, where there is no such category.
+
+    F.one_hot would look at the indices, and to compare with all categories takes ten times as long.
+    """
+    named = index.nan_to_num(-1.0) if index.is_floating_point() else index
+    name = named.long()
+    known = (name >= 0) & (name < like.shape[-1]) & (name == named)
+    zeros = like.new_zeros(*index.shape, like.shape[-1])
+    ones = known.unsqueeze(-1).to(like.dtype)
+    return zeros.scatter(-1, name.where(known, 0).unsqueeze(-1), ones)
 
 
 def softmax(x: Tensor) -> Tensor:

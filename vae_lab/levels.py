@@ -32,6 +32,10 @@ class Observed(NamedTuple):
     decode: Callable[[Tensor], Tensor]  # z [S, *B, *E] -> the parameters of p(x|z) [S, *B, *P]
     likelihood: "Likelihood"
 
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(x|z), [S, *B]."""
+        return self.likelihood.log_prob(self.decode(z), self.x)
+
 
 class Level(NamedTuple):
     """One group of latent variables, given those above it. A VAE has one, of z; where the label is
@@ -44,6 +48,7 @@ class Level(NamedTuple):
     below: Callable[[Tensor], "Level | Tensor"]  # z -> the next level, or log p(x|z) after the last
     aggregate_kl: Callable[[], Tensor] | None = None  # of the mean of q, each datum's part, [*B]
     observed: Observed | None = None  # what is below the last level
+    embedded: "Level | None" = None  # the same, of what the decoder sees of z in the place of z
 
 
 class Levels(Estimator):

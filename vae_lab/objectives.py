@@ -98,8 +98,10 @@ class _OverLevels(Objective):
         return self._terms(level, estimator)
 
     def _terms(self, level: "Level", estimator: Estimator) -> Terms:
-        seen = Seen(level, estimator)
         log_ratio = _log_ratio(level, estimator) if self.sampled or level.kl is None else None
+        if log_ratio is None:  # nobody asks for z itself
+            level = level.embedded or level
+        seen = Seen(level, estimator)
         value_below = self._below(level, estimator, seen)
 
         def f(z: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """A q(z|x) with all of its probability on one z: the code nearest to what the encoder gives."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, OneHotCategorical, constraints
 from torch.distributions.kl import register_kl
+
+from .distributions import one_hot
 
 
 class Quantized(Distribution):
@@ -36,7 +39,11 @@ class Quantized(Distribution):
     ) -> None:
         batch = point.ndim - event_dims
         super().__init__(point.shape[:batch], point.shape[batch:], validate_args=False)
-        self.point, self.h, self.code, self.carried = point, h, code, carried
+        self._point, self.h, self.code, self.carried = point, h, code, carried
+
+    @property
+    def point(self) -> Tensor:
+        return self._point
 
     @property
     def logits(self) -> Tensor:
@@ -69,8 +76,34 @@ class Quantized(Distribution):
         return self.point.new_zeros(self.batch_shape)
 
     def detach(self) -> "Quantized":
-        dims = len(self.event_shape)
-        return Quantized(self.point, self.h.detach(), self.code.detach(), self.carried, dims)
+        fixed = copy(self)
+        fixed.h, fixed.code = self.h.detach(), self.code.detach()
+        return fixed
+
+
+class QuantizedCategory(Quantized):
+    """The distribution of one of K categories, whose one-hot z is made only where it is looked at.
+
+    Args:
+        index: the category, [*B].
+        like: of the type of z, [*, K].
+        h, code, carried: see :class:`Quantized`.
+    """
+
+    def __init__(
+        self,
+        index: Tensor,
+        like: Tensor,
+        h: Tensor,
+        code: Tensor,
+        carried: Callable[[Tensor], Tensor],
+    ) -> None:
+        Distribution.__init__(self, index.shape, like.shape[-1:], validate_args=False)
+        self.index, self._like, self.h, self.code, self.carried = index, like, h, code, carried
+
+    @property
+    def point(self) -> Tensor:
+        return one_hot(self.index, self._like)
 
 
 def lowest(like: Tensor) -> float:
@@ -81,3 +114,9 @@ def lowest(like: Tensor) -> float:
 @register_kl(Quantized, Distribution)
 def _point_kl(q: Quantized, p: Distribution) -> Tensor:
     return -p.log_prob(q.point)
+
+
+@register_kl(QuantizedCategory, OneHotCategorical)
+def _category_kl(q: QuantizedCategory, p: OneHotCategorical) -> Tensor:
+    logits = p.logits.clamp_min(lowest(p.logits)).expand(*q.batch_shape, -1)
+    return -logits.gather(-1, q.index.unsqueeze(-1)).squeeze(-1)

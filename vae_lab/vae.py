@@ -264,7 +264,13 @@ class VAE(Views, Generation, Pretrained):
             features = features.flatten(-3, -2).mean(-2)
         observed = Observed(x, self.decode, self.likelihood)
         below = partial(self.log_px_z, x)
-        return Level(q, self.p_z, kl, features, below, aggregate_kl, observed)
+        level = Level(q, self.p_z, kl, features, below, aggregate_kl, observed)
+        code = self.latent.embedded(q)
+        if code is None:
+            return level
+        observed = Observed(x, self._decode_embedded, self.likelihood)
+        of_code = level._replace(q=code, below=observed.log_prob, observed=observed)
+        return level._replace(embedded=of_code)
 
     def decode(self, z: Array, y: Any = None) -> Tensor:
         """z [*, *E] -> the likelihood's parameters [*, *P]."""
@@ -276,7 +282,11 @@ class VAE(Views, Generation, Pretrained):
         if z.shape != (*leading, *event):
             raise ValueError(f"z must have a shape that ends in {list(event)}, got {list(z.shape)}")
         z = z.to(self.dtype)  # sampled in float32 also where the weights are not
-        embedded = self.embed(z)
+        return self._decode_embedded(self._embed(z))
+
+    def _decode_embedded(self, embedded: Tensor) -> Tensor:
+        """As :meth:`decode`, of what the latent lets the decoder see of z."""
+        embedded = self._with_condition(embedded.to(self.dtype))
         places = len(self.latent.grid)
         leading = embedded.shape[: embedded.ndim - 1 - places]
         decoded = (
@@ -289,9 +299,14 @@ class VAE(Views, Generation, Pretrained):
 
     def embed(self, z: Tensor) -> Tensor:
         """What the decoder sees of z [*, *E] and of the condition, [*, F] or [*, h, w, F]."""
+        return self._with_condition(self._embed(z))
+
+    def _embed(self, z: Tensor) -> Tensor:
         leading = z.shape[: z.ndim - len(self.latent.event_shape)]
         flat = self.latent.embed(z.reshape(-1, *z.shape[len(leading) :]))
-        embedded = flat.reshape(*leading, *flat.shape[1:])
+        return flat.reshape(*leading, *flat.shape[1:])
+
+    def _with_condition(self, embedded: Tensor) -> Tensor:
         vector = self.vector_of(None)
         return embedded if vector is None else joined(embedded, vector, len(self.latent.grid))
 

@@ -22,8 +22,10 @@ class VectorQuantization(Estimator):
     The second one keeps h near them. It is not what straight-through becomes at a temperature of 0:
     there the probabilities no longer have a derivative, and the encoder none either.
 
-    Of h, only what can change the choice of a code is trained: fewer codes than they have
-    dimensions span a part of the space, and the copy is that of the gradient's part in it.
+    An ELBO with a KL in closed form is a function of the code, and its gradient is copied as it is.
+    What asks for z itself, as a learned prior does, has a gradient for the place of each category:
+    what is copied is then its part in the space that the codes span, all of it where they are as
+    many as they have dimensions.
 
     **Forward** the nearest code. **Backward** the copy, or, if `rotation`, the gradient turned and
     scaled as h would have to be to become the code, so that angles between the two remain (Fifty et
@@ -69,6 +71,8 @@ class VectorQuantization(Estimator):
         h, code = inner.h, inner.code
         moved = rotated(h, code) if self.rotation else h
         value = aggregate(f(inner.carried(moved - code).unsqueeze(0)))
+        if not (self.commitment or code.requires_grad):
+            return value
         distance = (h.detach() - code).square() + self.commitment * (h - code.detach()).square()
         return value + descent(distance.flatten(len(q.batch_shape)).sum(-1).to(value.dtype))
 

@@ -107,6 +107,13 @@ class Latent(PrintsArguments, nn.Module):
         """What the decoder sees of z, [*, *E] -> [*, width], on a grid [*, h, w, width]."""
         return z.flatten(z.ndim - len(self.variables))
 
+    def embedded(self, q: Distribution) -> Distribution | None:
+        """What the decoder sees of q's z, as a distribution of its own; None where it has none.
+
+        A q without randomness has one, a code: to train with it needs no z, which is K wide.
+        """
+        return None
+
     @property
     def num_variables(self) -> int:
         """L, the number of latent variables."""

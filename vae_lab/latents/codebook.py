@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributed import all_sum
-from ..distributions import base, full_precision
-from ..quantized import Quantized
+from ..distributions import base, full_precision, one_hot, wrapped
+from ..estimators.base import surrogate
+from ..quantized import Quantized, QuantizedCategory
 from ..schedules import Schedule, as_schedule, bounds
 from .codes import Codes
 from .discrete import OneHot
@@ -71,12 +72,16 @@ class Nearest(OneHot):
             closeness = _exactly(_closeness, h, codes)  # [*, L, K]
             return self.categorical(closeness / self.present_temperature)
         index = self.nearest(h)
-        z, code = _one_hot(index, codes[..., 0]), _chosen(codes, index)
+        category = codes[..., 0]
 
         def carried(move: Tensor) -> Tensor:
-            return _Carried.apply(z, move, _inverse(codes.detach()))
+            return _Carried.apply(one_hot(index, category), move, _inverse(codes.detach()))
 
-        return self.independent(Quantized(z, h, code, carried, 1))
+        q = QuantizedCategory(index, category, h, _chosen(codes, index), carried)
+        return self.independent(q)
+
+    def embedded(self, q: Distribution) -> Distribution | None:
+        return as_seen(base(q), len(self.grid)) if self.deterministic else None
 
     @torch.no_grad()
     def nearest(self, h: Tensor) -> Tensor:
@@ -181,7 +186,7 @@ class Codebook(Nearest):
         with torch.no_grad():
             h = self.vectors(parameters)
             if self.deterministic:
-                chosen = _one_hot(self.nearest(h), self.book.codes[..., 0])
+                chosen = one_hot(self.nearest(h), self.book.codes[..., 0])
             else:
                 chosen = base(self.distribution(parameters)).probs.nan_to_num()
             books = len(self.book.codes)
@@ -202,6 +207,20 @@ def is_zero(temperature: Schedule) -> bool:
     if not least >= 0 or (least == 0 and most > 0):
         raise ValueError(f"temperature must be positive, or 0 at all steps, got {least:g}")
     return most == 0
+
+
+def as_seen(q: Quantized, places: int) -> Distribution:
+    """q(z), as the distribution of the codes that the decoder sees, of all L vectors: [*, L * D].
+
+    Args:
+        places: the axes of a grid before it.
+    """
+    code = q.code.flatten(-2)
+
+    def carried(move: Tensor) -> Tensor:
+        return code + surrogate(move.flatten(-2))
+
+    return wrapped(Quantized(code, q.h, q.code, carried, 1), 1 + places)
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
@@ -242,12 +261,6 @@ def _inverse(codes: Tensor) -> Tensor:
     ridge = RIDGE * torch.finfo(gram.dtype).eps * diagonal.mean(-1, keepdim=True)
     root, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge.expand_as(diagonal)))
     return torch.cholesky_solve(precise.mT, root).to(codes)
-
-
-def _one_hot(index: Tensor, like: Tensor) -> Tensor:
-    """[*] -> [*, K], of categories that there are: a tenth of the time of comparing with all."""
-    zeros = like.new_zeros(*index.shape, like.shape[-1])
-    return zeros.scatter(-1, index.unsqueeze(-1), 1.0)
 
 
 def _chosen(codes: Tensor, index: Tensor) -> Tensor:

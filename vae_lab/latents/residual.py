@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..distributions import base, full_precision
-from ..quantized import Quantized
+from ..distributions import base, full_precision, wrapped
+from ..estimators.base import surrogate
+from ..quantized import Quantized, QuantizedCategory
 from .codebook import Codebook
 from .discrete import OneHot
 
@@ -92,18 +93,31 @@ class ResidualCodebook(OneHot):
         for level in self.levels:
             found.append(base(level.distribution(rest)))
             rest = rest - found[-1].code.detach().flatten(-2)
-        point, h, code = (
-            torch.cat([getattr(q, name) for q in found], -2) for name in ("point", "h", "code")
-        )
-        later = code[..., self.latents :, :]
+        index = torch.cat([q.index for q in found], -1)
+        h, code = (torch.cat([getattr(q, name) for q in found], -2) for name in ("h", "code"))
 
         def carried(move: Tensor) -> Tensor:
-            """As one of the first codes, once; its gradient takes back f's of the others."""
-            others = (later - later.detach()).unflatten(-2, (-1, self.latents)).sum(-3)
-            first = found[0].carried(move[..., : self.latents, :] - others)
-            return torch.cat([first, point[..., self.latents :, :]], -2)
+            first = found[0].carried(self._of_the_first(move, code))
+            return torch.cat([first, *(q.point for q in found[1:])], -2)
 
-        return self.independent(Quantized(point, h, code, carried, 1))
+        category = self.levels[0].codebook()[..., 0]
+        return self.independent(QuantizedCategory(index, category, h, code, carried))
+
+    def embedded(self, q: Distribution) -> Distribution:
+        code = base(q).code
+        total = code.unflatten(-2, (self.depth, self.latents)).sum(-3).flatten(-2)
+
+        def carried(move: Tensor) -> Tensor:
+            return total + surrogate(self._of_the_first(move, code).flatten(-2))
+
+        return wrapped(Quantized(total, base(q).h, code, carried, 1), 1 + len(self.grid))
+
+    def _of_the_first(self, move: Tensor, code: Tensor) -> Tensor:
+        """The move of the first codes, [*, R L, D] -> [*, L, D], once for all that are added to
+        them; its gradient takes back f's of the others."""
+        later = code[..., self.latents :, :]
+        others = (later - later.detach()).unflatten(-2, (-1, self.latents)).sum(-3)
+        return move[..., : self.latents, :] - others
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return self.categorical(parameters.unflatten(-1, self.variables))

@@ -9,7 +9,7 @@ from tiny import randomize
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions import kl_divergence
 
-from vae_lab.distributions import OneHotCategorical, one_hot, support
+from vae_lab.distributions import OneHotCategorical, logsumexp, one_hot, support
 from vae_lab.latents import (
     FSQ,
     LFQ,
@@ -255,6 +255,20 @@ def test_the_one_hot_categorical_validates_only_where_asked():
     assert q.expand((4, 2)).batch_shape == (4, 2) and q.event_shape == (3,)
     with pytest.raises(ValueError, match="logits"):
         OneHotCategorical(logits=nothing, validate_args=True)
+
+
+@pytest.mark.parametrize("terms", [1, 2, 17, 500])
+@pytest.mark.parametrize("apart", [1.0, 100.0, 1e4])
+def test_the_logarithm_of_a_sum_is_torchs(terms, apart):
+    x = (apart * torch.randn(6, terms, dtype=torch.float64)).requires_grad_()
+    for dtype in (torch.float64, torch.float32):
+        found, expected = logsumexp(x.to(dtype)), x.logsumexp(-1)
+        torch.testing.assert_close(found, expected, check_dtype=False, rtol=1e-6, atol=1e-6)
+        of = [
+            torch.autograd.grad(value.sum(), x, retain_graph=True)[0] for value in (found, expected)
+        ]
+        torch.testing.assert_close(*of, rtol=1e-5, atol=1e-6)
+    assert torch.autograd.gradcheck(logsumexp, x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.int64])

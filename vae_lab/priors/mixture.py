@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
-from ..distributions import full_precision
+from ..distributions import full_precision, logsumexp
 from ..networks.base import from_zero
 from .base import Prior, Standardizer, at_one_place, at_places, over_places
 
@@ -178,4 +178,4 @@ class Components(MixtureSameFamily):
         if logits.ndim > 1:
             return super().log_prob(value)
         each = latent.log_densities(components, value)
-        return (each + full_precision(logits).log_softmax(-1)).logsumexp(-1)
+        return logsumexp(each + full_precision(logits).log_softmax(-1))

@@ -121,12 +121,17 @@ class DataModule(pl.LightningDataModule):
 
     def train_values(self, most: int = VALUES) -> Tensor:
         """Training data as a model sees it, [N, *X], at most so many, evenly over all of it."""
+        return self.train_examples(most)[0]
+
+    def train_examples(self, most: int = VALUES) -> tuple[Tensor, Tensor]:
+        """As :meth:`train_values`, with their labels or attributes, [N] or [N, A]."""
         data, fit = self._splits["train"], max(MOST_VALUES // math.prod(self.shape), 1)
         rows = torch.arange(0, len(data), -(-len(data) // min(most, fit)))
         with closing(
             self._loader_of(data.subset(rows), self.eval_batch_size, prepare=self.prepare())
         ) as loader:
-            return torch.cat([x for x, *_ in loader])
+            x, y = zip(*((x, y) for x, y, *_ in loader), strict=True)
+        return torch.cat(x), torch.cat(y)
 
     def divided(self) -> dict[str, Part]:
         """The splits, "val", "train" and "test", as parts of what was opened for it."""

@@ -137,8 +137,9 @@ class VAEModule(pl.LightningModule):
         data: Any = self.trainer.datamodule
         if not self.vae.output_bias.any():
             self._start_decoder(data)
-        if self.vae.prior is not None and hasattr(data, "train_values"):
-            start_prior(self.vae, data.train_values(PRIOR_STARTS_OF).to(self.device))
+        if self.vae.prior is not None and hasattr(data, "train_examples"):
+            x, y = data.train_examples(PRIOR_STARTS_OF)
+            start_prior(self.vae, x.to(self.device), y)
 
     def _start_decoder(self, data: Any) -> None:
         if self.vae.condition is not None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from vae_lab.latents import Latent
+from vae_lab.priors.base import check_learns
 
 from .base import VAEModule
 
@@ -26,3 +27,4 @@ class SecondStage(VAEModule):
         if shared.get("prior") is None:
             raise ValueError("a second stage needs a prior to train: type prior=NAME")
         super().__init__(latent=latent, **shared)
+        check_learns(self.vae.prior)

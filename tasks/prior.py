@@ -65,9 +65,14 @@ def second_stage(config: DictConfig, vae: VAE, source: str) -> DictConfig:
     config.model = {"_target_": "models.SecondStage", **kept}
     config.init.model, config.init.freeze = source, ["model"]
     if config.estimator is None:
-        drawn = "reparameterization" if vae.latent.prior().has_rsample else "score_function"
-        config.estimator = OmegaConf.load(CONFIGS / "estimator" / f"{drawn}.yaml")
+        config.estimator = OmegaConf.load(CONFIGS / "estimator" / f"{_estimator(vae)}.yaml")
     return config
+
+
+def _estimator(vae: VAE) -> str:
+    if vae.latent.deterministic:
+        return "vector_quantization"
+    return "reparameterization" if vae.latent.prior().has_rsample else "score_function"
 
 
 def _data(config: DictConfig, source: str) -> Any:

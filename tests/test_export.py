@@ -11,8 +11,19 @@ from test_pretrained import small_vae
 
 from vae_lab import VAE, export, likelihoods
 from vae_lab.distributions import base
-from vae_lab.latents import Bernoulli, Categorical, CorrelatedGaussian, Gaussian, Poisson
+from vae_lab.latents import (
+    FSQ,
+    LFQ,
+    Bernoulli,
+    Categorical,
+    Codebook,
+    CorrelatedGaussian,
+    Gaussian,
+    Poisson,
+    ResidualCodebook,
+)
 from vae_lab.networks import Grid, Linear
+from vae_lab.priors import Autoregressive
 
 FAMILIES = {
     "loc scale": Gaussian(2),
@@ -50,6 +61,32 @@ def test_the_encoder_gives_all_parameters_of_q(names):
     again = type(q)(**dict(zip(graph.outputs, graph(x), strict=True)))
     z = q.sample()
     torch.testing.assert_close(again.log_prob(z), q.log_prob(z))
+
+
+NEAREST = [Codebook(2, 5, 3, 0.0), FSQ((3, 2), 2), LFQ(4), ResidualCodebook(1, 2, 5, 3)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("latent", NEAREST, ids=lambda latent: type(latent).__name__)
+def test_nearest_codes_are_whole_numbers_in_and_out(tmp_path, latent):
+    vae = small_vae(latent, Grid((4,)), shape=(1, 8, 8))
+    export.export_onnx(vae, tmp_path)
+    encoder, decoder = (
+        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx") for name in ("encoder", "decoder")
+    )
+    x = torch.rand(5, 1, 8, 8)
+    (codes,) = encoder.run(["codes"], {"x": x.numpy()})
+    z = vae.latent.mode(vae.encode(x))
+    assert codes.dtype == np.int64
+    np.testing.assert_array_equal(codes.reshape(5, -1), vae.latent.numbers(z).numpy())
+    (found,) = decoder.run(["mean"], {"codes": codes})
+    np.testing.assert_allclose(found, vae.likelihood.mean(vae.decode(z)).numpy(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_grid_with_a_prior_is_exported(tmp_path):
+    vae = small_vae(Gaussian(2), Grid((4,)), shape=(1, 8, 8)).with_prior(Autoregressive(8, 1, 2))
+    assert export.export_onnx(vae, tmp_path).difference < 1e-5
 
 
 @torch.no_grad()

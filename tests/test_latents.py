@@ -9,7 +9,7 @@ from tiny import randomize
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions import kl_divergence
 
-from vae_lab.distributions import OneHotCategorical, logsumexp, one_hot, support
+from vae_lab.distributions import OneHotCategorical, detach, logsumexp, one_hot, support
 from vae_lab.latents import (
     FSQ,
     LFQ,
@@ -198,7 +198,7 @@ def test_a_learned_prior_starts_standard_and_learns_the_aggregate(make):
     latent = make()
     assert not latent.prior_parameters.any()
     one = 0.5 * torch.randn(latent.parameter_size)
-    q = latent.distribution(one.expand(*latent.grid, -1))
+    q = detach(latent.distribution(one.expand(*latent.grid, -1)))
     optimizer = torch.optim.Adam(latent.parameters(), lr=0.1)
     for _ in range(150):
         optimizer.zero_grad()
@@ -269,6 +269,8 @@ def test_the_logarithm_of_a_sum_is_torchs(terms, apart):
         ]
         torch.testing.assert_close(*of, rtol=1e-5, atol=1e-6)
     assert torch.autograd.gradcheck(logsumexp, x)
+    nothing = torch.full((2, terms), -math.inf)
+    assert torch.equal(logsumexp(nothing), nothing[:, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.int64])

@@ -260,12 +260,13 @@ def log_softmax(x: Tensor) -> Tensor:
 
 
 def logsumexp(x: Tensor) -> Tensor:
-    """Over the last axis, of numbers.
+    """Over the last axis.
 
     Where they are far apart, torch's own spends ten times as long on powers that are next to 0.
     """
-    largest = x.argmax(-1, keepdim=True)
-    return (x - log_softmax(x)).gather(-1, largest).squeeze(-1)
+    largest, at = x.max(-1, keepdim=True)
+    found = (x - log_softmax(x)).gather(-1, at)
+    return torch.where(largest == -torch.inf, largest, found).squeeze(-1)
 
 
 def _over_categories(function: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:

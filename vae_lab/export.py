@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.export import Dim
 
-from .distributions import full_precision, parameters
+from .distributions import base, full_precision, one_hot, parameters
 from .networks.base import place_size
 from .optional import needs
+from .quantized import Quantized
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from .latents import Latent
     from .vae import VAE
 
 TOLERANCE = 1e-4  # of the largest number in the output
@@ -30,7 +33,7 @@ class Exported(NamedTuple):
 
 class EncoderGraph(nn.Module):
     """x [B, C, H, W], and y [B] of a conditional model, -> the parameters of q(z|x), of each latent
-    [B, ...]."""
+    [B, ...]; of a q without randomness the whole numbers that stand for its codes."""
 
     input = "x"
     sides: ClassVar = {2: "height", 3: "width"}  # that vary, of a fully convolutional model
@@ -41,11 +44,11 @@ class EncoderGraph(nn.Module):
         self.scale: int = getattr(vae.network, "stride", 1)  # pixels of a place
         given = vae if vae.condition is None else vae.given(vae.condition.blank(1))
         with torch.no_grad():
-            self.outputs = [*parameters(given.encode(self.example(vae, 1)))]
+            self.outputs = [*_said(given.encode(self.example(vae, 1)))]
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
         vae = self.vae.given(y)
-        return tuple(parameters(vae.posterior(vae.features(x))).values())
+        return tuple(_said(vae.posterior(vae.features(x))).values())
 
     def example(self, vae: "VAE", count: int) -> Tensor:
         return torch.rand(count, *vae.shape)
@@ -55,10 +58,10 @@ class DecoderGraph(nn.Module):
     """z [B, *E], and y [B] of a conditional model, -> the likelihood's parameters [B, C', H, W] and
     the mean image [B, C, H, W].
 
-    Of a fully convolutional model all pixels of all places, from which no picture is cut out.
+    Where q has no randomness, whole numbers, of codes or bits, take the place of z. Of a fully
+    convolutional model all pixels of all places, from which no picture is cut out.
     """
 
-    input = "z"
     outputs = ("parameters", "mean")
     sides: ClassVar = {1: "rows", 2: "columns"}
     scale = 1
@@ -66,14 +69,32 @@ class DecoderGraph(nn.Module):
     def __init__(self, vae: "VAE") -> None:
         super().__init__()
         self.vae = vae
+        self.input = "codes" if vae.latent.deterministic else "z"
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
         vae = self.vae.given(y)
+        if self.input == "codes":
+            z = _of_codes(vae.latent, z)
         parameters = full_precision(vae.decoder(vae.embed(z)) + vae.output_bias)
         return parameters, vae.likelihood.mean(parameters)
 
     def example(self, vae: "VAE", count: int) -> Tensor:
-        return vae.blank(count).draw(count)
+        z = vae.latent.prior().sample((count,))  # of any size, which not all priors have
+        if not vae.latent.deterministic:
+            return z
+        return z.argmax(-1) if vae.latent.kind == "codes" else z.long()
+
+
+def _said(q: Distribution) -> dict[str, Tensor]:
+    inner = base(q)
+    return {"codes": inner.name} if isinstance(inner, Quantized) else parameters(q)
+
+
+def _of_codes(latent: "Latent", codes: Tensor) -> Tensor:
+    """z, of names of categories or of bits."""
+    if latent.kind == "codes":
+        return one_hot(codes, latent.prior_parameters[: latent.categories])
+    return codes.to(latent.prior_parameters)
 
 
 def check_packages() -> None:
@@ -96,9 +117,10 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
 
     Those of a conditional model have a second input, `y`: labels [B] or attributes [B, A].
 
-    The encoder maps `x` to the parameters of q(z|x): `loc` and `scale`, `logits` or `rate`. The
-    decoder maps `z` to the likelihood's `parameters` and to the `mean` image. Both were run with
-    onnxruntime on several batches and sizes and agree with torch, or nothing is written.
+    The encoder maps `x` to the parameters of q(z|x): `loc` and `scale`, `logits` or `rate`, and of
+    nearest codes to `codes`, whole numbers. The decoder maps `z`, or `codes`, to the likelihood's
+    `parameters` and to the `mean` image. Both were run with onnxruntime on several batches and
+    sizes and agree with torch, or nothing is written.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
@@ -128,7 +150,7 @@ def _export(graph: EncoderGraph | DecoderGraph, path: Path) -> float:
         path,
         input_names=_names(graph),
         output_names=[*graph.outputs],
-        dynamic_shapes=_varying(graph),
+        dynamic_shapes=[*_varying(graph).values()],
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -181,7 +203,7 @@ def _difference(graph: EncoderGraph | DecoderGraph, path: Path, inputs: dict[str
     found: list[np.ndarray] = session.run(
         [*graph.outputs], {name: value.numpy() for name, value in inputs.items()}
     )
-    pairs = zip(found, graph(**inputs), strict=True)
+    pairs = zip(found, graph(*inputs.values()), strict=True)
     return max(_distance(torch.from_numpy(array), tensor) for array, tensor in pairs)
 
 

@@ -47,6 +47,7 @@ class Generation:
                     f"samples of this model have temperature 1 only, got {temperature:g}: type "
                     "another prior, as prior=autoregressive"
                 )
+            vae.p_z()  # refuses a prior that is one of pictures of another size
             return vae.draw_by_seed(count, temperature, int(torch.randint(2**62, ())))
         p = vae.p_z()
         if not p.batch_shape:

@@ -46,19 +46,33 @@ def encoder_gradients(
     """`repeats` independent estimates of the gradient of the mean objective over x, [R, P].
 
     P runs over the parameters of the encoder and its head. Nothing is accumulated in `.grad`, and
-    no running average in the estimator moves.
+    no running average moves, be it of the estimator or of the model.
+
+    Raises:
+        ValueError: q has no randomness.
     """
+    check_random(vae)
     modules = (vae.encoder, vae.head)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    training = estimator.training
-    estimator.eval()
+    training = estimator.training, vae.training
+    estimator.eval(), vae.eval()
     rows = []
     for _ in range(repeats):
         value = objective(vae, estimator, x).objective.mean()
         gradient = torch.autograd.grad(value, parameters)
         rows.append(torch.cat([g.flatten() for g in gradient]))
-    estimator.train(training)
+    estimator.train(training[0]), vae.train(training[1])
     return torch.stack(rows)
+
+
+def check_random(vae: VAE) -> None:
+    """Refuses a q whose gradient is none of an expectation."""
+    if vae.latent.deterministic:
+        raise ValueError(
+            f"the latent {type(vae.latent).__name__} takes the nearest code, without randomness: "
+            "there is no gradient of an expectation to measure; type an estimator of drawn codes, "
+            "such as estimator=gumbel_softmax, or leave out the measurement"
+        )
 
 
 def bound_samples(objective: Objective, estimator: Estimator) -> int:

@@ -46,6 +46,11 @@ class Quantized(Distribution):
         return self._point
 
     @property
+    def name(self) -> Tensor:
+        """The point as whole numbers, [*B]; of bits themselves."""
+        return self.point.long()
+
+    @property
     def logits(self) -> Tensor:
         """log q, 0 of the code and :func:`lowest` of the others; of bits one each."""
         bits = not self.event_shape
@@ -70,7 +75,8 @@ class Quantized(Distribution):
         same = value.detach() == self.point
         if self.event_shape:
             same = same.flatten(same.ndim - len(self.event_shape)).all(-1)
-        return torch.where(same, 0.0, lowest(self.point)).to(self.point)
+        zeros = torch.zeros(same.shape, dtype=value.dtype, device=value.device)
+        return zeros.masked_fill(~same, lowest(zeros))
 
     def entropy(self) -> Tensor:
         return self.point.new_zeros(self.batch_shape)
@@ -104,6 +110,10 @@ class QuantizedCategory(Quantized):
     @property
     def point(self) -> Tensor:
         return one_hot(self.index, self._like)
+
+    @property
+    def name(self) -> Tensor:
+        return self.index
 
 
 def lowest(like: Tensor) -> float:

@@ -107,7 +107,8 @@ class VAE(Views, Generation, Pretrained):
         self.prior = prior
         width = prior.condition_width
         vector = self.output_bias.new_zeros(width) if width else None
-        check_shapes(prior, prior.of(self, vector), self.latent)
+        with torch.no_grad():
+            check_shapes(prior, prior.of(self, vector), self.latent)
 
     @property
     def device(self) -> torch.device:
@@ -118,6 +119,12 @@ class VAE(Views, Generation, Pretrained):
     def dtype(self) -> torch.dtype:
         """The type of the weights, in which the networks compute."""
         return self.output_bias.dtype
+
+    @property
+    def trains_posterior(self) -> bool:
+        """Whether q(z|x) is to move: what is frozen learns nothing of a batch either."""
+        parts = (self.encoder, self.head)
+        return any(p.requires_grad for part in parts for p in part.parameters())
 
     def forward(
         self,
@@ -147,9 +154,13 @@ class VAE(Views, Generation, Pretrained):
     def _estimator(self) -> "Estimator":
         from .estimators import Exact, Reparameterization, ScoreFunction, VectorQuantization
 
+        estimator: Estimator
         if self.latent.deterministic:
-            return VectorQuantization()
-        estimator = Reparameterization() if self.latent.prior().has_rsample else ScoreFunction(4)
+            estimator = VectorQuantization()
+        elif self.latent.prior().has_rsample:
+            estimator = Reparameterization()
+        else:
+            estimator = ScoreFunction(4)
         return Levels(Exact(), estimator) if self.infers_labels else estimator
 
     def images(self, x: Array, first_only: bool = False) -> Tensor:
@@ -252,7 +263,7 @@ class VAE(Views, Generation, Pretrained):
             return self.condition.level(self.seen(x), self._y, lambda v: self.settled(v).infer(x))
         features = self.features(x)
         parameters = self._q_parameters(features)
-        if self.training:
+        if self.training and self.trains_posterior and len(x):
             parameters = self.latent.learn(parameters)
         q = self.latent.distribution(parameters)
         kl = aggregate_kl = None

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from .. import figures
-from ..gradients import bound_samples, encoder_gradients, reference, statistics
+from ..gradients import bound_samples, check_random, encoder_gradients, reference, statistics
 from ..lightning import accumulates
 from ..seeding import derive_seed, seed_generators
 from .pictures import forked_generators
@@ -58,6 +58,9 @@ class GradientProbe(pl.Callback):
         self.max_states = max_states
         self.seed = seed
         self._measured_at = -1
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        check_random(cast(Training, pl_module).vae)
 
     def on_train_batch_end(
         self,

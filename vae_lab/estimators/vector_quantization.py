@@ -24,8 +24,8 @@ class VectorQuantization(Estimator):
 
     An ELBO with a KL in closed form is a function of the code, and its gradient is copied as it is.
     What asks for z itself, as a learned prior does, has a gradient for the place of each category:
-    what is copied is then its part in the space that the codes span, all of it where they are as
-    many as they have dimensions.
+    what is copied is then its part in the space that the codes' differences span, all of it where
+    they are more than they have dimensions.
 
     **Forward** the nearest code. **Backward** the copy, or, if `rotation`, the gradient turned and
     scaled as h would have to be to become the code, so that angles between the two remain (Fifty et

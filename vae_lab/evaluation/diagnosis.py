@@ -77,7 +77,10 @@ def own_temperature(module: nn.Module) -> dict[str, float]:
     """The `temperature` of a training module's own estimator, which `model.temperature` sets."""
     found = schedules(module).get("temperature")
     chosen = getattr(module, "config", {}).get("estimator")
-    return {} if found is None or chosen is not None else {"temperature": found.value.item()}
+    latent: Any = module.vae.latent  # type: ignore[union-attr]
+    if found is None or chosen is not None or latent.deterministic:
+        return {}
+    return {"temperature": found.value.item()}
 
 
 def has_grey_pixels(likelihood: Likelihood, x: Tensor) -> bool:

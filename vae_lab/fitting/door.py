@@ -258,7 +258,7 @@ def _model(
         rehearse(vae, goal, gradient)
         if model is None:
             data.start(vae)
-        start_prior(vae, data.seen(PRIOR_STARTS_OF))
+        start_prior(vae, *data.seen(PRIOR_STARTS_OF))
     return vae, goal, gradient
 
 

@@ -89,10 +89,11 @@ class Examples(NamedTuple):
         if vae.condition is not None:
             vae.condition.start(self.labels)
 
-    def seen(self, most: int) -> Tensor:
-        """At most so many of them, evenly over all, as a model sees them."""
-        some = self.stored[:: -(-len(self.stored) // most)]
-        return some.float() / 255 if self._bytes else some
+    def seen(self, most: int) -> tuple[Tensor, Tensor]:
+        """At most so many of them, evenly over all, as a model sees them, and their labels."""
+        every = -(-len(self.stored) // most)
+        some = self.stored[::every]
+        return some.float() / 255 if self._bytes else some, self.labels[::every]
 
     @property
     def _bytes(self) -> bool:

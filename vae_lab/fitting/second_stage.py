@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..priors import Prior
+from ..priors.base import check_learns
 from ..vae import VAE
 from .door import fit
 from .parts import part
@@ -26,4 +27,6 @@ def fit_prior(vae: VAE, x: Any, prior: Prior | str = "autoregressive", **setting
     Returns:
         The same model with that prior, in evaluation mode.
     """
-    return fit(x, model=vae.with_prior(part("prior", prior)), **settings)
+    second = vae.with_prior(part("prior", prior))
+    check_learns(second.prior)
+    return fit(x, model=second, **settings)

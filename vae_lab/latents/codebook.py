@@ -13,10 +13,11 @@ from ..distributions import base, full_precision, one_hot, wrapped
 from ..estimators.base import surrogate
 from ..quantized import Quantized, QuantizedCategory
 from ..schedules import Schedule, as_schedule, bounds
-from .codes import Codes
+from .codes import Codes, check_decay
 from .discrete import OneHot
 
 RIDGE = 1e5  # units in the last place; where codes span a part of their space only, it counts
+LEAST = 0.01  # of the codes' spread, for a temperature
 
 
 class Nearest(OneHot):
@@ -105,9 +106,11 @@ class Nearest(OneHot):
 
     def softened(self, h: Tensor, code: Tensor) -> Tensor:
         """Logits [*, L, K] of h at a T that is the mean squared distance to its code, both
-        [*, L, D]."""
+        [*, L, D]; or a hundredth of that of the codes to their mean, where codes lie on h."""
+        codes = self.codebook()
         temperature = mean_over_processes((h - code).detach().square().sum(-1))
-        return _exactly(_closeness, h, self.codebook()) / temperature
+        spread = (codes - codes.mean(-2, keepdim=True)).detach().square().sum(-1).mean()
+        return _exactly(_closeness, h, codes) / temperature.clamp_min(LEAST * spread)
 
 
 class Codebook(Nearest):
@@ -129,7 +132,8 @@ class Codebook(Nearest):
         learn_temperature: train T, which begins there.
         shared: one codebook for all L variables; each has its own otherwise.
         cosine: codes and h have a length of 1.
-        decay: the codes follow the mean of their h, with so much of the past; None: the gradient.
+        decay: at T = 0 the codes follow the mean of their h, with so much of the past; None: the
+            gradient, which they always follow where they are drawn.
         revive: a code begins anew where its usage falls below this share of 1 / K; 0: never.
         learn_prior: train the prior's logits; uniform otherwise.
 
@@ -167,7 +171,9 @@ class Codebook(Nearest):
             raise ValueError("learn_temperature needs a positive temperature, got 0")
         self.learn_temperature, self.shared, self.cosine = learn_temperature, shared, cosine
         self.decay, self.revive = decay, revive
-        self.book = Codes((1 if shared else latents, categories, dim), decay, revive)
+        check_decay(decay)
+        following = decay if self.deterministic else None
+        self.book = Codes((1 if shared else latents, categories, dim), following, revive)
         self.log_factor = nn.Parameter(torch.zeros(1), requires_grad=learn_temperature)
 
     @property
@@ -232,10 +238,12 @@ def mean_over_processes(x: Tensor) -> Tensor:
 class _Carried(torch.autograd.Function):
     r"""z, whose gradient is that of a move :math:`\Delta` of its code, [*, L, K].
 
-    .. math:: \Delta z = \Delta (C^\top C)^{-1} C^\top, \qquad \Delta z \, C = \Delta
+    .. math:: \Delta z = \Delta (\bar C^\top \bar C)^{-1} \bar C^\top, \qquad
+              \Delta z \, C = \Delta, \qquad \Delta z \, 1 = 0
 
-    It is least squares where the codes C do not span their space. Nobody needs the values of such
-    a move of z: only gradients are taken back.
+    with the codes C, and :math:`\bar C` without their mean: z still sums to 1, so that what is the
+    same for all codes has no gradient. It is least squares where the codes' differences do not span
+    their space. Nobody needs the values of such a move of z: only gradients are taken back.
     """
 
     generate_vmap_rule = True
@@ -256,9 +264,11 @@ class _Carried(torch.autograd.Function):
 def _inverse(codes: Tensor) -> Tensor:
     """[L, D, K]; no singular values, for which a GPU would be waited for."""
     precise = codes if codes.device.type == "mps" else codes.double()
+    precise = precise - precise.mean(-2, keepdim=True)
     gram = precise.mT @ precise
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    ridge = RIDGE * torch.finfo(gram.dtype).eps * diagonal.mean(-1, keepdim=True)
+    limits = torch.finfo(gram.dtype)
+    ridge = RIDGE * limits.eps * diagonal.mean(-1, keepdim=True) + limits.tiny
     root, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge.expand_as(diagonal)))
     return torch.cholesky_solve(precise.mT, root).to(codes)
 

@@ -5,12 +5,18 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import all_sum, each, rank
+from ..precision import FullPrecision
 
 USAGE_DECAY = 0.95  # of the usage, where the codes follow the gradient
 SPREAD = 2654435761  # a prime near 2^32 / g, for the golden ratio g: multiples of it, mod N, spread
 
 
-class Codes(nn.Module):
+def check_decay(decay: float | None) -> None:
+    if decay is not None and not 0 <= decay < 1:
+        raise ValueError(f"decay must be in [0, 1), or null, got {decay:g}")
+
+
+class Codes(FullPrecision):
     r"""K codes of D dimensions, and so many books of them.
 
     Training learns from each batch's h, before they are quantised, in all processes together:
@@ -44,8 +50,7 @@ class Codes(nn.Module):
     def __init__(self, shape: tuple[int, int, int], decay: float | None, revive: float) -> None:
         super().__init__()
         books, categories, _ = shape
-        if decay is not None and not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), or null, got {decay:g}")
+        check_decay(decay)
         if not 0 <= revive < 1:
             raise ValueError(f"revive must be in [0, 1), got {revive:g}")
         self.decay, self.revive = decay, revive

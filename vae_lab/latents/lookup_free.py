@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from ..distributions import base, full_precision
 from ..estimators.base import surrogate
+from ..precision import FullPrecision
 from ..quantized import Quantized
 from ..schedules import Schedule, as_schedule
 from .codebook import Nearest, is_zero, mean_over_processes
@@ -17,7 +18,7 @@ from .discrete import Bernoulli
 from .whitening import Whitening
 
 
-class FSQ(Nearest):
+class FSQ(FullPrecision, Nearest):
     r"""Finite scalar quantisation: the nearest point of a grid in [-1, 1]^D; z is L one-hot rows.
 
     .. math:: q(z_l = k) \propto \exp(-\|\tanh h'_l - e_k\|^2 / T), \qquad

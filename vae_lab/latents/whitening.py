@@ -1,17 +1,18 @@
 """What the encoder gives, with a mean of 0 and a covariance of 1: around codes that do not move."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..distributed import all_sum, differentiable_all_sum
 from ..distributions import full_precision
+from ..precision import FullPrecision
 
 DECAY = 0.9  # of the moments' averages
 RIDGE = 1e-6  # of the mean variance: numbers that depend on each other have no inverse
 LEAST = 0.01  # variance that the ridge is a part of: h that does not change has none
 
 
-class Whitening(nn.Module):
+class Whitening(FullPrecision):
     r"""h minus its mean, with a covariance of 1: of L vectors of D numbers, each by itself.
 
     .. math:: h' = R^{-1} (h - \mu), \qquad R R^\top = \Sigma
@@ -48,7 +49,8 @@ class Whitening(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """h [*, L, D] by the averages."""
         loc, matrix = self.loc.clone(), self.matrix.clone()  # the next batch writes into them
-        return _times(h - loc, matrix)
+        with torch.autocast(h.device.type, enabled=False):
+            return _times(full_precision(h) - loc, matrix)
 
     def learn(self, h: Tensor) -> Tensor:
         """Learns from a batch h [*, L, D], and returns that of which :meth:`forward` makes what the

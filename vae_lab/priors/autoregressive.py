@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, constraints
 
-from ..distributions import mapped
+from ..distributions import full_precision, mapped
 from ..networks.base import check_positive, from_zero
 from ..seeding import seeded
 from .base import Prior, Standardizer, at_one_place
@@ -105,8 +105,7 @@ class Autoregressive(Prior):
             h = h + self.of_condition(condition).unsqueeze(-2)
         for block in self.blocks:
             h = block(h)
-        parameters: Tensor = self.head(self.norm(h))
-        return parameters
+        return full_precision(self.head(self.norm(h)))
 
     def room(self, count: int) -> Tensor:
         """For the keys and values of all steps, [layers, 2, count, heads, T, width of one]."""
@@ -131,8 +130,7 @@ class Autoregressive(Prior):
             h = h + self.of_condition(condition)
         for block, kept in zip(cast("list[_Block]", self.blocks), cache, strict=True):
             h = block.step(h, kept, number)
-        parameters: Tensor = self.head(self.norm(h))
-        return parameters
+        return full_precision(self.head(self.norm(h)))
 
     def sample(
         self, count: int, temperature: float = 1.0, seed: int = 0, condition: Tensor | None = None
@@ -211,8 +209,8 @@ class Sequential(Distribution):
         steps = self.steps.cut(value)  # [*, T, *shape of a step]
         flat = steps.flatten(steps.ndim - len(self.steps.shape))
         flat = flat.to(self.prior.first.dtype)
-        q = self.steps.distribution(self.prior.parameters_of(flat, self.condition))
-        return q.log_prob(steps.to(flat.dtype)).sum(-1) - log_scale
+        parameters = self.prior.parameters_of(flat, self.condition)
+        return self.steps.distribution(parameters).log_prob(steps).sum(-1) - log_scale
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), temperature: float = 1.0) -> Tensor:
@@ -224,7 +222,7 @@ class Sequential(Distribution):
         for number in range(self.steps.length):
             parameters = self.prior.next_parameters(number, last, cache, condition)
             drawn.append(self.steps.draw(parameters, temperature, self.prior.top_k))
-            last = drawn[-1].flatten(1)
+            last = drawn[-1].flatten(1).to(self.prior.first.dtype)
         z = torch.stack(drawn, 1).reshape(*shape, *self.event_shape)
         return z if self.prior.units is None else self.prior.units.inverse(z)
 
@@ -295,8 +293,10 @@ class Steps(NamedTuple):
 def _drawn(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
     """Indices of the last axis, [*]."""
     if top_k is not None and top_k < logits.shape[-1]:
-        least = logits.topk(top_k).values[..., -1:]
-        logits = logits.where(logits >= least, -torch.inf)
+        likeliest = logits.topk(top_k)  # no more of them where some are equal
+        logits = torch.full_like(logits, -torch.inf).scatter(
+            -1, likeliest.indices, likeliest.values
+        )
     if not temperature:
         return logits.argmax(-1)
     below = (logits.double() / temperature).softmax(-1).cumsum(-1)

@@ -1,7 +1,7 @@
 """A prior p(z) that is a module of its own, and may be any distribution over the latent's z."""
 
 from copy import copy
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Prior(PrintsArguments, nn.Module):
     """
 
     input_shape: Shape
+    started: bool = False  # or loaded: not to be started by data
     condition_width: int = 0
     takes_condition: ClassVar[bool] = False
     encodes: ClassVar[bool] = False
@@ -64,6 +65,10 @@ class Prior(PrintsArguments, nn.Module):
 
     def start(self, inputs: Tensor) -> None:
         """Learns from training data where to start, as the encoder sees them, [N, *input_shape]."""
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *more: Any) -> None:
+        self.started = self.started or any(name.startswith(prefix) for name in state)
+        super()._load_from_state_dict(state, prefix, *more)
 
     def meet(self, z: Tensor) -> None:
         r"""Learns from draws of a trained model's posteriors where to start, [N, \*E]."""
@@ -120,7 +125,7 @@ class Standardizer(nn.Module):
     def meet(self, z: Tensor) -> None:
         rows = z.reshape(-1, *self.loc.shape)
         self.loc.copy_(rows.mean(0))
-        self.scale.copy_(rows.std(0).clamp_min(1e-6))
+        self.scale.copy_(rows.std(0, correction=0).clamp_min(1e-6))
 
     def forward(self, z: Tensor) -> Tensor:
         return (z - self.loc) / self.scale
@@ -167,6 +172,8 @@ def bound(
     name = type(prior).__name__
     if not isinstance(prior, Prior):
         raise ValueError(f"prior must be a vae_lab.priors.Prior, got {name}: derive it from Prior")
+    if "input_shape" in vars(prior):
+        raise ValueError(f"this {name} belongs to a VAE already: make another one")
     if latent.learn_prior:
         raise ValueError(
             f"the prior {name} replaces the latent's own, which learn_prior=true would train: "
@@ -189,17 +196,29 @@ def bound(
     return prior
 
 
+def check_learns(prior: Prior | None) -> None:
+    """Refuses a prior that has nothing to train."""
+    if prior is not None and not any(p.requires_grad for p in prior.parameters()):
+        raise ValueError(
+            f"a second stage needs a prior to train, {type(prior).__name__} has no parameters: "
+            "type prior=mixture, vamp, flow or autoregressive"
+        )
+
+
 @torch.no_grad()
-def start(vae: "VAE", x: Tensor, seed: int = 0) -> None:
-    """Starts the prior of a model by training data x [N, *X]: pseudo-inputs are some of them; and,
-    where the encoder is trained already and is not to move, by draws of their posteriors."""
+def start(vae: "VAE", x: Tensor, y: Tensor | None = None, seed: int = 0) -> None:
+    """Starts a new prior of a model by training data x [N, *X] and their labels, if it is
+    conditional: pseudo-inputs are some of them; and, where the encoder is trained already and is
+    not to move, by draws of their posteriors."""
     prior = vae.prior
-    if prior is None:
+    if prior is None or prior.started:
         return
     prior.start(vae.seen(x))
-    if not any(p.requires_grad for part in (vae.encoder, vae.head) for p in part.parameters()):
+    if not vae.trains_posterior:
+        vae = vae if y is None else vae.of_data(x, y)
         with seeded(seed, vae.device):
             prior.meet(encode_in_parts(vae, x).sample())
+    prior.started = True
 
 
 def check_shapes(prior: Prior, p: Distribution, latent: "Latent") -> None:

@@ -11,6 +11,7 @@ from torch.distributions.transforms import ReshapeTransform
 
 from ..flows import Kind, network
 from ..networks.base import check_choice, check_positive, widths
+from ..precision import FullPrecision
 from ..seeding import seeded
 from .base import Prior, Standardizer, at_places, over_places
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..latents import Latent
 
 
-class Flow(Prior):
+class Flow(FullPrecision, Prior):
     r"""A normalizing flow over numbers without bounds: a standard normal, which networks bend.
 
     .. math:: \log p(z) = \log \mathcal{N}(f(z); 0, I) + \log \left| \det f'(z) \right|

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..vae import VAE
 
 APART = 0.5  # standard deviation of the components' parameters at the start
+NEAR = 0.05  # that of pseudo-inputs which start at the same datum
 
 
 class Mixture(Prior):
@@ -66,7 +67,8 @@ class Mixture(Prior):
         rows = self.units(z).reshape(-1, *latent.variables)
         if not 1 < self.components <= len(rows):  # two that start alike would stay alike
             return
-        some = rows[torch.arange(self.components) * len(rows) // self.components]
+        mixed = torch.Generator().manual_seed(0)  # on a grid every place is to be among them
+        some = rows[torch.randperm(len(rows), generator=mixed)[: self.components]]
         if (start := latent.around(some)) is not None:
             self.parameters_of_each.copy_(start)
 
@@ -92,8 +94,9 @@ class Vamp(Prior):
 
     To encode K inputs besides a batch is most of what a step costs. With ``encoded_per_step`` = R a
     step of training encodes R of them, in turn, and takes the posteriors of the others as they were
-    at theirs, at most K / R steps ago. Only those R have a gradient, which is weighted by K / R: on
-    average over the turns it is that of all. What is evaluated encodes them all.
+    at theirs, at most K / R steps ago, and before it as the latent's own prior. Only those R have a
+    gradient, which is weighted by K / R: on average over the turns it is that of all. What is
+    evaluated encodes them all.
 
     Args:
         pseudo_inputs: K.
@@ -120,6 +123,11 @@ class Vamp(Prior):
         self.encoded_per_step = encoded_per_step
 
     def bind(self, latent: "Latent") -> None:
+        if latent.deterministic:
+            raise ValueError(
+                f"prior=vamp is a mixture of posteriors, and those of {type(latent).__name__} have "
+                "one z each: type prior=mixture or prior=autoregressive"
+            )
         self._latent = (latent,)
         self.inputs = nn.Parameter(torch.rand(self.pseudo_inputs, *self.input_shape))
         if self.encoded_per_step is not None:
@@ -131,10 +139,14 @@ class Vamp(Prior):
     def start(self, inputs: Tensor) -> None:
         rows = torch.arange(self.pseudo_inputs) * len(inputs) // self.pseudo_inputs
         self.inputs.copy_(inputs[rows])
+        again = torch.cat([torch.zeros(1, dtype=torch.bool), rows[1:] == rows[:-1]])
+        if again.any():  # two that start alike would stay alike
+            noise = torch.randn(self.inputs.shape, generator=torch.Generator().manual_seed(0))
+            self.inputs[again] += NEAR * noise[again].to(self.inputs)
 
     def of(self, vae: "VAE", condition: Tensor | None) -> Distribution:
         [latent] = self._latent
-        if vae.training and self.encoded_per_step is not None:
+        if vae.training and torch.is_grad_enabled() and self.encoded_per_step is not None:
             q = latent.distribution(full_precision(self._in_turn(vae, self.encoded_per_step)))
         else:
             q = vae.posterior(vae.encoder(self.inputs.to(vae.dtype)))

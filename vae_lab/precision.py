@@ -1,0 +1,19 @@
+"""Modules whose numbers keep their precision where a model is cast to 16 bits."""
+
+from collections.abc import Callable
+from typing import Self
+
+from torch import Tensor, nn
+
+from .distributions import full_precision
+
+
+class FullPrecision(nn.Module):
+    """A module whose parameters and buffers are float32 at least, with all that is in it.
+
+    What :meth:`~torch.nn.Module.bfloat16` and :meth:`~torch.nn.Module.half` leave of other modules
+    is too little for averages that move on by a hundredth, and for the determinant of a flow.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        return super()._apply(lambda tensor: full_precision(fn(tensor)), recurse)

@@ -36,7 +36,7 @@ from vae_lab.storage.checkpoints import (
 )
 from vae_lab.storage.runs import keep_command, lock
 
-from . import build, resume
+from . import build, prior_gain, resume
 from .handing import hand
 from .machine import check_batches, check_devices, decide_threads
 from .remarks import last_remarks, remarks
@@ -102,6 +102,8 @@ def _train(
     if config.report:
         write_report(config, trainer, datamodule)
     _summary(config, trainer, datamodule, metrics, seconds)
+    if config.model._target_ == "models.SecondStage" and is_first():
+        prior_gain.tell(config)
     return metrics["test/elbo"]
 
 

@@ -1,12 +1,9 @@
 """task=prior: a second stage, which trains a prior on the posteriors of a model that is frozen."""
 
 import inspect
-import json
-from contextlib import ExitStack, closing
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,19 +12,15 @@ from commandline.refusals import checkpoint_of
 from models.base import VAEModule
 from vae_lab import VAE, pretrained
 from vae_lab.description import blueprint
-from vae_lab.seeding import seeded
-from vae_lab.storage import files, sources
+from vae_lab.storage import sources
 from vae_lab.storage.runs import default_folder
 
-from . import build
 from .as_trained import data_of_release
 from .fit import train_run
 from .names import name_of
-from .show import say, table
 from .start import is_first, start
 from .trained import data_of_run
 
-SAMPLES = 4  # of z, for each datum of what is reported
 PACKAGES = {"network": "networks", "latent": "latents", "likelihood": "likelihoods"}
 
 
@@ -41,10 +34,7 @@ def run(config: DictConfig) -> float:
             chosen = HydraConfig.get().runtime.choices.prior
             config.run_dir = str(held.enter_context(default_folder(name_of(source), chosen)))
         begun = start(config, held)
-        elbo = train_run(begun.settings(config), begun)
-    if is_first():
-        _tell(config, vae, begun.folder)
-    return elbo
+        return train_run(begun.settings(config), begun)
 
 
 def second_stage(config: DictConfig, vae: VAE, source: str) -> DictConfig:
@@ -80,30 +70,3 @@ def _data(config: DictConfig, source: str) -> Any:
     if (of_run := data_of_run(config, path)) is not None:
         return of_run
     return data_of_release(config, pretrained.card(path), source)
-
-
-def _tell(config: DictConfig, before: VAE, folder: Path) -> None:
-    """The ELBO of the test data before and after, and the difference that the priors make."""
-    after = VAE.from_pretrained(folder)
-    datamodule = build.decided_by_data(config)
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    sums, count = torch.zeros(2, dtype=torch.float64), 0
-    with closing(datamodule.test_dataloader()) as loader, torch.no_grad(), seeded(0, before.device):
-        for x, *_ in loader:
-            sums += _elbo_and_gain(before, after, x)
-            count += len(x)
-    elbo, gain = (sums / count).tolist()
-    found = {"elbo_before": elbo, "elbo_after": elbo + gain, "difference": gain}
-    content = json.dumps({"model": config.init.model, "nats": found}, indent=2) + "\n"
-    files.write(folder / "second_stage.json", content.encode())
-    table("the second stage, in nats", found)
-    say("         difference = E_q[log p'(z) - log p(z)], of the new prior p' and the old p")
-
-
-def _elbo_and_gain(before: VAE, after: VAE, x: torch.Tensor) -> torch.Tensor:
-    """The sums over data x of the ELBO before, and of log p'(z) - log p(z), by the same draws z."""
-    bound = before.elbo(x, SAMPLES)
-    z = bound.q.sample((SAMPLES,))
-    gain = (after.p_z().log_prob(z) - before.p_z().log_prob(z)).mean(0)
-    return torch.stack([bound.elbo.double().sum(), gain.double().sum()])

@@ -27,7 +27,7 @@ from vae_lab.estimators import (
 )
 from vae_lab.evaluation.evidence import enumerated
 from vae_lab.explorer.edits import Explorer
-from vae_lab.latents import Bernoulli, Categorical, Gaussian, Latent, Poisson
+from vae_lab.latents import FSQ, Bernoulli, Categorical, FlowGaussian, Gaussian, Latent, Poisson
 from vae_lab.networks import MLP, Grid
 from vae_lab.objectives import ELBO, IWAE
 from vae_lab.priors import Autoregressive, Flow, Mixture, Standard, Vamp
@@ -425,6 +425,59 @@ def test_codes_are_drawn_from_the_likeliest_only():
     assert sorted(drawn.unique().tolist()) == [1, 2]
 
 
+def test_of_equal_codes_no_more_than_asked_for_are_drawn():
+    vae = discrete_vae(Categorical(1, 9), Autoregressive(8, 1, 1, top_k=3))
+    nn.init.zeros_(vae.prior.head.weight), nn.init.zeros_(vae.prior.head.bias)
+    assert len(vae.latent.numbers(vae.p_z().sample((500,))).unique()) == 3
+
+
+def test_names_above_256_are_drawn_in_16_bits():
+    """Of which bfloat16 has only every second one."""
+    torch.manual_seed(0)
+    vae = discrete_vae(Categorical(1, 700), Autoregressive(8, 1, 1)).bfloat16()
+    nn.init.zeros_(vae.prior.head.weight), nn.init.zeros_(vae.prior.head.bias)
+    z = vae.p_z().sample((3000,))
+    assert torch.equal(z.sum(-1), torch.ones_like(z[..., 0]))
+    assert (vae.latent.numbers(z.float()) % 2 == 1).float().mean() > 0.4
+
+
+@cases
+def test_in_16_bits(latent, network, prior):
+    vae = make(latent, network, prior, double=False)
+    x = binary_images(20, SHAPE).float()
+    assert vae.bfloat16().elbo(x, 3).elbo.isfinite().all()
+    vae.train()(x).objective.sum().backward()
+
+
+@pytest.mark.parametrize("flow", ["autoregressive", "coupling"])
+def test_a_posterior_that_a_flow_bends_in_16_bits_and_of_no_data(flow):
+    vae = VAE(SHAPE, MLP((4,)), FlowGaussian(2, flow), likelihoods.Bernoulli())
+    assert vae.elbo(binary_images(0, SHAPE).float()).kl.shape == (0, 2)
+    assert vae.bfloat16().elbo(binary_images(3, SHAPE).float()).elbo.isfinite().all()
+
+
+def test_on_a_grid_components_start_at_all_places():
+    place = torch.arange(16.0).reshape(4, 4, 1)
+    latent = Gaussian(1)
+    latent.bind((4, 4))
+    prior = bound(Mixture(8), latent, SHAPE)
+    prior.meet(place.expand(100, 4, 4, 1))
+    assert len(prior.parameters_of_each[:, 0].unique()) > 4
+
+
+@pytest.mark.parametrize("prior", [Mixture(3), Autoregressive(8, 1, 2), Flow(hidden=(8,))])
+def test_a_single_datum_has_units(prior):
+    latent = Gaussian(2)
+    prior = bound(prior, latent, SHAPE)
+    prior.meet(torch.randn(1, 2))
+    assert prior(None).log_prob(torch.randn(5, 2)).isfinite().all()
+
+
+def test_a_model_that_is_made_takes_no_turn():
+    vae = discrete_vae(Gaussian(2), Vamp(6, 2))
+    assert vae.prior.turn == 0 and not vae.prior.posteriors.any()
+
+
 def test_relaxed_codes_are_embedded_as_the_mixture_of_theirs():
     vae = grid_vae(Categorical(1, 3))
     prior = Autoregressive(8, 1, 1)
@@ -538,6 +591,10 @@ def test_given_y_classes_are_told_apart(prior):
         assert ((drawn.mean(-1) * sign) > 0).double().mean() > 0.9
 
 
+def larger(prior):
+    return VAE(SHAPE, Grid((3,)), Bernoulli(2), likelihoods.Bernoulli(), prior).at(1, 8, 8)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -552,6 +609,18 @@ def test_given_y_classes_are_told_apart(prior):
         (
             lambda: bound(Standard(), Gaussian(2), SHAPE, Labels(3, prior=True)),
             "the prior Standard cannot be conditioned on y: type prior=mixture",
+        ),
+        (
+            lambda: discrete_vae(FSQ((3, 3)), Vamp(4)),
+            "vamp is a mixture of posteriors, and those of FSQ have one z each: type prior=mixture",
+        ),
+        (
+            lambda: discrete_vae(Gaussian(2), discrete_vae(Gaussian(2), Mixture(2)).prior),
+            "belongs to a VAE",
+        ),
+        (
+            lambda: larger(Autoregressive(8, 1, 2)).sample(2, temperature=0.5),
+            "the prior is one of z of shape",
         ),
         (lambda: Mixture(0), "components must be at least 1, got 0"),
         (lambda: Vamp(0), "pseudo_inputs must be at least 1, got 0"),

@@ -10,6 +10,7 @@ from torch import nn
 
 import vae_lab
 from vae_lab import VAE, likelihoods
+from vae_lab.conditions import Labels
 from vae_lab.latents import (
     FSQ,
     LFQ,
@@ -73,6 +74,36 @@ def test_the_model_itself_is_not_touched():
         vae.with_prior(nn.Linear(1, 1))
 
 
+@pytest.mark.parametrize("prior", SMALL_PRIORS, ids=name)
+def test_a_prior_that_is_trained_is_trained_on(prior, tmp_path):
+    """And not started anew, by data that it knows already; also one that was saved."""
+    vae, x = trained(Gaussian(2)), binary_images(60, SHAPE).float()
+    second = vae_lab.fit_prior(vae, x, prior, epochs=30, batch_size=20, lr=1e-2, **QUIETLY)
+    second.save_pretrained(tmp_path)
+    for model in (second, VAE.from_pretrained(tmp_path)):
+        again = vae_lab.fit(x, model=model, epochs=1, batch_size=20, lr=1e-9, **QUIETLY)
+        for a, b in zip(again.state_dict().values(), second.state_dict().values(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("of_z", [False, True])
+@pytest.mark.parametrize("prior", [Mixture(3), Autoregressive(8, 1, 2)], ids=name)
+def test_a_second_stage_of_a_model_with_labels(prior, of_z):
+    torch.manual_seed(0)
+    condition = Labels(3, prior=of_z)
+    vae = VAE(SHAPE, MLP((8,)), Gaussian(2), likelihoods.Bernoulli(), condition=condition)
+    x, y = binary_images(60, SHAPE).float(), torch.arange(60) % 3
+    second = vae_lab.fit_prior(vae, x, prior, y=y, epochs=2, batch_size=20, **QUIETLY)
+    assert second.elbo(x, y=y).elbo.isfinite().all()
+    state = {n: t for n, t in vae.state_dict().items() if "to_prior" not in n}
+    assert all(torch.equal(tensor, second.state_dict()[n]) for n, tensor in state.items())
+
+
+def test_a_prior_that_has_nothing_to_learn_is_no_second_stage():
+    with pytest.raises(ValueError, match="Standard has no parameters: type prior=mixture, vamp"):
+        vae_lab.fit_prior(trained(Gaussian(2)), binary_images(9, SHAPE).float(), "standard")
+
+
 def test_a_model_is_trained_on():
     vae, x = trained(Bernoulli(3)), binary_images(100, SHAPE).float()
     again = vae_lab.fit(x, model=vae, epochs=40, batch_size=20, lr=1e-2, **QUIETLY)
@@ -81,12 +112,12 @@ def test_a_model_is_trained_on():
         vae_lab.fit(x, model=vae, latent=Gaussian(2), progress=False)
 
 
-@pytest.mark.parametrize("first", ["a run", "a release"])
+@pytest.mark.parametrize("first", ["gaussian_vae", "vq_vae", "fsq_vae", "a release"])
 def test_by_command(run, first, capsys):
     source = "gumbel_vae-digits"
-    if first == "a run":
+    if first != "a release":
         line = ["data.val_size=100", "model.latents=3", "network.hidden=[8]"]
-        run(*QUIET, "model=gaussian_vae", *line, "trainer.max_epochs=1", "run_dir=first")
+        run(*QUIET, f"model={first}", *line, "trainer.max_epochs=1", "run_dir=first")
         source = "first"
     prior = ["prior=mixture", "prior.components=4", "trainer.max_epochs=1"]
     run(*QUIET, "task=prior", f"checkpoint={source}", *prior, "run_dir=second")
@@ -101,6 +132,9 @@ def test_by_command(run, first, capsys):
     moved = VAE.from_pretrained("second").state_dict()
     assert all(torch.equal(moved[name], tensor) for name, tensor in before.state_dict().items())
     assert not torch.equal(moved["prior.weights"], state["prior.weights"])
+    again = json.loads(Path("second/second_stage.json").read_text())["nats"]
+    assert again["elbo_before"] == found["elbo_before"]
+    assert again["difference"] != found["difference"]  # of another epoch
 
 
 @pytest.mark.parametrize(
@@ -109,6 +143,7 @@ def test_by_command(run, first, capsys):
         (["task=prior", "prior=vamp"], "task=prior needs a trained model: type checkpoint="),
         (["task=prior", "checkpoint=gumbel_vae-digits"], "needs a prior to train: type prior=NAME"),
         (["task=prior", "checkpoint=gumbel_vae-digits", "prior=flow"], "a flow is over numbers"),
+        (["task=prior", "checkpoint=gumbel_vae-digits", "prior=standard"], "has no parameters"),
     ],
 )
 def test_what_is_missing_is_one_line(run, line, said, capsys):

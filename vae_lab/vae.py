@@ -348,6 +348,9 @@ class VAE(Views, Generation, Pretrained):
         if self.infers_labels:
             return over_labels(self, x, num_samples)
         q = self.encode(x)
+        if not len(x):  # of which torch sums no log-densities
+            nothing = self.output_bias.new_zeros(0)
+            return Bound(nothing, nothing, nothing.expand(self.latent.num_variables, -1).mT, q)
         z = q.sample((num_samples,))
         reconstruction = self.log_px_z(x, z).mean(0)
         kl = self.kl(q, z)

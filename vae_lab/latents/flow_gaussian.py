@@ -10,11 +10,12 @@ from ..distributions import base
 from ..flows import Kind, Pushed
 from ..flows import network as flow_network
 from ..networks.base import check_choice, check_positive, widths
+from ..precision import FullPrecision
 from .base import Latent
 from .gaussian import Gaussian
 
 
-class FlowGaussian(Gaussian):
+class FlowGaussian(FullPrecision, Gaussian):
     r"""D numbers that depend on each other: :math:`z = f(u; c(x))` with a diagonal Gaussian u.
 
     .. math:: \log q(z|x) = \log \mathcal{N}(u; \mu(x), \sigma^2(x))

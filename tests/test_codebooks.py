@@ -204,6 +204,9 @@ def test_the_rotation_trick():
     parameters = vectors(latent)
     h, e = latent.vectors(parameters), torch.randn(7, 2, 3)
     torch.testing.assert_close(rotated(h, e), e)
+    nothing = torch.zeros(1, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(rotated(nothing, torch.full((1, 3), 9.0)).sum(), nothing)
+    assert gradient.isfinite().all() and gradient.abs().max() < 1e4
     torch.testing.assert_close(turned(h, e), e)
     expected = torch.autograd.grad(
         as_in_the_paper(latent, parameters, turn=turned).sum(), [parameters, latent.book.codes]

@@ -622,6 +622,10 @@ def larger(prior):
             lambda: larger(Autoregressive(8, 1, 2)).sample(2, temperature=0.5),
             "the prior is one of z of shape",
         ),
+        (
+            lambda: discrete_vae(Bernoulli(2)).sample(1, temperature=-1.0),
+            "temperature must not be negative, got -1",
+        ),
         (lambda: Mixture(0), "components must be at least 1, got 0"),
         (lambda: Vamp(0), "pseudo_inputs must be at least 1, got 0"),
         (lambda: Vamp(5, 6), "encoded_per_step must be from 1 to pseudo_inputs=5, got 6"),

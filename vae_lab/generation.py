@@ -42,6 +42,8 @@ class Generation:
         """Draws z of the prior, [count, *E]; given y [count], one of each."""
         vae = cast("VAE", self)
         if temperature != 1:
+            if not temperature >= 0:
+                raise ValueError(f"temperature must not be negative, got {temperature:g}")
             if not vae.has_temperature:
                 raise ValueError(
                     f"samples of this model have temperature 1 only, got {temperature:g}: type "

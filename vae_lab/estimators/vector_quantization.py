@@ -9,6 +9,8 @@ from ..distributions import base
 from ..quantized import Quantized
 from .base import Estimator, Integrand, descent
 
+STRETCH = 1000.0  # the most that a rotated gradient is scaled by: an h of 0 has no direction
+
 
 class VectorQuantization(Estimator):
     r"""The nearest code, whose gradient is copied to h, what the encoder gives.
@@ -90,8 +92,10 @@ def rotated(h: Tensor, code: Tensor) -> Tensor:
     r = unit(h_unit + e_unit)
     along_r = 2 * (h * r).sum(-1, keepdim=True) * r
     along_h = 2 * (h * h_unit).sum(-1, keepdim=True) * e_unit
-    tiny = torch.finfo(h.dtype).tiny
-    scale = goal.norm(dim=-1, keepdim=True) / fixed.norm(dim=-1, keepdim=True).clamp_min(tiny)
+    goal_length, length = (x.norm(dim=-1, keepdim=True) for x in (goal, fixed))
+    scale = goal_length / torch.maximum(length, goal_length / STRETCH).clamp_min(
+        torch.finfo(h.dtype).tiny
+    )
     return scale * (h - along_r + along_h)
 
 

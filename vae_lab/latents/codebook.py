@@ -141,9 +141,9 @@ class Codebook(Nearest):
 
     >>> import torch
     >>> latent = Codebook(categories=3, dim=1)
-    >>> _ = latent.book.codes.copy_(torch.tensor([[[0.0], [1.0], [5.0]]]))
+    >>> latent.book.codes.data = torch.tensor([[[0.0], [1.0], [5.0]]])
     >>> q = latent.distribution(torch.tensor([0.2]))
-    >>> print(latent.codes(q), latent.embed(latent.mode(q)))
+    >>> print(latent.codes(q).detach(), latent.embed(latent.mode(q)).detach())
     tensor([[6.4566e-01, 3.5434e-01, 6.6256e-11]]) tensor([0.])
 
     Source: van den Oord, Vinyals & Kavukcuoglu, *Neural Discrete Representation Learning*, NeurIPS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, constraints
 
-from ..distributions import full_precision, mapped
+from ..distributions import full_precision, mapped, precise
 from ..networks.base import check_positive, from_zero
 from ..seeding import seeded
 from .base import Prior, Standardizer, at_one_place
@@ -135,8 +135,9 @@ class Autoregressive(Prior):
     def sample(
         self, count: int, temperature: float = 1.0, seed: int = 0, condition: Tensor | None = None
     ) -> Tensor:
-        r"""Codes and bits by :math:`p(z_t \mid \dots)^{1/T}`, 0 takes the likeliest; numbers and
-        counts that are T times as far from their mean, a step at a time."""
+        r"""Codes and bits by :math:`p(z_t \mid \dots)^{1/T}`, 0 takes the likeliest; counts that
+        are T times as far from their mean, and numbers as far from that of their component, which
+        is drawn as a code is; a step at a time."""
         with seeded(seed, self.first.device):
             p = self(condition)
             return p.sample(() if p.batch_shape else (count,), temperature)
@@ -299,6 +300,6 @@ def _drawn(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         )
     if not temperature:
         return logits.argmax(-1)
-    below = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    below = (logits.to(precise(logits)) / temperature).softmax(-1).cumsum(-1)
     drawn = torch.rand_like(below[..., :1]) * below[..., -1:]
     return (below <= drawn).sum(-1).clamp(max=logits.shape[-1] - 1)

@@ -11,6 +11,7 @@ from commandline.errors import explain
 from models import GumbelVAE
 from vae_lab.evaluation.diagnosis import CHECKS, diagnose, own_temperature, sizes
 from vae_lab.latents import Categorical, Gaussian
+from vae_lab.schedules import as_schedule
 
 FINE = {
     **{"kl": 12.0, "active_units": 15, "latents": 20, "categories": 10, "code_perplexity": 7.0},
@@ -123,6 +124,9 @@ def test_the_temperature_is_that_which_can_be_typed():
     model.config = {"estimator": {"_target_": "vae_lab.estimators.GumbelRao"}}
     assert own_temperature(model) == {}
     assert own_temperature(torch.nn.Linear(1, 1)) == {}
+    nearest = torch.nn.Module()
+    nearest.temperature = as_schedule(0.0)
+    assert own_temperature(nearest) == {}
 
 
 def test_of_a_grid_it_speaks_of_channels_and_places():

@@ -1,5 +1,6 @@
 """Posteriors of numbers that depend on each other: density, estimators, and what that is worth."""
 
+import copy
 import math
 
 import pytest
@@ -303,7 +304,7 @@ def test_a_kl_is_sampled_and_free_bits_are_refused(grid):
 def test_a_release_gives_it_back_and_a_second_stage_follows(kind, prior, grid, tmp_path):
     vae = make(kind, grid).float()
     if prior is not None:
-        vae = vae.with_prior(prior)
+        vae = vae.with_prior(copy.deepcopy(prior))
     vae.save_pretrained(tmp_path)
     again, x = VAE.from_pretrained(tmp_path), images(vae).float()
     assert repr(again.latent) == repr(vae.latent) and repr(again.prior) == repr(vae.prior)

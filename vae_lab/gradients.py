@@ -54,14 +54,16 @@ def encoder_gradients(
     check_random(vae)
     modules = (vae.encoder, vae.head)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    training = estimator.training, vae.training
-    estimator.eval(), vae.eval()
+    modes = [(part, part.training) for part in (estimator, vae)]
+    for part, _ in modes:
+        part.eval()
     rows = []
     for _ in range(repeats):
         value = objective(vae, estimator, x).objective.mean()
         gradient = torch.autograd.grad(value, parameters)
         rows.append(torch.cat([g.flatten() for g in gradient]))
-    estimator.train(training[0]), vae.train(training[1])
+    for part, training in modes:
+        part.train(training)
     return torch.stack(rows)
 
 

@@ -77,8 +77,7 @@ def own_temperature(module: nn.Module) -> dict[str, float]:
     """The `temperature` of a training module's own estimator, which `model.temperature` sets."""
     found = schedules(module).get("temperature")
     chosen = getattr(module, "config", {}).get("estimator")
-    latent: Any = module.vae.latent  # type: ignore[union-attr]
-    if found is None or chosen is not None or latent.deterministic:
+    if found is None or chosen is not None or found.value.item() == 0:  # that of nearest codes
         return {}
     return {"temperature": found.value.item()}
 

@@ -1,6 +1,7 @@
 """What the encoder gives, with a mean of 0 and a covariance of 1: around codes that do not move."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..distributed import all_sum, differentiable_all_sum
@@ -63,16 +64,14 @@ class Whitening(FullPrecision):
             past_loc = torch.where(self.started, self.loc, total.detach() / count)
             loc = (total + more * past_loc) / (count + more)
             centred = rows - loc
-            squares = differentiable_all_sum(torch.einsum("nld,nle->lde", centred, centred))
+            squares = differentiable_all_sum(centred.movedim(0, -1) @ centred.movedim(0, -2))
             past = torch.where(self.started, self.covariance, _round(squares.detach() / count))
             covariance = (squares + more * past) / (count + more)
-            whitened = torch.linalg.solve_triangular(
-                _root(covariance), centred.movedim(0, -1), upper=False
-            ).movedim(-1, 0)
             weight = torch.where(self.started, 1 - DECAY, 1.0).to(loc)
             average = past_loc.lerp(loc.detach(), weight)
             root = self._take(average, past.lerp(covariance.detach(), weight))
-            return (_times(whitened, root) + average).reshape(h.shape)
+            matrix = root @ _inverse(_root(covariance))
+            return (_times(centred, matrix) + average).reshape(h.shape)
 
     @torch.no_grad()
     def _take(self, loc: Tensor, covariance: Tensor) -> Tensor:
@@ -80,7 +79,7 @@ class Whitening(FullPrecision):
         root = _root(covariance)
         self.loc.copy_(loc)
         self.covariance.copy_(covariance)
-        self.matrix.copy_(torch.linalg.solve_triangular(root, _one(root), upper=False))
+        self.matrix.copy_(_inverse(root))
         self.started.fill_(True)
         return root
 
@@ -99,10 +98,16 @@ def _root(covariance: Tensor) -> Tensor:
     return root
 
 
+def _inverse(root: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(root, _one(root), upper=False)
+
+
 def _one(like: Tensor) -> Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)
 
 
 def _times(h: Tensor, matrix: Tensor) -> Tensor:
     """[*, L, D] by matrices [L, D, D], one for each vector."""
+    if len(matrix) == 1:  # half of the time
+        return F.linear(h, matrix[0])
     return torch.einsum("...ld,led->...le", h, matrix)

@@ -19,8 +19,8 @@ def shard(module: pl.LightningModule, parts: tuple[Module, ...]) -> None:
         return
     if any(isinstance(part, Codes) and part.decay is None for part in module.modules()):
         raise ValueError(
-            "codes that follow the gradient cannot be sharded, as they also begin anew: type "
-            "trainer=ddp or model.decay=0.9"
+            "codes that follow the gradient, as drawn ones always do, cannot be sharded, for they "
+            "also begin anew: type trainer=ddp; nearest codes can, with model.decay=0.9"
         )
     for part in (*parts, module):
         fully_shard(part, mesh=module.device_mesh)  # [machines: copies, processes: shares]

@@ -20,14 +20,13 @@ SAMPLES = 4  # of z, for each datum of what is reported
 
 def tell(config: DictConfig) -> None:
     """The ELBO of the test data before and after, and the difference that the priors make; nothing,
-    where the model from before is no longer there."""
+    where the model from before is no longer there, or was trained on."""
     folder = Path(config.run_dir)
-    try:
-        before = VAE.from_pretrained(config.init.model)
-    except FileNotFoundError:
+    after = VAE.from_pretrained(folder)
+    before = _still_there(config.init.model, after)
+    if before is None:
         (folder / NAME).unlink(missing_ok=True)  # of an earlier epoch
         return
-    after = VAE.from_pretrained(folder)
     datamodule = build.decided_by_data(config)
     datamodule.prepare_data()
     datamodule.setup("test")
@@ -42,6 +41,18 @@ def tell(config: DictConfig) -> None:
     files.write(folder / NAME, content.encode())
     table("the second stage, in nats", found)
     say("         difference = E_q[log p'(z) - log p(z)], of the new prior p' and the old p")
+
+
+def _still_there(source: str, after: VAE) -> VAE | None:
+    """The model of the first stage, if it is that which the second one has."""
+    try:
+        before = VAE.from_pretrained(source)
+    except (OSError, ValueError):
+        return None
+    state = after.state_dict()
+    own = {n: t for n, t in before.state_dict().items() if not n.startswith("prior.")}
+    same = all(n in state and torch.equal(t, state[n]) for n, t in own.items())
+    return before if same else None
 
 
 def _elbo_and_gain(before: VAE, after: VAE, x: torch.Tensor) -> torch.Tensor:

@@ -894,8 +894,7 @@ def test_what_is_frozen_learns_nothing_of_a_batch(name, build):
     vae = build(FROZEN[name]()).train()
     x = binary_images(20, vae.shape)
     vae(x)
-    for part in (vae.encoder, vae.head):
-        part.requires_grad_(False)
+    vae.head.requires_grad_(False)  # with or without the encoder
     before = copy.deepcopy(vae.latent.state_dict())
     vae(x.roll(1, -1))
     assert all(torch.equal(tensor, before[n]) for n, tensor in vae.latent.state_dict().items())
@@ -969,3 +968,35 @@ def test_a_measured_gradient_teaches_the_codes_nothing():
     encoder_gradients(vae, ELBO(), ScoreFunction(2), x, 3)
     assert all(torch.equal(tensor, before[n]) for n, tensor in vae.state_dict().items())
     assert vae.training
+
+
+class Tripled(FSQ):
+    def embed(self, z):
+        return 3 * super().embed(z)
+
+
+def test_a_latent_with_an_embedding_of_its_own_is_trained_with_it():
+    vae = discrete_vae(Tripled((3, 3)))
+    x = binary_images(5, vae.shape)
+    terms = vae.eval()(x)
+    torch.testing.assert_close(terms.reconstruction, vae.log_px_z(x, vae.mode(x)))
+
+
+@pytest.mark.parametrize("name", ["vq", "average", "fsq", "chain"])
+def test_codes_keep_their_digits_where_a_model_is_cast(name):
+    torch.set_default_dtype(torch.float32)
+    vae = grid_vae(FROZEN[name]()).float().train()
+    vae(binary_images(6, vae.shape).float())
+    before = copy.deepcopy(dict(vae.latent.named_buffers()))
+    vae.bfloat16()
+    assert all(torch.equal(b, before[n]) for n, b in vae.latent.named_buffers())
+
+
+def test_measuring_a_gradient_leaves_all_modes_as_they_were():
+    vae = discrete_vae(vq(temperature=1.0)).train()
+    vae.encoder.eval()
+    modes = [part.training for part in vae.modules()]
+    with pytest.raises(ValueError, match="must have the shape"):
+        encoder_gradients(vae, ELBO(), ScoreFunction(2), binary_images(3, (1, 9, 9)), 1)
+    encoder_gradients(vae, ELBO(), ScoreFunction(2), binary_images(3, vae.shape), 1)
+    assert [part.training for part in vae.modules()] == modes

@@ -473,6 +473,13 @@ def test_a_single_datum_has_units(prior):
     assert prior(None).log_prob(torch.randn(5, 2)).isfinite().all()
 
 
+def test_a_prior_that_was_refused_can_be_that_of_another_model():
+    prior = Vamp(3)
+    with pytest.raises(ValueError, match="one z each"):
+        discrete_vae(FSQ((3, 3)), prior)
+    assert discrete_vae(Gaussian(2), prior).prior is prior
+
+
 def test_a_model_that_is_made_takes_no_turn():
     vae = discrete_vae(Gaussian(2), Vamp(6, 2))
     assert vae.prior.turn == 0 and not vae.prior.posteriors.any()

@@ -135,6 +135,12 @@ def test_by_command(run, first, capsys):
     again = json.loads(Path("second/second_stage.json").read_text())["nats"]
     assert again["elbo_before"] == found["elbo_before"]
     assert again["difference"] != found["difference"]  # of another epoch
+    if (
+        first == "gaussian_vae"
+    ):  # trained on, it is no longer that which the second stage began with
+        run("resume=first", "trainer.max_epochs=2")
+        run("resume=second", "trainer.max_epochs=3")
+        assert not Path("second/second_stage.json").exists()
 
 
 @pytest.mark.parametrize(

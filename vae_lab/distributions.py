@@ -266,7 +266,7 @@ def logsumexp(x: Tensor) -> Tensor:
     """
     largest, at = x.max(-1, keepdim=True)
     found = (x - log_softmax(x)).gather(-1, at)
-    return torch.where(largest == -torch.inf, largest, found).squeeze(-1)
+    return torch.where(largest.isinf(), largest, found).squeeze(-1)
 
 
 def _over_categories(function: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:

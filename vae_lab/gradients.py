@@ -1,9 +1,11 @@
 """The quality of an estimator's gradient: bias, variance and direction, measured on a batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .distributions import num_states
 from .estimators import Estimator, Exact, Reparameterization, ScoreFunction
@@ -54,17 +56,26 @@ def encoder_gradients(
     check_random(vae)
     modules = (vae.encoder, vae.head)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    modes = [(part, part.training) for part in (estimator, vae)]
-    for part, _ in modes:
-        part.eval()
     rows = []
-    for _ in range(repeats):
-        value = objective(vae, estimator, x).objective.mean()
-        gradient = torch.autograd.grad(value, parameters)
-        rows.append(torch.cat([g.flatten() for g in gradient]))
-    for part, training in modes:
-        part.train(training)
+    with evaluating(estimator, vae):
+        for _ in range(repeats):
+            value = objective(vae, estimator, x).objective.mean()
+            gradient = torch.autograd.grad(value, parameters)
+            rows.append(torch.cat([g.flatten() for g in gradient]))
     return torch.stack(rows)
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Modules in evaluation mode, and then in the modes in which they were."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def check_random(vae: VAE) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from .distributions import full_precision
@@ -16,4 +17,9 @@ class FullPrecision(nn.Module):
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        return super()._apply(lambda tensor: full_precision(fn(tensor)), recurse)
+        def kept(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            of_16_bits = full_precision(new) is not new
+            return tensor.to(new.device, torch.float32) if of_16_bits else new
+
+        return super()._apply(kept, recurse)

@@ -122,7 +122,7 @@ class VAE(Views, Generation, Pretrained):
 
     @property
     def trains_posterior(self) -> bool:
-        """Whether q(z|x) is to move: what is frozen learns nothing of a batch either."""
+        """Whether q(z|x) is to move."""
         parts = (self.encoder, self.head)
         return any(p.requires_grad for part in parts for p in part.parameters())
 
@@ -263,7 +263,7 @@ class VAE(Views, Generation, Pretrained):
             return self.condition.level(self.seen(x), self._y, lambda v: self.settled(v).infer(x))
         features = self.features(x)
         parameters = self._q_parameters(features)
-        if self.training and self.trains_posterior and len(x):
+        if self.training and len(x) and any(p.requires_grad for p in self.head.parameters()):
             parameters = self.latent.learn(parameters)
         q = self.latent.distribution(parameters)
         kl = aggregate_kl = None

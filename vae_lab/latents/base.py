@@ -110,7 +110,8 @@ class Latent(PrintsArguments, nn.Module):
     def embedded(self, q: Distribution) -> Distribution | None:
         """What the decoder sees of q's z, as a distribution of its own; None where it has none.
 
-        A q without randomness has one, a code: to train with it needs no z, which is K wide.
+        A q without randomness has one, a code: to train with it needs no z, which is K wide. A
+        subclass with an :meth:`embed` of its own has none, unless it says so here.
         """
         return None
 

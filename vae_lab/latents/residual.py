@@ -103,7 +103,9 @@ class ResidualCodebook(OneHot):
         category = self.levels[0].codebook()[..., 0]
         return self.independent(QuantizedCategory(index, category, h, code, carried))
 
-    def embedded(self, q: Distribution) -> Distribution:
+    def embedded(self, q: Distribution) -> Distribution | None:
+        if type(self).embed is not ResidualCodebook.embed:
+            return None
         code = base(q).code
         total = code.unflatten(-2, (self.depth, self.latents)).sum(-3).flatten(-2)
 

@@ -192,7 +192,11 @@ def bound(
         )
     prior.input_shape = input_shape
     prior.condition_width = width
-    prior.bind(latent)
+    try:
+        prior.bind(latent)
+    except ValueError:
+        del prior.input_shape  # it goes with another latent
+        raise
     return prior
 
 

@@ -87,7 +87,7 @@ class DecoderGraph(nn.Module):
 
 def _said(q: Distribution) -> dict[str, Tensor]:
     inner = base(q)
-    return {"codes": inner.name} if isinstance(inner, Quantized) else parameters(q)
+    return {"codes": inner.index} if isinstance(inner, Quantized) else parameters(q)
 
 
 def _of_codes(latent: "Latent", codes: Tensor) -> Tensor:

@@ -49,7 +49,6 @@ class Generation:
                     f"samples of this model have temperature 1 only, got {temperature:g}: type "
                     "another prior, as prior=autoregressive"
                 )
-            vae.p_z()  # refuses a prior that is one of pictures of another size
             return vae.draw_by_seed(count, temperature, int(torch.randint(2**62, ())))
         p = vae.p_z()
         if not p.batch_shape:
@@ -63,6 +62,7 @@ class Generation:
         vae = cast("VAE", self)
         if vae.prior is None:
             return vae.latent.sample(count, temperature, seed)
+        vae.p_z()  # refuses a prior that is one of pictures of another size
         vector = vae.vector_of(None) if vae.prior.condition_width else None
         return vae.prior.sample(count, temperature, seed, vector)
 

@@ -46,7 +46,7 @@ class Quantized(Distribution):
         return self._point
 
     @property
-    def name(self) -> Tensor:
+    def index(self) -> Tensor:
         """The point as whole numbers, [*B]; of bits themselves."""
         return self.point.long()
 
@@ -105,15 +105,15 @@ class QuantizedCategory(Quantized):
         carried: Callable[[Tensor], Tensor],
     ) -> None:
         Distribution.__init__(self, index.shape, like.shape[-1:], validate_args=False)
-        self.index, self._like, self.h, self.code, self.carried = index, like, h, code, carried
+        self._index, self._like, self.h, self.code, self.carried = index, like, h, code, carried
 
     @property
     def point(self) -> Tensor:
-        return one_hot(self.index, self._like)
+        return one_hot(self._index, self._like)
 
     @property
-    def name(self) -> Tensor:
-        return self.index
+    def index(self) -> Tensor:
+        return self._index
 
 
 def lowest(like: Tensor) -> float:

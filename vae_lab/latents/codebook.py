@@ -84,7 +84,8 @@ class Nearest(OneHot):
     def embedded(self, q: Distribution) -> Distribution | None:
         if not self.deterministic or type(self).embed is not Nearest.embed:
             return None
-        return as_seen(base(q), len(self.grid))
+        inner = base(q)
+        return as_seen(inner, inner.code, lambda move: move, len(self.grid))
 
     @torch.no_grad()
     def nearest(self, h: Tensor) -> Tensor:
@@ -217,18 +218,22 @@ def is_zero(temperature: Schedule) -> bool:
     return most == 0
 
 
-def as_seen(q: Quantized, places: int) -> Distribution:
-    """q(z), as the distribution of the codes that the decoder sees, of all L vectors: [*, L * D].
+def as_seen(
+    q: Quantized, seen: Tensor, moved: Callable[[Tensor], Tensor], places: int
+) -> Distribution:
+    """q(z), as the distribution of what the decoder sees, of all L vectors: [*, L * D].
 
     Args:
+        seen: it, [*, L, D].
+        moved: the move of q's codes -> that of what is seen, [*, L, D].
         places: the axes of a grid before it.
     """
-    code = q.code.flatten(-2)
+    point = seen.flatten(-2)
 
     def carried(move: Tensor) -> Tensor:
-        return code + surrogate(move.flatten(-2))
+        return point + surrogate(moved(move).flatten(-2))
 
-    return wrapped(Quantized(code, q.h, q.code, carried, 1), 1 + places)
+    return wrapped(Quantized(point, q.h, q.code, carried, 1), 1 + places)
 
 
 def mean_over_processes(x: Tensor) -> Tensor:

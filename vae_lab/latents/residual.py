@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..distributions import base, full_precision, wrapped
-from ..estimators.base import surrogate
-from ..quantized import Quantized, QuantizedCategory
-from .codebook import Codebook
+from ..distributions import base, full_precision
+from ..quantized import QuantizedCategory
+from .codebook import Codebook, as_seen
 from .discrete import OneHot
 
 
@@ -106,13 +105,11 @@ class ResidualCodebook(OneHot):
     def embedded(self, q: Distribution) -> Distribution | None:
         if type(self).embed is not ResidualCodebook.embed:
             return None
-        code = base(q).code
-        total = code.unflatten(-2, (self.depth, self.latents)).sum(-3).flatten(-2)
-
-        def carried(move: Tensor) -> Tensor:
-            return total + surrogate(self._of_the_first(move, code).flatten(-2))
-
-        return wrapped(Quantized(total, base(q).h, code, carried, 1), 1 + len(self.grid))
+        inner = base(q)
+        total = inner.code.unflatten(-2, (self.depth, self.latents)).sum(-3)
+        return as_seen(
+            inner, total, lambda move: self._of_the_first(move, inner.code), len(self.grid)
+        )
 
     def _of_the_first(self, move: Tensor, code: Tensor) -> Tensor:
         """The move of the first codes, [*, R L, D] -> [*, L, D], once for all that are added to

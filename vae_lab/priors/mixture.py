@@ -139,7 +139,7 @@ class Vamp(Prior):
     def start(self, inputs: Tensor) -> None:
         rows = torch.arange(self.pseudo_inputs) * len(inputs) // self.pseudo_inputs
         self.inputs.copy_(inputs[rows])
-        again = torch.cat([torch.zeros(1, dtype=torch.bool), rows[1:] == rows[:-1]])
+        again = rows.diff(prepend=rows[:1] - 1) == 0
         if again.any():  # two that start alike would stay alike
             noise = torch.randn(self.inputs.shape, generator=torch.Generator().manual_seed(0))
             self.inputs[again] += NEAR * noise[again].to(self.inputs)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.base import VAEModule
+from vae_lab.gradients import evaluating
 
 LEAST = 60  # seconds of training, below which nobody waits
 TIMED = 2  # steps, of which the faster one counts
@@ -34,16 +35,14 @@ def told(model: VAEModule, x: Tensor, steps: float) -> Iterator[str]:
 
 def seconds_of_a_step(model: VAEModule, x: Tensor) -> float:
     """The time of the objective and its gradient, after which all is as before."""
-    training, found = model.training, []
-    model.eval()  # leaves moving averages alone
-    with torch.random.fork_rng(devices=[]):
+    found = []
+    with evaluating(model), torch.random.fork_rng(devices=[]):  # leaves moving averages alone
         for _ in range(TIMED):
             began = time.perf_counter()
             terms = model.objective(model.vae.blank(len(x)), model.estimator, x)
             terms.objective.mean().backward()
             found.append(time.perf_counter() - began)
     model.zero_grad(set_to_none=True)
-    model.train(training)
     return min(found)
 
 

@@ -19,6 +19,7 @@ class FSQVAE(VAEModule):
         temperature: of the probabilities of codes; None (null): 0 for the model's own estimator,
             which takes the nearest code, and 1 for others.
         learn_prior: train the prior's logits.
+        whiten: keep what the encoder gives around the codes, which the paper does not.
         latent: another one than :class:`FSQ`.
         estimator: another one than :class:`VectorQuantization` without commitment, as h has bounds.
         others: see :class:`VAEModule`.
@@ -27,7 +28,7 @@ class FSQVAE(VAEModule):
     Simple*, ICLR 2024, arXiv:2309.15505
     """
 
-    own_latent_settings = ("latents", "levels", "temperature", "learn_prior")
+    own_latent_settings = ("latents", "levels", "temperature", "learn_prior", "whiten")
     own_prior_settings = ("learn_prior",)
 
     def __init__(
@@ -37,6 +38,7 @@ class FSQVAE(VAEModule):
         levels: Sequence[int] = (8, 5, 5, 5),
         temperature: float | Schedule | None = None,
         learn_prior: bool = False,
+        whiten: bool = True,
         latent: Latent | None = None,
         estimator: Estimator | None = None,
         **others: Any,
@@ -45,7 +47,7 @@ class FSQVAE(VAEModule):
         if temperature is None:
             temperature = float(not isinstance(estimator, VectorQuantization))
         super().__init__(
-            latent=latent or FSQ(levels, latents, temperature, learn_prior),
+            latent=latent or FSQ(levels, latents, temperature, learn_prior, whiten),
             estimator=estimator,
             **others,
         )

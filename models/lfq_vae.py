@@ -18,6 +18,7 @@ class LFQVAE(VAEModule):
         temperature: of the probabilities of bits; None (null): 0 for the model's own estimator,
             which takes the nearest code, and 1 for others.
         learn_prior: train the prior's logits.
+        whiten: keep what the encoder gives around the codes, which the paper does not.
         commitment: see :class:`VectorQuantization`.
         latent: another one than :class:`LFQ`.
         estimator: another one than :class:`VectorQuantization`.
@@ -27,7 +28,7 @@ class LFQVAE(VAEModule):
     2024, arXiv:2310.05737
     """
 
-    own_latent_settings = ("latents", "sphere", "temperature", "learn_prior")
+    own_latent_settings = ("latents", "sphere", "temperature", "learn_prior", "whiten")
     own_prior_settings = ("learn_prior",)
     own_estimator_settings = ("commitment",)
 
@@ -38,6 +39,7 @@ class LFQVAE(VAEModule):
         sphere: bool = False,
         temperature: float | Schedule | None = None,
         learn_prior: bool = False,
+        whiten: bool = True,
         commitment: float = 1.0,
         latent: Latent | None = None,
         estimator: Estimator | None = None,
@@ -47,7 +49,7 @@ class LFQVAE(VAEModule):
         if temperature is None:
             temperature = float(not isinstance(estimator, VectorQuantization))
         super().__init__(
-            latent=latent or LFQ(latents, sphere, temperature, learn_prior),
+            latent=latent or LFQ(latents, sphere, temperature, learn_prior, whiten),
             estimator=estimator,
             **others,
         )

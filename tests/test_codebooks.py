@@ -142,7 +142,10 @@ def as_in_the_paper(latent, parameters, commitment=0.25, turn=None):
 
 def ours(latent, parameters, commitment=0.25, **settings):
     """A value of which the optimizer lowers the negative, as it does of an objective."""
-    q = latent.distribution(parameters)
+    return value_of(latent, latent.distribution(parameters), commitment, **settings)
+
+
+def value_of(latent, q, commitment=0.25, **settings):
     estimator = VectorQuantization(commitment, **settings)
     return -estimator(q, lambda z: -loss_of(latent.embed(z.squeeze(0))).unsqueeze(0))
 
@@ -409,8 +412,7 @@ def test_compiled_equals_eager(make, rotation):
     parameters, start = vectors(latent), copy.deepcopy(latent.state_dict())
 
     def step(parameters):
-        parameters = latent.learn(parameters)
-        return ours(latent, parameters, rotation=rotation).sum()
+        return value_of(latent, latent.learn(parameters), rotation=rotation).sum()
 
     results = []
     for run in (step, torch.compile(step, backend="aot_eager", fullgraph=True)):
@@ -633,39 +635,68 @@ FIXED = [
 ]
 
 
-def moments(latent, parameters):
-    """The mean and the covariance of h', [L, D] and [L, D, D], within each vector."""
-    h = parameters.unflatten(-1, latent.whitening.loc.shape)
-    white = latent.whitening(h)
-    return white.mean(0), torch.einsum("nld,nle->lde", white, white) / len(h)
+def moments(white):
+    """The mean and the covariance of h' [N, L, D], [L, D] and [L, D, D], within each vector."""
+    return white.mean(0), torch.einsum("nld,nle->lde", white, white) / len(white)
+
+
+def whitened(latent, h):
+    """h [N, L * D] by the moments of this batch, [N, L, D]."""
+    return latent.whitening.learn(h.unflatten(-1, latent.whitening.loc.shape))
+
+
+def by_the_averages(latent, h):
+    return latent.whitening(h.unflatten(-1, latent.whitening.loc.shape))
 
 
 @pytest.mark.parametrize("make", FIXED)
 def test_h_is_around_the_codes_at_every_step_of_training(make):
     latent = make()
     h = torch.randn(3000, latent.parameter_size).cumsum(-1) + 5
-    usage = lambda h: latent.codes(latent.distribution(h)).flatten(0, 1).mean(0)  # noqa: E731
-    assert usage(h).min() < 0.002
+    usage = lambda q: latent.codes(q).flatten(0, 1).mean(0)  # noqa: E731
+    assert usage(latent.distribution(h)).min() < 0.002
     for batch in (0.1 * h, 10 * h + 100):
-        mean, covariance = moments(latent, latent.learn(batch))
+        mean, covariance = moments(whitened(latent, batch))
         torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=0.02)
         one = torch.eye(mean.shape[-1]).expand_as(covariance)
         torch.testing.assert_close(covariance, one, rtol=0, atol=0.02)
         assert (usage(latent.learn(batch)) > 0.002).all()
     for _ in range(100):
         latent.learn(h)
-    mean, _ = moments(latent, h)  # by the averages
+    mean, _ = moments(by_the_averages(latent, h))
     torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-3)
-    assert (usage(h) > 0.002).all()
+    assert (usage(latent.distribution(h)) > 0.002).all()
+
+
+@pytest.mark.parametrize("make", FIXED)
+@pytest.mark.parametrize("batches", [0, 1])
+def test_the_gradient_of_whitening_is_that_of_what_it_computes(make, batches):
+    latent = make()
+    vectors, dim = latent.whitening.loc.shape
+    for _ in range(batches):
+        whitened(latent, torch.randn(50, vectors * dim) @ torch.randn(vectors * dim, vectors * dim))
+    before = copy.deepcopy(latent.whitening)
+    h, seen = torch.randn(40, vectors, dim).requires_grad_(), torch.randn(40, vectors, dim)
+    past, count = dim + 1, 40 + dim + 1
+    loc = (h.sum(0) + past * (before.loc if batches else h.detach().mean(0))) / count
+    squares = torch.einsum("nld,nle->lde", h - loc, h - loc)
+    covariance = before.covariance if batches else squares.detach() / 40
+    root = torch.linalg.cholesky((squares + past * covariance) / count)
+    expected = torch.linalg.solve_triangular(root, (h - loc).unsqueeze(-1), upper=False).squeeze(-1)
+    found = latent.whitening.learn(h)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    gradients = [torch.autograd.grad((white * seen).sum(), h)[0] for white in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", FIXED)
 def test_no_gradient_moves_or_stretches_all_of_h(make):
     latent = make()
-    h = torch.randn(5000, latent.parameter_size).requires_grad_()
-    seen = torch.randn(5000, latent.parameter_size) + h.detach()
+    h = torch.randn(5000, *latent.whitening.loc.shape).requires_grad_()
+    seen = torch.randn(h.shape) + h.detach()
     free, held = (
-        torch.autograd.grad((f(h) * seen).sum(), h)[0] for f in (lambda h: h, latent.learn)
+        torch.autograd.grad((f(h) * seen).sum(), h)[0]
+        for f in (lambda h: h, latent.whitening.learn)
     )
     stretched = lambda g: (g * h).mean(0)  # noqa: E731
     assert free.mean(0).abs().max() < 0.1 < stretched(free).abs().min()
@@ -677,13 +708,22 @@ def test_no_gradient_moves_or_stretches_all_of_h(make):
 def test_a_small_batch_is_taken_with_those_before(rows):
     latent = FSQ((8, 5)).double()
     for _ in range(300):
-        moved = latent.learn(h := torch.randn(rows, 2) + 5)
-        assert moved.isfinite().all()
-    mean, _ = moments(latent, torch.randn(2000, 2) + 5)
+        assert whitened(latent, h := torch.randn(rows, 2) + 5).isfinite().all()
+    mean, _ = moments(by_the_averages(latent, torch.randn(2000, 2) + 5))
     assert mean.abs().max() < 1
     h.requires_grad_()
-    (gradient,) = torch.autograd.grad(latent.learn(h).square().sum(), h)
+    (gradient,) = torch.autograd.grad(whitened(latent, h).square().sum(), h)
     assert gradient.any() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("latent", [FSQ((3, 4), whiten=False), LFQ(2, whiten=False)], ids=str)
+def test_without_whitening_training_leaves_h_as_it_is(latent):
+    latent.double()
+    h = torch.randn(200, 2) + 3
+    q, learned = (base(f(h)) for f in (latent.distribution, latent.learn))
+    assert torch.equal(q.h, h.tanh().unsqueeze(1) if isinstance(latent, FSQ) else h)
+    assert torch.equal(learned.h, q.h) and torch.equal(learned.point, q.point)
+    assert not [name for name in latent.state_dict() if "whitening" in name]
 
 
 @pytest.mark.parametrize("make", FIXED)
@@ -691,8 +731,8 @@ def test_h_that_does_not_change_stays_finite(make):
     latent = make()
     h = torch.full((20, latent.parameter_size), 3.7, requires_grad=True)
     for _ in range(2000):
-        moved = latent.learn(h)
-    (gradient,) = torch.autograd.grad(base(latent.distribution(moved)).h.sum(), h)
+        latent.learn(h)
+    (gradient,) = torch.autograd.grad(base(latent.learn(h)).h.sum(), h)
     assert gradient.isfinite().all() and gradient.abs().max() < 1e4
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,27 +31,6 @@ def all_sum(x: Tensor) -> Tensor:
     return x
 
 
-class _AllSum(torch.autograd.Function):
-    """The sum over all processes, whose gradient is that of all of them, too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.aside = _aside
-        return all_sum(x.clone())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total.zero_() if ctx.aside else total
-
-
-def differentiable_all_sum(x: Tensor) -> Tensor:
-    """As :func:`all_sum`, but not in place, and with a gradient: all processes join in the backward
-    pass, too."""
-    return _AllSum.apply(x) if world_size() > 1 else x
-
-
 @contextmanager
 def aside() -> Iterator[None]:
     """Within this context the process joins sums over all processes, but adds only zeros."""
@@ -62,6 +40,11 @@ def aside() -> Iterator[None]:
         yield
     finally:
         _aside = before
+
+
+def is_aside() -> bool:
+    """Is the process in :func:`aside`."""
+    return _aside
 
 
 def each(x: Tensor) -> Tensor:

@@ -263,9 +263,8 @@ class VAE(Views, Generation, Pretrained):
             return self.condition.level(self.seen(x), self._y, lambda v: self.settled(v).infer(x))
         features = self.features(x)
         parameters = self._q_parameters(features)
-        if self.training and len(x) and any(p.requires_grad for p in self.head.parameters()):
-            parameters = self.latent.learn(parameters)
-        q = self.latent.distribution(parameters)
+        learns = self.training and len(x) and any(p.requires_grad for p in self.head.parameters())
+        q = self.latent.learn(parameters) if learns else self.latent.distribution(parameters)
         kl = aggregate_kl = None
         if self.prior is None:
             kl = partial(self.kl, q)

@@ -173,16 +173,10 @@ class Latent(PrintsArguments, nn.Module):
         q, if nothing else is said."""
         return self.distribution(parameters)
 
-    def learn(self, parameters: Tensor) -> Tensor:
-        """Learns from a batch of training what no gradient teaches.
-
-        Args:
-            parameters: the encoder's, [B, *grid, parameter_size].
-
-        Returns:
-            Those of which q is made; the same, if nothing else is said.
-        """
-        return parameters
+    def learn(self, parameters: Tensor) -> Distribution:
+        """As :meth:`distribution`, of a batch of training [B, *grid, parameter_size], which teaches
+        the latent what no gradient does."""
+        return self.distribution(parameters)
 
     def learned(self) -> dict[str, Tensor]:
         """What :meth:`learn` has to show, for the log: numbers by name, shape [] each."""

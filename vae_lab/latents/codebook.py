@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributed import all_sum
-from ..distributions import base, full_precision, one_hot, wrapped
+from ..distributions import base, full_precision, log_softmax, one_hot, wrapped
 from ..estimators.base import surrogate
 from ..quantized import Quantized, QuantizedCategory
 from ..schedules import Schedule, as_schedule, bounds
@@ -68,7 +68,11 @@ class Nearest(OneHot):
         return _exactly(_mixed, z, self.codebook()).flatten(-2).to(z.dtype)
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        h, codes = self.vectors(parameters), self.codebook()
+        return self.near(self.vectors(parameters))
+
+    def near(self, h: Tensor) -> Distribution:
+        """q(z) of h [*, L, D]."""
+        codes = self.codebook()
         if not self.deterministic:
             closeness = _exactly(_closeness, h, codes)  # [*, L, K]
             return self.categorical(closeness / self.present_temperature)
@@ -99,6 +103,13 @@ class Nearest(OneHot):
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return self.categorical(parameters.unflatten(-1, self.variables))
+
+    def kl(self, q: Distribution) -> Tensor:
+        """At T = 0 it is -log p of the code, which is the same at all places of a grid."""
+        if not self.deterministic:
+            return super().kl(q)
+        log_p = log_softmax(self.prior_parameters.view(self.variables))  # [L, K]
+        return -_chosen(log_p.unsqueeze(-1), base(q).index).squeeze(-1)
 
     def aggregate_kl(self, q: Distribution) -> Tensor:
         r"""As :meth:`.Finite.aggregate_kl`; at T = 0 of probabilities that have a derivative, those
@@ -191,7 +202,7 @@ class Codebook(Nearest):
         h = super().vectors(parameters)
         return F.normalize(h, dim=-1) if self.cosine else h
 
-    def learn(self, parameters: Tensor) -> Tensor:
+    def learn(self, parameters: Tensor) -> Distribution:
         with torch.no_grad():
             h = self.vectors(parameters)
             if self.deterministic:
@@ -200,7 +211,7 @@ class Codebook(Nearest):
                 chosen = base(self.distribution(parameters)).probs.nan_to_num()
             books = len(self.book.codes)
             self.book.learn(*(x.reshape(-1, books, x.shape[-1]) for x in (h, chosen)))
-        return parameters
+        return self.distribution(parameters)
 
     def learned(self) -> dict[str, Tensor]:
         return {"revived_codes": self.book.revived.sum(), "code_perplexity": self.book.perplexity}

@@ -34,6 +34,7 @@ class FSQ(FullPrecision, Nearest):
         latents: L.
         temperature: T, a number or a schedule, positive; or 0, the nearest code.
         learn_prior: train the prior's logits; uniform otherwise.
+        whiten: False: h' is h, as in the paper; fewer codes stay in use.
 
     Six codes, and the one that is nearest to what the encoder gives:
 
@@ -48,7 +49,7 @@ class FSQ(FullPrecision, Nearest):
     """
 
     points: Tensor
-    highest: Tensor
+    middle: Tensor
     weights: Tensor
 
     def __init__(
@@ -57,6 +58,7 @@ class FSQ(FullPrecision, Nearest):
         latents: int = 1,
         temperature: float | Schedule = 0.0,
         learn_prior: bool = False,
+        whiten: bool = True,
     ) -> None:
         if not levels or min(levels) < 2:
             raise ValueError(f"levels must be 2 or more of each dimension, got {[*levels]}")
@@ -66,24 +68,30 @@ class FSQ(FullPrecision, Nearest):
         points = torch.cartesian_prod(*sides).reshape(1, -1, self.dim)
         self.register_buffer("points", points, persistent=False)
         weights = [math.prod(levels[d + 1 :]) for d in range(len(levels))]
-        self.register_buffer("highest", torch.tensor(levels) - 1, persistent=False)  # digits
+        middle = torch.tensor([(count - 1) / 2 for count in levels])  # of its digits, at 0
+        self.register_buffer("middle", middle, persistent=False)
         self.register_buffer("weights", torch.tensor(weights), persistent=False)  # of the digits
-        self.whitening = Whitening(latents, self.dim)
+        self.whiten = whiten
+        self.whitening = Whitening(latents, self.dim) if whiten else None
 
     def codebook(self) -> Tensor:
         return self.points
 
     def vectors(self, parameters: Tensor) -> Tensor:
-        return self.whitening(super().vectors(parameters)).tanh()
+        h = super().vectors(parameters)
+        return (self.whitening(h) if self.whitening else h).tanh()
 
-    def learn(self, parameters: Tensor) -> Tensor:
-        return self.whitening.learn(super().vectors(parameters)).flatten(-2)
+    def learn(self, parameters: Tensor) -> Distribution:
+        if not self.whitening:
+            return self.distribution(parameters)
+        return self.near(self.whitening.learn(super().vectors(parameters)).tanh())
 
     @torch.no_grad()
     def nearest(self, h: Tensor) -> Tensor:
         """Each number is rounded by itself; what is none is the first level."""
-        digits = ((h.nan_to_num() + 1) / 2 * self.highest).round().long().clamp_min(0)
-        return (digits.minimum(self.highest) * self.weights).sum(-1)
+        inside = h.nan_to_num(-1.0).clamp(-1, 1)
+        digits = torch.addcmul(self.middle, inside, self.middle).round().long()
+        return (digits * self.weights).sum(-1)
 
 
 class LFQ(Bernoulli):
@@ -100,6 +108,7 @@ class LFQ(Bernoulli):
         sphere: h' has a length of 1, and so have the codes: :math:`a = 1 / \sqrt{L}`, else 1.
         temperature: T, a number or a schedule, positive; or 0, the nearest code.
         learn_prior: train the prior's logits; fair coins otherwise.
+        whiten: each number has a mean of 0 and a variance of 1; False: h' is h, as in the paper.
 
     >>> import torch
     >>> latent = LFQ(latents=3)
@@ -118,12 +127,14 @@ class LFQ(Bernoulli):
         sphere: bool = False,
         temperature: float | Schedule = 0.0,
         learn_prior: bool = False,
+        whiten: bool = True,
     ) -> None:
         super().__init__(latents, learn_prior)
         self.sphere = sphere
         self.temperature = as_schedule(temperature)
         self.deterministic = is_zero(self.temperature)
-        self.whitening = Whitening(latents, 1)
+        self.whiten = whiten
+        self.whitening = Whitening(latents, 1) if whiten else None
 
     @property
     def scale(self) -> float:
@@ -134,7 +145,16 @@ class LFQ(Bernoulli):
         return (2 * z - 1) * self.scale
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        h = self.whitening(full_precision(parameters).unsqueeze(-1)).squeeze(-1)
+        h = full_precision(parameters)
+        return self._near(self.whitening(h.unsqueeze(-1)).squeeze(-1) if self.whitening else h)
+
+    def learn(self, parameters: Tensor) -> Distribution:
+        if not self.whitening:
+            return self.distribution(parameters)
+        return self._near(self.whitening.learn(parameters.unsqueeze(-1)).squeeze(-1))
+
+    def _near(self, h: Tensor) -> Distribution:
+        """q(z) of h' [*, L]."""
         h = F.normalize(h, dim=-1) if self.sphere else h
         if not self.deterministic:
             return self._bits(h, self.temperature.value)
@@ -144,9 +164,6 @@ class LFQ(Bernoulli):
             return z + surrogate(move / (2 * self.scale))
 
         return self.independent(Quantized(z, h, self.embed(z), carried, 0))
-
-    def learn(self, parameters: Tensor) -> Tensor:
-        return self.whitening.learn(parameters.unsqueeze(-1)).squeeze(-1)
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return super().distribution(parameters)

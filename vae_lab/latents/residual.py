@@ -128,15 +128,14 @@ class ResidualCodebook(OneHot):
         logits = [level.softened(*pair) for level, *pair in zip(self.levels, h, code, strict=True)]
         return super().aggregate_kl(self.categorical(torch.cat(logits, -2)))
 
-    def learn(self, parameters: Tensor) -> Tensor:
+    def learn(self, parameters: Tensor) -> Distribution:
         """Each level learns from what is left over by the codes of those before it, which have just
         learned."""
         with torch.no_grad():
             rest = full_precision(parameters)
             for level in self.levels:
-                level.learn(rest)
-                rest = rest - base(level.distribution(rest)).code.flatten(-2)
-        return parameters
+                rest = rest - base(level.learn(rest)).code.flatten(-2)
+        return self.distribution(parameters)
 
     def learned(self) -> dict[str, Tensor]:
         each = [level.learned() for level in self.levels]

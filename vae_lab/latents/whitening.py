@@ -1,10 +1,13 @@
 """What the encoder gives, with a mean of 0 and a covariance of 1: around codes that do not move."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ..distributed import all_sum, differentiable_all_sum
+from ..distributed import all_sum, is_aside
 from ..distributions import full_precision
 from ..precision import FullPrecision
 
@@ -54,56 +57,71 @@ class Whitening(FullPrecision):
             return _times(full_precision(h) - loc, matrix)
 
     def learn(self, h: Tensor) -> Tensor:
-        """Learns from a batch h [*, L, D], and returns that of which :meth:`forward` makes what the
-        batch's own moments would."""
+        """Learns from a batch h [*, L, D], and returns it by the batch's own moments."""
         with torch.autocast(h.device.type, enabled=False):
-            rows = full_precision(h).flatten(0, -3)  # [N, L, D]
-            more = h.shape[-1] + 1  # rows of the past
-            count = all_sum(torch.full_like(self.loc[0, 0], len(rows)))
-            total = differentiable_all_sum(rows.sum(0))
-            past_loc = torch.where(self.started, self.loc, total.detach() / count)
-            loc = (total + more * past_loc) / (count + more)
-            centred = rows - loc
-            squares = differentiable_all_sum(centred.movedim(0, -1) @ centred.movedim(0, -2))
-            past = torch.where(self.started, self.covariance, _round(squares.detach() / count))
-            covariance = (squares + more * past) / (count + more)
-            weight = torch.where(self.started, 1 - DECAY, 1.0).to(loc)
-            average = past_loc.lerp(loc.detach(), weight)
-            root = self._take(average, past.lerp(covariance.detach(), weight))
-            matrix = root @ _inverse(_root(covariance))
-            return (_times(centred, matrix) + average).reshape(h.shape)
+            x = full_precision(h).flatten(0, -3).movedim(0, -1)  # [L, D, N]
+            return _ByItsMoments.apply(x, *self._moments(x)).movedim(-1, 0).view_as(h)
 
     @torch.no_grad()
-    def _take(self, loc: Tensor, covariance: Tensor) -> Tensor:
-        """R of these averages, which are taken."""
-        root = _root(covariance)
-        self.loc.copy_(loc)
-        self.covariance.copy_(covariance)
-        self.matrix.copy_(_inverse(root))
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x [L, D, N] in all processes and D + 1 vectors of the past: x minus their mean, the
+        inverse of R, and their number. The averages take them."""
+        past = x.shape[1] + 1
+        present = all_sum(x.new_full((), x.shape[-1]))
+        count = present + past  # by no buffer: a compiled backward pass would see it as it is then
+        total = all_sum(x.sum(-1))
+        loc = (total + past * torch.where(self.started, self.loc, total / present)) / count
+        centred = x - loc.unsqueeze(-1)
+        squares = all_sum(centred @ centred.mT)
+        before = torch.where(self.started, self.covariance, squares / present)
+        covariance = (squares + past * before) / count
+        weight = 1 - DECAY * self.started.to(loc)
+        self.loc.lerp_(loc, weight)
+        self.covariance.lerp_(covariance, weight)
+        matrix, average = _inverse_root(torch.stack([covariance, self.covariance]))
+        self.matrix.copy_(average)
         self.started.fill_(True)
-        return root
+        return centred, matrix, count
 
 
-def _round(covariance: Tensor) -> Tensor:
-    """As much variance in all directions, [L, D, D]."""
-    variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(LEAST)
-    return variance[:, None, None] * _one(covariance)
+class _ByItsMoments(torch.autograd.Function):
+    r"""x [L, D, N] -> :math:`y = W (x - \mu)`, by the mean :math:`\mu` and :math:`W = R^{-1}` of n
+    vectors, of which these are some.
+
+    From the gradients g of y, the columns of G, those of x are the columns of
+
+    .. math:: W^\top (G - \bar g - Q (Y - \bar y) / n), \qquad
+              Q = \mathrm{tril}(Y G^\top)^\top + \mathrm{triu}(G Y^\top ...)
+
+    Source: that of the root, Murray 2016, *Differentiation of the Cholesky decomposition*,
+    arXiv:1602.07527, eq. 10
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, centred: Tensor, matrix: Tensor, count: Tensor) -> Tensor:
+        y = matrix @ centred
+        ctx.aside = is_aside()
+        ctx.save_for_backward(y, all_sum(y.sum(-1)) / count, matrix, count)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        y, mean, matrix, count = ctx.saved_tensors
+        products = all_sum(gradient @ y.mT)  # [L, D, D]
+        q = (products.tril() + products.tril(-1).mT) / count
+        shift = q @ mean.unsqueeze(-1) - (all_sum(gradient.sum(-1)) / count).unsqueeze(-1)
+        moved = matrix.mT @ (gradient + shift - q @ y)
+        return torch.zeros_like(moved) if ctx.aside else moved, None, None, None
 
 
-def _root(covariance: Tensor) -> Tensor:
-    """R, lower triangular, [L, D, D]."""
+def _inverse_root(covariance: Tensor) -> Tensor:
+    """The inverse of R, lower triangular, [*, D, D]."""
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     ridge = RIDGE * variance.mean(-1, keepdim=True).clamp_min(LEAST)
     root, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(ridge.expand_as(variance)))
-    return root
-
-
-def _inverse(root: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(root, _one(root), upper=False)
-
-
-def _one(like: Tensor) -> Tensor:
-    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)
+    one = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    return torch.linalg.solve_triangular(root, one, upper=False)
 
 
 def _times(h: Tensor, matrix: Tensor) -> Tensor:

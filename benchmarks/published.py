@@ -84,9 +84,8 @@ def runnable(about: dict[str, Any], roots: dict[str, str]) -> list[str]:
 
 def why_not(row: dict[str, Any], roots: dict[str, str]) -> str | None:
     """Why a row cannot be run; None if it can."""
-    if "needs" in row and row["needs"] not in roots:
-        return f"it needs --root {row['needs']}=FOLDER"
-    return row.get("not_run")
+    absent = "needs" in row and row["needs"] not in roots
+    return f"it needs --root {row['needs']}=FOLDER" if absent else None
 
 
 def settings(table: str, row: str) -> Any:

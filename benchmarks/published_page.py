@@ -55,8 +55,6 @@ def section(name: str, about: dict[str, Any], results: Path) -> Iterator[str]:
         yield QUANTITIES[about["quantity"]].format(**about.get("bound", {})) + ":"
         measured = [line for line in read(results) if line["table"] == name]
         yield markdown([COLUMNS, *(cells(row, about, measured) for row in about["rows"])])
-        reasons = {row["not_run"] for row in about["rows"].values() if "not_run" in row}
-        yield from (f"There is no run of the rows with a dash: {reason}." for reason in reasons)
     if "findings" in about:
         yield filled(about["findings"])
 
@@ -81,7 +79,7 @@ def cells(row: str, about: dict[str, Any], measured: list[dict[str, str]]) -> li
     theirs = "" if value is None else f"{value:.2f}" + ("" if paper["read"] else " (m)")
     lines = [line for line in measured if line["row"] == row]
     if not lines:
-        return [f"`{row}`", "—" if "not_run" in paper else NOT_RUN, theirs, "", "", ""]
+        return [f"`{row}`", NOT_RUN, theirs, "", "", ""]
     longest = max(int(line["epochs"]) for line in lines)
     lines = [line for line in lines if int(line["epochs"]) == longest]
     steps = f"{max(int(line['steps']) for line in lines):,}"

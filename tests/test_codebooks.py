@@ -387,6 +387,18 @@ def test_the_elbo_is_that_of_the_code_and_the_length_of_its_name(latent):
     assert vae.head.weight.grad.any() and vae.head.weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("latent", NEAREST, ids=lambda latent: type(latent).__name__)
+def test_the_mixture_of_nearest_codes_is_as_far_from_the_prior_as_its_frequencies(latent):
+    """Its KL is that of a q that has randomness."""
+    latent.prior_parameters.data.zero_()
+    q = latent.distribution(vectors(latent, 50))
+    gap, moments = latent.gap(q)
+    p = latent.codes(q).mean(0)
+    expected = (math.log(p.shape[-1]) - torch.special.entr(p).sum(-1)).sum()
+    torch.testing.assert_close(gap, expected)
+    assert moments == p.shape[0] * (p.shape[1] - 1)
+
+
 @pytest.mark.parametrize("cls", [c for c in catalog() if c is not VectorQuantization])
 @pytest.mark.parametrize("latent", NEAREST, ids=lambda latent: type(latent).__name__)
 def test_a_q_without_randomness_is_refused_by_all_others(latent, cls):

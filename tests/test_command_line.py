@@ -147,8 +147,8 @@ BAD = {
     ),
     "latent=categorial": (
         "unknown latent 'categorial'; did you mean categorical; known: bernoulli, categorical, "
-        "codebook, correlated_gaussian, flow_gaussian, fsq, gaussian, lfq, poisson, "
-        "residual_codebook"
+        "codebook, correlated_gaussian, flow_gaussian, fsq, gaussian, hierarchical_gaussian, lfq, "
+        "poisson, residual_codebook"
     ),
     "latent=bernoulli model.latents=3": (
         "model.latents belongs to the model's own latent, which latent=... replaces; type "

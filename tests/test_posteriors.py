@@ -19,7 +19,13 @@ from vae_lab.estimators import (
 )
 from vae_lab.evaluation import evaluate
 from vae_lab.evaluation.decomposition import decompose
-from vae_lab.latents import CorrelatedGaussian, FlowGaussian, Gaussian
+from vae_lab.latents import (
+    CorrelatedGaussian,
+    FlowGaussian,
+    Gaussian,
+    HierarchicalGaussian,
+    Latent,
+)
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
 from vae_lab.priors import Autoregressive, Mixture, Standard, Vamp
@@ -27,13 +33,16 @@ from vae_lab.priors import Autoregressive, Mixture, Standard, Vamp
 LIMIT = 4.5  # standard errors
 FLOWS = ["autoregressive", "coupling"]
 OF_FLOWS = pytest.mark.parametrize("kind", FLOWS)
-KINDS = pytest.mark.parametrize("kind", [*FLOWS, "correlated"])
+BENT = pytest.mark.parametrize("kind", [*FLOWS, "correlated"])
+KINDS = pytest.mark.parametrize("kind", [*FLOWS, "correlated", "hierarchical"])
 GRIDS = pytest.mark.parametrize("grid", [False, True], ids=["flat", "grid"])
 
 
 def latent(kind="autoregressive", latents=3):
     if kind == "correlated":
         return CorrelatedGaussian(latents)
+    if kind == "hierarchical":
+        return HierarchicalGaussian((latents - 1, 1), (5,), "tanh")
     return FlowGaussian(latents, kind, transforms=2, hidden=(8,), context=4)
 
 
@@ -46,7 +55,8 @@ def make(kind="autoregressive", grid=False, prior=None, scale=0.4):
 
 def bent(vae):
     """What the encoder has in common for all x."""
-    return [p for name, p in vae.latent.named_parameters() if name != "prior_parameters"]
+    own = ("prior_parameters", "down.")
+    return [p for name, p in vae.latent.named_parameters() if not name.startswith(own)]
 
 
 def images(vae, count=3):
@@ -120,7 +130,14 @@ def test_a_detached_one_is_the_same_without_gradients(kind):
 
 @pytest.mark.parametrize(
     ("kind", "grid"),
-    [("coupling", False), ("autoregressive", True), ("correlated", False), ("correlated", True)],
+    [
+        ("coupling", False),
+        ("autoregressive", True),
+        ("correlated", False),
+        ("correlated", True),
+        ("hierarchical", False),
+        ("hierarchical", True),
+    ],
 )
 @pytest.mark.parametrize(
     ("objective", "estimator"),
@@ -150,7 +167,7 @@ def test_estimators_agree(kind, grid, objective, estimator):
     assert score.abs().max() < LIMIT + 0.5
 
 
-@pytest.mark.parametrize("kind", ["autoregressive", "correlated"])
+@pytest.mark.parametrize("kind", ["autoregressive", "correlated", "hierarchical"])
 def test_every_estimator_trains_it_or_says_in_one_line_that_it_does_not(kind):
     vae = make(kind)
     x, refused = images(vae), []
@@ -169,7 +186,7 @@ def test_every_estimator_trains_it_or_says_in_one_line_that_it_does_not(kind):
     assert not {"Reparameterization", "StickingTheLanding", "ScoreFunction"} & set(refused)
 
 
-@KINDS
+@BENT
 def test_its_bounds_lie_below_the_evidence_and_above_those_of_a_diagonal_q(kind):
     """p(z|x) of a linear model is one normal with correlations, which the diagonal has not."""
     torch.manual_seed(0)
@@ -284,8 +301,9 @@ def test_the_decomposition_knows_that_they_are_correlated(grid):
 
 
 @GRIDS
-def test_a_kl_is_sampled_and_free_bits_are_refused(grid):
-    vae = make(grid=grid)
+@pytest.mark.parametrize("kind", ["autoregressive", "hierarchical"])
+def test_a_kl_is_sampled_and_free_bits_are_refused(kind, grid):
+    vae = make(kind, grid)
     x = images(vae)
     assert isinstance(vae.prior, Standard)
     q = vae.encode(x.repeat(2000, 1, 1, 1))
@@ -300,7 +318,7 @@ def test_a_kl_is_sampled_and_free_bits_are_refused(grid):
 
 @pytest.mark.parametrize("prior", [None, Mixture(2), Vamp(3), Autoregressive(8, 1, 2)])
 @GRIDS
-@pytest.mark.parametrize("kind", ["autoregressive", "correlated"])
+@pytest.mark.parametrize("kind", ["autoregressive", "correlated", "hierarchical"])
 def test_a_release_gives_it_back_and_a_second_stage_follows(kind, prior, grid, tmp_path):
     vae = make(kind, grid).float()
     if prior is not None:
@@ -311,6 +329,93 @@ def test_a_release_gives_it_back_and_a_second_stage_follows(kind, prior, grid, t
     z = vae.encode(x).sample()
     assert torch.equal(again.encode(x).log_prob(z), vae.encode(x).log_prob(z))
     assert torch.equal(again.p_z().log_prob(z), vae.p_z().log_prob(z))
+
+
+# A hierarchy
+
+
+def level(vae, which, given):
+    """The normals that a network of the latent gives."""
+    mean, log_scale = getattr(vae.latent, which)[0](given).chunk(2, -1)
+    return torch.distributions.Normal(mean, log_scale.exp())
+
+
+@GRIDS
+def test_each_level_is_given_the_one_next_to_it(grid):
+    """p(z1|z2) p(z2) and q(z1|x) q(z2|z1), by torch's normals; the decoder sees z1."""
+    vae = make("hierarchical", grid)
+    x = images(vae)
+    low, log_scale = vae.head(vae.encoder(x)).chunk(2, -1)
+    q, p, z = vae.encode(x), vae.p_z(), torch.randn(4, 3, *vae.latent.event_shape).double()
+    below, above = z.tensor_split([2], -1)
+    first = torch.distributions.Normal(low, log_scale.exp()).log_prob(below).sum(-1)
+    expected = first + level(vae, "up", below).log_prob(above).sum(-1)
+    torch.testing.assert_close(q.log_prob(z), expected.reshape(4, 3, -1).sum(-1))
+    top_mean, top_scale = vae.latent.prior_parameters.chunk(2)
+    top = torch.distributions.Normal(top_mean, top_scale.exp()).log_prob(above).sum(-1)
+    expected = top + level(vae, "down", above).log_prob(below).sum(-1)
+    torch.testing.assert_close(p.log_prob(z), expected.reshape(4, 3, -1).sum(-1))
+    assert torch.equal(vae.decode(z), vae.decode(torch.cat([below, above + 1], -1)))
+
+
+@pytest.mark.parametrize("drawn", ["prior", "posterior"])
+def test_draws_of_a_hierarchy_are_of_its_density(drawn):
+    """The mean of the ratio of a wider normal's density to its own is one."""
+    vae = make("hierarchical")
+    q = vae.p_z() if drawn == "prior" else vae.encode(images(vae, 1))
+    z = q.rsample((200_000,)).detach()
+    wide = torch.distributions.Normal(z.mean(0), 0.5 * z.std(0))
+    ratio = (wide.log_prob(z).sum(-1) - q.log_prob(z)).exp().detach()
+    assert abs(z_scores(ratio.flatten(), torch.ones(()))) < LIMIT
+
+
+def test_the_evidence_of_a_linear_hierarchy_lies_just_above_its_bounds():
+    torch.manual_seed(0)
+    model = LinearGaussian(HierarchicalGaussian((2, 1), ()))
+    latent = model.vae.latent
+    with torch.no_grad():
+        for layer, width in ((latent.up[0][0], 1), (latent.down[0][0], 2)):
+            layer.weight[width:] = 0  # sigma depends on nothing
+        latent.up[0][0].bias[1:] = 1.0  # a q that is wide
+        model.vae.head.weight[2:], model.vae.head.bias[2:] = 0, 1.0
+        weight, bias = latent.down[0][0].weight[:2], latent.down[0][0].bias
+        mean, log_scale = latent.prior_parameters.chunk(2)
+        loc = weight @ mean + bias[:2]
+        covariance = weight @ (2 * log_scale).exp().diag() @ weight.T + (2 * bias[2:]).exp().diag()
+        seen = model.weight[:, :2]
+        total = seen @ covariance @ seen.T + model.sigma**2 * torch.eye(len(seen)).double()
+        x = model.x.flatten(1)
+        evidence = torch.distributions.MultivariateNormal(
+            seen @ loc + model.offset, total
+        ).log_prob(x)
+        bound = model.vae.log_likelihood(model.x, 100_000)
+        few, many = (model.vae.log_likelihood(model.x.repeat(200, 1, 1, 1), k) for k in (1, 20))
+    torch.testing.assert_close(bound, evidence, rtol=0, atol=0.05)
+    assert (few.view(200, 3).mean(0) < many.view(200, 3).mean(0)).all()
+    assert (many.view(200, 3).mean(0) < evidence).all()
+
+
+@GRIDS
+@pytest.mark.parametrize("chain", ["q", "p"])
+def test_the_densities_of_many_at_once_are_those_of_each(chain, grid):
+    latent, count = make("hierarchical", grid).latent, 4
+    size = latent.parameter_size if chain == "q" else latent.prior_size
+    family = latent.distribution if chain == "q" else latent.prior_distribution
+    q = family(torch.randn(count, *latent.grid, size).double())
+    z = torch.randn(2, 3, *latent.event_shape).double()
+    expected = Latent.log_densities(latent, q, z)
+    assert expected.shape == (2, 3, count)
+    torch.testing.assert_close(latent.log_densities(q, z), expected)
+
+
+@GRIDS
+def test_a_temperature_scales_what_each_level_leaves(grid):
+    latent = make("hierarchical", grid).latent
+    cold, warm, hot = (latent.sample(5, temperature, seed=1) for temperature in (0.0, 1.0, 2.0))
+    torch.testing.assert_close(cold, latent.prior().mean.expand_as(cold))
+    assert not torch.equal(warm, hot) and torch.equal(warm, latent.sample(5, seed=1))
+    top = [z[..., 2:] for z in (cold, warm, hot)]
+    torch.testing.assert_close(top[2] - top[0], 2 * (top[1] - top[0]))
 
 
 @KINDS
@@ -333,6 +438,9 @@ def test_it_is_evaluated_with_what_its_density_allows(kind):
         (lambda: FlowGaussian(context=0), "context must be a positive integer, got 0"),
         (lambda: CorrelatedGaussian(directions=0), "directions must be a positive integer, got 0"),
         (lambda: FlowGaussian(transforms=0), "transforms must be a positive integer, got 0"),
+        (lambda: HierarchicalGaussian((3,)), r"two levels or more, got \[3\]: use Gaussian"),
+        (lambda: HierarchicalGaussian(3), "latents must be a non-empty sequence of positive int"),
+        (lambda: HierarchicalGaussian(activation="sine"), "activation must be one of relu, "),
     ],
 )
 def test_refusals(build, message):

@@ -7,13 +7,18 @@ parameters: it has a method `detach()` if it can be had with constant parameters
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, TypeVar
 
 import torch
 import torch.distributions as td
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, kl_divergence
+
+LOG_SCALES = -40.0, 10.0
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class OneHotCategorical(td.OneHotCategorical):
@@ -90,6 +95,16 @@ def detach(q: Distribution) -> Distribution:
     if hasattr(inner, "detach"):
         return wrapped(inner.detach(), len(q.event_shape))
     return mapped(q, Tensor.detach)
+
+
+def frozen(module: Module) -> Module:
+    """A view of a module whose parameters are constant."""
+    view = copy(module)
+    own = module._parameters.items()
+    constant: dict[str, Any] = {name: None if p is None else p.detach() for name, p in own}
+    view._parameters = constant
+    view._modules = {name: None if m is None else frozen(m) for name, m in module._modules.items()}
+    return view
 
 
 def can_detach(q: Distribution) -> bool:
@@ -209,6 +224,13 @@ def _poisson_kl(q: td.Poisson, p: td.Poisson) -> Tensor:
 def poisson_kl(rate: Tensor, log_prior: Tensor) -> Tensor:
     """The KL of Poisson distributions, from the prior's log-rate."""
     return rate * (log_rate(rate) - log_prior - 1) + log_prior.exp()
+
+
+def normal(parameters: Tensor) -> td.Normal:
+    """The normals [*, D] of means and log sigmas in a row, [*, 2 D]; log sigma is kept within
+    [-40, 10], so that nothing overflows."""
+    mean, log_scale = parameters.chunk(2, -1)
+    return td.Normal(mean, log_scale.clamp(*LOG_SCALES).exp(), validate_args=False)
 
 
 def log_rate(rate: Tensor) -> Tensor:

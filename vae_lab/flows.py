@@ -1,13 +1,13 @@
 """Normalizing flows, whose networks are zuko's."""
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 
+from .distributions import frozen
 from .networks.base import from_zero
 from .optional import needs
 
@@ -95,15 +95,5 @@ class Pushed(Distribution):
     def detach(self) -> "Pushed":
         """The same, of whose parameters none has a gradient, the network's neither."""
         constant = self.mapped(Tensor.detach)
-        constant.flow = _frozen(self.flow)
+        constant.flow = frozen(self.flow)
         return constant
-
-
-def _frozen(module: nn.Module) -> nn.Module:
-    """A view of a module whose parameters are constant."""
-    view = copy(module)
-    own = module._parameters.items()
-    constant: dict[str, Any] = {name: None if p is None else p.detach() for name, p in own}
-    view._parameters = constant
-    view._modules = {name: None if m is None else _frozen(m) for name, m in module._modules.items()}
-    return view

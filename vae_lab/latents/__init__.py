@@ -9,6 +9,7 @@ from .discrete import Finite as Finite
 from .discrete import discrete_latent as discrete_latent
 from .flow_gaussian import FlowGaussian
 from .gaussian import Gaussian
+from .hierarchical_gaussian import HierarchicalGaussian
 from .lookup_free import FSQ, LFQ
 from .poisson import Poisson
 from .residual import ResidualCodebook
@@ -23,6 +24,7 @@ __all__ = [
     "CorrelatedGaussian",
     "FlowGaussian",
     "Gaussian",
+    "HierarchicalGaussian",
     "Poisson",
     "ResidualCodebook",
 ]

@@ -168,6 +168,12 @@ class Latent(PrintsArguments, nn.Module):
             parameters = places.expand(*batch, *self.grid, size)
         return self.prior_distribution(parameters)
 
+    @property
+    def factorised(self) -> "Latent":
+        """A latent of the same z, of whose prior each variable has parameters of its own; itself,
+        if nothing else is said."""
+        return self
+
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         """Parameters [*B, *grid, prior_size] -> a distribution of the prior's family, [*B]; that of
         q, if nothing else is said."""
@@ -192,8 +198,11 @@ class Latent(PrintsArguments, nn.Module):
 
     def kl(self, q: Distribution) -> Tensor:
         """KL(q || prior) of each latent variable in closed form, [*B, L] or as they lie in z, in
-        nats."""
-        return kl(q, self.prior())
+        nats; where there is none, that of z by one draw, [*B]."""
+        if self.closed_kl:
+            return kl(q, self.prior())
+        z = q.rsample()
+        return q.log_prob(z) - self.prior().log_prob(z)
 
     def aggregate_kl(self, q: Distribution) -> Tensor:
         """What each datum adds to the KL of the mean of the posteriors from the prior, [B], in

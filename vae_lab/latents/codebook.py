@@ -105,11 +105,12 @@ class Nearest(OneHot):
         return self.categorical(parameters.unflatten(-1, self.variables))
 
     def kl(self, q: Distribution) -> Tensor:
-        """At T = 0 it is -log p of the code, which is the same at all places of a grid."""
-        if not self.deterministic:
+        """Of a q at T = 0 -log p of the code, which is the same at all places of a grid."""
+        inner = base(q)
+        if not isinstance(inner, QuantizedCategory):
             return super().kl(q)
         log_p = log_softmax(self.prior_parameters.view(self.variables))  # [L, K]
-        return -_chosen(log_p.unsqueeze(-1), base(q).index).squeeze(-1)
+        return -_chosen(log_p.unsqueeze(-1), inner.index).squeeze(-1)
 
     def aggregate_kl(self, q: Distribution) -> Tensor:
         r"""As :meth:`.Finite.aggregate_kl`; at T = 0 of probabilities that have a derivative, those

@@ -80,11 +80,6 @@ class FlowGaussian(FullPrecision, Gaussian):
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return super().distribution(parameters)
 
-    def kl(self, q: Distribution) -> Tensor:
-        """KL(q || prior), by one draw, [*B]."""
-        z = q.rsample()
-        return q.log_prob(z) - self.prior().log_prob(z)
-
     def gap(self, q: Distribution) -> None:  # type: ignore[override]
         return None
 

@@ -5,12 +5,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
-from ..distributions import base, precise
+from ..distributions import base, normal, precise
 from .base import WIDTH, Latent
-
-LOG_SCALES = -40.0, 10.0
 
 
 class Gaussian(Latent):
@@ -44,21 +42,10 @@ class Gaussian(Latent):
         self.latents = latents
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        mean, log_scale = parameters.chunk(2, -1)
-        scale = log_scale.clamp(*LOG_SCALES).exp()
-        return self.independent(Normal(mean, scale, validate_args=False))
+        return self.independent(normal(parameters))
 
     def log_densities(self, q: Distribution, z: Tensor) -> Tensor:
-        r"""By :math:`(z - \mu)^2 = z^2 - 2 z \mu + \mu^2`, a product of matrices; in
-        double precision, as z and mu may be many sigma from zero and near each other."""
-        loc, scale = (p.flatten(1).to(precise(z)) for p in (base(q).loc, base(q).scale))  # [K, L]
-        numbers, weight = self.numbers(z).to(loc), scale.square().reciprocal()
-        linear = loc * weight
-        constant = scale.log().sum(-1) + (loc * linear).sum(-1) / 2
-        constant = constant + math.log(2 * math.pi) / 2 * scale.shape[-1]
-        powers = torch.cat([numbers.square(), numbers], -1)
-        matrix = torch.cat([weight / -2, linear], -1)
-        return F.linear(powers, matrix, -constant).to(z)
+        return log_densities(base(q).loc, base(q).scale, self.numbers(z))
 
     def values(self, steps: int = 7) -> Tensor:
         """From -3 to 3 standard deviations of the prior around its mean."""
@@ -101,3 +88,20 @@ class Gaussian(Latent):
             moments = size * (size + 1) // 2
         second = trace + means.mean(0).square().sum() - size - logdet
         return second / 2, size + moments
+
+
+def log_densities(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+    r"""The density of every z [\*, L] under each of K normals, whose parameters are [K, \*V] for L
+    variables in all -> [\*, K].
+
+    By :math:`(z - \mu)^2 = z^2 - 2 z \mu + \mu^2`, a product of matrices; in double precision, as z
+    and mu may be many sigma from zero and near each other.
+    """
+    loc, scale = (p.flatten(1).to(precise(z)) for p in (loc, scale))  # [K, L]
+    numbers, weight = z.to(loc), scale.square().reciprocal()
+    linear = loc * weight
+    constant = scale.log().sum(-1) + (loc * linear).sum(-1) / 2
+    constant = constant + math.log(2 * math.pi) / 2 * scale.shape[-1]
+    powers = torch.cat([numbers.square(), numbers], -1)
+    matrix = torch.cat([weight / -2, linear], -1)
+    return F.linear(powers, matrix, -constant).to(z)

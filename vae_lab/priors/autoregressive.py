@@ -240,6 +240,7 @@ class Steps(NamedTuple):
 
     @classmethod
     def of(cls, latent: "Latent", components: int) -> "Steps":
+        latent = latent.factorised
         numbers = latent.kind == "numbers"
         count = latent.num_places if numbers and latent.grid else latent.num_variables
         of_a_variable = latent.size // latent.num_variables

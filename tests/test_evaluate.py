@@ -132,6 +132,14 @@ def test_few_states_are_enumerated():
     )
 
 
+def test_an_evaluation_gives_every_part_its_own_mode_back():
+    vae = discrete_vae(Bernoulli(3)).train()
+    vae.encoder.eval()
+    before = [part.training for part in vae.modules()]
+    evaluate(vae, [binary_images(20)], parts=["bound"], samples=2)
+    assert [part.training for part in vae.modules()] == before and len({*before}) == 2
+
+
 def test_a_linear_gaussian_model_has_its_log_likelihood():
     model = LinearGaussian(Gaussian(2))
     x = torch.rand(150, *SHAPE, dtype=torch.float64)

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..drawing.kinds import figures_of
+from ..gradients import evaluating
 from ..seeding import seed_generators
 from .training import Training
 
@@ -87,7 +88,7 @@ class Pictures(pl.Callback):
             return
         self._drawn_at = trainer.global_step
         x, y = self._seen or (torch.zeros(0, *vae.shape), torch.zeros(0))  # without a validation
-        with _evaluating(pl_module), forked_generators(pl_module.device), torch.no_grad():
+        with evaluating(pl_module), forked_generators(pl_module.device), torch.no_grad():
             seed_generators(self.seed)
             try:
                 paths = figures_of(vae.shape).draw(vae, x, y, self.folder, self.images)
@@ -97,18 +98,6 @@ class Pictures(pl.Callback):
         for path in paths:
             for logger in trainer.loggers:
                 send(logger, f"images/{path.stem}", path, trainer.global_step)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every submodule has its own mode back."""
-    training = [child for child in module.modules() if child.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child in training:
-            child.training = True
 
 
 @contextmanager

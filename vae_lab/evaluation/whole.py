@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..estimators import Estimator
+from ..gradients import evaluating
 from ..inputs import is_picture
 from ..memory import MEMORY
 from ..vae import VAE
@@ -161,17 +162,14 @@ def evaluate(
     settings = replace(settings or Settings(), **named)
     if settings.asks("samples") and is_picture(vae.shape):
         choose(settings.features)  # what it lacks is known before the rest has taken minutes
-    began, training = time.perf_counter(), vae.training
+    began = time.perf_counter()
     work = _work(vae, batches, settings, progress or _silent)
     m = work.m
     devices = [m.device] if m.device.type == "cuda" else []
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            for measure in MEASURES:
-                if settings.asks(measure.part) and measure.applies(work):
-                    measure.add(work)
-    finally:
-        vae.train(training)
+    with evaluating(vae), torch.no_grad(), torch.random.fork_rng(devices):
+        for measure in MEASURES:
+            if settings.asks(measure.part) and measure.applies(work):
+                measure.add(work)
     numbers = {name: metric.value for name, metric in m.metrics.items()}
     diagnosis = diagnose({**numbers, **m.numbers, **(settings.known or {})})
     seconds = time.perf_counter() - began
@@ -188,7 +186,7 @@ def _work(vae: VAE, batches: Iterable[Any], settings: Settings, progress: OnProg
     x, y = collect(batches, settings.images)
     if tuple(x.shape[1:]) != vae.shape:
         raise ValueError(f"the model's images are {vae.shape}, got {tuple(x.shape[1:])}")
-    m = Measurement(vae.eval(), x, y, settings.memory, settings.seed, progress)
+    m = Measurement(vae, x, y, settings.memory, settings.seed, progress)
     if settings.train is None:
         return Work(m, settings, (x[:0], y[:0]))
     # Large images would not all fit into memory.

@@ -1,6 +1,7 @@
 """task=prior: a second stage, which trains a prior on the posteriors of a model that is frozen."""
 
 import inspect
+import re
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,6 +13,7 @@ from commandline.refusals import checkpoint_of
 from models.base import VAEModule
 from vae_lab import VAE, pretrained
 from vae_lab.description import blueprint
+from vae_lab.estimators.suited import suited
 from vae_lab.storage import sources
 from vae_lab.storage.runs import default_folder
 
@@ -55,14 +57,9 @@ def second_stage(config: DictConfig, vae: VAE, source: str) -> DictConfig:
     config.model = {"_target_": "models.SecondStage", **kept}
     config.init.model, config.init.freeze = source, ["model"]
     if config.estimator is None:
-        config.estimator = OmegaConf.load(CONFIGS / "estimator" / f"{_estimator(vae)}.yaml")
+        name = re.sub(r"\B([A-Z])", r"_\1", type(suited(vae.latent)).__name__).lower()
+        config.estimator = OmegaConf.load(CONFIGS / "estimator" / f"{name}.yaml")
     return config
-
-
-def _estimator(vae: VAE) -> str:
-    if vae.latent.deterministic:
-        return "vector_quantization"
-    return "reparameterization" if vae.latent.prior().has_rsample else "score_function"
 
 
 def _data(config: DictConfig, source: str) -> Any:

@@ -152,15 +152,10 @@ class VAE(Views, Generation, Pretrained):
         return (objective or ELBO())(self, estimator or self._estimator(), x, y)
 
     def _estimator(self) -> "Estimator":
-        from .estimators import Exact, Reparameterization, ScoreFunction, VectorQuantization
+        from .estimators import Exact
+        from .estimators.suited import suited
 
-        estimator: Estimator
-        if self.latent.deterministic:
-            estimator = VectorQuantization()
-        elif self.latent.prior().has_rsample:
-            estimator = Reparameterization()
-        else:
-            estimator = ScoreFunction(4)
+        estimator = suited(self.latent)
         return Levels(Exact(), estimator) if self.infers_labels else estimator
 
     def images(self, x: Array, first_only: bool = False) -> Tensor:

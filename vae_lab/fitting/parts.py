@@ -7,13 +7,8 @@ from copy import deepcopy
 from typing import Any
 
 from ..description import CLASSES
-from ..estimators import (
-    Estimator,
-    Reparameterization,
-    ScoreFunction,
-    VectorQuantization,
-    catalog,
-)
+from ..estimators import Estimator, catalog
+from ..estimators.suited import suited
 from ..inputs import Shape
 from ..latents import CorrelatedGaussian, Gaussian, Latent
 from ..likelihoods import Likelihood
@@ -114,11 +109,5 @@ def latent_for(shape: Shape, missing: bool = False) -> Latent:
 
 
 def estimator_for(latent: Latent, objective: Objective) -> Estimator:
-    """One without bias: through reparameterised samples where there are any. Of codes that are the
-    nearest ones, and not drawn, that of the VQ-VAE."""
-    if latent.deterministic:
-        return VectorQuantization()
-    several = SAMPLES if objective.multi_sample else None
-    if latent.prior().has_rsample:
-        return Reparameterization(several or 1)
-    return ScoreFunction(several or 4)
+    """The one that suits it, of several samples where the objective is a bound of several."""
+    return suited(latent, SAMPLES if objective.multi_sample else None)

@@ -11,6 +11,7 @@ from test_codebooks import vectors
 from vae_lab.distributions import base
 from vae_lab.estimators import VectorQuantization
 from vae_lab.latents import FSQ, LFQ
+from vae_lab.latents.whitening import learning
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,7 +29,8 @@ def moments(white):
 
 def whitened(latent, h):
     """h [N, L * D] by the moments of this batch, [N, L, D]."""
-    return latent.whitening.learn(h.unflatten(-1, latent.whitening.loc.shape))
+    with learning(latent.whitening):
+        return latent.whitening(h.unflatten(-1, latent.whitening.loc.shape))
 
 
 def by_the_averages(latent, h):
@@ -66,10 +68,12 @@ def test_the_gradient_of_whitening_is_that_of_what_it_computes(make, batches):
     past, count = dim + 1, 40 + dim + 1
     loc = (h.sum(0) + past * (before.loc if batches else h.detach().mean(0))) / count
     squares = torch.einsum("nld,nle->lde", h - loc, h - loc)
-    covariance = before.covariance if batches else squares.detach() / 40
+    variance = squares.detach().diagonal(dim1=-2, dim2=-1).mean(-1) / 40  # in all directions
+    round_one = torch.eye(dim) * variance[:, None, None]
+    covariance = before.covariance if batches else round_one
     root = torch.linalg.cholesky((squares + past * covariance) / count)
     expected = torch.linalg.solve_triangular(root, (h - loc).unsqueeze(-1), upper=False).squeeze(-1)
-    found = latent.whitening.learn(h)
+    found = whitened(latent, h.flatten(1))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     gradients = [torch.autograd.grad((white * seen).sum(), h)[0] for white in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
@@ -82,7 +86,7 @@ def test_no_gradient_moves_or_stretches_all_of_h(make):
     seen = torch.randn(h.shape) + h.detach()
     free, held = (
         torch.autograd.grad((f(h) * seen).sum(), h)[0]
-        for f in (lambda h: h, latent.whitening.learn)
+        for f in (lambda h: h, lambda h: whitened(latent, h.flatten(1)))
     )
     stretched = lambda g: (g * h).mean(0)  # noqa: E731
     assert free.mean(0).abs().max() < 0.1 < stretched(free).abs().min()
@@ -110,6 +114,45 @@ def test_without_whitening_training_leaves_h_as_it_is(latent):
     assert torch.equal(q.h, h.tanh().unsqueeze(1) if isinstance(latent, FSQ) else h)
     assert torch.equal(learned.h, q.h) and torch.equal(learned.point, q.point)
     assert not [name for name in latent.state_dict() if "whitening" in name]
+
+
+@pytest.mark.parametrize("make", FIXED)
+@pytest.mark.parametrize("first", ["one", "two", "constant"])
+def test_a_first_batch_that_does_not_vary_does_no_harm(make, first):
+    """Its covariance has no inverse, and is among what the next batches are whitened by."""
+    latent = make()
+    size = latent.parameter_size
+    batch = {"one": torch.randn(1, size), "two": torch.randn(2, size)}
+    h = batch.get(first, torch.full((50, size), 3.7)).requires_grad_()
+    weight = torch.randn(len(h), size).view(len(h), *latent.whitening.loc.shape)
+    (gradient,) = torch.autograd.grad((whitened(latent, h) * weight).sum(), h)
+    assert gradient.norm() < 100 * weight.norm() and latent.whitening.matrix.abs().max() < 200
+    h = torch.randn(64, size).requires_grad_()
+    weight = torch.randn(64, size).view(64, *latent.whitening.loc.shape)
+    (gradient,) = torch.autograd.grad((whitened(latent, h) * weight).sum(), h)
+    assert 0.1 * weight.norm() < gradient.norm() < 10 * weight.norm()
+
+
+@pytest.mark.parametrize("cls", [FSQ, LFQ])
+def test_what_a_subclass_says_of_q_holds_in_training(cls):
+    class Own(cls):
+        def distribution(self, parameters):
+            return super().distribution(parameters - 1000)
+
+    latent = (Own((3, 4), whiten=False) if cls is FSQ else Own(2, whiten=False)).double()
+    h = vectors(latent, 20).detach()
+    assert torch.equal(base(latent.learn(h)).h, base(latent.distribution(h)).h)
+    assert (base(latent.learn(h)).code == -1).all()
+    whole = (Own((3, 4)) if cls is FSQ else Own(2)).double()
+    whole.learn(h)
+    torch.testing.assert_close(whole.whitening.loc.flatten(), h.mean(0) - 1000)
+
+
+def test_a_code_that_the_prior_rules_out_has_a_kl_that_0_times_is_0():
+    latent = FSQ((3, 4), 2).double()
+    latent.prior_parameters.data[:6] = -math.inf
+    kl = latent.kl(latent.distribution(vectors(latent, 50)))
+    assert (0 * kl).isfinite().all() and kl.max() > 1e30
 
 
 @pytest.mark.parametrize("make", FIXED)

@@ -9,7 +9,7 @@ from oracles import z_scores
 from tiny import GRID_SHAPE, SHAPE, SMALL_GRID, LinearGaussian, binary_images, gradients, randomize
 
 import vae_lab
-from vae_lab import VAE, likelihoods
+from vae_lab import VAE, likelihoods, variables
 from vae_lab.estimators import (
     DReG,
     Reparameterization,
@@ -28,7 +28,7 @@ from vae_lab.latents import (
 )
 from vae_lab.networks import MLP
 from vae_lab.objectives import ELBO, IWAE, MonteCarloELBO
-from vae_lab.priors import Autoregressive, Mixture, Standard, Vamp
+from vae_lab.priors import Autoregressive, Flow, Mixture, Standard, Vamp
 
 LIMIT = 4.5  # standard errors
 FLOWS = ["autoregressive", "coupling"]
@@ -42,7 +42,7 @@ def latent(kind="autoregressive", latents=3):
     if kind == "correlated":
         return CorrelatedGaussian(latents)
     if kind == "hierarchical":
-        return HierarchicalGaussian((latents - 1, 1), (5,), "tanh")
+        return HierarchicalGaussian((latents - 1, 1), (5,))
     return FlowGaussian(latents, kind, transforms=2, hidden=(8,), context=4)
 
 
@@ -340,6 +340,51 @@ def level(vae, which, given):
     return torch.distributions.Normal(mean, log_scale.exp())
 
 
+@pytest.mark.parametrize("latents", [(4, 2), (20, 10), (20, 10, 5)])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_a_hierarchy_is_tame_at_the_start(latents, activation):
+    """Far out a sigma that a level gives the next one would be tiny, or huge."""
+    latent = HierarchicalGaussian(latents, activation=activation)
+    q = latent.distribution(torch.zeros(2000, latent.parameter_size))
+    assert 0 < latent.kl(q).mean() < 3 * sum(latents)
+    assert latent.sample(1000).abs().max() < 50 and not latent.sample(3).requires_grad
+
+
+@pytest.mark.parametrize("network", [MLP((16,)), SMALL_GRID], ids=["flat", "grid"])
+def test_a_hierarchy_trains_as_it_is_given(network):
+    x = (torch.rand(256, *GRID_SHAPE) < 0.2).float() if network is SMALL_GRID else None
+    x = binary_images(256) if x is None else x
+    found = vae_lab.fit(
+        x,
+        latent=HierarchicalGaussian((6, 4, 2)),
+        network=network,
+        likelihood="bernoulli",
+        epochs=15,
+        batch_size=32,
+        seed=0,
+    )
+    elbo = [epoch["val/elbo"] for epoch in found.history]
+    assert elbo[-1] > elbo[0] and all(math.isfinite(value) for value in elbo)
+
+
+@pytest.mark.parametrize(
+    "prior", [Mixture(2), Vamp(3), Autoregressive(8, 1, 2), Flow(transforms=2)]
+)
+def test_another_prior_leaves_that_of_the_levels_alone(prior):
+    """A parameter that waits for a gradient stops a run of several processes."""
+    torch.manual_seed(0)
+    vae = VAE(SHAPE, MLP((4,)), latent("hierarchical"), likelihoods.Bernoulli(), prior)
+    vae(binary_images(3)).objective.sum().backward()
+    assert all(p.grad is not None for p in vae.parameters() if p.requires_grad)
+    assert (getattr(vae.prior, "units", None) is None) == isinstance(prior, Vamp)
+
+
+def test_what_the_decoder_does_not_see_is_shown_last():
+    vae = make("hierarchical")
+    q = vae.encode(images(vae, 30))
+    assert variables.use(vae, [q]).each[2] == 0 < variables.use(vae, [q]).each[:2].min()
+
+
 @GRIDS
 def test_each_level_is_given_the_one_next_to_it(grid):
     """p(z1|z2) p(z2) and q(z1|x) q(z2|z1), by torch's normals; the decoder sees z1."""
@@ -374,11 +419,11 @@ def test_the_evidence_of_a_linear_hierarchy_lies_just_above_its_bounds():
     model = LinearGaussian(HierarchicalGaussian((2, 1), ()))
     latent = model.vae.latent
     with torch.no_grad():
-        for layer, width in ((latent.up[0][0], 1), (latent.down[0][0], 2)):
+        for layer, width in ((latent.up[0][-1], 1), (latent.down[0][-1], 2)):
             layer.weight[width:] = 0  # sigma depends on nothing
-        latent.up[0][0].bias[1:] = 1.0  # a q that is wide
+        latent.up[0][-1].bias[1:] = 1.0  # a q that is wide
         model.vae.head.weight[2:], model.vae.head.bias[2:] = 0, 1.0
-        weight, bias = latent.down[0][0].weight[:2], latent.down[0][0].bias
+        weight, bias = latent.down[0][-1].weight[:2], latent.down[0][-1].bias
         mean, log_scale = latent.prior_parameters.chunk(2)
         loc = weight @ mean + bias[:2]
         covariance = weight @ (2 * log_scale).exp().diag() @ weight.T + (2 * bias[2:]).exp().diag()

@@ -73,7 +73,7 @@ class Ancestral(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         first, others = self.apart(value)
-        return Normal(self.loc, self.scale, validate_args=False).log_prob(first).sum(-1) + others
+        return self._first.log_prob(first).sum(-1) + others
 
     def apart(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """The first vector of z [*, D], and the log-density of the others given it, [*], in which
@@ -101,13 +101,16 @@ class Ancestral(Distribution):
         constant.networks = frozen(self.networks)
         return constant
 
+    @property
+    def _first(self) -> Normal:
+        return Normal(self.loc, self.scale, validate_args=False)
+
     def _in_turn(
         self, choose: Callable[[Normal], Tensor], sample_shape: Sequence[int] = ()
     ) -> Iterator[tuple[Normal, Tensor]]:
         """Each vector's distribution, given what was chosen of the one before, and what is of its
         own."""
-        first = Normal(self.loc, self.scale, validate_args=False)
-        given = first.expand(Size([*sample_shape, *self.loc.shape]))
+        given = self._first.expand(Size([*sample_shape, *self.loc.shape]))
         yield given, (z := choose(given))
         for network in self.networks:
             given = normal(full_precision(network(z)))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.export import Dim
 
+from .ancestral import Ancestral
 from .distributions import base, full_precision, one_hot, parameters
 from .networks.base import place_size
 from .optional import needs
@@ -33,7 +34,8 @@ class Exported(NamedTuple):
 
 class EncoderGraph(nn.Module):
     """x [B, C, H, W], and y [B] of a conditional model, -> the parameters of q(z|x), of each latent
-    [B, ...]; of a q without randomness the whole numbers that stand for its codes."""
+    [B, ...]; of a q without randomness the whole numbers that stand for its codes, and of several
+    levels of numbers the means."""
 
     input = "x"
     sides: ClassVar = {2: "height", 3: "width"}  # that vary, of a fully convolutional model
@@ -87,6 +89,8 @@ class DecoderGraph(nn.Module):
 
 def _said(q: Distribution) -> dict[str, Tensor]:
     inner = base(q)
+    if isinstance(inner, Ancestral):  # of which z is more than its parameters say
+        return {"z": inner.mean}
     return {"codes": inner.index} if isinstance(inner, Quantized) else parameters(q)
 
 
@@ -118,7 +122,8 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
     Those of a conditional model have a second input, `y`: labels [B] or attributes [B, A].
 
     The encoder maps `x` to the parameters of q(z|x): `loc` and `scale`, `logits` or `rate`, and of
-    nearest codes to `codes`, whole numbers. The decoder maps `z`, or `codes`, to the likelihood's
+    nearest codes to `codes`, whole numbers; of several levels of numbers to `z`, their means. The
+    decoder maps `z`, or `codes`, to the likelihood's
     `parameters` and to the `mean` image. Both were run with onnxruntime on several batches and
     sizes and agree with torch, or nothing is written.
 

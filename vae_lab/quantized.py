@@ -128,5 +128,5 @@ def _point_kl(q: Quantized, p: Distribution) -> Tensor:
 
 @register_kl(QuantizedCategory, OneHotCategorical)
 def _category_kl(q: QuantizedCategory, p: OneHotCategorical) -> Tensor:
-    logits = p.logits.clamp_min(lowest(p.logits)).expand(*q.batch_shape, -1)
-    return -logits.gather(-1, q.index.unsqueeze(-1)).squeeze(-1)
+    logits = p.logits.expand(*q.batch_shape, -1).gather(-1, q.index.unsqueeze(-1)).squeeze(-1)
+    return -logits.clamp_min(lowest(logits))

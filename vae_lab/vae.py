@@ -103,6 +103,8 @@ class VAE(Views, Generation, Pretrained):
 
     def _set_prior(self, prior: Prior, condition: Condition | None) -> None:
         bound(prior, self.latent, self.likelihood.input_shape(self.shape), condition)
+        if not isinstance(prior, Standard):
+            self.latent.leave_prior()
         prior.to(self.device, self.dtype)
         self.prior = prior
         width = prior.condition_width

@@ -57,7 +57,7 @@ def use(vae: VAE, posteriors: Sequence[Distribution]) -> Use:
         return Use(kl.mean(0).cpu(), "KL", "mean KL", " nats")
     note = "this prior gives no variable a KL of its own"
     variance = activity(*posteriors).float().cpu()
-    return Use(variance, "variance", "variance of E[z]", note=note)
+    return Use(variance * vae.latent.seen, "variance", "variance of E[z]", note=note)
 
 
 def _given(vae: VAE, posteriors: Sequence[Distribution]) -> Iterator[Tensor]:

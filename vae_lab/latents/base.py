@@ -116,6 +116,11 @@ class Latent(PrintsArguments, nn.Module):
         return None
 
     @property
+    def seen(self) -> Tensor:
+        """Which of the variables the decoder sees, [L]; all, if nothing else is said."""
+        return torch.ones(self.num_variables, dtype=torch.bool)
+
+    @property
     def num_variables(self) -> int:
         """L, the number of latent variables."""
         return self.size
@@ -167,6 +172,9 @@ class Latent(PrintsArguments, nn.Module):
             places = parameters.reshape(*batch, *[1] * len(self.grid), size)
             parameters = places.expand(*batch, *self.grid, size)
         return self.prior_distribution(parameters)
+
+    def leave_prior(self) -> None:
+        """Called by the VAE whose prior is not the latent's own, which is no longer trained."""
 
     @property
     def factorised(self) -> "Latent":
@@ -265,6 +273,7 @@ class Latent(PrintsArguments, nn.Module):
             low, high = torch.minimum(low, numbers.amin(0)), torch.maximum(high, numbers.amax(0))
         return low, high
 
+    @torch.no_grad()
     def _from_mean(self, deviations: Tensor | float) -> Tensor:
         """So many of the prior's standard deviations from its mean, as far as there are numbers."""
         prior = self.prior()
@@ -280,6 +289,7 @@ class Latent(PrintsArguments, nn.Module):
         """Whether :meth:`sample` draws others at another temperature than 1."""
         return not self.uniform
 
+    @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
         r"""Draws from the prior at a temperature t, [count, \*E]; the same noise at every t.
 

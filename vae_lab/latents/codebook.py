@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributed import all_sum
-from ..distributions import base, full_precision, log_softmax, one_hot, wrapped
+from ..distributions import base, full_precision, one_hot, wrapped
 from ..estimators.base import surrogate
 from ..quantized import Quantized, QuantizedCategory
 from ..schedules import Schedule, as_schedule, bounds
@@ -68,11 +68,7 @@ class Nearest(OneHot):
         return _exactly(_mixed, z, self.codebook()).flatten(-2).to(z.dtype)
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        return self.near(self.vectors(parameters))
-
-    def near(self, h: Tensor) -> Distribution:
-        """q(z) of h [*, L, D]."""
-        codes = self.codebook()
+        h, codes = self.vectors(parameters), self.codebook()
         if not self.deterministic:
             closeness = _exactly(_closeness, h, codes)  # [*, L, K]
             return self.categorical(closeness / self.present_temperature)
@@ -103,14 +99,6 @@ class Nearest(OneHot):
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return self.categorical(parameters.unflatten(-1, self.variables))
-
-    def kl(self, q: Distribution) -> Tensor:
-        """Of a q at T = 0 -log p of the code, which is the same at all places of a grid."""
-        inner = base(q)
-        if not isinstance(inner, QuantizedCategory):
-            return super().kl(q)
-        log_p = log_softmax(self.prior_parameters.view(self.variables))  # [L, K]
-        return -_chosen(log_p.unsqueeze(-1), inner.index).squeeze(-1)
 
     def aggregate_kl(self, q: Distribution) -> Tensor:
         r"""As :meth:`.Finite.aggregate_kl`; at T = 0 of probabilities that have a derivative, those

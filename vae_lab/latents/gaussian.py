@@ -45,7 +45,7 @@ class Gaussian(Latent):
         return self.independent(normal(parameters))
 
     def log_densities(self, q: Distribution, z: Tensor) -> Tensor:
-        return log_densities(base(q).loc, base(q).scale, self.numbers(z))
+        return normal_log_densities(base(q).loc, base(q).scale, self.numbers(z))
 
     def values(self, steps: int = 7) -> Tensor:
         """From -3 to 3 standard deviations of the prior around its mean."""
@@ -90,7 +90,7 @@ class Gaussian(Latent):
         return second / 2, size + moments
 
 
-def log_densities(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+def normal_log_densities(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
     r"""The density of every z [\*, L] under each of K normals, whose parameters are [K, \*V] for L
     variables in all -> [\*, K].
 

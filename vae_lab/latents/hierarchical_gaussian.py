@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -12,7 +14,7 @@ from ..networks.base import widths
 from ..networks.mlp import MLP
 from ..precision import FullPrecision
 from .base import Latent
-from .gaussian import Gaussian, log_densities
+from .gaussian import Gaussian, normal_log_densities
 
 
 class HierarchicalGaussian(FullPrecision, Latent):
@@ -24,11 +26,13 @@ class HierarchicalGaussian(FullPrecision, Latent):
     All factors are diagonal Gaussians, whose means and log sigmas networks give. The decoder sees
     z_1 only; what is above is a prior of it that is learned, and can have any number of modes. The
     KL is sampled, and that of the whole z; all objectives of several samples take it as any other
-    z. On a grid each place is a hierarchy of its own, with the same networks.
+    z. On a grid each place is a hierarchy of its own, with the same networks. What `mode` and the
+    mean of q give is of each level the mean given that below: neither the most probable z nor the
+    average of all. Another prior takes the place of all of p(z).
 
     Args:
         latents: D of each level, from that which the decoder sees.
-        hidden: widths of the network from one level to the next, up and down.
+        hidden: widths of each network from a level to another one, from its input to its output.
         activation: of these networks, as in :class:`~vae_lab.networks.MLP`.
 
     Of three numbers the decoder sees the first two:
@@ -61,14 +65,9 @@ class HierarchicalGaussian(FullPrecision, Latent):
             )
         super().__init__((sum(latents),), 2 * latents[0], False, 2 * latents[-1])
         self.latents, self.hidden, self.activation = latents, hidden, activation
-        recipe = MLP(hidden[::-1], activation)
-
-        def network(size: int, other: int) -> nn.Module:
-            *layers, _ = recipe.decoder(size, (2 * other,)).children()  # but for an image's shape
-            return nn.Sequential(*layers)
-
-        self.up = nn.ModuleList(network(*pair) for pair in pairwise(self.latents))
-        self.down = nn.ModuleList(network(*pair) for pair in pairwise(self.latents[::-1]))
+        recipe = MLP(hidden, activation)
+        self.up = nn.ModuleList(_network(recipe, *pair) for pair in pairwise(latents))
+        self.down = nn.ModuleList(_network(recipe, *pair) for pair in pairwise(latents[::-1]))
 
     @property
     def width(self) -> int:
@@ -90,8 +89,9 @@ class HierarchicalGaussian(FullPrecision, Latent):
         """What is given the first vector of a chain is the same for all q of one network."""
         inner = base(q)
         leading = z.shape[: z.ndim - len(self.event_shape)]
-        first, others = (x.reshape(*leading, -1) for x in inner.apart(z))
-        return log_densities(inner.loc, inner.scale, first) + others.sum(-1, keepdim=True)
+        first, others = inner.apart(z)
+        of_first = normal_log_densities(inner.loc, inner.scale, first.flatten(len(leading)))
+        return of_first + others.reshape(*leading, self.num_places).sum(-1, keepdim=True)
 
     @property
     def factorised(self) -> Latent:
@@ -99,9 +99,27 @@ class HierarchicalGaussian(FullPrecision, Latent):
         plain.bind(self.grid)
         return plain
 
+    @property
+    def seen(self) -> Tensor:
+        lowest = torch.arange(sum(self.latents)) < self.width
+        return lowest.repeat(self.num_places)
+
+    def leave_prior(self) -> None:
+        self.down.requires_grad_(False)
+
+    @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
         r"""Draws from the prior, [count, \*E]; each number is t times as far from its mean, given
         those above, as at a temperature of 1."""
         with self._seeded(seed):
             drawn: Tensor = base(self.prior()).tempered(temperature, (count,))
         return drawn
+
+
+def _network(recipe: MLP, size: int, other: int) -> nn.Sequential:
+    """z of a level -> the means and log sigmas of another one, whose sigma is 1 at the start: that
+    of a level far out would else be tiny, or huge."""
+    network = recipe.between(size, 2 * other)
+    with torch.no_grad():
+        cast(nn.Linear, network[-1]).weight[other:] = 0
+    return network

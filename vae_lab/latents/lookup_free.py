@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributions import base, full_precision
@@ -15,7 +15,7 @@ from ..quantized import Quantized
 from ..schedules import Schedule, as_schedule
 from .codebook import Nearest, is_zero, mean_over_processes
 from .discrete import Bernoulli
-from .whitening import Whitening
+from .whitening import Whitening, learning
 
 
 class FSQ(FullPrecision, Nearest):
@@ -25,16 +25,17 @@ class FSQ(FullPrecision, Nearest):
               e_k \in \prod_d \{-1, \dots, 1\} \text{ with } n_d \text{ equal steps}
 
     It is the codebook of a VQ-VAE, but a fixed one, in which each number is rounded by itself: no
-    code can die, and none has to follow. Instead, training whitens h to h', so that it is around
-    them: :class:`~vae_lab.latents.whitening.Whitening`. The K codes are numbered as digits are, the
-    last dimension first. Levels lie on both sides of 0 alike, be their number odd or even.
+    code can die, and none has to follow. Instead, if nothing else is said, training whitens h to
+    h', so that it is around them: :class:`~vae_lab.latents.whitening.Whitening`. The K codes are
+    numbered as digits are, the last dimension first. Levels lie on both sides of 0 alike, be their
+    number odd or even.
 
     Args:
         levels: the number of levels of each dimension, 2 or more; K is their product.
         latents: L.
         temperature: T, a number or a schedule, positive; or 0, the nearest code.
         learn_prior: train the prior's logits; uniform otherwise.
-        whiten: False: h' is h, as in the paper; fewer codes stay in use.
+        whiten: h; else h' is h, as in the paper, and fewer codes stay in use.
 
     Six codes, and the one that is nearest to what the encoder gives:
 
@@ -72,19 +73,17 @@ class FSQ(FullPrecision, Nearest):
         self.register_buffer("middle", middle, persistent=False)
         self.register_buffer("weights", torch.tensor(weights), persistent=False)  # of the digits
         self.whiten = whiten
-        self.whitening = Whitening(latents, self.dim) if whiten else None
+        self.whitening = Whitening(latents, self.dim) if whiten else nn.Identity()
 
     def codebook(self) -> Tensor:
         return self.points
 
     def vectors(self, parameters: Tensor) -> Tensor:
-        h = super().vectors(parameters)
-        return (self.whitening(h) if self.whitening else h).tanh()
+        return self.whitening(super().vectors(parameters)).tanh()
 
     def learn(self, parameters: Tensor) -> Distribution:
-        if not self.whitening:
+        with learning(self.whitening):
             return self.distribution(parameters)
-        return self.near(self.whitening.learn(super().vectors(parameters)).tanh())
 
     @torch.no_grad()
     def nearest(self, h: Tensor) -> Tensor:
@@ -108,7 +107,7 @@ class LFQ(Bernoulli):
         sphere: h' has a length of 1, and so have the codes: :math:`a = 1 / \sqrt{L}`, else 1.
         temperature: T, a number or a schedule, positive; or 0, the nearest code.
         learn_prior: train the prior's logits; fair coins otherwise.
-        whiten: each number has a mean of 0 and a variance of 1; False: h' is h, as in the paper.
+        whiten: h, each number by itself; else h' is h, as in the paper.
 
     >>> import torch
     >>> latent = LFQ(latents=3)
@@ -134,7 +133,7 @@ class LFQ(Bernoulli):
         self.temperature = as_schedule(temperature)
         self.deterministic = is_zero(self.temperature)
         self.whiten = whiten
-        self.whitening = Whitening(latents, 1) if whiten else None
+        self.whitening = Whitening(latents, 1) if whiten else nn.Identity()
 
     @property
     def scale(self) -> float:
@@ -145,16 +144,7 @@ class LFQ(Bernoulli):
         return (2 * z - 1) * self.scale
 
     def distribution(self, parameters: Tensor) -> Distribution:
-        h = full_precision(parameters)
-        return self._near(self.whitening(h.unsqueeze(-1)).squeeze(-1) if self.whitening else h)
-
-    def learn(self, parameters: Tensor) -> Distribution:
-        if not self.whitening:
-            return self.distribution(parameters)
-        return self._near(self.whitening.learn(parameters.unsqueeze(-1)).squeeze(-1))
-
-    def _near(self, h: Tensor) -> Distribution:
-        """q(z) of h' [*, L]."""
+        h = self.whitening(full_precision(parameters).unsqueeze(-1)).squeeze(-1)
         h = F.normalize(h, dim=-1) if self.sphere else h
         if not self.deterministic:
             return self._bits(h, self.temperature.value)
@@ -164,6 +154,10 @@ class LFQ(Bernoulli):
             return z + surrogate(move / (2 * self.scale))
 
         return self.independent(Quantized(z, h, self.embed(z), carried, 0))
+
+    def learn(self, parameters: Tensor) -> Distribution:
+        with learning(self.whitening):
+            return self.distribution(parameters)
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return super().distribution(parameters)

@@ -1,10 +1,12 @@
 """What the encoder gives, with a mean of 0 and a covariance of 1: around codes that do not move."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..distributed import all_sum, is_aside
@@ -26,7 +28,8 @@ class Whitening(FullPrecision):
     back. Here the moments are those of the batch, in all processes together, and their gradient is
     part of that of h': to move or to stretch all of h changes nothing, so that nothing does. The
     averages of the batches' moments take their place out of training; in it they count as D + 1
-    rows of the batch, for those that are small. Until there was a batch h' is h.
+    rows of the batch, for those that are small. Of the first batch these rows are as spread in all
+    directions. Until there was a batch h' is h.
 
     Attributes:
         loc: the average of the mean, [L, D].
@@ -41,6 +44,7 @@ class Whitening(FullPrecision):
     covariance: Tensor
     matrix: Tensor
     started: Tensor
+    learns: bool = False
 
     def __init__(self, vectors: int, dim: int) -> None:
         super().__init__()
@@ -51,16 +55,14 @@ class Whitening(FullPrecision):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, h: Tensor) -> Tensor:
-        """h [*, L, D] by the averages."""
-        loc, matrix = self.loc.clone(), self.matrix.clone()  # the next batch writes into them
+        """h [*, L, D] by the averages, or while they are :func:`learning` by its own moments."""
         with torch.autocast(h.device.type, enabled=False):
-            return _times(full_precision(h) - loc, matrix)
-
-    def learn(self, h: Tensor) -> Tensor:
-        """Learns from a batch h [*, L, D], and returns it by the batch's own moments."""
-        with torch.autocast(h.device.type, enabled=False):
-            x = full_precision(h).flatten(0, -3).movedim(0, -1)  # [L, D, N]
-            return _ByItsMoments.apply(x, *self._moments(x)).movedim(-1, 0).view_as(h)
+            h = full_precision(h)
+            if self.learns:
+                x = h.flatten(0, -3).movedim(0, -1)  # [L, D, N]
+                return _ByItsMoments.apply(x, *self._moments(x)).movedim(-1, 0).view_as(h)
+            loc, matrix = self.loc.clone(), self.matrix.clone()  # the next batch writes into them
+            return _times(h - loc, matrix)
 
     @torch.no_grad()
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,25 +75,41 @@ class Whitening(FullPrecision):
         loc = (total + past * torch.where(self.started, self.loc, total / present)) / count
         centred = x - loc.unsqueeze(-1)
         squares = all_sum(centred @ centred.mT)
-        before = torch.where(self.started, self.covariance, squares / present)
+        before = torch.where(self.started, self.covariance, _round(squares / present))
         covariance = (squares + past * before) / count
         weight = 1 - DECAY * self.started.to(loc)
-        self.loc.lerp_(loc, weight)
-        self.covariance.lerp_(covariance, weight)
-        matrix, average = _inverse_root(torch.stack([covariance, self.covariance]))
+        self.loc.copy_(self.loc.lerp(loc, weight))
+        self.covariance.copy_(self.covariance.lerp(covariance, weight))
+        matrix, average = _inverse_root(torch.stack([covariance, self.covariance.to(covariance)]))
         self.matrix.copy_(average)
         self.started.fill_(True)
         return centred, matrix, count
+
+
+@contextmanager
+def learning(*modules: nn.Module) -> Iterator[None]:
+    """Within this context those of the modules that whiten learn of what they are given."""
+    whitenings = [module for module in modules if isinstance(module, Whitening)]
+    for module in whitenings:
+        module.learns = True
+    try:
+        yield
+    finally:
+        for module in whitenings:
+            module.learns = False
 
 
 class _ByItsMoments(torch.autograd.Function):
     r"""x [L, D, N] -> :math:`y = W (x - \mu)`, by the mean :math:`\mu` and :math:`W = R^{-1}` of n
     vectors, of which these are some.
 
-    From the gradients g of y, the columns of G, those of x are the columns of
+    From the gradients of y, the columns of G, those of x are the columns of
 
-    .. math:: W^\top (G - \bar g - Q (Y - \bar y) / n), \qquad
-              Q = \mathrm{tril}(Y G^\top)^\top + \mathrm{triu}(G Y^\top ...)
+    .. math:: W^\top \big(G - \bar g - Q (Y - \bar y) / n\big), \qquad
+              Q = \mathrm{tril}(G Y^\top) + \mathrm{tril}(G Y^\top, -1)^\top
+
+    with sums over the vectors in all processes, of which :math:`\bar g` and :math:`\bar y` are the
+    n-th part. The ridge is taken as a constant.
 
     Source: that of the root, Murray 2016, *Differentiation of the Cholesky decomposition*,
     arXiv:1602.07527, eq. 10
@@ -108,11 +126,18 @@ class _ByItsMoments(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         y, mean, matrix, count = ctx.saved_tensors
-        products = all_sum(gradient @ y.mT)  # [L, D, D]
-        q = (products.tril() + products.tril(-1).mT) / count
-        shift = q @ mean.unsqueeze(-1) - (all_sum(gradient.sum(-1)) / count).unsqueeze(-1)
-        moved = matrix.mT @ (gradient + shift - q @ y)
+        with torch.autocast(y.device.type, enabled=False):
+            products = all_sum(gradient @ y.mT)  # [L, D, D]
+            q = (products.tril() + products.tril(-1).mT) / count
+            shift = q @ mean.unsqueeze(-1) - (all_sum(gradient.sum(-1)) / count).unsqueeze(-1)
+            moved = matrix.mT @ (gradient + shift - q @ y)
         return torch.zeros_like(moved) if ctx.aside else moved, None, None, None
+
+
+def _round(covariance: Tensor) -> Tensor:
+    """As much variance in all directions, [L, D, D]."""
+    variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp_min(LEAST)
+    return torch.diag_embed(variance.expand(covariance.shape[:-1]))
 
 
 def _inverse_root(covariance: Tensor) -> Tensor:
@@ -126,6 +151,6 @@ def _inverse_root(covariance: Tensor) -> Tensor:
 
 def _times(h: Tensor, matrix: Tensor) -> Tensor:
     """[*, L, D] by matrices [L, D, D], one for each vector."""
-    if len(matrix) == 1:  # half of the time
+    if len(matrix) == 1:  # in half of einsum's time
         return F.linear(h, matrix[0])
     return torch.einsum("...ld,led->...le", h, matrix)

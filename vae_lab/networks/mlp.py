@@ -70,6 +70,14 @@ class MLP:
         initialise(trunk, self._gain, output)
         return trunk
 
+    def between(self, size: int, other: int) -> nn.Sequential:
+        """Module from vectors [*, size] to [*, other], with layers of these widths on the way."""
+        sizes = (size, *self.hidden)
+        output = Dense(sizes[-1], other)
+        trunk = nn.Sequential(*self._layers(sizes), output)
+        initialise(trunk, self._gain, output)
+        return trunk
+
     @property
     def _gain(self) -> float:
         return GATED_GAIN if self.activation == GATED else gain(self.activation, **self._slope)

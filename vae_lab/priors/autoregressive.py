@@ -68,6 +68,7 @@ class Autoregressive(Prior):
         self.components, self.top_k = components, top_k
 
     def bind(self, latent: "Latent") -> None:
+        latent = latent.factorised
         self._steps = Steps.of(latent, self.components)
         self.units = Standardizer(latent.variables) if latent.has_units else None
         width = self.width
@@ -240,7 +241,6 @@ class Steps(NamedTuple):
 
     @classmethod
     def of(cls, latent: "Latent", components: int) -> "Steps":
-        latent = latent.factorised
         numbers = latent.kind == "numbers"
         count = latent.num_places if numbers and latent.grid else latent.num_variables
         of_a_variable = latent.size // latent.num_variables

@@ -47,6 +47,7 @@ class Mixture(Prior):
         self.components = components
 
     def bind(self, latent: "Latent") -> None:
+        latent = latent.factorised
         self._latent = (latent,)  # in a tuple, or it would be a part of this module
         self.units = Standardizer(latent.variables) if latent.has_units else None
         self.weights = nn.Parameter(torch.zeros(self.components))

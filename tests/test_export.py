@@ -19,6 +19,7 @@ from vae_lab.latents import (
     Codebook,
     CorrelatedGaussian,
     Gaussian,
+    HierarchicalGaussian,
     Poisson,
     ResidualCodebook,
 )
@@ -99,6 +100,21 @@ def test_a_posterior_with_correlations_is_exported(tmp_path, network):
     q = base(vae.encode(x))
     np.testing.assert_allclose(loc, q.loc, atol=1e-5)
     np.testing.assert_allclose(root @ root.swapaxes(-1, -2), q.covariance_matrix, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("network", [Linear(), Grid((4,))], ids=["flat", "grid"])
+def test_several_levels_are_one_z_in_and_out(tmp_path, network):
+    vae = small_vae(HierarchicalGaussian((3, 2), (8,)), network, shape=(1, 8, 8))
+    export.export_onnx(vae, tmp_path)
+    encoder, decoder = (
+        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx") for name in ("encoder", "decoder")
+    )
+    x = torch.rand(5, 1, 8, 8)
+    (z,) = encoder.run(["z"], {"x": x.numpy()})
+    np.testing.assert_allclose(z, vae.encode(x).mean, atol=1e-5)
+    (found,) = decoder.run(["mean"], {"z": z})
+    np.testing.assert_allclose(found, vae.reconstruct(x), atol=1e-5)
 
 
 def test_the_graphs_do_what_the_model_does(tmp_path):

@@ -157,7 +157,7 @@ def ours(steps: int) -> dict[str, Callable[[], Contender]]:
         "SQ, ReinMax": lambda: Ours(drawn(), ReinMax()),
         "SQ, leave-one-out": lambda: Ours(drawn(), ScoreFunction(4, "leave_one_out")),
         "FSQ": lambda: Ours(FSQ((8, 8, 8)), VectorQuantization(0.0)),
-        "FSQ, not whitened": lambda: Ours(FSQ((8, 8, 8), whiten=False), VectorQuantization(0.0)),
+        "FSQ, not whitened": lambda: Ours(FSQ((8, 8, 8), whiten=0), VectorQuantization(0.0)),
         "LFQ": lambda: Ours(LFQ(BITS), VectorQuantization()),
         "Gumbel": lambda: Ours(Categorical(1, CODES), GumbelSoftmax(warm())),
         "ReinMax": lambda: Ours(Categorical(1, CODES), ReinMax()),

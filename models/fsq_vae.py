@@ -19,7 +19,7 @@ class FSQVAE(VAEModule):
         temperature: of the probabilities of codes; None (null): 0 for the model's own estimator,
             which takes the nearest code, and 1 for others.
         learn_prior: train the prior's logits.
-        whiten: keep what the encoder gives around the codes, which the paper does not.
+        whiten: so many first steps, which the paper does not; see :class:`FSQ`.
         latent: another one than :class:`FSQ`.
         estimator: another one than :class:`VectorQuantization` without commitment, as h has bounds.
         others: see :class:`VAEModule`.
@@ -38,7 +38,7 @@ class FSQVAE(VAEModule):
         levels: Sequence[int] = (8, 5, 5, 5),
         temperature: float | Schedule | None = None,
         learn_prior: bool = False,
-        whiten: bool = True,
+        whiten: int = 300,
         latent: Latent | None = None,
         estimator: Estimator | None = None,
         **others: Any,

@@ -18,7 +18,7 @@ class LFQVAE(VAEModule):
         temperature: of the probabilities of bits; None (null): 0 for the model's own estimator,
             which takes the nearest code, and 1 for others.
         learn_prior: train the prior's logits.
-        whiten: keep what the encoder gives around the codes, which the paper does not.
+        whiten: so many first steps, which the paper does not; see :class:`LFQ`.
         commitment: see :class:`VectorQuantization`.
         latent: another one than :class:`LFQ`.
         estimator: another one than :class:`VectorQuantization`.
@@ -39,7 +39,7 @@ class LFQVAE(VAEModule):
         sphere: bool = False,
         temperature: float | Schedule | None = None,
         learn_prior: bool = False,
-        whiten: bool = True,
+        whiten: int = 300,
         commitment: float = 1.0,
         latent: Latent | None = None,
         estimator: Estimator | None = None,

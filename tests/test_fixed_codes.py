@@ -12,6 +12,7 @@ from vae_lab.distributions import base
 from vae_lab.estimators import VectorQuantization
 from vae_lab.latents import FSQ, LFQ
 from vae_lab.latents.whitening import learning
+from vae_lab.schedules import schedules
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -106,7 +107,7 @@ def test_a_small_batch_is_taken_with_those_before(rows):
     assert gradient.any() and gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("latent", [FSQ((3, 4), whiten=False), LFQ(2, whiten=False)], ids=str)
+@pytest.mark.parametrize("latent", [FSQ((3, 4), whiten=0), LFQ(2, whiten=0)], ids=str)
 def test_without_whitening_training_leaves_h_as_it_is(latent):
     latent.double()
     h = torch.randn(200, 2) + 3
@@ -133,13 +134,36 @@ def test_a_first_batch_that_does_not_vary_does_no_harm(make, first):
     assert 0.1 * weight.norm() < gradient.norm() < 10 * weight.norm()
 
 
+@pytest.mark.parametrize("make", FIXED)
+def test_after_the_first_steps_h_is_moved_as_it_was_last(make):
+    latent = make()
+    h = torch.randn(50, latent.parameter_size).requires_grad_()
+    moving = schedules(latent)["whitens"]
+    latent.learn(5 * torch.randn(50, latent.parameter_size))
+    for step in (0, 299, 300, 10_000):
+        moving.set_step(step)
+        before, q = latent.whitening.loc.clone(), latent.learn(2 * h + 1)
+        known = latent.distribution(2 * h + 1)
+        assert torch.equal(base(q).h, base(known).h) == (step >= 300)
+        assert torch.equal(before, latent.whitening.loc) == (step >= 300)
+    (gradient,) = torch.autograd.grad(base(q).h.sum(), h)
+    assert gradient.mean(0).abs().min() > 0.01, "all h can move"
+
+
+@pytest.mark.parametrize("steps", [-1, True, 0.5, "no"])
+@pytest.mark.parametrize("cls", [FSQ, LFQ])
+def test_whiten_is_a_number_of_steps(cls, steps):
+    with pytest.raises(ValueError, match="whiten must be a number of steps, 0 for none, got"):
+        cls(whiten=steps)
+
+
 @pytest.mark.parametrize("cls", [FSQ, LFQ])
 def test_what_a_subclass_says_of_q_holds_in_training(cls):
     class Own(cls):
         def distribution(self, parameters):
             return super().distribution(parameters - 1000)
 
-    latent = (Own((3, 4), whiten=False) if cls is FSQ else Own(2, whiten=False)).double()
+    latent = (Own((3, 4), whiten=0) if cls is FSQ else Own(2, whiten=0)).double()
     h = vectors(latent, 20).detach()
     assert torch.equal(base(latent.learn(h)).h, base(latent.distribution(h)).h)
     assert (base(latent.learn(h)).code == -1).all()

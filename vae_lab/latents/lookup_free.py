@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from ..distributions import base, full_precision
@@ -15,7 +15,7 @@ from ..quantized import Quantized
 from ..schedules import Schedule, as_schedule
 from .codebook import Nearest, is_zero, mean_over_processes
 from .discrete import Bernoulli
-from .whitening import Whitening, learning
+from .whitening import learning, whitening
 
 
 class FSQ(FullPrecision, Nearest):
@@ -25,8 +25,8 @@ class FSQ(FullPrecision, Nearest):
               e_k \in \prod_d \{-1, \dots, 1\} \text{ with } n_d \text{ equal steps}
 
     It is the codebook of a VQ-VAE, but a fixed one, in which each number is rounded by itself: no
-    code can die, and none has to follow. Instead, if nothing else is said, training whitens h to
-    h', so that it is around them: :class:`~vae_lab.latents.whitening.Whitening`. The K codes are
+    code can die, and none has to follow. Instead, training begins by whitening h to h', so that
+    it is around them: :class:`~vae_lab.latents.whitening.Whitening`. The K codes are
     numbered as digits are, the last dimension first. Levels lie on both sides of 0 alike, be their
     number odd or even.
 
@@ -35,7 +35,8 @@ class FSQ(FullPrecision, Nearest):
         latents: L.
         temperature: T, a number or a schedule, positive; or 0, the nearest code.
         learn_prior: train the prior's logits; uniform otherwise.
-        whiten: h; else h' is h, as in the paper, and fewer codes stay in use.
+        whiten: in so many first steps of training; 0: h' is h, as in the paper, and all h can run
+            to one code.
 
     Six codes, and the one that is nearest to what the encoder gives:
 
@@ -59,7 +60,7 @@ class FSQ(FullPrecision, Nearest):
         latents: int = 1,
         temperature: float | Schedule = 0.0,
         learn_prior: bool = False,
-        whiten: bool = True,
+        whiten: int = 300,
     ) -> None:
         if not levels or min(levels) < 2:
             raise ValueError(f"levels must be 2 or more of each dimension, got {[*levels]}")
@@ -73,7 +74,7 @@ class FSQ(FullPrecision, Nearest):
         self.register_buffer("middle", middle, persistent=False)
         self.register_buffer("weights", torch.tensor(weights), persistent=False)  # of the digits
         self.whiten = whiten
-        self.whitening = Whitening(latents, self.dim) if whiten else nn.Identity()
+        self.whitening = whitening(latents, self.dim, whiten)
 
     def codebook(self) -> Tensor:
         return self.points
@@ -107,7 +108,7 @@ class LFQ(Bernoulli):
         sphere: h' has a length of 1, and so have the codes: :math:`a = 1 / \sqrt{L}`, else 1.
         temperature: T, a number or a schedule, positive; or 0, the nearest code.
         learn_prior: train the prior's logits; fair coins otherwise.
-        whiten: h, each number by itself; else h' is h, as in the paper.
+        whiten: each number, in so many first steps of training; 0: h' is h, as in the paper.
 
     >>> import torch
     >>> latent = LFQ(latents=3)
@@ -126,14 +127,14 @@ class LFQ(Bernoulli):
         sphere: bool = False,
         temperature: float | Schedule = 0.0,
         learn_prior: bool = False,
-        whiten: bool = True,
+        whiten: int = 300,
     ) -> None:
         super().__init__(latents, learn_prior)
         self.sphere = sphere
         self.temperature = as_schedule(temperature)
         self.deterministic = is_zero(self.temperature)
         self.whiten = whiten
-        self.whitening = Whitening(latents, 1) if whiten else nn.Identity()
+        self.whitening = whitening(latents, 1, whiten)
 
     @property
     def scale(self) -> float:

@@ -12,10 +12,30 @@ from torch.autograd.function import once_differentiable
 from ..distributed import all_sum, is_aside
 from ..distributions import full_precision
 from ..precision import FullPrecision
+from ..schedules import Schedule
 
 DECAY = 0.9  # of the moments' averages
 RIDGE = 1e-6  # of the mean variance: numbers that depend on each other have no inverse
 LEAST = 0.01  # variance that the ridge is a part of: h that does not change has none
+
+
+class First(Schedule):
+    """1 in so many first steps, and then 0.
+
+    Attributes:
+        now: the same as a bool, for which no device is waited for.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.now = count, count > 0
+        super().__init__()
+
+    def at(self, step: int) -> float:
+        return float(step < self.count)
+
+    def set_step(self, step: int) -> None:
+        super().set_step(step)
+        self.now = step < self.count
 
 
 class Whitening(FullPrecision):
@@ -30,6 +50,14 @@ class Whitening(FullPrecision):
     averages of the batches' moments take their place out of training; in it they count as D + 1
     rows of the batch, for those that are small. Of the first batch these rows are as spread in all
     directions. Until there was a batch h' is h.
+
+    After so many steps the averages stay as they are, also in training, and h may lie as it likes:
+    by then the codes are in use, and the pictures come nearer where h need not fill the space.
+
+    Args:
+        vectors: L.
+        dim: D.
+        steps: of training, in which the moments count.
 
     Attributes:
         loc: the average of the mean, [L, D].
@@ -46,8 +74,9 @@ class Whitening(FullPrecision):
     started: Tensor
     learns: bool = False
 
-    def __init__(self, vectors: int, dim: int) -> None:
+    def __init__(self, vectors: int, dim: int, steps: int) -> None:
         super().__init__()
+        self.whitens = First(steps)
         self.register_buffer("loc", torch.zeros(vectors, dim))
         one = torch.eye(dim).repeat(vectors, 1, 1)
         self.register_buffer("covariance", one)
@@ -58,7 +87,7 @@ class Whitening(FullPrecision):
         """h [*, L, D] by the averages, or while they are :func:`learning` by its own moments."""
         with torch.autocast(h.device.type, enabled=False):
             h = full_precision(h)
-            if self.learns:
+            if self.learns and self.whitens.now:
                 x = h.flatten(0, -3).movedim(0, -1)  # [L, D, N]
                 return _ByItsMoments.apply(x, *self._moments(x)).movedim(-1, 0).view_as(h)
             loc, matrix = self.loc.clone(), self.matrix.clone()  # the next batch writes into them
@@ -84,6 +113,17 @@ class Whitening(FullPrecision):
         self.matrix.copy_(average)
         self.started.fill_(True)
         return centred, matrix, count
+
+
+def whitening(vectors: int, dim: int, steps: int) -> nn.Module:
+    """Of so many first steps of training; of 0 h stays as it is.
+
+    Raises:
+        ValueError: it is no number of steps.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"whiten must be a number of steps, 0 for none, got {steps!r}")
+    return Whitening(vectors, dim, steps) if steps else nn.Identity()
 
 
 @contextmanager

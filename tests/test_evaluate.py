@@ -26,8 +26,9 @@ from tasks.evaluate import _write
 from tasks.names import name_of
 from tasks.same_data import differences, measured_on
 from vae_lab import VAE, pretrained, zoo
+from vae_lab.conditions import Labels
 from vae_lab.estimators import StraightThrough
-from vae_lab.evaluation import Metric, evaluate, features
+from vae_lab.evaluation import Metric, evaluate, features, whole
 from vae_lab.evaluation.distance import FeatureDistance, structural_similarity
 from vae_lab.evaluation.results import plain
 from vae_lab.evaluation.samples import frechet_distance, reconstruction_fid, sample_quality
@@ -138,6 +139,22 @@ def test_an_evaluation_gives_every_part_its_own_mode_back():
     before = [part.training for part in vae.modules()]
     evaluate(vae, [binary_images(20)], parts=["bound"], samples=2)
     assert [part.training for part in vae.modules()] == before and len({*before}) == 2
+
+
+def test_what_is_given_of_a_model_is_evaluated_in_its_mode_too(monkeypatch):
+    modes = []
+    own = whole.Measurement.__init__
+    network, likelihood = MLP((3,)), ContinuousBernoulli()
+    vae = VAE(SHAPE, network, Bernoulli(3), likelihood, condition=Labels(2)).train()
+
+    def noted(self, *arguments):
+        own(self, *arguments)
+        modes.append(self.known.training)
+
+    monkeypatch.setattr(whole.Measurement, "__init__", noted)
+    y = torch.arange(20) % 2
+    evaluate(vae, [(binary_images(20), y)], parts=["bound"], samples=2)
+    assert modes == [False] and vae.training
 
 
 def test_a_linear_gaussian_model_has_its_log_likelihood():

@@ -150,6 +150,15 @@ def test_after_the_first_steps_h_is_moved_as_it_was_last(make):
     assert gradient.mean(0).abs().min() > 0.01, "all h can move"
 
 
+@pytest.mark.parametrize("latent", [FSQ((3, 4)), LFQ(2)], ids=lambda latent: type(latent).__name__)
+def test_a_latent_of_32_bits_learns_of_numbers_of_64(latent):
+    latent.float()
+    for _ in range(2):
+        latent.whitening.learns = True
+        white = latent.whitening(torch.randn(20, *latent.whitening.loc.shape).double())
+    assert white.dtype == torch.float64 and latent.whitening.loc.dtype == torch.float32
+
+
 @pytest.mark.parametrize("steps", [-1, True, 0.5, "no"])
 @pytest.mark.parametrize("cls", [FSQ, LFQ])
 def test_whiten_is_a_number_of_steps(cls, steps):

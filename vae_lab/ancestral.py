@@ -78,12 +78,9 @@ class Ancestral(Distribution):
     def apart(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """The first vector of z [*, D], and the log-density of the others given it, [*], in which
         neither loc nor scale is."""
-        first, *others = self._order(value.split(self._order(self.sizes), -1))
-        total, given = torch.zeros_like(first[..., 0]), first
-        for network, z in zip(self.networks, others, strict=True):
-            total = total + normal(full_precision(network(given))).log_prob(z).sum(-1)
-            given = z
-        return first, total
+        parts = iter(self._order(value.split(self._order(self.sizes), -1)))
+        (_, first), *others = self._in_turn(lambda _: next(parts))
+        return first, torch.stack([given.log_prob(z).sum(-1) for given, z in others]).sum(0)
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> Self:
         return self.mapped(lambda parameter: parameter.expand(*batch_shape, -1))

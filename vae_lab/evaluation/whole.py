@@ -163,13 +163,14 @@ def evaluate(
     if settings.asks("samples") and is_picture(vae.shape):
         choose(settings.features)  # what it lacks is known before the rest has taken minutes
     began = time.perf_counter()
-    work = _work(vae, batches, settings, progress or _silent)
+    devices = [vae.device] if vae.device.type == "cuda" else []
+    with evaluating(vae):  # also what is copied of it
+        work = _work(vae, batches, settings, progress or _silent)
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            for measure in MEASURES:
+                if settings.asks(measure.part) and measure.applies(work):
+                    measure.add(work)
     m = work.m
-    devices = [m.device] if m.device.type == "cuda" else []
-    with evaluating(vae), torch.no_grad(), torch.random.fork_rng(devices):
-        for measure in MEASURES:
-            if settings.asks(measure.part) and measure.applies(work):
-                measure.add(work)
     numbers = {name: metric.value for name, metric in m.metrics.items()}
     diagnosis = diagnose({**numbers, **m.numbers, **(settings.known or {})})
     seconds = time.perf_counter() - began

@@ -107,8 +107,8 @@ class Whitening(FullPrecision):
         before = torch.where(self.started, self.covariance, _round(squares / present))
         covariance = (squares + past * before) / count
         weight = 1 - DECAY * self.started.to(loc)
-        self.loc.copy_(self.loc.lerp(loc, weight))
-        self.covariance.copy_(self.covariance.lerp(covariance, weight))
+        self.loc.copy_(self.loc.to(loc).lerp(loc, weight))
+        self.covariance.copy_(self.covariance.to(covariance).lerp(covariance, weight))
         matrix, average = _inverse_root(torch.stack([covariance, self.covariance.to(covariance)]))
         self.matrix.copy_(average)
         self.started.fill_(True)

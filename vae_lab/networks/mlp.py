@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from torch import nn
@@ -64,11 +64,9 @@ class MLP:
     def decoder(self, latent_size: int, shape: Shape) -> nn.Module:
         """Module from [N, latent_size] to [N, *shape]."""
         check_shape(shape, latent_size)
-        sizes = (latent_size, *reversed(self.hidden))
-        output = Dense(sizes[-1], math.prod(shape))
-        trunk = nn.Sequential(*self._layers(sizes), output, nn.Unflatten(1, shape))
-        initialise(trunk, self._gain, output)
-        return trunk
+        mirror = replace(self, hidden=self.hidden[::-1])
+        layers = mirror.between(latent_size, math.prod(shape))
+        return nn.Sequential(*layers, nn.Unflatten(1, shape))
 
     def between(self, size: int, other: int) -> nn.Sequential:
         """Module from vectors [*, size] to [*, other], with layers of these widths on the way."""

@@ -40,14 +40,8 @@ if TYPE_CHECKING:
 FORMATS = (1, 2)  # what vae_lab 0.1 reads, and what has any of these parts, classes or arguments
 SINCE_2 = {
     *("Grid", "TemporalConv", "Transformer", "Codebook", "ResidualCodebook", "FSQ", "LFQ"),
-    *(
-        "FlowGaussian",
-        "CorrelatedGaussian",
-        "HierarchicalGaussian",
-        "Columns",
-        "Laplace",
-        "DiscretizedLogistic",
-    ),
+    *("FlowGaussian", "CorrelatedGaussian", "HierarchicalGaussian"),
+    *("Columns", "Laplace", "DiscretizedLogistic"),
 }
 CONFIG, WEIGHTS = sources.FILES
 

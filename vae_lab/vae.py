@@ -260,7 +260,7 @@ class VAE(Views, Generation, Pretrained):
             return self.condition.level(self.seen(x), self._y, lambda v: self.settled(v).infer(x))
         features = self.features(x)
         parameters = self._q_parameters(features)
-        learns = self.training and len(x) and any(p.requires_grad for p in self.head.parameters())
+        learns = self.training and len(x) and self.head.weight.requires_grad
         q = self.latent.learn(parameters) if learns else self.latent.distribution(parameters)
         kl = aggregate_kl = None
         if self.prior is None:

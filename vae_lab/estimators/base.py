@@ -19,6 +19,7 @@ from ..distributions import parameters as parameters
 from ..distributions import per_dimension as per_dimension
 from ..distributions import softmax as softmax
 from ..quantized import Quantized
+from ..transforms import is_transformed
 
 Integrand = Callable[[Tensor], Tensor]  # z [S, *B, *E] -> f(z) [S, *B]
 Unbiased = Literal[True, "cubic f", "quadratic f", "linear f", False]
@@ -205,19 +206,13 @@ def surrogate(term: Tensor) -> Tensor:
 
     Zero also where the term is 0 times the -inf logit of a category that is ruled out.
     """
-    return _Surrogate.apply(term)
+    return (_MappedSurrogate if is_transformed() else _Surrogate).apply(term)
 
 
 class _Surrogate(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(term: Tensor) -> Tensor:
+    def forward(ctx: Any, term: Tensor) -> Tensor:
         return torch.zeros_like(term)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing to keep."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -230,13 +225,35 @@ class _Descent(_Surrogate):
         return gradient.abs()
 
 
+class _Mapped(torch.autograd.Function):
+    """What torch.func can transform, at three times the cost of a call."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(term: Tensor) -> Tensor:
+        return torch.zeros_like(term)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing to keep."""
+
+
+class _MappedSurrogate(_Mapped):
+    backward = staticmethod(_Surrogate.backward)
+
+
+class _MappedDescent(_Mapped):
+    backward = staticmethod(_Descent.backward)
+
+
 def descent(loss: Tensor) -> Tensor:
     """A tensor of value zero along whose gradient an optimizer always lowers `loss`.
 
     The caller may maximise or minimise the value that this is added to: a baseline's error must
     fall either way, so the sign of the incoming gradient is dropped and only its weight kept.
     """
-    return _Descent.apply(loss)
+    return (_MappedDescent if is_transformed() else _Descent).apply(loss)
 
 
 def catalog() -> list[type[Estimator]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..arguments import PrintsArguments
-from ..distributions import bounds, kl, parameters, wrapped
+from ..distributions import base, bounds, kl, parameters, wrapped
 from ..seeding import seeded
 
 ACTIVE = 0.01  # nats of mean KL above which a latent variable counts as in use
@@ -167,11 +167,12 @@ class Latent(PrintsArguments, nn.Module):
         """
         own = self.prior_parameters
         parameters = own if shift is None else own + shift
-        if self.grid:
-            batch, size = parameters.shape[:-1], parameters.shape[-1]
-            places = parameters.reshape(*batch, *[1] * len(self.grid), size)
-            parameters = places.expand(*batch, *self.grid, size)
-        return self.prior_distribution(parameters)
+        if not self.grid:
+            return self.prior_distribution(parameters)
+        batch, size = parameters.shape[:-1], parameters.shape[-1]
+        place = base(self.prior_distribution(parameters.view(*batch, *[1] * len(self.grid), size)))
+        variables = place.batch_shape[len(batch) + len(self.grid) :]
+        return self.independent(place.expand(torch.Size((*batch, *self.grid, *variables))))
 
     def leave_prior(self) -> None:
         """Called by the VAE whose prior is not the latent's own, which is no longer trained."""

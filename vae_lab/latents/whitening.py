@@ -88,16 +88,16 @@ class Whitening(FullPrecision):
         with torch.autocast(h.device.type, enabled=False):
             h = full_precision(h)
             if self.learns and self.whitens.now:
-                x = h.flatten(0, -3).movedim(0, -1)  # [L, D, N]
-                return _ByItsMoments.apply(x, *self._moments(x)).movedim(-1, 0).view_as(h)
+                vectors = h.flatten(0, -3)
+                return _ByItsMoments.apply(vectors, *self._moments(vectors)).view_as(h)
             loc, matrix = self.loc.clone(), self.matrix.clone()  # the next batch writes into them
             return _times(h - loc, matrix)
 
     @torch.no_grad()
-    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of x [L, D, N] in all processes and D + 1 vectors of the past: x minus their mean, the
-        inverse of R, and their number. The averages take them."""
-        past = x.shape[1] + 1
+    def _moments(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of h [N, L, D] in all processes and D + 1 vectors of the past: h minus their mean, in
+        columns, the inverse of R, and their number. The averages take them."""
+        x, past = _columns(h), h.shape[-1] + 1
         present = all_sum(x.new_full((), x.shape[-1]))
         count = present + past  # by no buffer: a compiled backward pass would see it as it is then
         total = all_sum(x.sum(-1))
@@ -140,10 +140,10 @@ def learning(*modules: nn.Module) -> Iterator[None]:
 
 
 class _ByItsMoments(torch.autograd.Function):
-    r"""x [L, D, N] -> :math:`y = W (x - \mu)`, by the mean :math:`\mu` and :math:`W = R^{-1}` of n
+    r"""h [N, L, D] -> :math:`y = W (h - \mu)`, by the mean :math:`\mu` and :math:`W = R^{-1}` of n
     vectors, of which these are some.
 
-    From the gradients of y, the columns of G, those of x are the columns of
+    From the gradients of y, the columns of G, those of h are the columns of
 
     .. math:: W^\top \big(G - \bar g - Q (Y - \bar y) / n\big), \qquad
               Q = \mathrm{tril}(G Y^\top) + \mathrm{tril}(G Y^\top, -1)^\top
@@ -156,22 +156,33 @@ class _ByItsMoments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, centred: Tensor, matrix: Tensor, count: Tensor) -> Tensor:
+    def forward(ctx: Any, h: Tensor, centred: Tensor, matrix: Tensor, count: Tensor) -> Tensor:
         y = matrix @ centred
         ctx.aside = is_aside()
         ctx.save_for_backward(y, all_sum(y.sum(-1)) / count, matrix, count)
-        return y
+        return _rows(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         y, mean, matrix, count = ctx.saved_tensors
         with torch.autocast(y.device.type, enabled=False):
-            products = all_sum(gradient @ y.mT)  # [L, D, D]
+            g, back = _columns(gradient), matrix.mT
+            products = all_sum(g @ y.mT)  # [L, D, D]
             q = (products.tril() + products.tril(-1).mT) / count
-            shift = q @ mean.unsqueeze(-1) - (all_sum(gradient.sum(-1)) / count).unsqueeze(-1)
-            moved = matrix.mT @ (gradient + shift - q @ y)
-        return torch.zeros_like(moved) if ctx.aside else moved, None, None, None
+            shift = q @ mean.unsqueeze(-1) - (all_sum(g.sum(-1)) / count).unsqueeze(-1)
+            moved = torch.baddbmm(back @ shift, back, g).baddbmm_(back @ q, y, alpha=-1)
+        return _rows(torch.zeros_like(moved) if ctx.aside else moved), None, None, None
+
+
+def _columns(rows: Tensor) -> Tensor:
+    """[N, L, D] -> [L, D, N], laid out so that products of few rows are fast."""
+    return rows.movedim(0, -1).contiguous()
+
+
+def _rows(columns: Tensor) -> Tensor:
+    """[L, D, N] -> [N, L, D]."""
+    return columns.movedim(-1, 0).contiguous()
 
 
 def _round(covariance: Tensor) -> Tensor:

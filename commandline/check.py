@@ -35,6 +35,7 @@ from .signatures import SECTIONS, complaints
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
 VALUE_FLAGS = {"-c", "--cfg", "-p", "--package", FLAG}
 SHOWS = {"-c", "--cfg", "--info", "--hydra-help", "--version"}  # and run nothing
+FINISHED = ("sample", "export")  # tasks of a model that is as it was trained
 TARGETS = [f"{name}._target_" for name in CLASSES]
 MERGED = [name for name, group in GROUPS.items() if group.several]
 
@@ -164,8 +165,19 @@ def _compose_checked(lines: list[str]) -> DictConfig:
         if override not in groups and override.input_line != NO_SEED:
             _check_key(override, reference)
     config = _compose([str(o.input_line) for o in overrides])
+    if config.task in FINISHED:
+        _check_finished(config.task, overrides)
     check_config(config)
     return config
+
+
+def _check_finished(task: str, overrides: list[Override]) -> None:
+    for override in overrides:
+        group = override.key_or_group.partition(".")[0]
+        if group == "model" or (group in GROUPS and GROUPS[group].of_model):
+            raise Mistake(
+                f"task={task} takes the model as it was trained: leave out {override.input_line}"
+            )
 
 
 def check_config(config: DictConfig) -> None:
@@ -235,7 +247,8 @@ def _check_key(override: Override, reference: dict[str, Any]) -> None:
         known = arguments_of(siblings.get("_target_", "builtins.object"))
         if name not in known:
             names = [*_keys(reference), *(f"{parent}.{name}" for name in known)]
-            hint = did_you_mean(key, [n for n in names if n not in DECIDED])
+            able = [n for n in names if n not in DECIDED and not _replaced(n, reference)]
+            hint = did_you_mean(key, able)
             raise Mistake(f"unknown setting {key}{hint or _known(parent, siblings)}")
         if not (override.is_add() or override.is_force_add()):
             raise Mistake(f"{key} is not in the config; add it with +{override.input_line}")
@@ -244,7 +257,8 @@ def _check_key(override: Override, reference: dict[str, Any]) -> None:
     ):
         raise Mistake(_not_without(key))
     _check_kind(override, _find(parent, reference).get(name))
-    _check_used(key, reference)
+    if refused := _replaced(key, reference):
+        raise Mistake(refused)
 
 
 def _check_kind(override: Override, default: Any) -> None:
@@ -259,17 +273,16 @@ def _check_kind(override: Override, default: Any) -> None:
         )
 
 
-def _check_used(key: str, reference: dict[str, Any]) -> None:
-    """Refuses a setting of the model's own estimator or latent where another one was chosen."""
+def _replaced(key: str, reference: dict[str, Any]) -> str | None:
+    """Why a setting of the model's own estimator or latent does nothing: another one was chosen."""
     group, _, name = key.partition(".")
     for part in [part for part in OPTIONAL if group == "model" and reference[part] is not None]:
         own = attribute(reference["model"]["_target_"], f"own_{part}_settings") or ()
         if name in own:
             known = arguments_of(reference[part]["_target_"])
             instead = f"type {part}.{name}=..." if name in known else "leave it out"
-            raise Mistake(
-                f"{key} belongs to the model's own {part}, which {part}=... replaces; {instead}"
-            )
+            return f"{key} belongs to the model's own {part}, which {part}=... replaces; {instead}"
+    return None
 
 
 def _find(path: str, reference: dict[str, Any]) -> dict[str, Any]:

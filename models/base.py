@@ -107,6 +107,11 @@ class VAEModule(pl.LightningModule):
                 "has to pass on its own choice, as in estimator=estimator or Reparameterization()"
             )
         check_learning_rate(lr_warmup_steps, lr_decay)
+        if condition is None and condition_prior:
+            raise ValueError(
+                "condition_prior=true needs a condition: type model.condition=labels, or leave it "
+                "out"
+            )
         if isinstance(condition, str):
             condition = condition_of(condition, condition_prior, classes, attributes)
         self.vae = VAE(shape, network, latent, likelihood, prior, condition)

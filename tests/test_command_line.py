@@ -53,6 +53,10 @@ OF_MODEL = (
 )
 MODELS = f"known: {OF_MODEL}"
 BAD = {
+    "latent=hierarchical_gaussian latent.learn_prior=true": (
+        "unknown setting latent.learn_prior; known: latent.latents, latent.hidden, "
+        "latent.activation"
+    ),
     "model=gumble_vae": f"unknown model 'gumble_vae'; did you mean gumbel_vae; {MODELS}",
     "-m model.optimizer.lr=interval(0.001,0.1)": (
         "model.optimizer.lr=interval(0.001,0.1) needs a sweeper that chooses: add "
@@ -331,6 +335,13 @@ FORESEEN = {
     "task=compare compare.estimators=[drge]": "unknown estimator 'drge'; did you mean dreg; known:",
     "task=evaluate": "task=evaluate needs a trained model: type checkpoint=runs/NAME",
     "task=evaluate checkpoint=gumbel_vae-digits,nowhere": "no model at nowhere: there is no such ",
+    "task=sample checkpoint=gumbel_vae-digits prior=mixture": (
+        "task=sample takes the model as it was trained: leave out prior=mixture"
+    ),
+    "task=export checkpoint=gumbel_vae-digits model.latents=3": (
+        "task=export takes the model as it was trained: leave out model.latents=3"
+    ),
+    "data=digits model.condition_prior=true": "condition_prior=true needs a condition: type ",
     "task=sample checkpoint=gumbel_vae-digts": "no model at gumbel_vae-digts: there is no such ",
     "task=test checkpoint=nowhere": "no checkpoint at nowhere: expected a .ckpt file, or a run ",
     "resume=nowhere": "no checkpoint at nowhere: expected a .ckpt file, or a run with ",

@@ -318,6 +318,10 @@ def test_every_activation_builds(kind, activation):
     ("build", "message"),
     [
         (lambda: MLP((512, 0)), r"hidden must be a sequence of positive integers, got \(512, 0\)"),
+        (
+            lambda: MLP((True, 3)),
+            r"hidden must be a sequence of positive integers, got \(True, 3\)",
+        ),
         (lambda: MLP(512), "hidden must be a sequence of positive integers, got 512"),
         (lambda: MLP(activation="rleu"), "activation must be one of relu, .*glu, got 'rleu'"),
         (lambda: Conv(()), r"channels must be a non-empty sequence .*, got \(\)"),

@@ -15,10 +15,10 @@ from ..quantized import Quantized
 from ..schedules import Schedule, as_schedule
 from .codebook import Nearest, is_zero, mean_over_processes
 from .discrete import Bernoulli
-from .whitening import learning, whitening
+from .whitening import Whitened, whitening
 
 
-class FSQ(FullPrecision, Nearest):
+class FSQ(Whitened, FullPrecision, Nearest):
     r"""Finite scalar quantisation: the nearest point of a grid in [-1, 1]^D; z is L one-hot rows.
 
     .. math:: q(z_l = k) \propto \exp(-\|\tanh h'_l - e_k\|^2 / T), \qquad
@@ -82,10 +82,6 @@ class FSQ(FullPrecision, Nearest):
     def vectors(self, parameters: Tensor) -> Tensor:
         return self.whitening(super().vectors(parameters)).tanh()
 
-    def learn(self, parameters: Tensor) -> Distribution:
-        with learning(self.whitening):
-            return self.distribution(parameters)
-
     @torch.no_grad()
     def nearest(self, h: Tensor) -> Tensor:
         """Each number is rounded by itself; what is none is the first level."""
@@ -94,7 +90,7 @@ class FSQ(FullPrecision, Nearest):
         return (digits * self.weights).sum(-1)
 
 
-class LFQ(Bernoulli):
+class LFQ(Whitened, Bernoulli):
     r"""Lookup-free quantisation: the nearest corner of a cube, a bit for each number; z is [L].
 
     .. math:: q(z_l = 1) = \sigma(4 a h'_l / T), \qquad e_l = a (2 z_l - 1)
@@ -155,10 +151,6 @@ class LFQ(Bernoulli):
             return z + surrogate(move / (2 * self.scale))
 
         return self.independent(Quantized(z, h, self.embed(z), carried, 0))
-
-    def learn(self, parameters: Tensor) -> Distribution:
-        with learning(self.whitening):
-            return self.distribution(parameters)
 
     def prior_distribution(self, parameters: Tensor) -> Distribution:
         return super().distribution(parameters)

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributions import Distribution
 
 from ..distributed import all_sum, is_aside
 from ..distributions import full_precision
 from ..precision import FullPrecision
 from ..schedules import Schedule
+from .base import Latent
 
 DECAY = 0.9  # of the moments' averages
 RIDGE = 1e-6  # of the mean variance: numbers that depend on each other have no inverse
@@ -126,17 +128,27 @@ def whitening(vectors: int, dim: int, steps: int) -> nn.Module:
     return Whitening(vectors, dim, steps) if steps else nn.Identity()
 
 
+class Whitened(Latent):
+    """A latent that whitens what the encoder gives, and in training learns how."""
+
+    whitening: nn.Module
+
+    def learn(self, parameters: Tensor) -> Distribution:
+        with learning(self.whitening):
+            return self.distribution(parameters)
+
+
 @contextmanager
-def learning(*modules: nn.Module) -> Iterator[None]:
-    """Within this context those of the modules that whiten learn of what they are given."""
-    whitenings = [module for module in modules if isinstance(module, Whitening)]
-    for module in whitenings:
-        module.learns = True
+def learning(whitening: nn.Module) -> Iterator[None]:
+    """Within this context it learns of what it is given; where nothing whitens, nothing does."""
+    if not isinstance(whitening, Whitening):
+        yield
+        return
+    whitening.learns = True
     try:
         yield
     finally:
-        for module in whitenings:
-            module.learns = False
+        whitening.learns = False
 
 
 class _ByItsMoments(torch.autograd.Function):

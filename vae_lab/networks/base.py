@@ -160,4 +160,4 @@ def check_image(shape: Shape, latent_size: int = 1) -> None:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

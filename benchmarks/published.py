@@ -203,6 +203,15 @@ def known(path: Path) -> set[tuple[str, ...]]:
     return {tuple(line[name] for name in KEY) for line in published_page.read(path)}
 
 
+def is_known(case: Case, there: set[tuple[str, ...]]) -> bool:
+    """Whether the CSV has a case, or the same run with more epochs, from which none goes back."""
+    *same, _ = case.key
+    longest = max((int(epochs) for *others, epochs in there if others == same), default=0)
+    if longest > case.epochs:
+        print(*case.key, f"left out: {longest} epochs are there", flush=True)
+    return longest >= case.epochs
+
+
 def run(left: list[Case], tables: dict[str, Any], options: argparse.Namespace) -> None:
     lines = [  # here, as Hydra is not for threads
         line_of(case, tables[case.table]["rows"][case.row], options.root) for case in left
@@ -265,7 +274,7 @@ def main() -> None:
         return
     tables = {name: published()[name] for name in options.tables}
     there = known(options.out)
-    left = [case for case in cases(tables, options) if case.key not in there]
+    left = [case for case in cases(tables, options) if not is_known(case, there)]
     try:
         run(left, tables, options)
     except subprocess.CalledProcessError as error:

@@ -55,6 +55,10 @@ def section(name: str, about: dict[str, Any], results: Path) -> Iterator[str]:
         yield QUANTITIES[about["quantity"]].format(**about.get("bound", {})) + ":"
         measured = [line for line in read(results) if line["table"] == name]
         yield markdown([COLUMNS, *(cells(row, about, measured) for row in about["rows"])])
+    if "authors" in about:
+        yield filled(about["authors"]["about"])
+        yield f"    {about['authors']['command']}"
+        yield of_authors(read(results.with_name(about["authors"]["results"])))
     if "findings" in about:
         yield filled(about["findings"])
 
@@ -93,6 +97,16 @@ def cells(row: str, about: dict[str, Any], measured: list[dict[str, str]]) -> li
         f"{statistics.mean(float(line['seconds']) for line in lines) / 60:.0f}",
         test,
     ]
+
+
+def of_authors(lines: list[dict[str, str]]) -> str:
+    """What the authors' own package gives, by how its network starts."""
+    rows = [("size", "start", "seed", "steps", "last epoch", "after it", "test ELBO")]
+    for line in lines:
+        key = (line["size"], line["start"], line["seed"], f"{600 * int(line['epochs']):,}")
+        last = f"{float(line['last_epoch']):.2f}"
+        rows.append((*key, last, estimate([line], "train_elbo"), estimate([line], "test_elbo")))
+    return markdown(rows)
 
 
 def estimate(lines: list[dict[str, str]], quantity: str) -> str:

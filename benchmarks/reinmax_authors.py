@@ -75,7 +75,7 @@ def begin(model: Plain, start: str, mean: Tensor) -> None:
             nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
     if "mean" in start.split("+"):
-        model.decoder[-1].bias.copy_(mean.clamp(1e-3, 1 - 1e-3).logit())
+        model.decoder[-1].bias.copy_((0.998 * mean + 1e-3).logit())
 
 
 def run(size: str, start: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def run(size: str, start: str, seed: int, options: argparse.Namespace) -> dict[s
     shape = (model_config.latents, model_config.categories)
     model = Plain(*shape, config.estimator.temperature, reinmax)
     begin(model, start, train.mean(0))
-    slow = model_config.get("lr_warmup_steps", 0) > 0
-    kind = torch.optim.RAdam if slow else torch.optim.Adam
+    radam = model_config.lr_warmup_steps > 0  # which the rows have a warm-up in the place of
+    kind = torch.optim.RAdam if radam else torch.optim.Adam
     optimizer = kind(model.parameters(), lr=model_config.optimizer.lr)
     began = time.perf_counter()
     for _ in range(options.epochs):
@@ -137,7 +137,7 @@ def main() -> None:
                 key = dict(zip(KEY, map(str, (size, start, seed, options.epochs)), strict=True))
                 if not any(all(line[name] == key[name] for name in KEY) for line in lines):
                     line = key | run(size, start, seed, options)
-                    write([*lines, line], options.out)
+                    write([*published_page.read(options.out), line], options.out)
                     print(*line.values(), flush=True)
 
 

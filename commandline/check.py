@@ -35,7 +35,9 @@ from .signatures import SECTIONS, complaints
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
 VALUE_FLAGS = {"-c", "--cfg", "-p", "--package", FLAG}
 SHOWS = {"-c", "--cfg", "--info", "--hydra-help", "--version"}  # and run nothing
-FINISHED = ("sample", "export")  # tasks of a model that is as it was trained
+# Tasks of a model that is as it was trained, and those of which another stage is trained.
+FINISHED = ("sample", "export", "explore", "encode", "decode", "impute", "evaluate")
+OF_FIRST_STAGE = ("latent", "network", "likelihood")
 TARGETS = [f"{name}._target_" for name in CLASSES]
 MERGED = [name for name, group in GROUPS.items() if group.several]
 
@@ -165,16 +167,17 @@ def _compose_checked(lines: list[str]) -> DictConfig:
         if override not in groups and override.input_line != NO_SEED:
             _check_key(override, reference)
     config = _compose([str(o.input_line) for o in overrides])
-    if config.task in FINISHED:
-        _check_finished(config.task, overrides)
+    _check_finished(config.task, overrides)
     check_config(config)
     return config
 
 
 def _check_finished(task: str, overrides: list[Override]) -> None:
+    """Refuses what would say another model than the one that there is."""
     for override in overrides:
         group = override.key_or_group.partition(".")[0]
-        if group == "model" or (group in GROUPS and GROUPS[group].of_model):
+        of_model = group == "model" or (group in GROUPS and GROUPS[group].of_model)
+        if (task in FINISHED and of_model) or (task == "prior" and group in OF_FIRST_STAGE):
             raise Mistake(
                 f"task={task} takes the model as it was trained: leave out {override.input_line}"
             )

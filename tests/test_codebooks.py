@@ -716,6 +716,8 @@ REFUSED = [
     (lambda: model("residual", rotation=True), "leave out rotation=True"),
     (lambda: model("residual", temperature=0.5), "leave out temperature=0.5"),
     (lambda: model("residual", estimator=ScoreFunction(4)), "use one of VectorQuantization"),
+    (lambda: FSQ(8), "levels must be a non-empty sequence of positive integers, got 8"),
+    (lambda: FSQ((8,) * 8), "levels make 16777216 codes, at most 4194304 fit: use LFQ"),
     (lambda: FSQ((4, 1)), r"levels must be 2 or more of each dimension, got \[4, 1\]"),
     (lambda: VectorQuantization(-1.0), "commitment must not be negative, got -1"),
 ]

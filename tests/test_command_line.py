@@ -341,6 +341,12 @@ FORESEEN = {
     "task=export checkpoint=gumbel_vae-digits model.latents=3": (
         "task=export takes the model as it was trained: leave out model.latents=3"
     ),
+    "task=encode checkpoint=gumbel_vae-digits encode.out=z.npy objective=iwae": (
+        "task=encode takes the model as it was trained: leave out objective=iwae"
+    ),
+    "task=prior checkpoint=gumbel_vae-digits prior=mixture latent=fsq": (
+        "task=prior takes the model as it was trained: leave out latent=fsq"
+    ),
     "data=digits model.condition_prior=true": "condition_prior=true needs a condition: type ",
     "task=sample checkpoint=gumbel_vae-digts": "no model at gumbel_vae-digts: there is no such ",
     "task=test checkpoint=nowhere": "no checkpoint at nowhere: expected a .ckpt file, or a run ",

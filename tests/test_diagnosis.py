@@ -10,7 +10,7 @@ from commandline.check import check
 from commandline.errors import explain
 from models import GumbelVAE
 from vae_lab.evaluation.diagnosis import CHECKS, diagnose, own_temperature, sizes
-from vae_lab.latents import Categorical, Gaussian
+from vae_lab.latents import FSQ, Categorical, Gaussian, HierarchicalGaussian
 from vae_lab.schedules import as_schedule
 
 FINE = {
@@ -113,6 +113,21 @@ def test_collapse_is_worse_than_waste():
 def test_sizes():
     assert sizes(Gaussian(3)) == {"latents": 3}
     assert sizes(Categorical(3, 4)) == {"latents": 3, "categories": 4}
+    fixed = {"latents": 1, "categories": 8, "fixed": 1, "levels": 2}
+    assert sizes(FSQ((2, 4))) == fixed
+    assert sizes(HierarchicalGaussian((3, 2))) == {"latents": 5, "closed_kl": 0}
+
+
+def test_what_is_advised_can_be_typed():
+    """Not of a latent that would refuse it, nor where it changes nothing."""
+    of_fsq = {"latents": 1, "categories": 64, "fixed": 1, "levels": 2}
+    dead = diagnose(of_fsq | {"code_perplexity": 1.5})[0]
+    assert "smaller model.levels" in dead.advice and "model.categories" not in dead.advice
+    costs = {"kl": 4.0, "reconstruction_gain": 1.0}
+    assert diagnose(costs)[0].level == "problem" and diagnose(costs | of_fsq)[0].level == "fine"
+    collapsed = {"kl": 0.01, "latents": 5}
+    assert "free_bits" in diagnose(collapsed)[0].advice
+    assert "free_bits" not in diagnose(collapsed | {"closed_kl": 0})[0].advice
 
 
 def test_the_temperature_is_that_which_can_be_typed():

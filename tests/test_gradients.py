@@ -152,6 +152,18 @@ def test_the_comparison_figure_has_dots_at_the_values_and_an_axis_that_can_be_re
         assert sum(low <= tick <= high for tick in axis.get_xticks()) >= 2, key
 
 
+def test_one_that_is_exact_leaves_the_others_apart(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "write", lambda figure, path: drawn.extend(figure.axes))
+    values = {"exact": 0.0, "good": 0.5, "noisy": 1100.0}
+    rows = [{"estimator": name, **ROW, "variance": value} for name, value in values.items()]
+    figures.comparison(rows, {}, tmp_path / "compare.png")
+    axis = drawn[1]
+    assert axis.get_xscale() == "log"
+    dots = {line.get_marker(): line.get_xdata()[0] for line in axis.lines[:2]}
+    assert axis.get_xlim()[0] < dots["<"] < dots["o"] == 0.5
+
+
 @pytest.mark.parametrize("curves", [{}, {"a": [CURVE, CURVE]}], ids=["measured", "trained"])
 def test_the_comparison_figure_is_drawn(tmp_path, curves):
     figures.comparison([{"estimator": "a", **ROW}], curves, tmp_path / "compare.png")

@@ -250,6 +250,17 @@ def test_the_first_picture_is_the_mean_colour():
     assert vae.at(3, 16, 8).sample(2).shape == (2, 3, 16, 8)
 
 
+@pytest.mark.parametrize("kind", [likelihoods.Bernoulli, likelihoods.ContinuousBernoulli])
+def test_a_decoder_that_meets_data_starts_at_their_mean_colour(kind):
+    """Which is not that of a picture of the mean logits."""
+    vae = VAE((1, 8, 8), TWICE, Gaussian(2), kind())
+    x = (torch.rand(50, 1, 8, 8) > torch.linspace(0.05, 0.95, 8)).float()
+    vae.initialize(x)
+    found = vae.output_bias.clone()
+    vae.initialize_bias(x.mean(0))
+    torch.testing.assert_close(found, vae.output_bias)
+
+
 # Probabilistic PCA of the patches, all of which is known.
 
 

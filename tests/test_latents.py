@@ -408,3 +408,21 @@ def test_drawing_from_the_prior_leaves_the_generators_alone(make):
     before = torch.get_rng_state()
     latent.sample(3, seed=5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("grid", [(), (2, 2)], ids=["flat", "grid"])
+@pytest.mark.parametrize(
+    ("latent", "parameters", "likeliest"),
+    [
+        (lambda: Categorical(2, 3, learn_prior=True), [0.0, 0, 5, 0, 5, 0], [2.0, 1]),
+        (lambda: Bernoulli(2, learn_prior=True), [3.0, -3], [1.0, 0]),
+        (lambda: Poisson(2, learn_prior=True), [math.log(5.3), math.log(0.4)], [5.0, 0]),
+    ],
+    ids=["codes", "bits", "counts"],
+)
+def test_at_a_temperature_of_0_the_likeliest_value_is_drawn(latent, parameters, likeliest, grid):
+    latent = latent()
+    latent.bind(grid)
+    latent.prior_parameters.data = torch.tensor(parameters)
+    numbers = latent.numbers(latent.sample(3, temperature=0.0)).float()
+    assert all(place.tolist() == likeliest for place in numbers.reshape(-1, 2))

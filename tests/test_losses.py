@@ -455,7 +455,7 @@ def test_its_discriminator_has_a_learning_rate_and_a_limit_of_its_own():
         (
             X,
             Normal(standardize=True),
-            r"needs .*, got data of shape \[1, 8, 8\] in any unit: use ELBO",
+            r"needs .*, got data of shape \[1, 8, 8\] in any unit: use ELBO, or pass bytes, as ",
         ),
     ],
 )
@@ -468,9 +468,19 @@ def test_what_is_no_picture_is_refused(cls, x, likelihood, line):
     ("make", "line"),
     [
         (lambda: Perceptual(perceptual=-1), "perceptual must not be negative, got -1"),
-        (lambda: Adversarial(adversarial=-0.5), "adversarial must not be negative, got -0.5"),
-        (lambda: Adversarial(start=-1), "start must not be negative, got -1"),
-        (lambda: Adversarial(channels=[]), r"channels must be positive, one at least, got \[\]"),
+        (
+            lambda: Adversarial(adversarial=-0.5),
+            "adversarial must be finite and not negative, got -0.5",
+        ),
+        (lambda: Adversarial(start=-1), "start must be a number of steps, got -1"),
+        (
+            lambda: Adversarial(channels=[]),
+            r"channels must be a non-empty sequence of positive .*\[\]",
+        ),
+        (lambda: Adversarial(channels=32), "channels must be a non-empty sequence of positive "),
+        (lambda: Adversarial(adversarial=math.inf), "adversarial must be finite and not negative"),
+        (lambda: Adversarial(start=1.5), "start must be a number of steps, got 1.5"),
+        (lambda: Adversarial(perceptual=math.inf), "perceptual must be finite, got inf"),
         (lambda: Adversarial(discriminator_lr=0), "discriminator_lr must be positive, got 0"),
         (lambda: Adversarial(discriminator_clip=-1), "discriminator_clip must be positive, got -1"),
         (lambda: PatchDiscriminator()(X[..., :7]), "3 layers needs pictures of 8 x 8 .*got 8 x 7"),

@@ -12,7 +12,7 @@ from tiny import binary_images, discrete_vae, gradients, grid_vae, randomize
 from torch import nn
 from torch.distributions import Distribution
 
-from vae_lab import VAE, likelihoods
+from vae_lab import VAE, fit_prior, likelihoods
 from vae_lab.conditions import Labels
 from vae_lab.distributions import support
 from vae_lab.estimators import (
@@ -677,3 +677,21 @@ def test_what_the_report_and_the_explorer_draw(latent, network, prior):
     if not vae.has_temperature:
         with pytest.raises(ValueError, match="temperature 1 only, got 0.5"):
             explored.samples(3, temperature=0.5)
+
+
+class Misshapen(Standard):
+    def of(self, vae, vector):
+        return td.Independent(td.Normal(torch.zeros(7), 1.0), 1)
+
+
+def test_a_prior_that_is_refused_leaves_the_model_as_it_was():
+    vae = VAE((1, 4, 4), MLP((8,)), Gaussian(2), likelihoods.Bernoulli())
+    with pytest.raises(ValueError, match="7"):
+        vae.set_prior(Misshapen())
+    assert vae.prior is None and vae.elbo(torch.rand(2, 1, 4, 4)).elbo.isfinite().all()
+
+
+def test_a_second_stage_of_a_conditional_model_asks_for_labels():
+    vae = conditional("codes", "flat", "mixture")
+    with pytest.raises(ValueError, match="the model is conditional, it needs y, whole numbers, 0 "):
+        fit_prior(vae, binary_images(6, SHAPE), Mixture(2), epochs=1)

@@ -298,6 +298,7 @@ WRONG = [
     (lambda vae, x: vae.sample(2.0), "num_images must be a positive integer, got 2.0"),
     (lambda vae, x: vae.elbo(x, 0), "num_samples must be a positive integer, got 0"),
     (lambda vae, x: vae.log_likelihood(x, 1.5), "num_samples must be a positive integer, got 1.5"),
+    (lambda vae, x: vae(x, Reparameterization), r"pass an object such as Reparameterization\(\)"),
     (lambda vae, x: vae(x, "arm"), r"pass an object such as Reparameterization\(\), got 'arm'"),
     (lambda vae, x: vae(x, None, "elbo"), "pass an object .*, got 'elbo'"),
     (lambda vae, x: vae.log_likelihood(x, 2, 0), "chunk must be a positive integer, got 0"),

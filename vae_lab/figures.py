@@ -208,15 +208,19 @@ def variances(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], pat
 
 
 def _dots(axis: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
-    """A row's value as a dot with its number; on a logarithmic axis where all are positive."""
+    """A row's value as a dot with its number; on a logarithmic axis where none is negative, of
+    which the left end is 0."""
     places, values = range(len(rows)), [float(row[key]) for row in rows]
+    positive = [value for value in values if value > 0]
+    logs = bool(positive) and min(values) >= 0
     for place, (row, value) in enumerate(zip(rows, values, strict=True)):
         colour = style(place)["color"]
-        axis.plot(value, place, "o", color=colour)
+        at = max(value, min(positive) / 3) if logs else value
+        axis.plot(at, place, "o" if at == value else "<", color=colour)
         if key == "test_elbo":
             axis.hlines(place, row["lowest"], row["highest"], color=colour)
         number = f"{value:.1f}" if key == "test_elbo" else f"{float(f'{value:.2g}'):g}"
-        axis.annotate(number, (value, place), (0, 5), textcoords="offset points", fontsize=7)
+        axis.annotate(number, (at, place), (0, 5), textcoords="offset points", fontsize=7)
     if key == "bias":
         noise = [float(row["bias_noise"]) for row in rows]
         axis.plot(noise, places, "k|", markersize=9, label="the noise: no bias can be seen below")
@@ -224,7 +228,7 @@ def _dots(axis: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
     axis.set_yticks(places, [row["estimator"] for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.7)  # the first on top
     axis.margins(x=0.12)
-    if all(value > 0 for value in values):  # the bias of an exact one is not
+    if logs:
         logarithmic(axis)
 
 

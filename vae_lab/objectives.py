@@ -1,5 +1,6 @@
 """The objectives, which training maximises: bounds on log p(x), one per datum, in nats."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -198,7 +199,7 @@ class ELBO(_OverLevels):
         free_bits: float = 0.0,
         aggregate_kl: float | Schedule = 0.0,
     ) -> None:
-        if free_bits < 0:
+        if not free_bits >= 0:
             raise ValueError(f"free_bits must not be negative, got {free_bits:g}")
         super().__init__(beta)
         self.free_bits = free_bits
@@ -300,7 +301,9 @@ def _log_ratio(level: "Level", estimator: Estimator) -> Callable[[Tensor], Tenso
 
 def not_negative(name: str, weight: float | Schedule) -> Schedule:
     schedule = as_schedule(weight)
-    least, _ = bounds(schedule)
+    least, most = bounds(schedule)
     if not least >= 0:
         raise ValueError(f"{name} must not be negative, got {least:g}")
+    if most == math.inf:
+        raise ValueError(f"{name} must be finite, got {most:g}")
     return schedule

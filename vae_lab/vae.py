@@ -103,14 +103,14 @@ class VAE(Views, Generation, Pretrained):
 
     def _set_prior(self, prior: Prior, condition: Condition | None) -> None:
         bound(prior, self.latent, self.likelihood.input_shape(self.shape), condition)
-        if not isinstance(prior, Standard):
-            self.latent.leave_prior()
         prior.to(self.device, self.dtype)
-        self.prior = prior
         width = prior.condition_width
         vector = self.output_bias.new_zeros(width) if width else None
         with torch.no_grad():
             check_shapes(prior, prior.of(self, vector), self.latent)
+        if not isinstance(prior, Standard):
+            self.latent.leave_prior()
+        self.prior = prior
 
     @property
     def device(self) -> torch.device:
@@ -149,7 +149,7 @@ class VAE(Views, Generation, Pretrained):
         from .objectives import ELBO
 
         for part in (estimator, objective):
-            if part is not None and not callable(part):
+            if part is not None and (isinstance(part, type) or not callable(part)):
                 raise ValueError(f"pass an object such as Reparameterization(), got {part!r}")
         return (objective or ELBO())(self, estimator or self._estimator(), x, y)
 
@@ -376,7 +376,9 @@ class VAE(Views, Generation, Pretrained):
             self.condition.start(y)
         x = self.as_data(x)
         self.likelihood.check(x)
-        self._start_at(self.likelihood.start(x))
+        if self.latent.grid:  # a place does not know where in the picture it is
+            x = x.movedim(1, -1).reshape(-1, self.shape[0], 1, 1)
+        self.output_bias.copy_(self.likelihood.start(x))
 
     @torch.no_grad()
     def initialize_bias(self, mean: Array) -> None:
@@ -390,9 +392,4 @@ class VAE(Views, Generation, Pretrained):
         if not bias.isfinite().all():
             low, high = mean.min().item(), mean.max().item()
             raise ValueError(f"mean must be that of data in [0, 1], got {low:g} to {high:g}")
-        self._start_at(bias)
-
-    def _start_at(self, bias: Tensor) -> None:
-        if self.latent.grid:  # a place does not know where in the picture it is
-            bias = bias.mean((-2, -1), keepdim=True)
         self.output_bias.copy_(bias)

@@ -158,6 +158,10 @@ class Estimator(PrintsArguments, nn.Module):
     def refusal(cls, q: Distribution) -> str:
         able = _names(other for other in catalog() if other.accepts(q))
         cure = f"; use one of {able}" if able else ", which is no distribution"
+        if isinstance(base(q), Quantized):
+            cure += ", or a temperature above 0 with that of a codebook"
+        elif Quantized in cls.families:
+            cure += ", or a latent of nearest codes, with temperature=0"
         got = type(base(q)).__name__
         return f"{cls.__name__} works with {_names(cls.families)}, got {got}{cure}"
 
@@ -226,7 +230,7 @@ class _Descent(_Surrogate):
 
 
 class _Mapped(torch.autograd.Function):
-    """What torch.func can transform, at three times the cost of a call."""
+    """What torch.func.grad and vmap can transform, at three times the cost of a call."""
 
     generate_vmap_rule = True
 
@@ -275,6 +279,6 @@ def _names(classes: Iterable[type]) -> str:
 
 
 def positive_samples(name: str, value: int, least: int = 1) -> int:
-    if not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
     return value

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from ..latents import Latent
+from ..latents import FSQ, Latent
 from ..latents.base import ACTIVE
 from ..likelihoods import Likelihood
 from ..schedules import schedules
@@ -54,8 +54,9 @@ def diagnose(
     Args:
         numbers: by name the metrics of :func:`vae_lab.evaluation.evaluate`, and also `latents` L,
             `categories` K, `places` of a grid, at each of which there are L, `samples` of the
-            importance weights, `temperature`, `grey` (are there pixels that are no
-            bits, under a likelihood of bits). Unknown is what is absent or None.
+            importance weights, `temperature`, `closed_kl` (has the KL a closed form), `fixed` (is
+            q(z|x) one code), `levels` (so many numbers make a code of FSQ), `grey` (are there
+            pixels that are no bits, under a likelihood of bits). Unknown is what is absent or None.
         prefix: of the metrics' names where they are shown, such as `val/`.
         min_kl: in nats a datum; less is a collapse.
         min_codes: dead are codes of perplexity P where :math:`(P - 1) / (K - 1)` is less.
@@ -88,10 +89,15 @@ def has_grey_pixels(likelihood: Likelihood, x: Tensor) -> bool:
 
 
 def sizes(latent: Latent) -> dict[str, float]:
-    """`latents`, of one place of a grid, `categories` where they can be listed, and `places`."""
+    """`latents`, of one place of a grid, `categories` where they can be listed, `places`, and what
+    decides which advice can be followed."""
     places = latent.num_places
-    known = {"latents": latent.num_variables // places, "categories": latent.categories}
+    known: dict[str, float | None] = {"latents": latent.num_variables // places}
+    known["categories"] = latent.categories
     known["places"] = places if places > 1 else None
+    known["closed_kl"] = None if latent.closed_kl else 0
+    known["levels"] = len(latent.levels) if isinstance(latent, FSQ) else None
+    known["fixed"] = 1 if getattr(latent, "deterministic", False) else None
     return {name: number for name, number in known.items() if number is not None}
 
 
@@ -105,6 +111,7 @@ def _posterior_collapse(
     min_kl: float,
     active_units: float | None = None,
     places: float = 1,
+    closed_kl: float = 1,
 ) -> Finding:
     because = f"{prefix}kl is {kl:.3g} nats"
     if active_units is not None:
@@ -114,15 +121,16 @@ def _posterior_collapse(
     return (
         "problem",
         because,
-        (
-            "type objective=elbo_warmup (its beta rises from 0), objective.beta=0.5, or "
-            "objective.free_bits=0.1"
-        ),
+        "type objective=elbo_warmup (its beta rises from 0), or objective.beta=0.5"
+        + ", or objective.free_bits=0.1" * bool(closed_kl),
     )
 
 
 def _inactive_units(
-    active_units: float, latents: float, active_channels: float | None = None
+    active_units: float,
+    latents: float,
+    active_channels: float | None = None,
+    closed_kl: float = 1,
 ) -> Finding:
     named = "latent variables have a KL"
     if active_channels is not None:
@@ -133,10 +141,8 @@ def _inactive_units(
     return (
         "warning",
         because,
-        (
-            f"type model.latents={active_units:.0f}, which does the same with less, or "
-            "objective.free_bits=0.1 for the others to be used"
-        ),
+        f"type model.latents={active_units:.0f}, which does the same with less"
+        + ", or objective.free_bits=0.1 for the others to be used" * bool(closed_kl),
     )
 
 
@@ -148,6 +154,7 @@ def _dead_codes(
     min_codes: float,
     temperature: float | None = None,
     places: float = 1,
+    levels: float = 0,
 ) -> Finding:
     who = "a latent variable uses" if places == 1 else "the places use"
     because = (
@@ -156,7 +163,9 @@ def _dead_codes(
     if (code_perplexity - 1) / (categories - 1) >= min_codes:
         return "fine", because, ""
     fewer = (
-        f"model.categories={max(round(2 * code_perplexity), 2)}"
+        "smaller model.levels"
+        if levels
+        else f"model.categories={max(round(2 * code_perplexity), 2)}"
         if categories > 2
         else f"model.latents={max(round(latents / 2), 1)}"
     )
@@ -168,12 +177,14 @@ def _dead_codes(
     )
 
 
-def _decoder_ignores_z(kl: float, reconstruction_gain: float, min_kl: float) -> Finding:
+def _decoder_ignores_z(
+    kl: float, reconstruction_gain: float, min_kl: float, fixed: float = 0
+) -> Finding:
     because = (
         f"z costs {kl:.3g} nats of KL; with a z of the prior instead the reconstruction is "
         f"{reconstruction_gain:.3g} nats worse"
     )
-    if kl < min_kl or reconstruction_gain >= kl:
+    if kl < min_kl or reconstruction_gain >= kl or fixed:  # the KL of a code is what it is
         return "fine", because, ""
     return (
         "problem",

@@ -155,6 +155,9 @@ def fit(
             raise ValueError(f"the model has a {named[0]} already: leave out {named[0]}, or model")
         columns = getattr(model.likelihood, "columns", columns)
     data, held = _data(x, y, val, val_size, columns)
+    condition = None if model is None else model.condition
+    if condition is not None and not condition.inferred and data.unlabelled:
+        condition.vector(None, None)  # which says what y is to be
     if held is None and patience is not None:
         raise ValueError(f"patience={patience} needs data that is held out: pass val or val_size")
     place = _device(device)

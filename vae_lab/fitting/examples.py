@@ -67,10 +67,15 @@ class Examples(NamedTuple):
         some are missing are inferred."""
         if self.labels.ndim == 2:
             return Attributes(self.labels.shape[1], self.classes or None)
-        if (self.labels < 0).all():
+        if self.unlabelled:
             return None
         classes = int(self.labels.max()) + 1
         return InferredLabels(classes) if (self.labels < 0).any() else Labels(classes)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no datum has a label."""
+        return self.labels.ndim == 1 and bool((self.labels < 0).all())
 
     def start(self, vae: VAE) -> None:
         """Lets the model learn the units of these data, and starts its decoder at their mean."""

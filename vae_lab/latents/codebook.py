@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributed import all_sum
-from ..distributions import base, full_precision, one_hot, wrapped
+from ..distributions import base, full_precision, log_softmax, one_hot, wrapped
 from ..estimators.base import surrogate
-from ..quantized import Quantized, QuantizedCategory
+from ..quantized import Quantized, QuantizedCategory, lowest
 from ..schedules import Schedule, as_schedule, bounds
 from .codes import Codes, check_decay
 from .discrete import OneHot
@@ -97,8 +97,14 @@ class Nearest(OneHot):
         """T, shape []."""
         return self.temperature.value
 
-    def prior_distribution(self, parameters: Tensor) -> Distribution:
-        return self.categorical(parameters.unflatten(-1, self.variables))
+    def kl(self, q: Distribution) -> Tensor:
+        """Of the nearest code it is -log p(z), that of the code alone."""
+        inner = base(q)
+        if not isinstance(inner, QuantizedCategory):
+            return super().kl(q)
+        log_p = log_softmax(self.prior_parameters.unflatten(-1, self.variables))  # [L, K]
+        log_p = log_p.clamp_min(lowest(log_p)).unsqueeze(-1)
+        return -_chosen(log_p, inner.index).squeeze(-1)
 
     def aggregate_kl(self, q: Distribution) -> Tensor:
         r"""As :meth:`.Finite.aggregate_kl`; at T = 0 of probabilities that have a derivative, those

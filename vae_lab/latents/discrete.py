@@ -63,13 +63,12 @@ class Discrete(Latent):
         p = self.usage(self.prior(), int(self._highest().max()) + 1)  # [L, K]
         with self._seeded(seed):
             uniform = torch.rand(count, *p.shape, device=p.device)
-        gumbel = -(-uniform.log()).log()
-        return self.from_numbers((p.log() / temperature + gumbel).argmax(-1).to(p))
+        gumbel = -(-uniform.clamp_min(torch.finfo(p.dtype).tiny).log()).log()
+        return self.from_numbers((p.log() + temperature * gumbel).argmax(-1).to(p))
 
     def interpolate(self, z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         """The values nearest to the straight line."""
-        t = torch.linspace(0, 1, steps, device=z0.device).reshape(-1, *[1] * z0.ndim)
-        return (z0 + t * (z1 - z0)).round()
+        return super().interpolate(z0, z1, steps).round()
 
     def gap(self, q: Distribution) -> tuple[Tensor, int] | None:
         if self.mean_parameter is None:
@@ -180,6 +179,9 @@ class OneHot(Finite):
         # torch normalises by logits - logsumexp, which at logits of 100 leaves errors of 1e-5.
         logits = log_softmax(logits)
         return self.independent(OneHotCategorical(logits=logits, validate_args=False))
+
+    def prior_distribution(self, parameters: Tensor) -> Distribution:
+        return self.categorical(parameters.unflatten(-1, self.variables))
 
     def mode(self, q: Distribution) -> Tensor:
         logits = base(q).logits

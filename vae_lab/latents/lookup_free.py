@@ -10,12 +10,15 @@ from torch.distributions import Distribution
 
 from ..distributions import base, full_precision
 from ..estimators.base import surrogate
+from ..networks.base import widths
 from ..precision import FullPrecision
 from ..quantized import Quantized
 from ..schedules import Schedule, as_schedule
 from .codebook import Nearest, is_zero, mean_over_processes
 from .discrete import Bernoulli
 from .whitening import Whitened, whitening
+
+MOST = 2**22  # codes, of which each has a probability
 
 
 class FSQ(Whitened, FullPrecision, Nearest):
@@ -62,8 +65,11 @@ class FSQ(Whitened, FullPrecision, Nearest):
         learn_prior: bool = False,
         whiten: int = 300,
     ) -> None:
-        if not levels or min(levels) < 2:
+        levels = widths("levels", levels)
+        if min(levels) < 2:
             raise ValueError(f"levels must be 2 or more of each dimension, got {[*levels]}")
+        if math.prod(levels) > MOST:
+            raise ValueError(f"levels make {math.prod(levels)} codes, at most {MOST} fit: use LFQ")
         super().__init__(latents, math.prod(levels), len(levels), temperature, learn_prior)
         self.levels = [*levels]
         sides = [torch.linspace(-1, 1, count) for count in levels]

@@ -118,9 +118,6 @@ class ResidualCodebook(OneHot):
         others = (later - later.detach()).unflatten(-2, (-1, self.latents)).sum(-3)
         return move[..., : self.latents, :] - others
 
-    def prior_distribution(self, parameters: Tensor) -> Distribution:
-        return self.categorical(parameters.unflatten(-1, self.variables))
-
     def aggregate_kl(self, q: Distribution) -> Tensor:
         r"""As :meth:`.Finite.aggregate_kl`, of probabilities that have a derivative, at each level
         those at a T that is the mean squared distance from what is left over to its code."""

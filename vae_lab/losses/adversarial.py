@@ -1,5 +1,6 @@
 """The ELBO, a distance in features, and a discriminator that is trained beside them."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ..distributed import all_sum
 from ..distributions import detach
 from ..estimators import Estimator
 from ..estimators.base import Integrand, descent, surrogate
+from ..networks.base import widths
 from ..objectives import Seen, Terms
 from ..schedules import Schedule, Step, as_schedule
 from .discriminator import PatchDiscriminator
@@ -74,14 +76,15 @@ class Adversarial(Perceptual):
         discriminator_clip: float | None = 1.0,
     ) -> None:
         super().__init__(beta, free_bits, aggregate_kl, perceptual, features)
-        if not adversarial >= 0:
-            raise ValueError(f"adversarial must not be negative, got {adversarial:g}")
-        if start < 0:
-            raise ValueError(f"start must not be negative, got {start}")
+        if not 0 <= adversarial < math.inf:
+            raise ValueError(f"adversarial must be finite and not negative, got {adversarial:g}")
+        if isinstance(start, bool) or not isinstance(start, int) or start < 0:
+            raise ValueError(f"start must be a number of steps, got {start!r}")
         for name, value in (("lr", discriminator_lr), ("clip", discriminator_clip)):
             if value is not None and not value > 0:
                 raise ValueError(f"discriminator_{name} must be positive, got {value:g}")
-        self.adversarial, self.start, self.channels = adversarial, start, tuple(channels)
+        self.adversarial, self.start = adversarial, start
+        self.channels = widths("channels", channels)
         self.discriminator_lr, self.discriminator_clip = discriminator_lr, discriminator_clip
         self.discriminator: PatchDiscriminator | None = None
         if adversarial:

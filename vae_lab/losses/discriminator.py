@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..arguments import PrintsArguments
 from ..distributions import full_precision
+from ..networks.base import widths
 
 
 class PatchDiscriminator(PrintsArguments, nn.Module):
@@ -25,9 +26,7 @@ class PatchDiscriminator(PrintsArguments, nn.Module):
 
     def __init__(self, channels: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
-        if not channels or any(c < 1 for c in channels):
-            raise ValueError(f"channels must be positive, one at least, got {list(channels)}")
-        self.channels = tuple(channels)
+        self.channels = channels = widths("channels", channels)
         with torch.random.fork_rng(devices=[]):  # a model has the same weights with it or without
             layers: list[nn.Module] = [nn.LazyConv2d(channels[0], 4, 2, 1), nn.LeakyReLU(0.2)]
             for a, b in zip(channels[:-1], channels[1:], strict=True):

@@ -58,9 +58,11 @@ class Perceptual(ELBO):
     def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
         of_any_unit = vae.likelihood.learns_units or vae.likelihood.missing
         if of_any_unit or not is_picture(vae.shape):
+            of_bytes = of_any_unit and is_picture(vae.shape)
+            cure = "use ELBO" + ", or pass bytes, as (255 * x).byte()" * of_bytes
             raise ValueError(
                 f"{type(self).__name__} needs pictures [C, H, W] with values in [0, 1], got data "
-                f"of shape {list(vae.shape)}{' in any unit' * of_any_unit}: use ELBO"
+                f"of shape {list(vae.shape)}{' in any unit' * of_any_unit}: {cure}"
             )
         return super().forward(vae, estimator, x)
 

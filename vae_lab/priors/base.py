@@ -140,7 +140,7 @@ class Standardizer(nn.Module):
 
 
 def at_one_place(latent: "Latent") -> "Latent":
-    """The latent of one place of its grid; itself, where there is none."""
+    """A copy of the latent, of one place."""
     place = copy(latent)
     place.grid = ()
     return place

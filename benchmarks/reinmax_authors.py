@@ -78,41 +78,47 @@ def begin(model: Plain, start: str, mean: Tensor) -> None:
         model.decoder[-1].bias.copy_((0.998 * mean + 1e-3).logit())
 
 
-def run(size: str, start: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Trains one as the row `{size}_reinmax` says, and measures it."""
-    from reinmax import reinmax
-
-    config = published.settings("reinmax", f"{size}_reinmax")
-    model_config = config.model
-    data = MNIST(root=options.root, batch_size=BATCH, val_size=1)
-    data.prepare_data()
-    train, test = (published.images(data, split).flatten(1) for split in ("train", "test"))
-    torch.manual_seed(seed)
-    shape = (model_config.latents, model_config.categories)
-    model = Plain(*shape, config.estimator.temperature, reinmax)
-    begin(model, start, train.mean(0))
-    radam = model_config.lr_warmup_steps > 0  # which the rows have a warm-up in the place of
+def train(model: Plain, images: Tensor, config: Any, epochs: int) -> float:
+    """As the row of the config says; the mean ELBO of the last epoch, while it trained."""
+    radam = config.model.lr_warmup_steps > 0  # which the rows have a warm-up in the place of
     kind = torch.optim.RAdam if radam else torch.optim.Adam
-    optimizer = kind(model.parameters(), lr=model_config.optimizer.lr)
-    began = time.perf_counter()
-    for _ in range(options.epochs):
+    optimizer = kind(model.parameters(), lr=config.model.optimizer.lr)
+    for _ in range(epochs):
         total = torch.zeros(())
-        for x in train[torch.randperm(len(train))].split(BATCH):
+        for x in images[torch.randperm(len(images))].split(BATCH):
             loss = model(x).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             total += loss.detach() * len(x)
+    return -total.item() / len(images)
+
+
+@torch.no_grad()
+def measured(model: Plain, name: str, images: Tensor) -> dict[str, str]:
+    """The mean ELBO of all of them, and its standard error."""
+    each = -torch.cat([model(part) for part in images.split(1000)]).double()
+    error = each.std() / math.sqrt(len(images))
+    return {name: f"{each.mean():.3f}", f"{name}_error": f"{error:.3f}"}
+
+
+def run(size: str, start: str, seed: int, options: argparse.Namespace) -> dict[str, str]:
+    """Trains one as the row `{size}_reinmax` says, and measures it."""
+    from reinmax import reinmax
+
+    config = published.settings("reinmax", f"{size}_reinmax")
+    data = MNIST(root=options.root, batch_size=BATCH, val_size=1)
+    data.prepare_data()
+    images, test = (published.images(data, split).flatten(1) for split in ("train", "test"))
+    torch.manual_seed(seed)
+    shape = config.model.latents, config.model.categories
+    model = Plain(*shape, config.estimator.temperature, reinmax)
+    begin(model, start, images.mean(0))
+    began = time.perf_counter()
+    last = train(model, images, config, options.epochs)
     seconds = time.perf_counter() - began
-    found = {"last_epoch": f"{-total.item() / len(train):.3f}"}
-    with torch.no_grad():
-        for name, x in (("train_elbo", train), ("test_elbo", test)):
-            each = -torch.cat([model(part) for part in x.split(1000)]).double()
-            found |= {
-                name: f"{each.mean():.3f}",
-                f"{name}_error": f"{each.std() / len(x) ** 0.5:.3f}",
-            }
-    return found | {"seconds": f"{seconds:.0f}"}
+    found = measured(model, "train_elbo", images) | measured(model, "test_elbo", test)
+    return {"last_epoch": f"{last:.3f}"} | found | {"seconds": f"{seconds:.0f}"}
 
 
 def parsed() -> argparse.Namespace:

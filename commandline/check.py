@@ -8,6 +8,7 @@ class that it configures.
 import functools
 import gc
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from .signatures import SECTIONS, complaints
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
 VALUE_FLAGS = {"-c", "--cfg", "-p", "--package", FLAG}
 SHOWS = {"-c", "--cfg", "--info", "--hydra-help", "--version"}  # and run nothing
+UNKNOWN = "unknown setting "  # how such a complaint begins
 # Tasks of a model that is as it was trained, and those of which another stage is trained.
 FINISHED = ("sample", "export", "explore", "encode", "decode", "impute", "evaluate")
 OF_FIRST_STAGE = ("latent", "network", "likelihood")
@@ -168,8 +170,25 @@ def _compose_checked(lines: list[str]) -> DictConfig:
             _check_key(override, reference)
     config = _compose([str(o.input_line) for o in overrides])
     _check_finished(config.task, overrides)
-    check_config(config)
+    try:
+        check_config(config)
+    except Mistake as mistake:
+        raise _of_experiment(mistake, config, overrides) from None
     return config
+
+
+def _of_experiment(mistake: Mistake, config: DictConfig, overrides: list[Override]) -> Mistake:
+    """The same; or where an experiment has set what another choice does not know, how to leave that
+    out."""
+    keys = [o.key_or_group for o in overrides]
+    experiment = next((o.input_line for o in overrides if o.key_or_group == "experiment"), None)
+    lines = complaints(OmegaConf.to_container(config))
+    unknown = [line.split()[2].rstrip(";") for line in lines if line.startswith(UNKNOWN)]
+    set_there = [key for key in unknown if key not in keys]
+    if experiment is None or not set_there or not str(mistake).startswith(UNKNOWN):
+        return mistake
+    cure = " ".join(f"~{key}" for key in set_there)
+    return Mistake(f"{experiment} sets what is unknown with the rest of the line: type {cure} too")
 
 
 def _check_finished(task: str, overrides: list[Override]) -> None:
@@ -324,7 +343,10 @@ def exit_on_mistake(arguments: list[str]) -> list[str]:
         The arguments as Hydra is to read them.
     """
     if {"-h", "--help"}.intersection(arguments):
-        print(help_text())
+        try:
+            print(help_text(), flush=True)
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0)
     gc.disable()  # it would walk through every source file that is read, again and again
     try:

@@ -53,6 +53,10 @@ OF_MODEL = (
 )
 MODELS = f"known: {OF_MODEL}"
 BAD = {
+    "experiment=reinmax/8x4_reinmax estimator=disarm": (
+        "experiment=reinmax/8x4_reinmax sets what is unknown with the rest of the line: type "
+        "~estimator.temperature too"
+    ),
     "latent=hierarchical_gaussian latent.learn_prior=true": (
         "unknown setting latent.learn_prior; known: latent.latents, latent.hidden, "
         "latent.activation"

@@ -207,7 +207,7 @@ def is_known(case: Case, there: set[tuple[str, ...]]) -> bool:
     """Whether the CSV has a case, or the same run with more epochs, from which none goes back."""
     *same, _ = case.key
     longest = max((int(epochs) for *others, epochs in there if others == same), default=0)
-    if longest > case.epochs:
+    if longest > case.epochs and case.key not in there:
         print(*case.key, f"left out: {longest} epochs are there", flush=True)
     return longest >= case.epochs
 

@@ -54,7 +54,8 @@ def section(name: str, about: dict[str, Any], results: Path) -> Iterator[str]:
     else:
         yield QUANTITIES[about["quantity"]].format(**about.get("bound", {})) + ":"
         measured = [line for line in read(results) if line["table"] == name]
-        yield markdown([COLUMNS, *(cells(row, about, measured) for row in about["rows"])])
+        rows = (lines for row in about["rows"] for lines in cells(row, about, measured))
+        yield markdown([COLUMNS, *rows])
     if "authors" in about:
         yield filled(about["authors"]["about"])
         yield f"    {about['authors']['command']}"
@@ -76,16 +77,24 @@ def read(results: Path) -> list[dict[str, str]]:
         return [*csv.DictReader(file)]
 
 
-def cells(row: str, about: dict[str, Any], measured: list[dict[str, str]]) -> list[str]:
-    """A row of a table, by its longest runs."""
+def cells(row: str, about: dict[str, Any], measured: list[dict[str, str]]) -> list[list[str]]:
+    """A row of a table, for each length of its runs, the longest first."""
     paper = about["rows"][row]
-    value = paper.get("value")
-    theirs = "" if value is None else f"{value:.2f}" + ("" if paper["read"] else " (m)")
+    theirs = of_paper(paper)
     lines = [line for line in measured if line["row"] == row]
     if not lines:
-        return [f"`{row}`", NOT_RUN, theirs, "", "", ""]
-    longest = max(int(line["epochs"]) for line in lines)
-    lines = [line for line in lines if int(line["epochs"]) == longest]
+        return [[f"`{row}`", NOT_RUN, theirs, "", "", ""]]
+    lengths = sorted({int(line["epochs"]) for line in lines}, reverse=True)
+    return [
+        of_length([line for line in lines if int(line["epochs"]) == epochs], row, about)
+        for epochs in lengths
+    ]
+
+
+def of_length(lines: list[dict[str, str]], row: str, about: dict[str, Any]) -> list[str]:
+    """A row of a table, by runs of one length."""
+    paper = about["rows"][row]
+    theirs, longest = of_paper(paper), int(lines[0]["epochs"])
     steps = f"{max(int(line['steps']) for line in lines):,}"
     whole = longest == paper.get("epochs", about["epochs"])
     test = "" if about["quantity"] == "test_elbo" else estimate(lines, "test_elbo")
@@ -97,6 +106,12 @@ def cells(row: str, about: dict[str, Any], measured: list[dict[str, str]]) -> li
         f"{statistics.mean(float(line['seconds']) for line in lines) / 60:.0f}",
         test,
     ]
+
+
+def of_paper(row: dict[str, Any]) -> str:
+    """The paper's number, if it has one."""
+    value = row.get("value")
+    return "" if value is None else f"{value:.2f}" + ("" if row["read"] else " (m)")
 
 
 def of_authors(lines: list[dict[str, str]]) -> str:

@@ -9,15 +9,7 @@ from torch.distributions import Distribution
 
 from ..aggregates import Aggregate, mean
 from ..arguments import PrintsArguments
-from ..distributions import base as base
-from ..distributions import detach as detach
-from ..distributions import full_precision as full_precision
-from ..distributions import like as like
-from ..distributions import log_softmax as log_softmax
-from ..distributions import one_hot as one_hot
-from ..distributions import parameters as parameters
-from ..distributions import per_dimension as per_dimension
-from ..distributions import softmax as softmax
+from ..distributions import base, parameters
 from ..quantized import Quantized
 from ..transforms import is_transformed
 

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from datamodules.rows import hide_labels, keep, labels_of
+from datamodules.rows import hide_labels, keep, labels_in_memory
 from vae_lab.data import Augment, Batch, Loader, Pixels, Prepare, TensorLoader, check_batch_size
 from vae_lab.data.splits import check_size, split_rows
 from vae_lab.data.stream import Reader, Tensors
@@ -168,7 +168,7 @@ class DataModule(pl.LightningDataModule):
 
     def train_labels(self) -> Tensor:
         """The labels or attributes of the training data, [N] or [N, A]."""
-        return labels_of(self._splits["train"])
+        return labels_in_memory(self._splits["train"])
 
     def _check_counts(self) -> None:
         train, val, test = (len(self._splits[name]) for name in ("train", "val", "test"))

@@ -9,7 +9,7 @@ from torch import Tensor
 from vae_lab.data.stream import Reader, Tensors
 
 
-def labels_of(data: Reader) -> Tensor:
+def labels_in_memory(data: Reader) -> Tensor:
     """All labels of data that has them in memory."""
     labels = getattr(data, "labels", None)
     if not isinstance(labels, Tensor):
@@ -19,7 +19,7 @@ def labels_of(data: Reader) -> Tensor:
 
 def hide_labels(data: Reader, count: int, seed: int) -> Reader:
     """The same data with so many labels, equally many of each class; the others are -1."""
-    labels = labels_of(data)
+    labels = labels_in_memory(data)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     classes = labels[labels >= 0].unique()

@@ -1,7 +1,7 @@
 """The recipes for photographs beside principal components, on pictures that no training has seen.
 
 python benchmarks/photographs.py PICTURES HELD_OUT [--steps 600 3000] [--out FILE.csv] [--seeds 0]
-                                 [--recipes fsq_1000 fsq_perceptual tokenizer] [--runs FOLDER]
+                                 [--recipes vq_1024 vq_perceptual tokenizer] [--runs FOLDER]
 
 PICTURES and HELD_OUT are folders of pictures. `python train.py experiment=photos` and `photo_codes`
 train on the first, each in a process of its own; the principal components are of the same pictures.
@@ -34,7 +34,8 @@ from vae_lab.evaluation.samples import frechet_distance  # noqa: E402
 COMPONENTS = 64
 SHOWN = 8  # pictures, in the figure
 CODES = "model.latents=1"  # one of 512 at each place
-FSQ = "experiment=photos model=fsq_vae model.latents=1"  # the tokenizer, by the ELBO
+VQ = "experiment=photos model=vq_vae model.categories=1024 model.latents=1"  # the tokenizer's
+FSQ = "experiment=photos model=fsq_vae model.latents=1"
 SHARP = "objective=perceptual objective.features=multiscale objective.perceptual=40"
 RECIPES = {
     "photos": "experiment=photos",
@@ -43,8 +44,12 @@ RECIPES = {
     "vq_512": f"experiment=photos model=vq_vae model.categories=512 {CODES}",
     "fsq_512": f"experiment=photos model=fsq_vae model.levels=[8,8,8] {CODES}",
     "fsq_1000": FSQ,
-    "fsq_perceptual": f"{FSQ} {SHARP}",
+    "vq_1024": VQ,
+    "vq_perceptual": f"{VQ} {SHARP}",
     "tokenizer": "experiment=tokenizer",
+    "fsq_tokenizer": (
+        "experiment=tokenizer model=fsq_vae ~model.categories objective.discriminator_lr=null"
+    ),
 }
 QUALITY = ("mse", "psnr", "ssim", "feature_distance", "rfid")
 FIELDS = ("recipe", "size", "steps", "seed", *QUALITY, "ratio", "codes", "seconds")

@@ -47,9 +47,7 @@ RECIPES = {
     "vq_1024": VQ,
     "vq_perceptual": f"{VQ} {SHARP}",
     "tokenizer": "experiment=tokenizer",
-    "fsq_tokenizer": (
-        "experiment=tokenizer model=fsq_vae ~model.categories objective.discriminator_lr=null"
-    ),
+    "fsq_tokenizer": "experiment=tokenizer model=fsq_vae ~model.categories",
 }
 QUALITY = ("mse", "psnr", "ssim", "feature_distance", "rfid")
 FIELDS = ("recipe", "size", "steps", "seed", *QUALITY, "ratio", "codes", "seconds")

@@ -203,13 +203,18 @@ def known(path: Path) -> set[tuple[str, ...]]:
     return {tuple(line[name] for name in KEY) for line in published_page.read(path)}
 
 
-def is_known(case: Case, there: set[tuple[str, ...]]) -> bool:
-    """Whether the CSV has a case, or the same run with more epochs, from which none goes back."""
-    *same, _ = case.key
-    longest = max((int(epochs) for *others, epochs in there if others == same), default=0)
-    if longest > case.epochs and case.key not in there:
-        print(*case.key, f"left out: {longest} epochs are there", flush=True)
-    return longest >= case.epochs
+def remaining(tables: dict[str, Any], options: argparse.Namespace) -> list[Case]:
+    """The cases that the CSV has not, nor the same run with more epochs, from which none goes back;
+    the latter are said."""
+    left, there = [], known(options.out)
+    for case in cases(tables, options):
+        *same, _ = case.key
+        longest = max((int(epochs) for *others, epochs in there if others == same), default=0)
+        if longest < case.epochs:
+            left.append(case)
+        elif case.key not in there:
+            print(*case.key, f"left out: {longest} epochs are there", flush=True)
+    return left
 
 
 def run(left: list[Case], tables: dict[str, Any], options: argparse.Namespace) -> None:
@@ -273,10 +278,8 @@ def main() -> None:
         published_page.write(published(), options.out)
         return
     tables = {name: published()[name] for name in options.tables}
-    there = known(options.out)
-    left = [case for case in cases(tables, options) if not is_known(case, there)]
     try:
-        run(left, tables, options)
+        run(remaining(tables, options), tables, options)
     except subprocess.CalledProcessError as error:
         experiment = next(a for a in error.cmd if a.startswith("experiment="))
         sys.exit(f"{experiment} ended with {error.returncode}; the same command goes on with it")

@@ -79,11 +79,9 @@ def read(results: Path) -> list[dict[str, str]]:
 
 def cells(row: str, about: dict[str, Any], measured: list[dict[str, str]]) -> list[list[str]]:
     """A row of a table, for each length of its runs, the longest first."""
-    paper = about["rows"][row]
-    theirs = of_paper(paper)
     lines = [line for line in measured if line["row"] == row]
     if not lines:
-        return [[f"`{row}`", NOT_RUN, theirs, "", "", ""]]
+        return [[f"`{row}`", NOT_RUN, of_paper(about["rows"][row]), "", "", ""]]
     lengths = sorted({int(line["epochs"]) for line in lines}, reverse=True)
     return [
         of_length([line for line in lines if int(line["epochs"]) == epochs], row, about)
@@ -94,14 +92,13 @@ def cells(row: str, about: dict[str, Any], measured: list[dict[str, str]]) -> li
 def of_length(lines: list[dict[str, str]], row: str, about: dict[str, Any]) -> list[str]:
     """A row of a table, by runs of one length."""
     paper = about["rows"][row]
-    theirs, longest = of_paper(paper), int(lines[0]["epochs"])
     steps = f"{max(int(line['steps']) for line in lines):,}"
-    whole = longest == paper.get("epochs", about["epochs"])
+    whole = int(lines[0]["epochs"]) == paper.get("epochs", about["epochs"])
     test = "" if about["quantity"] == "test_elbo" else estimate(lines, "test_elbo")
     return [
         f"`{row}`",
         estimate(lines, about["quantity"]),
-        theirs,
+        of_paper(paper),
         steps if whole else f"{steps} of {paper.get('steps', about['steps']):,}",
         f"{statistics.mean(float(line['seconds']) for line in lines) / 60:.0f}",
         test,

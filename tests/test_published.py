@@ -147,10 +147,7 @@ def trains(tmp_path, monkeypatch, run):
         options = published.parsed([table, "--rows", row, "--root", root, *line])
         options.out = tmp_path / "published.csv"
         tables = {table: TABLES[table] | changes}
-        left = [*published.cases(tables, options)]
-        there = published.known(options.out)
-        left = [case for case in left if not published.is_known(case, there)]
-        published.run(left, tables, options)
+        published.run(published.remaining(tables, options), tables, options)
         return [*csv.DictReader(options.out.read_text().splitlines())], started
 
     return trains

@@ -40,12 +40,7 @@ class OneHotCategorical(td.OneHotCategorical):
         Distribution.__init__(self, *shapes, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "OneHotCategorical":
-        expanded = type(self).__new__(type(self))
-        expanded._categorical = self._categorical.expand(batch_shape)  # normalised as it is
-        Distribution.__init__(
-            expanded, torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
-        return expanded
+        return super().expand(torch.Size(batch_shape), type(self).__new__(type(self)))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """torch's draws; its own way to one-hot vectors cannot be vmapped."""

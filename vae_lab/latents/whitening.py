@@ -36,8 +36,9 @@ class First(Schedule):
         return float(step < self.count)
 
     def set_step(self, step: int) -> None:
-        super().set_step(step)
-        self.now = step < self.count
+        if self.now != (step < self.count):
+            self.now = not self.now
+            super().set_step(step)
 
 
 class Whitening(FullPrecision):
@@ -102,16 +103,20 @@ class Whitening(FullPrecision):
         x, past = _columns(h), h.shape[-1] + 1
         present = all_sum(x.new_full((), x.shape[-1]))
         count = present + past  # by no buffer: a compiled backward pass would see it as it is then
-        total = all_sum(x.sum(-1))
-        loc = (total + past * torch.where(self.started, self.loc, total / present)) / count
+        share, one = past / count, torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+        mean = all_sum(x.sum(-1)) / present
+        loc = mean.lerp(torch.where(self.started, self.loc.to(mean), mean), share)
         centred = x - loc.unsqueeze(-1)
-        squares = all_sum(centred @ centred.mT)
-        before = torch.where(self.started, self.covariance, _round(squares / present))
-        covariance = (squares + past * before) / count
+        covariance = all_sum(centred.bmm(centred.mT)) / present
+        variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(LEAST)[:, None, None]
+        before = torch.where(self.started, self.covariance.to(covariance), variance * one)
+        covariance = covariance.lerp(before, share).add_(RIDGE * variance * one)
         weight = 1 - DECAY * self.started.to(loc)
         self.loc.copy_(self.loc.to(loc).lerp(loc, weight))
-        self.covariance.copy_(self.covariance.to(covariance).lerp(covariance, weight))
-        matrix, average = _inverse_root(torch.stack([covariance, self.covariance.to(covariance)]))
+        average = self.covariance.to(covariance).lerp(covariance, weight)
+        self.covariance.copy_(average)
+        root, _ = torch.linalg.cholesky_ex(torch.stack([covariance, average]))
+        matrix, average = torch.linalg.solve_triangular(root, one, upper=False)
         self.matrix.copy_(average)
         self.started.fill_(True)
         return centred, matrix, count
@@ -169,9 +174,9 @@ class _ByItsMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, centred: Tensor, matrix: Tensor, count: Tensor) -> Tensor:
-        y = matrix @ centred
+        y = matrix.bmm(centred)
         ctx.aside = is_aside()
-        ctx.save_for_backward(y, all_sum(y.sum(-1)) / count, matrix, count)
+        ctx.save_for_backward(y, all_sum(y.sum(-1, keepdim=True)) / count, matrix, count)
         return _rows(y)
 
     @staticmethod
@@ -180,10 +185,10 @@ class _ByItsMoments(torch.autograd.Function):
         y, mean, matrix, count = ctx.saved_tensors
         with torch.autocast(y.device.type, enabled=False):
             g, back = _columns(gradient), matrix.mT
-            products = all_sum(g @ y.mT)  # [L, D, D]
+            products = all_sum(g.bmm(y.mT))  # [L, D, D]
             q = (products.tril() + products.tril(-1).mT) / count
-            shift = q @ mean.unsqueeze(-1) - (all_sum(g.sum(-1)) / count).unsqueeze(-1)
-            moved = torch.baddbmm(back @ shift, back, g).baddbmm_(back @ q, y, alpha=-1)
+            shift = q.bmm(mean) - all_sum(g.sum(-1, keepdim=True)) / count
+            moved = torch.baddbmm(back.bmm(shift), back, g).baddbmm_(back.bmm(q), y, alpha=-1)
         return _rows(torch.zeros_like(moved) if ctx.aside else moved), None, None, None
 
 
@@ -193,23 +198,8 @@ def _columns(rows: Tensor) -> Tensor:
 
 
 def _rows(columns: Tensor) -> Tensor:
-    """[L, D, N] -> [N, L, D]."""
-    return columns.movedim(-1, 0).contiguous()
-
-
-def _round(covariance: Tensor) -> Tensor:
-    """As much variance in all directions, [L, D, D]."""
-    variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp_min(LEAST)
-    return torch.diag_embed(variance.expand(covariance.shape[:-1]))
-
-
-def _inverse_root(covariance: Tensor) -> Tensor:
-    """The inverse of R, lower triangular, [*, D, D]."""
-    variance = covariance.diagonal(dim1=-2, dim2=-1)
-    ridge = RIDGE * variance.mean(-1, keepdim=True).clamp_min(LEAST)
-    root, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(ridge.expand_as(variance)))
-    one = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-    return torch.linalg.solve_triangular(root, one, upper=False)
+    """[L, D, N] -> [N, L, D], which lies as it did."""
+    return columns.movedim(-1, 0)
 
 
 def _times(h: Tensor, matrix: Tensor) -> Tensor:

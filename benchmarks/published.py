@@ -40,6 +40,7 @@ from datamodules.base import DataModule  # noqa: E402
 from tasks import build  # noqa: E402
 from vae_lab import VAE  # noqa: E402
 from vae_lab.evaluation.evidence import importance_weighted  # noqa: E402
+from vae_lab.lightning.progress import ended_its_epoch  # noqa: E402
 from vae_lab.storage.checkpoints import CHECKPOINTS, read_saved  # noqa: E402
 
 HERE = ROOT / "benchmarks"
@@ -155,8 +156,7 @@ def measure(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
         each = elbo(vae, x)
         mean, error = each.mean().item(), each.std().item() / math.sqrt(len(each))
         if name == "bound":
-            gain, error_of_gain = bound_over(each, vae, x, **about[name])
-            mean, error = mean + gain, math.hypot(error, error_of_gain)
+            mean, error = bound(each, vae, x, **about[name])
         found |= {quantity: f"{mean:.3f}", f"{quantity}_error": f"{error:.3f}"}
     return found
 
@@ -174,18 +174,20 @@ def elbo(vae: VAE, x: Tensor) -> Tensor:
     return torch.cat([vae.elbo(part).elbo for part in x.split(BATCH)]).double()
 
 
-def bound_over(elbo: Tensor, vae: VAE, x: Tensor, samples: int, images: int) -> tuple[float, float]:
-    """How much higher the importance-weighted bound is than the ELBO of the same images: the mean
-    over the first of them, and its standard error.
+def bound(elbo: Tensor, vae: VAE, x: Tensor, samples: int, images: int) -> tuple[float, float]:
+    """The importance-weighted bound: the mean over all images, and its standard error.
 
-    Images differ by tens of nats in their ELBO, but by few in this: with the ELBO of all of them it
-    gives the bound of all, for a part of the work.
+    Images differ by tens of nats in their ELBO, but by few in how much higher the bound is. This is
+    measured of the first of them; with the ELBO of all of them it gives the bound of all, for a
+    part of the work.
     """
     torch.manual_seed(0)
     parts = x[:images].split(FEW)
-    bound = torch.cat([importance_weighted(vae, part, samples).bound for part in parts]).double()
-    gain = bound - elbo[: len(bound)]
-    return gain.mean().item(), gain.std().item() / math.sqrt(len(gain))
+    each = torch.cat([importance_weighted(vae, part, samples).bound for part in parts]).double()
+    gain = each - elbo[: len(each)]
+    (_, shared), (_, own) = torch.stack([elbo[: len(each)], gain]).cov()
+    variance = (elbo.var() + 2 * shared) / len(elbo) + own / len(gain)
+    return (elbo.mean() + gain.mean()).item(), variance.sqrt().item()
 
 
 def append(row: dict[str, Any], path: Path) -> None:
@@ -204,17 +206,29 @@ def known(path: Path) -> set[tuple[str, ...]]:
 
 
 def remaining(tables: dict[str, Any], options: argparse.Namespace) -> list[Case]:
-    """The cases that the CSV has not, nor the same run with more epochs, from which none goes back;
-    the latter are said."""
+    """The cases that the CSV has not, but for those whose run was trained for more epochs, from
+    which none goes back; the latter are said."""
     left, there = [], known(options.out)
     for case in cases(tables, options):
         *same, _ = case.key
-        longest = max((int(epochs) for *others, epochs in there if others == same), default=0)
-        if longest < case.epochs:
+        measured = [int(epochs) for *others, epochs in there if others == same]
+        longest = max([*measured, trained_for(case)])
+        if case.key in there:
+            continue
+        if longest <= case.epochs:
             left.append(case)
-        elif case.key not in there:
+        else:
             print(*case.key, f"left out: {longest} epochs are there", flush=True)
     return left
+
+
+def trained_for(case: Case) -> int:
+    """The epochs that there are of a run, measured or not."""
+    last = case.folder / CHECKPOINTS / "last.ckpt"
+    if not last.exists():
+        return 0
+    saved = read_saved(last).content
+    return saved["epoch"] + ended_its_epoch(saved)
 
 
 def run(left: list[Case], tables: dict[str, Any], options: argparse.Namespace) -> None:

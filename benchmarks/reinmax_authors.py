@@ -1,7 +1,7 @@
 """What ReinMax's own package gives in a plain loop, beside the rows of the table `reinmax`.
 
 python benchmarks/reinmax_authors.py --root FOLDER --peer FOLDER [--sizes 8x4] [--start torch he]
-    [--seeds 0] [--epochs 160]
+    [--seeds 0] [--epochs 160 16]
 
 `--root` has MNIST's files, `--peer` the package `reinmax`: pip install reinmax --no-deps --target
 FOLDER. The network, the loss and the optimizer are written out here, with nothing of vae_lab. What
@@ -17,6 +17,7 @@ import math
 import os
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def measured(model: Plain, name: str, images: Tensor) -> dict[str, str]:
     return {name: f"{each.mean():.3f}", f"{name}_error": f"{error:.3f}"}
 
 
-def run(size: str, start: str, seed: int, options: argparse.Namespace) -> dict[str, str]:
+def run(
+    size: str, start: str, seed: int, epochs: int, options: argparse.Namespace
+) -> dict[str, str]:
     """Trains one as the row `{size}_reinmax` says, and measures it."""
     from reinmax import reinmax
 
@@ -115,7 +118,7 @@ def run(size: str, start: str, seed: int, options: argparse.Namespace) -> dict[s
     model = Plain(*shape, config.estimator.temperature, reinmax)
     begin(model, start, images.mean(0))
     began = time.perf_counter()
-    last = train(model, images, config, options.epochs)
+    last = train(model, images, config, epochs)
     seconds = time.perf_counter() - began
     found = measured(model, "train_elbo", images) | measured(model, "test_elbo", test)
     return {"last_epoch": f"{last:.3f}"} | found | {"seconds": f"{seconds:.0f}"}
@@ -128,7 +131,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", default=["8x4"], choices=["8x4", "4x24", "10x30"])
     parser.add_argument("--start", nargs="+", default=["torch"], choices=STARTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=160)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[160])
     parser.add_argument("--out", type=Path, default=published.HERE / "reinmax_authors.csv")
     return parser.parse_args()
 
@@ -136,15 +139,14 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     options = parsed()
     sys.path.insert(0, options.peer)
-    for seed in options.seeds:
-        for size in options.sizes:
-            for start in options.start:
-                lines: list[dict[str, Any]] = list(published_page.read(options.out))
-                key = dict(zip(KEY, map(str, (size, start, seed, options.epochs)), strict=True))
-                if not any(all(line[name] == key[name] for name in KEY) for line in lines):
-                    line = key | run(size, start, seed, options)
-                    write([*published_page.read(options.out), line], options.out)
-                    print(*line.values(), flush=True)
+    wanted = product(options.sizes, options.start, options.seeds, options.epochs)
+    for case in wanted:
+        lines: list[dict[str, Any]] = list(published_page.read(options.out))
+        key = dict(zip(KEY, map(str, case), strict=True))
+        if not any(all(line[name] == key[name] for name in KEY) for line in lines):
+            line = key | run(*case, options)
+            write([*published_page.read(options.out), line], options.out)
+            print(*line.values(), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Arrays and tables in files."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +87,11 @@ class Arrays(Values):
         sources = {name: self._source(path) for name, path in self._paths.items()}
         array = sources["train"].array
         pictures = are_pictures(array.shape[1:], array.dtype)
+        if pictures and not any((part > 1).any() for part in self._parts(array)):
+            raise ValueError(
+                f"{self.train} holds bytes of 0 and 1 only, and pictures have 0 to 255: store "
+                "255 * x if they are black and white"
+            )
         columns: list[Column] = []
         reasons: list[str] = []
         if array.ndim < 4:
@@ -122,13 +128,14 @@ class Arrays(Values):
         return labels
 
     def _has_missing(self, array: np.ndarray) -> bool:
-        """Of more data than fits in memory only some rows are looked at."""
-        if array.dtype.kind != "f":
-            return False
+        of_numbers = array.dtype.kind == "f"
+        return of_numbers and any(np.isnan(part).any() for part in self._parts(array))
+
+    def _parts(self, array: np.ndarray) -> Iterator[np.ndarray]:
+        """All rows, some at a time; of more data than fits in memory only every so many."""
         fits = array.size * 4 <= self.memory_gb * 1e9
-        looked_at = array if fits else array[:: -(-len(array) // LOOKED_AT)]
-        parts = range(0, len(looked_at), CHUNK)
-        return any(np.isnan(looked_at[at : at + CHUNK]).any() for at in parts)
+        rows = array if fits else array[:: -(-len(array) // LOOKED_AT)]
+        yield from (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
 
 
 def _reader(table: Table, path: Path) -> TableRows:

@@ -22,6 +22,7 @@ from commandline.places import files
 from models.base import VAEModule
 from vae_lab import figures
 from vae_lab.estimators import Estimator
+from vae_lab.evaluation.measurement import collect
 from vae_lab.gradients import Reference, bound_samples, encoder_gradients, reference, statistics
 from vae_lab.storage.checkpoints import CHECKPOINTS
 from vae_lab.storage.runs import writable
@@ -67,7 +68,7 @@ def run(
     model = model or fresh
     datamodule.prepare_data()
     datamodule.setup("fit")
-    x, y = (part[: asked.images] for part in next(iter(datamodule.train_dataloader()))[:2])
+    x, y = collect(datamodule.train_dataloader(), asked.images)
     model.vae = model.vae.of_data(x, y)
     chosen = dict(_estimators(asked.estimators, model, x, asked.evaluations))
     estimators = {name: estimator for name, (_, estimator) in chosen.items()}

@@ -223,6 +223,10 @@ BAD = {
         lambda p: {"train": saved(p, ARRAYS["vectors"]), "binarize": "threshold"},
         r"data.binarize is for pictures of bytes \[N, C, H, W\], the data has the shape \[3\]",
     ),
+    "bits as bytes": (
+        lambda p: {"train": saved(p, np.eye(36, dtype=np.uint8).reshape(36, 1, 6, 6))},
+        r"x.npy holds bytes of 0 and 1 only, and pictures have 0 to 255: store 255 \* x",
+    ),
     "no labels": (
         lambda p: {"train": saved(p, ARRAYS["vectors"]), "labels": "y"},
         "has no array 'y'; it holds x",

@@ -511,6 +511,20 @@ def test_estimators_are_compared(run, tmp_path, capsys, monkeypatch):
     assert said == ("train.py: c/runs/score_function-1 holds a run already: type another run_dir\n")
 
 
+@pytest.mark.parametrize("images", [5, 20])
+def test_a_comparison_has_as_many_images_as_are_asked_for(run, monkeypatch, images):
+    seen = []
+
+    def reference(vae, objective, x, *_):
+        seen.append(len(x))
+        raise ValueError("this is enough")
+
+    monkeypatch.setattr(compare, "reference", reference)
+    with pytest.raises(SystemExit):
+        run(*CSV, "task=compare", "run_dir=c", "data.batch_size=8", f"compare.images={images}")
+    assert seen == [images]
+
+
 def test_what_was_measured_is_kept_if_the_training_fails(run, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "_train", None)
     few = ["estimators=[straight_through]", "train_epochs=1", "repeats=2", "reference_repeats=2"]

@@ -106,7 +106,7 @@ REFUSED = [
     (lambda: model("residual", cosine=True), "depth=3 adds up nearest .*: leave out cosine=True"),
     (lambda: model("residual", rotation=True), "leave out rotation=True"),
     (lambda: model("residual", temperature=0.5), "leave out temperature=0.5"),
-    (lambda: model("residual", estimator=ScoreFunction(4)), "use one of VectorQuantization"),
+    (lambda: model("residual", estimator=ScoreFunction(4)), "depth=3 .*: leave out estimator, or"),
     (lambda: FSQ(8), "levels must be a non-empty sequence of positive integers, got 8"),
     (lambda: FSQ((8,) * 8), "levels make 16777216 codes, at most 4194304 fit: use LFQ"),
     (lambda: FSQ((4, 1)), r"levels must be 2 or more of each dimension, got \[4, 1\]"),

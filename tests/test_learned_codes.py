@@ -212,6 +212,32 @@ def test_most_of_many_codes_are_used_and_all_of_them_after_a_while():
     assert usage[0] > 0.6 and min(usage[-10:]) > 0.85
 
 
+@pytest.mark.parametrize(("rows", "most"), [(8, 2), (64, 2), (256, 2)])
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_a_code_that_few_vectors_meet_by_chance_is_not_dead(rows, most, decay):
+    codes, points = book(64, 2, decay=decay, revive=0.1), 10 * torch.randn(64, 2)
+    with torch.no_grad():
+        codes.codes.copy_(points)
+    codes.usage.fill_(1 / 64)
+    for _ in range(300):
+        learned(codes, points[torch.randint(64, (rows,))])
+    assert codes.revived <= most
+    apart = points + 1000  # then half of them are met no more
+    for _ in range(2000):
+        learned(codes, torch.cat([points[:32], apart[32:]])[torch.randint(64, (rows,))])
+    assert codes.revived >= 20
+
+
+def test_codes_that_are_drawn_do_not_begin_anew():
+    """Where h lies tells nothing of where codes are that it draws."""
+    latent = Codebook(1, 8, 2, 1.0, revive=0.9).double()
+    latent.learn(torch.randn(50, 2))
+    before = latent.book.codes.detach().clone()
+    for _ in range(100):
+        latent.learn(torch.randn(50, 2) + 100)
+    assert torch.equal(latent.book.codes, before) and not latent.book.revived.any()
+
+
 def test_codes_that_are_drawn_follow_the_gradient_whatever_the_decay():
     """An average of soft choices would draw all codes to one point."""
     latent = Codebook(2, 4, 3, 1.0, decay=0.9).double()

@@ -325,6 +325,24 @@ def test_a_datum_does_not_notice_its_batch(objective):
 
 
 @pytest.mark.parametrize("objective", BOTH)
+def test_weights_of_16_bits_leave_its_networks_in_32(objective):
+    vae, x = make(), pictures()
+    objective = met(objective(), vae, x).bfloat16().train()
+    objective(vae.bfloat16(), Reparameterization(), x.bfloat16()).objective.sum().backward()
+    trained = [*vae.encoder.parameters(), *vae.decoder.parameters(), *objective.parameters()]
+    assert all(p.grad.isfinite().all() for p in trained)
+    assert all(t.dtype == torch.float32 for t in objective.state_dict().values())
+
+
+def test_a_discriminator_without_a_slope_adds_nothing():
+    vae, x = make(), pictures()
+    objective = met(adversarial(), vae, x).train()
+    objective.squared_norms.copy_(torch.tensor([4.0, 0.0]))
+    assert objective(vae, Reparameterization(), x).objective.isfinite().all()
+    assert objective._ratio == 0
+
+
+@pytest.mark.parametrize("objective", BOTH)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_16_bits_it_is_near_what_it_is_in_32(objective, dtype):
     torch.manual_seed(0)

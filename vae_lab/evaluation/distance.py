@@ -65,7 +65,7 @@ class FeatureDistance(PrintsArguments, nn.Module):
         broadcast."""
         if not is_picture(x.shape[-3:]):
             raise ValueError(f"pictures must have the shape [*, C, H, W], got {list(x.shape)}")
-        distance: Tensor = self._constant[0](x, y)
+        distance: Tensor = self._constant[0](full_precision(x), full_precision(y))
         return distance
 
 

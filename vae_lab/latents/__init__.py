@@ -7,10 +7,10 @@ from .discrete import Bernoulli, Categorical
 from .discrete import Discrete as Discrete
 from .discrete import Finite as Finite
 from .discrete import discrete_latent as discrete_latent
+from .fixed_codes import FSQ, LFQ
 from .flow_gaussian import FlowGaussian
 from .gaussian import Gaussian
 from .hierarchical_gaussian import HierarchicalGaussian
-from .lookup_free import FSQ, LFQ
 from .poisson import Poisson
 from .residual import ResidualCodebook
 

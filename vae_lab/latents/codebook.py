@@ -13,7 +13,7 @@ from ..distributions import base, full_precision, log_softmax, one_hot, wrapped
 from ..estimators.base import surrogate
 from ..quantized import Quantized, QuantizedCategory, lowest
 from ..schedules import Schedule, as_schedule, bounds
-from .codes import Codes, check_decay
+from .codes import Codes
 from .discrete import OneHot
 
 RIDGE = 1e5  # units in the last place; where codes span a part of their space only, it counts
@@ -143,7 +143,8 @@ class Codebook(Nearest):
         cosine: codes and h have a length of 1.
         decay: at T = 0 the codes follow the mean of their h, with so much of the past; None: the
             gradient, which they always follow where they are drawn.
-        revive: a code begins anew where its usage falls below this share of 1 / K; 0: never.
+        revive: at T = 0 a code begins anew where its usage falls below this share of 1 / K; 0:
+            never. Where codes are drawn h need not lie among them, and none begins anew.
         learn_prior: train the prior's logits; uniform otherwise.
 
     Three codes on a line, and an h between the first two of them:
@@ -180,9 +181,12 @@ class Codebook(Nearest):
             raise ValueError("learn_temperature needs a positive temperature, got 0")
         self.learn_temperature, self.shared, self.cosine = learn_temperature, shared, cosine
         self.decay, self.revive = decay, revive
-        check_decay(decay)
-        following = decay if self.deterministic else None
-        self.book = Codes((1 if shared else latents, categories, dim), following, revive)
+        for name, share in (("decay", decay), ("revive", revive)):
+            if share is not None and not 0 <= share < 1:
+                null = ", or null" if name == "decay" else ""
+                raise ValueError(f"{name} must be in [0, 1){null}, got {share:g}")
+        kept = (decay, revive) if self.deterministic else (None, 0.0)
+        self.book = Codes((1 if shared else latents, categories, dim), *kept)
         self.log_factor = nn.Parameter(torch.zeros(1), requires_grad=learn_temperature)
 
     @property

@@ -8,12 +8,8 @@ from ..distributed import all_sum, each, rank
 from ..precision import FullPrecision
 
 USAGE_DECAY = 0.95  # of the usage, where the codes follow the gradient
+CHANCES = 10  # how often a code is met, if all are alike, before its usage tells anything
 SPREAD = 2654435761  # a prime near 2^32 / g, for the golden ratio g: multiples of it, mod N, spread
-
-
-def check_decay(decay: float | None) -> None:
-    if decay is not None and not 0 <= decay < 1:
-        raise ValueError(f"decay must be in [0, 1), or null, got {decay:g}")
 
 
 class Codes(FullPrecision):
@@ -26,7 +22,9 @@ class Codes(FullPrecision):
       :math:`u_k \leftarrow d \, u_k + (1 - d) \, n_k`,
       :math:`e_k \leftarrow (d \, u_k e_k + (1 - d) \, s_k) / (\text{the new } u_k)`,
       with n_k the share of h that chose code k, and s_k their sum over the number of all h.
-    * A code whose usage u_k falls below `revive` / K becomes a row of h, and its usage 1 / K.
+    * A code whose usage u_k falls below `revive` / K becomes a row of h, and its usage 1 / K. Where
+      a batch has few h, that would happen to codes that are used, by chance: so no code begins anew
+      before it could have been chosen ten times.
 
     Args:
         shape: (books, K, D).
@@ -50,9 +48,6 @@ class Codes(FullPrecision):
     def __init__(self, shape: tuple[int, int, int], decay: float | None, revive: float) -> None:
         super().__init__()
         books, categories, _ = shape
-        check_decay(decay)
-        if not 0 <= revive < 1:
-            raise ValueError(f"revive must be in [0, 1), got {revive:g}")
         self.decay, self.revive = decay, revive
         start = torch.randn(shape)  # until it has met data
         if decay is None:
@@ -88,11 +83,11 @@ class Codes(FullPrecision):
         sums, shares, rows = all_sum(packed).tensor_split([h.shape[-1], h.shape[-1] + 1], -1)
         first = self.batches == 0
         self._follow(sums / total, shares.squeeze(-1) / total)
-        self._revive(rows, first)
+        self._revive(rows, first, total)
         self.batches += 1
 
     def _follow(self, sums: Tensor, shares: Tensor) -> None:
-        decay = USAGE_DECAY if self.decay is None else self.decay
+        decay = self._usage_decay
         before = decay * self.usage
         usage = before + (1 - decay) * shares
         if self.decay is not None:
@@ -102,9 +97,15 @@ class Codes(FullPrecision):
             self.codes.copy_(torch.where(met, new, self.codes))
         self.usage.copy_(usage)
 
-    def _revive(self, rows: Tensor, first: Tensor) -> None:
+    @property
+    def _usage_decay(self) -> float:
+        return USAGE_DECAY if self.decay is None else self.decay
+
+    def _revive(self, rows: Tensor, first: Tensor, total: Tensor) -> None:
         categories = self.usage.shape[-1]
-        dead = first | (self.usage < self.revive / categories)
+        batches = CHANCES * categories / total  # without it, until a code is missed
+        least = (self._usage_decay ** (batches - 1).clamp_min(0)).clamp_max(self.revive)
+        dead = first | (self.usage < least / categories)
         self.codes.copy_(torch.where(dead.unsqueeze(-1), rows, self.codes))
         self.usage.masked_fill_(dead, 1 / categories)
         self.revived += (dead & ~first).sum(-1)

@@ -103,9 +103,9 @@ class Adversarial(Perceptual):
     def forward(self, vae: "VAE", estimator: Estimator, x: Tensor) -> Terms:
         if self.discriminator is None:
             return super().forward(vae, estimator, x)
-        own, other = self.squared_norms.clone()
+        own, other = self.squared_norms.sqrt()
         # Also where the backward pass computes a part of this step once more.
-        self._ratio = (own / other.clamp_min(torch.finfo(other.dtype).tiny)).sqrt()
+        self._ratio = own / other.where(other > 0, torch.inf)  # 0, where g has no slope at all
         self._squares: list[Tensor] = []
         terms = super().forward(vae, estimator, x)
         if self.training and self._squares:

@@ -42,5 +42,5 @@ class PatchDiscriminator(PrintsArguments, nn.Module):
                 f"a discriminator of {len(self.channels)} layers needs pictures of {least} x "
                 f"{least} pixels, got {height} x {width}: use fewer entries in channels"
             )
-        logits = self.layers(pictures.flatten(0, -4))
+        logits = self.layers(full_precision(pictures).flatten(0, -4))
         return full_precision(logits.reshape(*leading, -1))

@@ -10,6 +10,7 @@ from ..estimators.base import Integrand
 from ..evaluation.distance import FeatureDistance
 from ..inputs import is_picture
 from ..objectives import ELBO, Seen, Terms, not_negative
+from ..precision import FullPrecision
 from ..schedules import Schedule, bounds
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ..vae import VAE
 
 
-class Perceptual(ELBO):
+class Perceptual(FullPrecision, ELBO):
     r"""The ELBO, and how near the decoder's mean comes to x in the features of a network.
 
     .. math:: \mathcal{L}(x) - w \, D \, \mathbb{E}_{q(z|x)}[d(x, \mathbb{E}[x|z])]
@@ -29,7 +30,8 @@ class Perceptual(ELBO):
     The distance is added to log p(x|z) at each z: the decoder has its pathwise gradient, and the
     encoder what its estimator makes of log p(x|z), by the score function too.
 
-    Pictures have values in [0, 1] and any size.
+    Pictures have values in [0, 1] and any size. The networks that see them stay in 32 bits, also
+    where the model's weights have 16.
 
     Args:
         beta, free_bits, aggregate_kl: see :class:`~vae_lab.objectives.ELBO`.

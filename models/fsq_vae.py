@@ -8,6 +8,7 @@ from vae_lab.latents import FSQ, Latent
 from vae_lab.schedules import Schedule
 
 from .base import VAEModule
+from .vq_vae import temperature_for
 
 
 class FSQVAE(VAEModule):
@@ -44,10 +45,6 @@ class FSQVAE(VAEModule):
         **others: Any,
     ) -> None:
         estimator = estimator or VectorQuantization(commitment=0.0)
-        if temperature is None:
-            temperature = float(not isinstance(estimator, VectorQuantization))
-        super().__init__(
-            latent=latent or FSQ(levels, latents, temperature, learn_prior, whiten),
-            estimator=estimator,
-            **others,
-        )
+        drawn_at = temperature_for(estimator, temperature)
+        latent = latent or FSQ(levels, latents, drawn_at, learn_prior, whiten)
+        super().__init__(latent=latent, estimator=estimator, **others)

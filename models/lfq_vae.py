@@ -7,6 +7,7 @@ from vae_lab.latents import LFQ, Latent
 from vae_lab.schedules import Schedule
 
 from .base import VAEModule
+from .vq_vae import temperature_for
 
 
 class LFQVAE(VAEModule):
@@ -46,10 +47,6 @@ class LFQVAE(VAEModule):
         **others: Any,
     ) -> None:
         estimator = estimator or VectorQuantization(commitment)
-        if temperature is None:
-            temperature = float(not isinstance(estimator, VectorQuantization))
-        super().__init__(
-            latent=latent or LFQ(latents, sphere, temperature, learn_prior, whiten),
-            estimator=estimator,
-            **others,
-        )
+        drawn_at = temperature_for(estimator, temperature)
+        latent = latent or LFQ(latents, sphere, drawn_at, learn_prior, whiten)
+        super().__init__(latent=latent, estimator=estimator, **others)

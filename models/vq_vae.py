@@ -88,19 +88,16 @@ class VQVAE(VAEModule):
                         f"depth={depth} adds up nearest codes as they are: leave out {name}={value}"
                     )
             latent = latent or ResidualCodebook(latents, depth, categories, dim, **books)
-        if temperature is None:
-            temperature = float(not isinstance(estimator, VectorQuantization))
-        super().__init__(
-            latent=latent
-            or Codebook(
-                latents,
-                categories,
-                dim,
-                temperature,
-                learn_temperature,
-                cosine=cosine,
-                **books,
-            ),
-            estimator=estimator,
-            **others,
-        )
+        if latent is None:
+            drawn_at = temperature_for(estimator, temperature)
+            book = (latents, categories, dim, drawn_at, learn_temperature)
+            latent = Codebook(*book, cosine=cosine, **books)
+        super().__init__(latent=latent, estimator=estimator, **others)
+
+
+def temperature_for(estimator: Estimator, temperature: float | Schedule | None) -> float | Schedule:
+    """That of the codes, unless one is given: 0, the nearest, for the estimator that trains these,
+    and 1 for all others, which draw."""
+    if temperature is None:
+        return 0.0 if isinstance(estimator, VectorQuantization) else 1.0
+    return temperature

@@ -147,6 +147,13 @@ def test_missing_values_are_kept_and_told(tmp_path):
     assert not whole["missing"]
 
 
+def test_what_is_masked_in_a_dataset_is_missing():
+    data = FromDataset(dataset=[*np.ma.masked_greater(ARRAYS["vectors"], 2)], **SMALL)
+    assert data.own_likelihood()["missing"]
+    x = torch.cat([batch.x for batch in batches(ready(data))])
+    assert x.isnan().any() and x.nan_to_num(0).max() <= 2
+
+
 def test_a_table_has_its_columns_and_labels(tmp_path):
     pytest.importorskip("pyarrow")
     lines = [f"{i},{i % 3 + 0.5 * i},{'ab'[i % 2]}" for i in range(60)]

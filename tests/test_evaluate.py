@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from tables import everything, of_kind
@@ -18,6 +20,7 @@ from test_faults import SMOKE, start
 from test_runs import HOLD
 from test_train import records
 from tiny import SHAPE, LinearGaussian, binary_images, discrete_vae, log_evidence, randomize
+from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
@@ -25,7 +28,7 @@ from datamodules.image_folder import ImageFolder
 from tasks.evaluate import _write
 from tasks.names import name_of
 from tasks.same_data import differences, measured_on
-from vae_lab import VAE, pretrained, zoo
+from vae_lab import VAE, fit, pretrained, zoo
 from vae_lab.conditions import Labels
 from vae_lab.estimators import StraightThrough
 from vae_lab.evaluation import Metric, evaluate, features, whole
@@ -313,6 +316,7 @@ def test_a_decoder_that_does_not_look():
     ("settings", "message"),
     [
         ({"parts": ["bound", "tables"]}, "parts must be some of bound, ais, .* got tables"),
+        ({"parts": "bond"}, "parts must be some of bound, ais, .* got bond"),
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"images": 0}, "images must be at least 1, got 0"),
         ({"ais_images": -1}, "ais_images must not be negative, got -1"),
@@ -324,10 +328,39 @@ def test_refusals(settings, message):
 
 
 def test_other_images_are_refused():
-    with pytest.raises(ValueError, match=r"the model's images are \(1, 2, 2\), got \(1, 8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"x must have the shape \[B, 1, 2, 2\], got \[3, 1, 8, 8\]"
+    ):
         evaluate(discrete_vae(Gaussian(2)), [torch.rand(3, 1, 8, 8)])
     with pytest.raises(ValueError, match="an evaluation needs images, got none"):
         evaluate(discrete_vae(Gaussian(2)), [])
+
+
+@pytest.fixture(scope="module")
+def of_table():
+    x = torch.randn(60, 2)
+    return fit(x, network=MLP((8,)), epochs=1, progress=False), x
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x: x,
+        lambda x: x.numpy(),
+        lambda x: [x.flip(1).numpy()[:, ::-1]],
+        lambda x: [(x.numpy(), np.arange(60)[::-1])],
+        lambda x: pandas.DataFrame(x.numpy(), columns=["0", "1"]),
+        lambda x: [{"1": some[:, 1].numpy(), "0": some[:, 0].numpy()} for some in x.split(25)],
+        TensorDataset,
+        lambda x: DataLoader(TensorDataset(x), 25),
+    ],
+    ids=["tensor", "array", "arrays", "labelled", "frame", "mappings", "dataset", "loader"],
+)
+def test_it_takes_what_fit_takes(of_table, form):
+    vae, x = of_table
+    wanted = values(evaluate(vae, [x], parts=["bound"], samples=2, train=[x]))
+    found = values(evaluate(vae, form(x), parts="bound", samples=2, train=form(x)))
+    assert found == pytest.approx(wanted, rel=1e-6) and "log_likelihood" in found
 
 
 def test_plain_types_and_text():

@@ -19,11 +19,11 @@ from vae_lab import VAE
 from vae_lab.data.tables import to_columns
 from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction, VectorQuantization
 from vae_lab.fitting import saving
-from vae_lab.fitting.door import _data
+from vae_lab.fitting.given import read
 from vae_lab.fitting.parts import estimator_for, network_for
 from vae_lab.fitting.training import Training
 from vae_lab.latents import FSQ, LFQ, Categorical, Codebook, CorrelatedGaussian, Gaussian
-from vae_lab.likelihoods import Bernoulli
+from vae_lab.likelihoods import Bernoulli, Columns
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP, Conv, Grid
 from vae_lab.objectives import ELBO
@@ -44,12 +44,27 @@ small = partial(
 )
 
 
+QUIET = {"epochs": 2, "progress": False}
+QUICK = QUIET | {"network": MLP((8,))}
+
+
 @pytest.fixture(autouse=True)
 def ctrl_c():
     """As in a shell; what runs in the background of one ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+class Items(Dataset):
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
 
 
 class Narrow(Gaussian):
@@ -146,8 +161,14 @@ def test_another_seed_has_other_weights():
         TensorDataset(X),
         TensorDataset(X, torch.zeros(len(X))),
         X.tolist(),
+        X.numpy().astype(">f4"),
+        Items(*X.flip(1).numpy()[:, ::-1]),
+        Items(*X.numpy().astype(">f4")),
     ],
-    ids=["array", "strides", "bits", "integers", "dataset", "labelled", "list"],
+    ids=[
+        *("array", "strides", "bits", "integers", "dataset", "labelled", "list", "big endian"),
+        *("backwards", "big-endian dataset"),
+    ],
 )
 def test_whatever_holds_the_numbers_gives_the_same_model(given):
     assert same(small(given), small(X))
@@ -164,11 +185,56 @@ def test_without_a_held_out_part_the_last_weights_count():
     assert "val/elbo" not in vae.history[0] and not vae.training
 
 
+PICTURES = (X.view(-1, 1, 2, 3) * 255).byte()
+
+
 def test_pictures_are_bytes():
-    pictures = (X.view(-1, 1, 2, 3) * 255).byte()
-    vae = small(pictures)
+    vae = small(PICTURES)
     assert vae.shape == (1, 2, 3)
     assert torch.allclose(vae.sample(1).mean(), X.mean(), atol=0.2)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [PICTURES > 0, PICTURES.numpy() > 0, PICTURES.flip(-1).numpy()[..., ::-1]],
+    ids=["bits", "array of bits", "backwards"],
+)
+def test_pictures_are_the_same_however_they_are_kept(given):
+    assert same(small(given, likelihood=None), small(PICTURES, likelihood=None))
+
+
+Y = torch.arange(len(X)) % 3
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        Y.flip(0).numpy()[::-1],
+        Y.numpy().astype(">i4"),
+        Y.numpy().astype(np.uint32),
+        Y.bfloat16(),
+        Y.float().requires_grad_(),
+        pandas.Series(Y.numpy()),
+        Y.tolist(),
+    ],
+    ids=["backwards", "big endian", "unsigned", "bfloat16", "gradient", "series", "list"],
+)
+def test_labels_are_the_same_however_they_are_kept(y):
+    assert same(small(X, y=y), small(X, y=Y))
+
+
+def test_settings_may_be_numbers_of_numpy(tmp_path):
+    plain = {"seed": 3, "epochs": 2, "patience": 5, "batch_size": 20, "lr": 0.25, "val_size": 0.25}
+    numpys = {name: np.array(value)[()] for name, value in plain.items()}
+    vae = small(X, **numpys | {"lr": np.float32(0.25), "file": tmp_path / "a.ckpt"})
+    assert same(vae, small(X, **plain, file=tmp_path / "a.ckpt")) and same(vae, small(X, **plain))
+
+
+def test_a_series_is_a_table_of_one_column():
+    values = pandas.Series(np.random.default_rng(0).normal(size=60), name="a")
+    vae = vae_lab.fit(values, **QUICK)
+    assert same(vae, vae_lab.fit(values.to_frame(), **QUICK))
+    assert vae.log_likelihood(values).shape == (60,)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +246,26 @@ def test_pictures_are_bytes():
         ({"x": X + 1}, "Bernoulli needs values in"),
         ({"val": X[:, 1:]}, "val has 5 columns, there must be 6 or more"),
         ({"val": X[:, None]}, r"val must be data like x, .* of shape \[6\] each"),
+        ({"val": torch.cat([X, X], 1)}, r"val must be data like x, .* \[6\] each, .* \[12\]"),
+        ({"val": (X, Y)}, "val has labels, and x has none: pass y too"),
+        ({"x": PICTURES, "columns": {"0": "rubbish"}}, "are those of a table, and x has pictures"),
+        ({"x": PICTURES / 2, "columns": {"0": "rubbish"}}, "are those of a table, and x has pictu"),
+        ({"columns": {"0": "poisson"}}, "has the kind 'poisson', and likelihood=Bern.* no kinds"),
+        ({"x": X.to_sparse()}, r"x is a sparse tensor: type x.to_dense\(\)"),
+        ({"y": Y.to_sparse()}, r"y is a sparse tensor: type y.to_dense\(\)"),
+        ({"x": Items()}, "Items has no items"),
+        ({"y": 3}, r"y must have the shape \[60\] or \[60, A\], got \[\]"),
+        ({"val_size": "a"}, "val_size must be a count or a fraction, got 'a'"),
+        ({"seed": "3"}, "seed must be an integer of 64 bits, got '3'"),
+        ({"seed": 2**70}, "seed must be an integer of 64 bits, got 118"),
+        ({"lr": "0.1"}, "lr must be positive and finite, got '0.1'"),
+        ({"lr": None}, "lr must be positive and finite, got None"),
+        ({"ema": "x"}, "ema must be a decay between 0 and 1, as 0.999, got 'x'"),
+        ({"weight_decay": -1}, "weight_decay must be a number that is not negative, got -1"),
+        (
+            {"lr_warmup_steps": "a"},
+            "lr_warmup_steps must be a number that is not negative, got 'a'",
+        ),
         ({"y": torch.zeros(3)}, r"y must have the shape \[60\] or \[60, A\], got \[3\]"),
         ({"val_size": 60}, "leaves 0 to train on"),
         ({"val_size": -1}, "val_size must be a count or a fraction"),
@@ -201,6 +287,77 @@ def test_what_does_not_fit_is_one_line(arguments, line):
     with pytest.raises(ValueError, match=line) as error:
         small(**{"x": X} | arguments)
     assert "\n" not in str(error.value)
+
+
+Z = np.c_[np.linspace(-1, 1, 80), np.arange(80) % 7]
+COUNTED = [{"name": "a", "kind": "gaussian"}, {"name": "b", "kind": "poisson"}]
+
+
+def with_one(value, row, count=80):
+    x = np.tile(Z, (-(-count // 80), 1))[:count]
+    x[row, 1] = value
+    return x
+
+
+@pytest.fixture(scope="module")
+def counted():
+    return vae_lab.fit(Z, likelihood=Columns(COUNTED), **QUICK)
+
+
+@pytest.mark.parametrize("how", ["new", "goes on", "val", "attributes"])
+@pytest.mark.parametrize(
+    ("value", "row", "count"), [(-1, 55, 80), (np.nan, 54, 80), (-1, 999, 2000)]
+)
+def test_an_error_names_the_row_of_the_caller(counted, how, value, row, count):
+    x = with_one(value, row, count)
+    settings = {
+        "new": {"x": x, "likelihood": Columns(COUNTED)},
+        "goes on": {"x": x, "model": counted},
+        "val": {"x": Z, "val": x, "likelihood": Columns(COUNTED)},
+        "attributes": {"x": X, "y": with_one(np.nan, row % 60)[:60]},
+    }[how]
+    of = {"val": "^val: .*", "attributes": "^y is nan in "}.get(how, "^x: .*")
+    with pytest.raises(ValueError, match=rf"{of}row {row % 60 if how == 'attributes' else row}\b"):
+        vae_lab.fit(**settings, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"x": np.c_[Z, Z]}, r"x must have the shape \[B, 2\], got \[80, 4\]"),
+        ({"x": Z[:, :1]}, r"x must have the shape \[B, 2\], got \[80, 1\]"),
+        ({"val": np.c_[Z, Z]}, r"val must be data like x, .* of shape \[2\] each, .* \[4\]"),
+        ({"y": np.arange(80) % 3}, "the model is not conditioned on y: leave out y, or model"),
+        ({"val": (Z, np.arange(80) % 3)}, "val has labels, and x has none"),
+        ({"columns": {"a": "rubbish"}}, "the model says what columns there are: leave out columns"),
+    ],
+)
+def test_what_a_model_has_no_use_for_is_refused(counted, arguments, line):
+    with pytest.raises(ValueError, match=line) as error:
+        vae_lab.fit(**{"x": Z, "model": counted} | arguments, **QUIET)
+    assert "\n" not in str(error.value)
+
+
+def test_a_likelihood_of_columns_reads_a_frame():
+    """By its names and its own order of values, not by what a guess would have been."""
+    sizes = {"name": "size", "kind": "ordinal", "values": ["S", "M", "L"]}
+    frame = {"more": Z[:60, 0], "size": ["M", "S", "L"] * 20}
+    data, _ = read(frame, None, None, 0, None, likelihood=Columns([sizes]))
+    assert data.stored[:3, 0].tolist() == [1, 0, 2] and data.shape == (1,)
+    with pytest.raises(ValueError, match="the likelihood says what columns there are"):
+        read(frame, None, None, 0, {"size": None}, likelihood=Columns([sizes]))
+
+
+def test_a_model_takes_the_columns_that_were_kept():
+    """And of a frame those of its names, as its other methods do."""
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    vae = vae_lab.fit(x, val=x, columns={"1": None}, **QUICK)
+    again = vae_lab.fit(x[:, [0, 2, 3]], model=vae, **QUIET)
+    frame = {str(at): x[:, at] for at in range(4)}
+    assert same(again, vae_lab.fit(frame, model=vae, **QUIET))
+    for takes in (vae.log_likelihood, partial(vae_lab.fit, model=vae, **QUIET)):
+        with pytest.raises(ValueError, match=r"got \[60, 4\]: type x\[..., \[0, 2, 3\]\]"):
+            takes(x)
 
 
 # The parts
@@ -474,7 +631,6 @@ FRAME = {
     "name": [f"person {row}" for row in range(120)],
     "group": ["a", "b", "c", "a", "b", "c"] * 20,
 }
-QUICK = {"network": MLP((8,)), "epochs": 2, "progress": False}
 
 
 @pytest.fixture
@@ -554,17 +710,6 @@ def test_data_with_missing_values_have_a_posterior_with_correlations():
     assert vae.impute(x).isfinite().all()
 
 
-class Items(Dataset):
-    def __init__(self, *items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        return self.items[index]
-
-
 @pytest.mark.parametrize(
     ("x", "settings", "line"),
     [
@@ -585,14 +730,25 @@ def test_what_cannot_be_trained_on_is_one_line(x, settings, line):
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_keeps_the_classes_of_a_frame(of_frame):
+    kept = {"name": None, "age": "lognormal"}
+    again = {name: values[:2] * 10 for name, values in FRAME.items() if name != "age"}
+    again["age"] = FRAME["age"][:20]
+    with pytest.raises(ValueError, match="y='group' has 2 classes, the model 3: pass labels as nu"):
+        vae_lab.fit(again, y="group", model=of_frame, **QUIET)
+    vae = vae_lab.fit(FRAME, y=["visits", "group"], columns=kept, **QUICK)
+    data, _ = read(again, ["visits", "group"], None, 0, None, vae)
+    assert data.labels[:2].tolist() == [[0, 1, 0, 0], [3, 0, 1, 0]]
+
+
 def test_columns_of_a_frame_are_attributes_and_keep_their_classes():
     """Also in data to validate on, which has not all of them."""
     val = {name: values[1:2] for name, values in FRAME.items()}
     settings = {"columns": {"name": None}, "val": val, **QUICK}
-    data, held = _data(FRAME, ["visits", "group"], val, 0.1, settings["columns"])
+    data, held = read(FRAME, ["visits", "group"], val, 0.1, settings["columns"])
     assert data.condition.names == ["visits", "group=a", "group=b", "group=c"]
     assert held.labels.tolist() == [[3, 0, 1, 0]]
     vae = vae_lab.fit(FRAME, y=["visits", "group"], **settings)
     assert {c["name"] for c in vae.likelihood.columns} == {"age", "sex"}
-    _, held = _data(FRAME, "group", val, 0.1, settings["columns"])
+    _, held = read(FRAME, "group", val, 0.1, settings["columns"])
     assert held.labels.tolist() == [1]

@@ -1,5 +1,6 @@
 """Missing values: what was observed has the marginal's evidence, and the rest is filled by it."""
 
+import numpy as np
 import pytest
 import torch
 from tables import everything, of_kind, with_holes
@@ -7,6 +8,7 @@ from torch.distributions import MultivariateNormal
 
 import vae_lab.imputation
 from vae_lab import VAE
+from vae_lab.inputs import as_data
 from vae_lab.latents import Gaussian
 from vae_lab.likelihoods import Columns
 from vae_lab.likelihoods import Gaussian as GaussianValues
@@ -165,6 +167,15 @@ def test_values_that_are_missing_do_not_reach_the_gradient():
 def test_no_number_of_samples_is_refused():
     with pytest.raises(ValueError, match="num_samples must be a positive integer, got 0"):
         Incomplete().vae.impute(torch.zeros(1, 4), 0)
+
+
+@both
+def test_what_is_masked_is_missing_to_a_model(columns):
+    model = Incomplete(columns)
+    masked = np.ma.array(model.x.nan_to_num(7.0).numpy(), mask=model.x.isnan().numpy())
+    schema = getattr(model.vae.likelihood, "columns", None)
+    found = as_data(masked, (4,), model.vae, columns=schema)
+    torch.testing.assert_close(found, model.x, equal_nan=True, rtol=0, atol=0)
 
 
 def test_what_lacks_nothing_stays_as_it_is():

@@ -1,5 +1,6 @@
 import math
 from datetime import date
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -90,6 +91,88 @@ def test_a_file_is_a_table(tmp_path, suffix):
     assert table.columns == expected.columns
 
 
+INDEXES = {
+    "of a part": lambda frame: frame.sample(frac=0.8, random_state=0),
+    "numbers": lambda frame: frame.set_axis([3, 1, 4, 15, 9]),
+    "text": lambda frame: frame.set_axis([*"abcde"]),
+    "mixed": lambda frame: frame.set_axis(["a", 1, 2.5, None, "b"]),
+    "dates": lambda frame: frame.set_axis([date(2020, 1, day) for day in range(1, 6)]),
+    "named": lambda frame: frame.set_axis([3, 1, 4, 15, 9]).rename_axis("patient"),
+    "of two levels": lambda frame: frame.set_axis([[*"aabbc"], [1, 2, 1, 2, 1]]),
+}
+
+
+@pytest.mark.parametrize("index", INDEXES)
+def test_the_index_of_a_frame_is_no_data(index):
+    pytest.importorskip("pandas")
+    frame = INDEXES[index](pa.table(NAMED).to_pandas())
+    table, expected = as_table(frame), as_table(frame.reset_index(drop=True))
+    assert [column["name"] for column in table.columns] == [*NAMED]
+    assert torch.equal(table.x.nan_to_num(-1), expected.x.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_the_index_that_pandas_writes_is_no_data(tmp_path, suffix):
+    pytest.importorskip("pandas")
+    path = tmp_path / f"table.{suffix}"
+    frame = INDEXES["numbers"](pa.table(NAMED).to_pandas())
+    getattr(frame, f"to_{suffix}")(path)
+    named = from_arrow(read_table(path))
+    assert [*named] == [*NAMED] and read_table(path).num_columns == len(NAMED) + 1
+
+
+@pytest.mark.parametrize(("library", "given"), [("pandas", "data"), ("polars", "values")])
+def test_a_column_alone_is_a_table(library, given):
+    made = pytest.importorskip(library)
+    table = as_table(made.Series(name="size", **{given: KINDS["gaussian"]}))
+    assert table.columns == [{"name": "size", "kind": "gaussian"}]
+
+
+COLUMNS = {  # other ways to write a column of NAMED
+    "a masked array": ("size", np.ma.masked_equal([1.5, 9, 3.5, 2.5, 2.0], 9)),
+    "masked integers": ("step", np.ma.masked_equal([1, 3, 2, 9, 1], 9)),
+    "masked booleans": ("ok", np.ma.array(np.array(NAMED["ok"], bool), mask=[0, 0, 1, 0, 0])),
+    "masked text": ("colour", np.ma.masked_equal(["red", "green, blue", "?", "red", "red"], "?")),
+    "numbers of numpy": ("size", [None if v is None else np.float32(v) for v in NAMED["size"]]),
+    "integers of numpy": ("count", [*np.array(NAMED["count"])]),
+    "booleans of numpy": ("ok", [None if v is None else np.bool_(v) for v in NAMED["ok"]]),
+    "decimals": ("size", [None if v is None else Decimal(v) for v in NAMED["size"]]),
+    "arrow's": ("colour", pa.array(NAMED["colour"])),
+    "bfloat16": ("count", torch.tensor(NAMED["count"]).bfloat16()),
+    "with a gradient": ("count", torch.tensor(NAMED["count"]).double().requires_grad_()),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_a_column_may_be_written_in_many_ways(case):
+    name, values = COLUMNS[case]
+    table, expected = as_table(NAMED | {name: values}), as_table(NAMED)
+    torch.testing.assert_close(table.x, expected.x, equal_nan=True, rtol=0, atol=0)
+    assert repr(table.columns) == repr(expected.columns)
+
+
+def test_what_pandas_and_polars_call_missing_or_categories_is_known():
+    pandas, polars = map(pytest.importorskip, ("pandas", "polars"))
+    expected = as_table(NAMED)
+    colours = polars.Series(NAMED["colour"], dtype=polars.Categorical)
+    frame = polars.DataFrame(NAMED).with_columns(colour=colours)
+    steps = pandas.Series(NAMED["step"], dtype="Int64")
+    for table in map(as_table, (frame, NAMED | {"step": steps})):
+        torch.testing.assert_close(table.x, expected.x, equal_nan=True, rtol=0, atol=0)
+        assert table.columns == expected.columns
+
+
+@pytest.mark.parametrize("shape", [(300, 2), (300, 4, 2), (300, 1, 4, 4)])
+@pytest.mark.parametrize("kind", [float, np.float32, int, np.uint8])
+def test_what_is_masked_in_an_array_is_missing(shape, kind):
+    array = rng.integers(1, 200, shape).astype(kind)
+    masked = np.ma.masked_less(array, 50)
+    table = as_table(masked)
+    assert torch.equal(table.x.isnan(), torch.from_numpy(array < 50)) and table.missing
+    np.testing.assert_array_equal(table.x[~table.x.isnan()], array[array >= 50])
+    assert torch.equal(as_table(np.ma.array(array)).x, as_table(array).x)  # nothing is masked
+
+
 def test_a_guess_is_edited_by_name():
     table = as_table(NAMED, {"size": "lognormal", "ok": None}, labels="colour")
     assert [c["name"] for c in table.columns] == ["size", "count", "step"]
@@ -148,6 +231,67 @@ def test_rare_values_of_a_long_array_are_found():
     assert as_table(array).columns[0]["values"] == [0, 1, 2]
 
 
+LONG = np.arange(300_000)  # of which every third is looked at
+RARE = {  # columns that are something else in the rows between
+    "a flag": np.where(LONG % 3 == 1, 1.0, 0.0),
+    "a flag of two parts": np.where(LONG % 3 == 1, 0.5, 0.25),
+    "all that is not missing": np.where(LONG % 3 == 1, rng.normal(size=len(LONG)), math.nan),
+    "a fraction among counts": rng.poisson(20, len(LONG)) + 0.5 * (LONG == 1),
+    "one below zero": np.exp(rng.normal(size=len(LONG))) * np.where(LONG == 1, -1, 1),
+    "one category": np.where(LONG == 1, 2, LONG % 2),
+}
+
+
+@pytest.mark.parametrize("case", RARE)
+def test_a_long_array_is_what_a_frame_of_its_numbers_is(case):
+    as_frame, as_array = as_table({"0": RARE[case]}), as_table(RARE[case])
+    assert as_array.columns[0]["kind"] == as_frame.columns[0]["kind"]
+    torch.testing.assert_close(as_array.x, as_frame.x, equal_nan=True, rtol=0, atol=0)
+
+
+def test_a_kind_that_is_said_is_that_of_all_rows():
+    with pytest.raises(ValueError, match="column '0' holds -.*, so it is not lognormal"):
+        as_table(RARE["one below zero"], {"0": "lognormal"})
+
+
+FAR = {  # columns that float32 cannot hold, or can
+    "an hour": (1.7e9 + 3600 * np.sort(rng.random(2000)), "is 17000.* to .*: 2000 become [23]."),
+    "integers": (2**40 + np.arange(80), "is 1099511627776 to 1099511627855, .*: 80 become 1;"),
+    "unsigned": (2**60 + np.arange(80, dtype=np.uint64), "80 become 1;"),
+    "two of them": (
+        1e9 + np.array([0.25, 0.5]),
+        "2 become 1; subtract its least value or its mean",
+    ),
+    "with holes": (np.r_[math.nan, -1e9 - np.arange(20.0)], "is -1000000019 to -1000000000, "),
+    "a week": (1.7e9 + 604_800 * rng.random(200_000), None),
+    "metres": (52.5 + 0.001 * rng.normal(size=200_000), None),
+    "prices": (rng.integers(99_990, 100_010, 200_000) / 100, None),
+    "years": (rng.integers(1990, 2030, 2000), None),
+    "steps of float32": (1e9 + 64.0 * rng.integers(0, 20, 2000), None),
+    "pressure": (101_325 + 30 * rng.normal(size=2000), None),
+    "large": (1e30 * rng.normal(size=2000), None),
+}
+
+
+@pytest.mark.parametrize("case", FAR)
+@pytest.mark.parametrize("kind", [None, "gaussian"])
+@pytest.mark.parametrize("door", ["frame", "array"])
+def test_numbers_that_float32_cannot_tell_apart_are_one_line(case, kind, door):
+    values, line = FAR[case]
+    x = values if door == "array" else {"0": values}
+    if line is None:
+        assert as_table(x, {"0": kind} if kind else None).columns
+        return
+    with pytest.raises(ValueError, match=f"column '0' {line}|column '0' is .*{line}") as found:
+        as_table(x, {"0": kind} if kind else None)
+    assert "\n" not in str(found.value)
+    assert as_table(values - np.nanmin(values)).columns
+
+
+def test_large_integers_of_few_values_are_a_frames_categories():
+    assert as_table({"id": 2**40 + LONG[:90] % 3}).x.unique().tolist() == [0, 1, 2]
+
+
 BAD_TABLES = {
     "a,b\n1,2\n3,4\n5\n": "cannot be read: .*Expected 2 columns, got 1",
     "": "is empty",
@@ -159,6 +303,7 @@ BAD_TABLES = {
     "1.5,2\n3,4\n": "must name its columns in its first line",
     "a,b\n1,2.5\n2,tall\n3,1.5\n": "column 'b' holds numbers, and 'tall': mend it, or leave",
     'a,b\n1,"3,1"\n2,"-2,5"\n3,"0,25"\n': "column 'b' holds numbers with a decimal comma, such as",
+    "a,b\n1,1_500\n2,2_500\n3,5_000\n": "column 'b' holds numbers written as text, such as '1_500'",
     "a,b\n1,Ann\n2,Bea\n3,Cyd\n": "column 'b' is text with 3 different values in 3 rows, such as",
 }
 
@@ -219,6 +364,37 @@ def test_dates_are_refused_unless_they_are_left_out():
     with pytest.raises(ValueError, match="column 'day' holds date32.*: leave it out"):
         as_table(table)
     assert as_table(table, {"day": None}).x.shape == (2, 1)
+
+
+NUMBERS = KINDS["gaussian"][:40]
+BAD_COLUMNS = {
+    "text": (
+        [f"{v:.3f}" for v in NUMBERS],
+        r"numbers written as text, .*frame\['a'\].astype\(float",
+    ),
+    "dates": (np.arange(40).astype("datetime64[D]"), "holds datetime64.*, neither numbers nor"),
+    "complex": (NUMBERS + 1j, "holds complex128, neither numbers nor text: leave it out"),
+    "short": (NUMBERS[:30], "the data has 30 values in column 'a' and 40 in 'b': a table has one"),
+    "huge": (1e300 * NUMBERS, r"column 'a' is .*e\+.* in row 0: make it missing"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COLUMNS)
+def test_a_column_that_is_no_data_is_one_line(case):
+    values, line = BAD_COLUMNS[case]
+    with pytest.raises(ValueError, match=line) as found:
+        as_table({"a": values, "b": NUMBERS})
+    assert "\n" not in str(found.value)
+
+
+def test_a_frame_with_numbers_as_text_says_so():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="column 'a' holds numbers written as text"):
+        as_table(pandas.DataFrame({"a": BAD_COLUMNS["text"][0], "b": NUMBERS}))
+    with pytest.raises(ValueError, match="there are several columns of the name 'a'"):
+        as_table(pa.table([NUMBERS, NUMBERS], names=["a", "a"]))
+    with pytest.raises(ValueError, match="column 'a' is inf in row 1: make it missing"):
+        as_table({"a": [0.0, math.inf, 1.0], "b": [1, 2.5, 3]}, {"a": "ordinal"})
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 Array = Tensor | np.ndarray
 Shape = tuple[int, ...]  # of one datum; of an image C, H, W
+NUMBERED = "number the classes 0, 1, 2, ..., as numpy.unique(y, return_inverse=True)[1] does"
 
 
 def is_picture(shape: Shape) -> bool:
@@ -50,7 +51,7 @@ def as_data(
     else:
         x = _of_columns(x, like, columns)
     if x.shape[1:] != shape:
-        raise ValueError(_wrong_shape(tuple(x.shape), shape, any_size))
+        raise ValueError(wrong_shape(tuple(x.shape), shape, any_size, columns))
     return x
 
 
@@ -96,10 +97,12 @@ def as_tensor(name: str, x: Array, like: Placed) -> Tensor:
     """The tensor itself; or an array's numbers, of the model's type and where the model is."""
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":  # no objects, no text, no dates
         # A copy in the machine's order, which torch can take: neither backwards nor read-only.
-        return torch.from_numpy(np.array(x, np.float64, order="C")).to(like.device, like.dtype)
+        floats = np.ma.filled(x.astype(np.float64, order="C"), math.nan)
+        return torch.from_numpy(floats).to(like.device, like.dtype)
     if not isinstance(x, Tensor):
         kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
         raise ValueError(f"{name} must be a tensor or a numpy array of floats, got {kind}")
+    check_dense(name, x)
     if x.device != like.device:
         where = str(like.device)
         raise ValueError(
@@ -108,10 +111,37 @@ def as_tensor(name: str, x: Array, like: Placed) -> Tensor:
     return x
 
 
-def check_count(name: str, value: int) -> None:
-    """Refuses what is not a positive integer."""
+def as_numbers(name: str, values: Any) -> np.ndarray:
+    """A copy of labels or attributes as int64, or as float64 if they are floats: torch takes no
+    negative strides and no other order of bytes."""
+    from .data.columns import unmasked
+
+    array = unmasked(np.asanyarray(as_numpy(name, values)))
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must hold numbers, got {array.dtype}: {NUMBERED}")
+    return np.array(array, np.float64 if array.dtype.kind == "f" else np.int64, order="C")
+
+
+def as_numpy(name: str, values: Any) -> Any:
+    """A tensor of any type and device as an array; all else as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    check_dense(name, values)
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def check_dense(name: str, x: Any) -> None:
+    """Refuses a sparse tensor, which hardly anything takes."""
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ValueError(f"{name} is a sparse tensor: type {name}.to_dense()")
+
+
+def check_count(name: str, value: int) -> int:
+    """A positive integer as Python's own; refuses all else."""
     if not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return int(value)
 
 
 def readable(x: Tensor) -> Tensor | None:
@@ -130,8 +160,17 @@ def _is_captured(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _wrong_shape(got: tuple[int, ...], shape: Shape, any_size: bool) -> str:
+def wrong_shape(
+    got: tuple[int, ...],
+    shape: Shape,
+    any_size: bool,
+    columns: "list[dict[str, Any]] | None" = None,
+) -> str:
+    """What to say of data whose shape is not [B, *X]; for the arguments see :func:`as_data`."""
+    from .data.columns import positions
+
     sizes, hint = ", ".join(map(str, shape)), ""
+    kept = positions(columns or [])
     if got == shape:
         hint = ": type x[None] for one datum"
     elif got[1:] == shape[1:] and shape[0] == 1:
@@ -142,4 +181,6 @@ def _wrong_shape(got: tuple[int, ...], shape: Shape, any_size: bool) -> str:
         hint = f": type vae.at{got[1:]} for the model of this size"
     elif got[1:] == (math.prod(shape),):
         hint = f": type x.reshape(-1, {sizes})"
+    elif kept != [*range(len(kept))] and got[-1:] > (max(kept),):
+        hint = f": type x[..., {kept}], as its other columns were left out"
     return f"x must have the shape [B, {sizes}], got {list(got)}{hint}"

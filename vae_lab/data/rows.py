@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .array_files import open_arrays, read_table
-from .columns import Column
+from .columns import Column, unmasked
 from .stream import Reader, Rows, Tensors
 from .tables import as_array, encode_array
 
@@ -147,7 +147,7 @@ class DatasetRows:
         """The values as they are, and the labels."""
         items = [self.dataset[int(number)] for number in self.rows[torch.as_tensor(rows)]]
         pairs = [item if isinstance(item, tuple | list) else (item, -1) for item in items]
-        x = np.stack([np.asarray(pair[0]) for pair in pairs])
+        x = np.stack([unmasked(np.asanyarray(pair[0])) for pair in pairs])
         return with_channel(as_array(x)), as_labels([pair[1] for pair in pairs])
 
     def read(self, rows: Sequence[int]) -> Rows:

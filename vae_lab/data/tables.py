@@ -1,8 +1,10 @@
 """Tables, of columns with names, and arrays, of which every column is a number: as tensors."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,11 @@ from .columns import (
     encode,
     guess,
     guess_of_numbers,
+    is_settled,
     leave_out,
     positions,
     present,
+    unmasked,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ Edits = Mapping[Any, str | None]
 Columns = Edits | Sequence[Column] | None
 
 LOOKED_AT = 100_000  # rows, for a guess
+INDEX = re.compile(r"__index_level_\d+__|")  # what pandas calls it in a .parquet, and in a .csv
 MOST_LINES = 60  # that anybody reads
 
 
@@ -117,6 +122,7 @@ def of_named(
     """
     names = [labels] if isinstance(labels, str) else list(labels or [])
     _check_names(named, names, where)
+    _check_lengths(named, where)
     codes = None
     if isinstance(labels, str):
         codes, classes = _labels(labels, named[labels], classes, where)
@@ -148,7 +154,8 @@ def of_array(array: np.ndarray, columns: Columns = None, where: str = "the data"
 def columns_of_array(array: np.ndarray, columns: Columns = None) -> tuple[list[Column], list[str]]:
     """The columns of the last axis of an array, and the reasons for their kinds.
 
-    Of many rows some are looked at, evenly over all of them, and of columns of few values all.
+    Of many rows some are looked at, evenly over all of them, and all of a column of which one more
+    could be of another kind.
     """
     schema, edits = schema_and_edits(columns)
     if schema:
@@ -159,10 +166,10 @@ def columns_of_array(array: np.ndarray, columns: Columns = None) -> tuple[list[C
     for at in range(array.shape[-1]):
         kind = kinds.get(name := str(at), "")
         if kind is not None:
-            found = guess_of_numbers(name, some[:, at], kind or None)
-            if "values" in found.column and len(some) < array[..., 0].size:
-                found = guess_of_numbers(name, np.asarray(array[..., at]).ravel(), kind or None)
-            guesses.append(found)
+            values = some[:, at]
+            if len(some) < array[..., 0].size and (kind or not is_settled(name, values)):
+                values = np.asarray(array[..., at]).ravel()
+            guesses.append(guess_of_numbers(name, values, kind or None))
     if not guesses:
         raise ValueError("the data has no columns left")
     return [g.column for g in guesses], [g.reason for g in guesses]
@@ -221,16 +228,16 @@ def likelihood_of(columns: Sequence[Column], missing: bool) -> dict[str, Any]:
 
 
 def as_array(x: Any) -> np.ndarray:
-    """A numpy array of numbers or booleans, with two to four axes."""
+    """A numpy array of numbers or booleans, with two to four axes, NaN where it is masked."""
     if isinstance(x, Tensor):
-        x = x.detach().cpu()
-        x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+        x = _from_tensor(x)
     try:
         array = x if isinstance(x, np.ndarray) else np.asarray(x)
     except ValueError:  # numpy's own speaks of a sequence
         raise ValueError("the rows of an array must be of one length, and these are not") from None
     if array.dtype.kind not in "fiub":
         raise ValueError(f"an array must hold numbers, got {array.dtype}")
+    array = unmasked(array)
     if array.ndim == 1:
         array = array[:, None]
     if not 2 <= array.ndim <= 4 or not array.size:
@@ -240,19 +247,31 @@ def as_array(x: Any) -> np.ndarray:
     return array
 
 
+def is_named(x: Any) -> bool:
+    """Whether it is a table whose columns have names."""
+    frame = hasattr(x, "__arrow_c_stream__") or hasattr(type(x), "to_frame")
+    return frame or isinstance(x, Mapping)
+
+
 def as_named(x: Any, without: Sequence[str] = ()) -> Named | None:
-    """The columns of a table by their names; None if it is none.
+    """The columns of a table by their names, without the index of a pandas frame; None if it is
+    none.
 
     Args:
         without: columns that are not looked at.
     """
     if isinstance(x, Mapping):
         _check_names(x, without)
-        return {str(n): _from_list(v) for n, v in x.items() if str(n) not in without}
-    if not hasattr(x, "__arrow_c_stream__"):
+        kept = {str(name): values for name, values in x.items() if str(name) not in without}
+        return {name: _from_list(name, values) for name, values in kept.items()}
+    if not is_named(x):
         return None
     with needs("tables", __name__):
         import pyarrow
+    if hasattr(type(x), "to_frame"):  # a column alone
+        x = x.to_frame()
+    if hasattr(type(x), "reset_index"):  # a frame of pandas, whose index is no data
+        x = x.reset_index(drop=True)
     try:
         table = pyarrow.table(x)
     except pyarrow.ArrowException as error:  # of a column of text and numbers
@@ -261,13 +280,23 @@ def as_named(x: Any, without: Sequence[str] = ()) -> Named | None:
     return from_arrow(table, without)
 
 
-def _from_list(values: Any) -> np.ndarray:
+def _from_tensor(x: Tensor) -> np.ndarray:
+    x = x.detach().cpu()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def _from_list(name: str, values: Any) -> np.ndarray:
     """An array [N] of numbers; or of objects, of which numpy would make text."""
-    if isinstance(values, Tensor | np.ndarray) and values.dtype != object:
-        array = np.asarray(values)
-        return array.astype(object) if array.dtype.kind in "US" else array
+    if isinstance(values, Tensor):
+        values = _from_tensor(values)
+    if isinstance(values, np.ma.MaskedArray):
+        values = values.tolist()  # None where it is masked
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        if values.dtype.kind not in "fiubUS":
+            raise ValueError(_neither(name, values.dtype))
+        return values.astype(object) if values.dtype.kind in "US" else values
     objects = np.empty(len(values), object)
-    objects[:] = list(values)
+    objects[:] = [_as_python(value) for value in values]
     known = [value for value in objects if value is not None]
     numbers = all(isinstance(value, int | float) for value in known)
     if not numbers or any(isinstance(value, bool) for value in known):
@@ -275,27 +304,46 @@ def _from_list(values: Any) -> np.ndarray:
     return np.array([math.nan if value is None else value for value in objects])
 
 
+def _as_python(value: Any) -> Any:
+    """A value of numpy, arrow, pandas or decimal as Python's own."""
+    if type(value).__name__ == "NAType":  # pandas.NA, which is not even equal to itself
+        return None
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.as_py() if hasattr(value, "as_py") else value
+
+
 def from_arrow(table: "pyarrow.Table", without: Sequence[str] = ()) -> Named:
-    """The columns of an arrow table as arrays."""
-    _check_names(table.column_names, without)
-    names = [name for name in table.column_names if name not in without]
-    return {name: _from_arrow(name, table[name]) for name in names}
+    """The columns of an arrow table as arrays, without what was the index of a pandas frame."""
+    names = table.column_names
+    _check_names(names, without)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"there are several columns of the name {twice[0]!r}: rename them")
+    kept = [name for name in names if name not in without and not INDEX.fullmatch(name)]
+    return {name: _from_arrow(name, table[name]) for name in kept}
 
 
 def _from_arrow(name: str, column: Any) -> np.ndarray:
     import pyarrow.types as kinds
 
-    if kinds.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = column.type
+    of_few = kinds.is_dictionary(column.type)
+    kind = column.type.value_type if of_few else column.type
+    text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+    if text or kinds.is_boolean(kind) or kinds.is_null(kind):
+        return np.array(column.to_pylist(), object)
+    if of_few:
+        column = column.cast(kind)
     if kinds.is_integer(kind) or kinds.is_floating(kind):
         return column.to_numpy()
     if kinds.is_decimal(kind):
         return column.cast("float64").to_numpy()
-    text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
-    if text or kinds.is_boolean(kind) or kinds.is_null(kind):
-        return np.array(column.to_pylist(), object)
-    raise ValueError(f"column {name!r} holds {kind}, neither numbers nor text: {leave_out(name)}")
+    raise ValueError(_neither(name, kind))
+
+
+def _neither(name: str, kind: Any) -> str:
+    return f"column {name!r} holds {kind}, neither numbers nor text: {leave_out(name)}"
 
 
 def schema_and_edits(columns: Columns) -> tuple[list[Column], Edits]:
@@ -315,6 +363,16 @@ def _check_names(named: Iterable[Any], wanted: Sequence[str], where: str = "the 
     if lacking := [name for name in wanted if name not in names]:
         shown = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
         raise ValueError(f"{where} has no column {lacking[0]!r}; its columns: {shown}")
+
+
+def _check_lengths(named: Named, where: str) -> None:
+    lengths = {len(values): name for name, values in named.items()}
+    if len(lengths) > 1:
+        (one, name), (other, second), *_ = lengths.items()
+        raise ValueError(
+            f"{where} has {one} values in column {name!r} and {other} in {second!r}: a table has "
+            "one in each row"
+        )
 
 
 def _labels(

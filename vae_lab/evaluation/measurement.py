@@ -1,14 +1,18 @@
 """A model and the images of a split, and what has been measured of them so far."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from ..data.tables import is_named
 from ..distributed import all_sum, rank, world_size
+from ..inputs import as_numbers
 from ..memory import encoded_at_once, images_at_once, in_parts
 from ..seeding import derive_seed, seed_generators
 from ..vae import VAE
@@ -142,20 +146,33 @@ class Measurement:
             yield part.encode(some).mean.float().cpu()
 
 
-def collect(batches: Iterable[Any], most: int | None) -> Labelled:
+def collect(batches: Any, most: int | None, vae: VAE | None = None) -> Labelled:
     """The first images and their labels, -1 where there are none; on the CPU.
 
     Args:
-        batches: tensors [B, C, H, W], or tuples that begin with such a tensor and labels [B].
+        batches: tensors [B, C, H, W], or tuples that begin with such a tensor and maybe have labels
+            [B]; or one such tensor, or a torch Dataset.
+        vae: what it takes may be in the place of a tensor: an array, or a frame.
 
     Raises:
-        ValueError: there are no images.
+        ValueError: there are no images, or they are not those of the model.
     """
+    if isinstance(batches, Tensor | np.ndarray) or is_named(batches):
+        batches = [batches]
+    elif isinstance(batches, Dataset):
+        batches = DataLoader(batches, BATCH)
     xs, ys, count = [], [], 0
     for batch in batches:
-        x, y = (batch, None) if isinstance(batch, Tensor) else batch[:2]
+        x, *labels = batch if isinstance(batch, tuple | list) else (batch,)
+        if vae is not None:
+            x = vae.as_data(x.to(vae.device) if isinstance(x, Tensor) else x)
+        y = labels[0] if labels else None
+        if y is None:
+            y = torch.full((len(x),), -1)
+        elif not isinstance(y, Tensor):
+            y = torch.from_numpy(as_numbers("y", y))
         xs.append(x.cpu())
-        ys.append(torch.full((len(x),), -1) if y is None else y.cpu())
+        ys.append(y.cpu())
         count += len(x)
         if most is not None and count >= most:
             break

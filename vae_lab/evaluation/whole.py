@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class Settings:
     """Settings of an evaluation: what to measure, how exactly, and facts about run and data.
 
     Args:
-        parts: "bound" (ELBO, the importance-weighted bound on log p(x), errors of the
+        parts: one or several of "bound" (ELBO, the importance-weighted bound on log p(x), errors of
             reconstructions and of imputed values), "ais" (annealed importance sampling), "split"
             (what the KL is made of, active units, use of the codes), "samples" (FID, precision,
             recall, FID of reconstructions) and "latents" (classifiers, disentanglement). What the
@@ -68,7 +68,7 @@ class Settings:
         ValueError: a part is not known, or a number is too small.
     """
 
-    parts: Collection[str] | None = None
+    parts: Collection[str] | str | None = None
     images: int | None = None
     samples: int | None = None
     ais_images: int | None = None
@@ -77,16 +77,20 @@ class Settings:
     temperatures: Sequence[float] = (1.0,)
     memory: float = MEMORY
     seed: int = 0
-    train: Iterable[Any] | None = None
-    shown: tuple[Iterable[Any], Iterable[Any]] | None = None
+    train: Any = None
+    shown: tuple[Any, Any] | None = None
     factors: Callable[[Tensor], Tensor] | None = None
     categorical: Collection[int] = ()
     estimator: Estimator | None = None
     known: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.parts, str):
+            object.__setattr__(self, "parts", (self.parts,))
         if unknown := set(self.parts or ()) - set(PARTS):
-            raise ValueError(f"parts must be some of {', '.join(PARTS)}, got {', '.join(unknown)}")
+            raise ValueError(
+                f"parts must be some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}"
+            )
         if self.images is not None and self.images < 1:
             raise ValueError(f"images must be at least 1, got {self.images}")
         if self.samples is not None and self.samples < 1:
@@ -128,13 +132,13 @@ class Measure(NamedTuple):
 
 def evaluate(
     vae: VAE,
-    batches: Iterable[Any],
+    batches: Any,
     settings: Settings | None = None,
     *,
     progress: OnProgress | None = None,
     **named: Any,
 ) -> Evaluation:
-    """Measures a model on the images of a split.
+    r"""Measures a model on the images of a split.
 
     The same images, settings and device give the same numbers: the noise is drawn for a batch of
     images at a time, seeded by its place in the split. Where there are several processes
@@ -149,8 +153,9 @@ def evaluate(
 
     Args:
         vae: used in evaluation mode, on its own device.
-        batches: tensors x [B, C, H, W] with values in [0, 1], or tuples that begin with x and
-            labels [B], such as :class:`vae_lab.data.Batch`; a label of -1 says there is none.
+        batches: x as the model's other methods take it, an array, a tensor or a frame [N, \*X]; or
+            batches, which are such x [B, \*X], or tuples that begin with x and labels [B], as
+            :class:`vae_lab.data.Batch`; a label of -1 says there is none. Or a torch Dataset.
         settings: None: their defaults.
         progress: called with a part, the images done and their number.
         named: single settings by name, in the place of those in `settings`.
@@ -183,16 +188,14 @@ def evaluate(
     )
 
 
-def _work(vae: VAE, batches: Iterable[Any], settings: Settings, progress: OnProgress) -> Work:
-    x, y = collect(batches, settings.images)
-    if tuple(x.shape[1:]) != vae.shape:
-        raise ValueError(f"the model's images are {vae.shape}, got {tuple(x.shape[1:])}")
+def _work(vae: VAE, batches: Any, settings: Settings, progress: OnProgress) -> Work:
+    x, y = collect(batches, settings.images, vae)
     m = Measurement(vae, x, y, settings.memory, settings.seed, progress)
     if settings.train is None:
         return Work(m, settings, (x[:0], y[:0]))
     # Large images would not all fit into memory.
     most = min(CODES, max(int(settings.memory / (4 * math.prod(vae.shape))), 1))
-    return Work(m, settings, collect(settings.train, most))
+    return Work(m, settings, collect(settings.train, most, vae))
 
 
 def _silent(part: str, done: int, total: int) -> None:
@@ -303,7 +306,8 @@ def _shown(work: Work) -> tuple[Tensor, Tensor | None]:
     if settings.shown is None:
         return work.m.x, work.train[0] if _has_training_images(work) else None
     test, train = settings.shown
-    return collect(test, settings.images)[0], collect(train, CODES)[0]
+    vae = work.m.vae
+    return collect(test, settings.images, vae)[0], collect(train, CODES, vae)[0]
 
 
 def _infers_labels(work: Work) -> bool:

@@ -23,7 +23,8 @@ from ..priors.base import start as start_prior
 from ..seeding import seeded
 from ..threads import watched
 from ..vae import VAE
-from .examples import EVAL_BATCH_SIZE, Examples, examples, held_out, names_columns
+from .examples import EVAL_BATCH_SIZE, Examples
+from .given import read
 from .interruption import interruptible
 from .parts import estimator_for, latent_for, network_for, part
 from .progress import Progress
@@ -80,9 +81,10 @@ def fit(
     A part is an object, of which a copy is trained, or the name of one that needs no arguments, as
     `"gumbel_softmax"`. What is left open suits the data.
 
-    Pictures are bytes [N, C, H, W], with 0 for black and 255 for white; the model sees them divided
-    by 255. All else is numbers or columns, in any unit, of which NaN are missing; the likelihood is
-    then chosen by their looks, a kind for each column, and `vae.likelihood.columns` tells it.
+    Pictures are bytes [N, C, H, W], with 0 for black and 255 for white, or bits, which are such
+    bytes; the model sees them divided by 255. All else is numbers or columns, in any unit, of which
+    NaN are missing; the likelihood is then chosen by their looks, a kind for each column, and
+    `vae.likelihood.columns` tells it.
 
     After each epoch the ELBO of the data that is held out is measured, and the weights that had the
     highest are those of the model. Ctrl-C ends the training early: what is returned is the best
@@ -97,7 +99,8 @@ def fit(
         val: data to validate on, like x, or (x, y); None: a random part of x.
         columns: what is not as it looks, by the columns' names: `{"age": "lognormal", "id": None}`
             makes one log-normal and leaves one out. Columns of an array are called "0", "1", ...
-        model: goes on with a copy of this model, which has all parts; None: a new one.
+        model: goes on with a copy of this model, which has all parts and says what columns there
+            are; None: a new one.
         network: the encoder and the decoder; see :mod:`vae_lab.networks`.
         latent: the family of q(z|x); see :mod:`vae_lab.latents`. None: Gaussian, and
             CorrelatedGaussian where values are missing.
@@ -148,21 +151,17 @@ def fit(
     >>> vae.encode(x).mean.shape, len(vae.history)
     (torch.Size([500, 4]), 2)
     """
-    check_count("batch_size", batch_size)
+    batch_size = check_count("batch_size", batch_size)
     chosen = {"network": network, "latent": latent, "likelihood": likelihood, "prior": prior}
     if model is not None:
         if named := [kind for kind, value in chosen.items() if value is not None]:
             raise ValueError(f"the model has a {named[0]} already: leave out {named[0]}, or model")
-        columns = getattr(model.likelihood, "columns", columns)
-    data, held = _data(x, y, val, val_size, columns)
-    condition = None if model is None else model.condition
-    if condition is not None and not condition.inferred and data.unlabelled:
-        condition.vector(None, None)  # which says what y is to be
+    data, held = read(x, y, val, val_size, columns, model, likelihood)
     if held is None and patience is not None:
         raise ValueError(f"patience={patience} needs data that is held out: pass val or val_size")
     place = _device(device)
     if epochs is not None:
-        check_count("epochs", epochs)
+        epochs = check_count("epochs", epochs)
     else:
         epochs = _epochs(len(data.stored), batch_size)
     if held is not None and patience is None:
@@ -181,6 +180,7 @@ def fit(
         ema=ema,
         patience=patience,
     )
+    seed = plan.seed
     with seeded(seed, place), torch.inference_mode(False), torch.enable_grad():
         vae, goal, gradient = _model(data, model, chosen, objective, estimator)
         training = Training(
@@ -202,25 +202,6 @@ def fit(
             settings |= {"x": fingerprint(data), "val": fingerprint(held)}
         _run(training, File(file, settings), progress)
     return _finished(training)
-
-
-def _data(
-    x: Any, y: Any, val: Any, val_size: float, columns: Any
-) -> tuple[Examples, Examples | None]:
-    """The data to train on, and the data to validate on."""
-    data = examples(x, y, columns)
-    if val is None:
-        return held_out(data, val_size)
-    x, y = val if isinstance(val, tuple) else (val, y if names_columns(y) else None)
-    held = examples(x, y, data.columns or columns, "val", data.classes)
-    missing = data.missing or held.missing
-    data, held = data._replace(missing=missing), held._replace(missing=missing)
-    if held.shape != data.shape or type(held.prepare) is not type(data.prepare):
-        raise ValueError(
-            f"val must be data like x, {data.stored.dtype} of shape {list(data.shape)} each, got "
-            f"{held.stored.dtype} of shape {list(held.shape)}"
-        )
-    return data, held
 
 
 def _device(device: torch.device | str | None) -> torch.device:

@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 from ..conditions import Attributes, Condition, InferredLabels, Labels
 from ..data import Pixels, Prepare, TensorLoader
 from ..data.columns import Column
+from ..data.rows import are_pictures, as_stored
 from ..data.splits import check_size, split_rows
-from ..data.tables import as_array, as_named, left_out, of_array, of_named
-from ..inputs import Shape
+from ..data.tables import Table, as_array, as_named, encode_array, left_out, of_array, of_named
+from ..inputs import NUMBERED, Shape, as_numbers, as_numpy
 from ..likelihoods import Bernoulli, Columns, Gaussian, Likelihood
 from ..seeding import derive_seed
 from ..vae import VAE
@@ -21,7 +22,6 @@ from ..vae import VAE
 EVAL_BATCH_SIZE = 512
 SPLIT_SEED = 0  # not the run's: several seeds are compared on the same held-out data
 FEW_CLASSES = 1000  # which there may be even of fewer data
-NUMBERED = "number the classes 0, 1, 2, ..., as numpy.unique(y, return_inverse=True)[1] does"
 GRID_MEAN_OF = 1000  # images: a grid starts at one number a channel, not at one a pixel
 
 
@@ -35,6 +35,7 @@ class Examples(NamedTuple):
         columns: of the last axis, where that is one of columns; see :class:`.Columns`.
         missing: is any value missing, here or in the data to validate on.
         classes: the values of labels, or the names of attributes, that came from a frame.
+        given: the shape of a datum as the caller has it, with columns that are left out.
     """
 
     stored: Tensor
@@ -43,6 +44,7 @@ class Examples(NamedTuple):
     columns: list[Column] = []
     missing: bool = False
     classes: Sequence[Any] = ()
+    given: Shape = ()
 
     def subset(self, rows: Tensor | slice) -> "Examples":
         """Those of these rows."""
@@ -55,7 +57,7 @@ class Examples(NamedTuple):
     @property
     def likelihood(self) -> Likelihood:
         """The one for data of this kind."""
-        if isinstance(self.prepare, Pixels):
+        if self.are_bytes:
             return Bernoulli()
         if self.columns:
             return Columns(self.columns, self.missing)
@@ -85,12 +87,8 @@ class Examples(NamedTuple):
             stored = self.stored
             if vae.latent.grid:
                 stored = stored[:: -(-len(stored) // GRID_MEAN_OF)]
-            if self._bytes:
-                mean = Pixels().mean(stored.split(EVAL_BATCH_SIZE))
-            else:
-                vae.likelihood.check(stored)
-                mean = stored.mean(0)
-            vae.initialize_bias(mean)
+            parts = stored.split(EVAL_BATCH_SIZE)
+            vae.initialize_bias(Pixels().mean(parts) if self.are_bytes else stored.mean(0))
         if vae.condition is not None:
             vae.condition.start(self.labels)
 
@@ -98,10 +96,11 @@ class Examples(NamedTuple):
         """At most so many of them, evenly over all, as a model sees them, and their labels."""
         every = -(-len(self.stored) // most)
         some = self.stored[::every]
-        return some.float() / 255 if self._bytes else some, self.labels[::every]
+        return some.float() / 255 if self.are_bytes else some, self.labels[::every]
 
     @property
-    def _bytes(self) -> bool:
+    def are_bytes(self) -> bool:
+        """Whether these are pictures, stored as bytes."""
         return isinstance(self.prepare, Pixels)
 
     def loader(
@@ -126,7 +125,12 @@ class Examples(NamedTuple):
 
 
 def examples(
-    x: Any, y: Any = None, columns: Any = None, where: str = "x", classes: Sequence[Any] = ()
+    x: Any,
+    y: Any = None,
+    columns: Any = None,
+    where: str = "x",
+    classes: Sequence[Any] = (),
+    schema: Sequence[Column] = (),
 ) -> Examples:
     """What the caller has, in memory.
 
@@ -138,27 +142,42 @@ def examples(
         columns: of a frame or an array; see :func:`vae_lab.data.tables.as_table`.
         where: they come from, for messages.
         classes: of labels in a frame, where they are known.
+        schema: the columns of a model, which takes an array of no more and no less than these.
     """
     if isinstance(x, Dataset):
         x = _read(x)
     named = as_named(x, left_out(columns))
     if named is not None:
-        table = of_named(named, columns, y if names_columns(y) else None, classes, where)
+        table = of_named(named, schema or columns, y if names_columns(y) else None, classes, where)
         labels = _labels(y, len(table.x)) if table.labels is None else table.labels
-        return Examples(table.x, labels, Prepare(), table.columns, table.missing, table.classes)
+        return _of_table(table, labels, tuple(table.x.shape[1:]))
     if names_columns(y):
         raise ValueError(f"y={y!r} is the name of a frame's column, and x is none: pass the labels")
-    array = as_array(x)
+    array = as_array(as_numpy(where, x))
+    given = array.shape[1:]
     labels = _labels(y, len(array))
-    if array.dtype == np.uint8 and array.ndim == 4:
-        if array.max() <= 1:
+    if columns and array.ndim == 4:
+        raise ValueError(
+            f"columns={columns!r} are those of a table, and {where} has pictures [N, C, H, W]: "
+            "leave columns out"
+        )
+    if are_pictures(given, array.dtype):
+        if array.dtype == np.uint8 and array.max() <= 1:
             raise ValueError(
                 "x has bytes of 0 and 1 only, and pictures have 0 to 255: pass 255 * x if it is "
                 "black and white, or x as floats if these are numbers"
             )
-        return Examples(torch.tensor(array), labels, Pixels())
-    table = of_array(array, columns, where)
-    return Examples(table.x, labels, Prepare(), table.columns, table.missing)
+        return Examples(as_stored(array, [], where).contiguous(), labels, Pixels(), given=given)
+    if schema:
+        table = Table(torch.from_numpy(encode_array(array, [], where)), [*schema])
+    else:
+        table = of_array(array, columns, where)
+    return _of_table(table, labels, given)
+
+
+def _of_table(table: Table, labels: Tensor, given: Shape) -> Examples:
+    found = table.columns, table.missing, table.classes
+    return Examples(table.x, labels, Prepare(), *found, given)
 
 
 def names_columns(y: Any) -> bool:
@@ -171,17 +190,20 @@ def names_columns(y: Any) -> bool:
 def _labels(y: Any, count: int) -> Tensor:
     if y is None:
         return torch.full((count,), -1)
-    array = np.asarray(y)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"y must hold numbers, got {array.dtype}: {NUMBERED}")
-    labels = torch.as_tensor(array)
-    if len(labels) != count or labels.ndim > 2:
+    labels = torch.from_numpy(as_numbers("y", y))
+    if labels.shape[:1] != (count,) or labels.ndim > 2:
         raise ValueError(f"y must have the shape [{count}] or [{count}, A], got {[*labels.shape]}")
+    if not labels.isfinite().all():
+        row, *place = (~labels.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"y is {labels[row, *place].item()} in row {row}: fill it in, or type -1 for a label "
+            "that is not known"
+        )
     if labels.ndim == 2:
         return labels.float()
     if labels.is_floating_point() and not (labels == labels.round()).all():
         return labels.float().unsqueeze(1)
-    labels = labels.long()  # torch finds no least of unsigned ones
+    labels = labels.long()
     if labels.min() < -1:
         raise ValueError(
             f"y must be 0, 1, 2, ..., and -1 where there is no label, got {int(labels.min())}"
@@ -193,8 +215,12 @@ def _labels(y: Any, count: int) -> Tensor:
 
 def held_out(data: Examples, size: float) -> tuple[Examples, Examples | None]:
     """The data to train on, and a random part to validate on: so many, or such a fraction."""
+    if isinstance(size, np.generic):
+        size = size.item()
     if not size:
         return data, None
+    if not isinstance(size, float | int):
+        raise ValueError(f"val_size must be a count or a fraction, got {size!r}")
     check_size("val_size", size)
     val, train = split_rows(len(data.stored), size, derive_seed(SPLIT_SEED, "val"))
     if not len(val) or not len(train):
@@ -205,7 +231,7 @@ def held_out(data: Examples, size: float) -> tuple[Examples, Examples | None]:
     return data.subset(train), data.subset(val)
 
 
-def _read(data: "Dataset[Any]") -> Tensor:
+def _read(data: "Dataset[Any]") -> np.ndarray:
     """All data of a data set, read once, without labels of its own."""
     if not hasattr(data, "__len__"):
         raise ValueError(
@@ -213,9 +239,11 @@ def _read(data: "Dataset[Any]") -> Tensor:
             "drawn by vae_lab"
         )
     rows = [data[index] for index in range(len(data))]
+    if not rows:
+        raise ValueError(f"{type(data).__name__} has no items")
     rows = [row[0] if isinstance(row, tuple | list) else row for row in rows]
     for number, row in enumerate(rows):
-        if not isinstance(row, Tensor | np.ndarray | float | int):
+        if not isinstance(row, Tensor | np.ndarray | np.generic | float | int):
             raise ValueError(
                 f"item {number} of {type(data).__name__} must be x or (x, y) with x an array or a "
                 f"tensor, got {type(row).__name__}"
@@ -225,4 +253,4 @@ def _read(data: "Dataset[Any]") -> Tensor:
                 f"all items of {type(data).__name__} must have one shape, the first has "
                 f"{[*np.shape(rows[0])]}, item {number} {[*np.shape(row)]}"
             )
-    return torch.stack([torch.as_tensor(row) for row in rows])
+    return np.stack([as_numpy("x", row) for row in rows])

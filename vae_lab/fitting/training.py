@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -12,6 +14,7 @@ from torch.optim import AdamW
 from ..averaging import MovingAverage
 from ..data import Batch, Loader, TensorLoader
 from ..estimators import Estimator
+from ..inputs import check_count
 from ..objectives import Objective
 from ..optimization import (
     Decay,
@@ -48,17 +51,30 @@ class Plan:
     label_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        check_learning_rate(self.lr_warmup_steps, self.lr_decay)
+        for name, value in vars(self).copy().items():
+            if isinstance(value, np.generic):  # a file has plain numbers
+                object.__setattr__(self, name, value.item())
+        if not isinstance(self.seed, Integral) or not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed must be an integer of 64 bits, got {self.seed!r}")
         for name in ("epochs", "patience"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            if (count := getattr(self, name)) is not None:
+                check_count(name, count)
         for name in ("lr", "likelihood_lr", "estimator_lr", "gradient_clip_val"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            left_open = value is None and name != "lr"
+            if not left_open and not _is_between(0, value, math.inf):
                 raise ValueError(f"{name} must be positive and finite, got {value!r}")
-        if self.ema is not None and not 0 < self.ema < 1:
+        if self.ema is not None and not _is_between(0, self.ema, 1):
             raise ValueError(f"ema must be a decay between 0 and 1, as 0.999, got {self.ema!r}")
+        for name in ("weight_decay", "lr_warmup_steps"):
+            value = getattr(self, name)
+            if value != 0 and not _is_between(0, value, math.inf):
+                raise ValueError(f"{name} must be a number that is not negative, got {value!r}")
+        check_learning_rate(self.lr_warmup_steps, self.lr_decay)
+
+
+def _is_between(low: float, value: Any, high: float) -> bool:
+    return isinstance(value, Real) and low < float(value) < high
 
 
 @dataclass

@@ -47,7 +47,7 @@ def encode(config: DictConfig) -> None:
         count = sum(len(part.numbers) for part in parts)
         with latent_writer(out, count) as write:
             for part, rows, batch in _batches(data, parts, progress):
-                x, y = batch.x.to(vae.device), vae.own_y(batch.y)
+                x, y = _of_batch(vae, batch)
                 z = conversion.encode(vae, x, y, config.encode.what)
                 some = part.rows is not None  # or a row's number is its place
                 write(z._replace(row=rows.numpy()) if some else z)
@@ -93,7 +93,7 @@ def impute(config: DictConfig) -> None:
         holes, count = 0, sum(len(part.numbers) for part in parts)
         with writer(out, count) as write:
             for part, rows, batch in _batches(data, parts, progress):
-                x, y = batch.x.to(vae.device), vae.own_y(batch.y)
+                x, y = _of_batch(vae, batch)
                 missing, filled = x.isnan(), vae.impute(x, asked.samples, asked.draw, y)
                 original = cast(Any, part.source).original(rows)
                 write(fill(original, columns, missing.cpu().numpy(), filled.cpu().numpy()))
@@ -145,6 +145,11 @@ def _batches(
                 yield part, numbers[at : at + len(batch.x)], batch
                 at, done = at + len(batch.x), done + len(batch.x)
                 progress("rows", done, total)
+
+
+def _of_batch(vae: VAE, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """x, and all that is known of y: a label that the model would infer may be known here."""
+    return batch.x.to(vae.device), None if vae.condition is None else batch.y
 
 
 @contextmanager

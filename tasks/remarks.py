@@ -13,7 +13,7 @@ from torch import Tensor
 from models.base import VAEModule
 from vae_lab import VAE
 from vae_lab.evaluation.decomposition import prior_gap
-from vae_lab.evaluation.diagnosis import diagnose, has_grey_pixels, sizes
+from vae_lab.evaluation.diagnosis import diagnose, facts, has_grey_pixels
 from vae_lab.evaluation.measurement import BATCH, collect
 from vae_lab.memory import encode_in_parts, posteriors_at_once
 
@@ -65,7 +65,7 @@ def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
     if not vae.own_prior:
         return  # of another prior than the latent's own the gap is not known
     gap = prior_gap(vae.latent, q)
-    for found in diagnose({"prior_gap": gap} | sizes(vae.latent)):
+    for found in diagnose({"prior_gap": gap} | facts(vae)):
         if found.level != "fine":
             yield f"{found.name}: {found.because}; {found.advice}"
 

@@ -29,11 +29,11 @@ def test(config: DictConfig) -> float:
 
 def sample(config: DictConfig) -> None:
     """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model; of data that
-    is no image as many, as an array."""
+    is no image as many, as an array. Of a conditional model 8 of each label."""
     vae, folder = load_vae(config)
     torch.manual_seed(config.seed)
     if not is_picture(vae.shape):
-        np.save(folder / "samples.npy", vae.sample(64).cpu().numpy())
+        np.save(folder / "samples.npy", pictures.draws(vae, 8, 8).cpu().numpy())
         say(f"samples: {folder / 'samples.npy'}")
         return
     pictures.save(pictures.samples(vae, 8, 8), folder / "samples.png")

@@ -71,6 +71,17 @@ def test_codes_and_back_are_the_reconstruction(tmp_path, kind, suffix):
         assert found.z.shape == (5, 2, 2, 2)
 
 
+def test_a_label_that_is_known_is_not_inferred():
+    vae = VAES["inferred labels"]()
+    x = torch.rand(6, *vae.shape, dtype=torch.float64).round()
+    inferred = vae.classify(x)
+    y = (inferred + 1) % 3
+    y[3:] = -1
+    found = conversion.encode(vae, x, y, "mean")
+    assert found.y.tolist() == [*y[:3].tolist(), *inferred[3:].tolist()]
+    assert np.array_equal(found.z, vae.encode(x, y).mean.detach())
+
+
 @pytest.mark.parametrize("kind", ["numbers", "codes", "grid of codes"])
 def test_means_and_samples_are_those_of_the_posterior(kind):
     vae = VAES[kind]()
@@ -364,6 +375,32 @@ def test_a_conditional_model_keeps_what_it_was_given(run):
     expected = vae.reconstruct(batch.x, batch.y).mul(255).round().byte().numpy()
     found = np.load("x.npy")[: len(expected)].astype(int)
     assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize("condition", ["model.condition=labels", "model=semi_supervised_vae"])
+def test_a_table_of_labels_keeps_them_and_has_samples_of_each(run, monkeypatch, condition):
+    total, rng = 90, np.random.default_rng(1)
+    x = rng.normal(size=(total, 3)) + np.arange(total)[:, None] % 3
+    x[::7, 1] = np.nan
+    names = [None if n % 4 == 0 and "semi" in condition else "abc"[n % 3] for n in range(total)]
+    columns = {name: x[:, at] for at, name in enumerate("uvw")} | {"label": names}
+    pyarrow.parquet.write_table(pyarrow.table(columns), "labelled.parquet")
+    lines = ["data=arrays", "data.train=labelled.parquet", "data.labels=label", condition]
+    run(*lines, *SHORT, *SMALL, "data.batch_size=20", "run_dir=t")
+    run("task=encode", "checkpoint=t", "encode.split=all", "encode.out=z.csv")
+    written = pyarrow.csv.read_csv("z.csv")["y"].to_pylist()
+    assert all(name is None or "abc"[y] == name for name, y in zip(names, written, strict=True))
+    given, impute = [], VAE.impute
+
+    def noted(vae, x, samples, draw, y):
+        given.extend(y.tolist())
+        return impute(vae, x, samples, draw, y)
+
+    monkeypatch.setattr(VAE, "impute", noted)
+    run("task=impute", "checkpoint=t", "impute.out=full.parquet", "impute.samples=5")
+    assert given == [-1 if name is None else "abc".index(name) for name in names]
+    run("task=sample", "checkpoint=t")
+    assert np.load("t/samples.npy").shape[1:] == (3,) and len(np.load("t/samples.npy")) % 3 == 0
 
 
 # What fails

@@ -9,8 +9,12 @@ from omegaconf import OmegaConf
 from commandline.check import check
 from commandline.errors import explain
 from models import GumbelVAE
-from vae_lab.evaluation.diagnosis import CHECKS, diagnose, own_temperature, sizes
+from vae_lab import VAE
+from vae_lab.conditions import InferredLabels, Labels
+from vae_lab.evaluation.diagnosis import CHECKS, diagnose, facts, own_temperature, sizes
 from vae_lab.latents import FSQ, Categorical, Gaussian, HierarchicalGaussian
+from vae_lab.likelihoods import Bernoulli
+from vae_lab.networks import MLP
 from vae_lab.schedules import as_schedule
 
 FINE = {
@@ -128,6 +132,24 @@ def test_what_is_advised_can_be_typed():
     collapsed = {"kl": 0.01, "latents": 5}
     assert "free_bits" in diagnose(collapsed)[0].advice
     assert "free_bits" not in diagnose(collapsed | {"closed_kl": 0})[0].advice
+    few = {"dominated": 1.0, "effective_samples": 1.0, "samples": 10.0, "places": 4}
+    advice = [diagnose(few | more)[0].advice for more in ({}, {"annealed": 1})]
+    assert ["evaluate.ais_images" in line for line in advice] == [False, True]
+    far = {"prior_gap": 200.0, "latents": 2}
+    advice = [diagnose(far | more)[0].advice for more in ({}, {"conditional": 1})]
+    assert ["task=prior" in line for line in advice] == [True, False]
+    assert "vae_lab.fit_prior(vae, x, 'autoregressive', y=y)" in advice[1]
+
+
+@pytest.mark.parametrize("condition", [None, Labels(3), InferredLabels(3)])
+def test_the_facts_of_a_model(condition):
+    vae = VAE((4,), MLP((3,)), Gaussian(2), Bernoulli(), None, condition)
+    known = {"latents": 2, "conditional": 1, "annealed": 1}
+    if condition is None or condition.inferred:
+        del known["annealed" if condition else "conditional"]
+    assert facts(vae) == known
+    codes = VAE((4,), MLP((3,)), Categorical(2, 3), Bernoulli())
+    assert facts(codes) == sizes(codes.latent)
 
 
 def test_the_temperature_is_that_which_can_be_typed():

@@ -121,6 +121,9 @@ def test_categories_have_an_accuracy():
     assert not {"imputation_rmse", "mse", "psnr", "fid"} & set(found.metrics)
     assert found.left_out == found.to_dict()["left_out"] and "psnr" in found.left_out[0]
     assert evaluate(discrete_vae(Gaussian(2)), [binary_images()], samples=2).left_out == []
+    codes = evaluate(discrete_vae(Categorical(2, 3)), [binary_images()], samples=2, ais_images=3)
+    (line,) = codes.left_out
+    assert line.startswith("annealed importance sampling, which needs z that can be any numbers")
 
 
 def test_few_states_are_enumerated():

@@ -32,7 +32,8 @@ def encode(vae: "VAE", x: Array, y: Any = None, what: str = "mean") -> LatentRow
     variables the most probable codes, a whole number each, [B, L] or on a grid [B, h, w, L].
 
     Args:
-        y: of a conditional model. Labels that it infers are its own, and are kept beside z.
+        y: of a conditional model, and kept beside z. A label that is not known, or -1, is the one
+            that the model infers.
     """
     check_what(vae, what)
     x = vae.images(x)
@@ -46,7 +47,9 @@ def encode(vae: "VAE", x: Array, y: Any = None, what: str = "mean") -> LatentRow
         z = latent.at_places(latent.numbers(latent.mode(q))).round().long()
     if vae.condition is None:
         return LatentRows(_numpy(z))
-    return LatentRows(_numpy(z), y=_numpy(vae.labels if y is None else torch.as_tensor(y)))
+    return LatentRows(
+        _numpy(z), y=_numpy(vae.labels if vae.condition.inferred else torch.as_tensor(y))
+    )
 
 
 @torch.no_grad()

@@ -54,12 +54,17 @@ def reconstructions(vae: VAE, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def samples(vae: VAE, rows: int = 8, columns: int = 8) -> Tensor:
-    """Mean images of rows * columns draws from the prior; of a conditional model a row of each
-    label, or of some attributes."""
+    """Mean images of :func:`draws` from the prior, in one image."""
+    return grid(draws(vae, rows, columns), columns)
+
+
+def draws(vae: VAE, rows: int, columns: int) -> Tensor:
+    """What is expected of rows * columns draws from the prior, [N, *X]; of a conditional model so
+    many columns of each label, or of some attributes."""
     if vae.condition is None:
-        return grid(vae.sample(rows * columns), columns)
+        return vae.sample(rows * columns)
     y = vae.condition.examples(max(rows, LABELS))
-    return grid(vae.sample(len(y) * columns, y.repeat_interleave(columns, 0)), columns)
+    return vae.sample(len(y) * columns, y.repeat_interleave(columns, 0))
 
 
 @torch.no_grad()

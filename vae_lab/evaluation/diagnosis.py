@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -10,6 +10,10 @@ from ..latents import FSQ, Latent
 from ..latents.base import ACTIVE
 from ..likelihoods import Likelihood
 from ..schedules import schedules
+from .evidence import can_anneal
+
+if TYPE_CHECKING:
+    from ..vae import VAE
 
 Severity = Literal["problem", "warning", "fine"]
 Finding = tuple[Severity, str, str]  # the level, the numbers in words, what to type
@@ -21,6 +25,7 @@ MAX_DOMINATED = 0.1  # of the images, by one weight each
 MAX_PRIOR_GAP = 5.0  # nats: one z of the prior in 150
 MIN_GAIN = 1.0  # nats that are worth a second stage
 SECOND_STAGE = "task=prior checkpoint=runs/NAME prior=autoregressive"
+OF_LABELS = "in Python, call vae_lab.fit_prior(vae, x, 'autoregressive', y=y)"  # that task has none
 LOW_TEMPERATURE = 0.05  # below it the library warns when an estimator is made
 
 
@@ -99,6 +104,17 @@ def sizes(latent: Latent) -> dict[str, float]:
     known["levels"] = len(latent.levels) if isinstance(latent, FSQ) else None
     known["fixed"] = 1 if getattr(latent, "deterministic", False) else None
     return {name: number for name, number in known.items() if number is not None}
+
+
+def facts(vae: "VAE") -> dict[str, float]:
+    """The :func:`sizes` of its latent, and what else decides which advice can be followed:
+    `conditional`, is it so, and `annealed`, can annealed importance sampling be had."""
+    known = sizes(vae.latent)
+    if vae.condition is not None:
+        known["conditional"] = 1
+    if can_anneal(vae.latent) and not vae.infers_labels:
+        known["annealed"] = 1
+    return known
 
 
 # What a check needs to know are its arguments; without those that have a default it can do.
@@ -214,6 +230,7 @@ def _importance_weights(
     samples: float,
     ais_gain: float | None = None,
     places: float = 1,
+    annealed: float = 0,
 ) -> Finding:
     because = (
         f"in {dominated:.0%} of the images one of {samples:.0f} weights is more than half of all; "
@@ -228,10 +245,8 @@ def _importance_weights(
         return (
             "warning",
             because,
-            (
-                "log p(x) is not known, log_likelihood hardly more than the ELBO: compare models "
-                "by elbo, or type evaluate.ais_images=10, which takes long"
-            ),
+            "log p(x) is not known, log_likelihood hardly more than the ELBO: compare models by elbo"
+            + ", or type evaluate.ais_images=10, which takes long" * bool(annealed),
         )
     return (
         "warning",
@@ -254,16 +269,19 @@ def _relaxed_gap(
     return "warning", because, f"type {lower}estimator=rebar, which has no bias"
 
 
-def _poor_samples(prior_gap: float, latents: float, places: float = 1) -> Finding:
+def _poor_samples(
+    prior_gap: float, latents: float, places: float = 1, conditional: float = 0
+) -> Finding:
     because = f"the images' q(z) and the prior are at least {prior_gap:.3g} nats apart"
     if prior_gap < MAX_PRIOR_GAP:
         return "fine", because, ""
     fewer = f"model.latents={round(latents / 2)}, " if latents > 1 else ""
     alone = ", whose places know nothing of each other," if places > 1 else ""
+    second = OF_LABELS if conditional else f"type {SECOND_STAGE}"
     return (
         "warning",
         f"{because}: samples from the prior{alone} will look unlike them",
-        f"type {SECOND_STAGE}, or train on more images, with {fewer}objective.beta=4",
+        f"{second}, or train on more images, with {fewer}objective.beta=4",
     )
 
 

@@ -16,7 +16,7 @@ from ..inputs import as_numbers
 from ..memory import encoded_at_once, images_at_once, in_parts
 from ..seeding import derive_seed, seed_generators
 from ..vae import VAE
-from .diagnosis import sizes
+from .diagnosis import facts
 from .results import Metric
 
 BATCH = 100  # images that share the noise of one seed
@@ -57,7 +57,7 @@ class Measurement:
         self.metrics: dict[str, Metric] = {}
         self.per_latent: dict[str, list[float]] = {}
         self.per_place: dict[str, list[list[float]]] = {}
-        self.numbers: dict[str, float] = sizes(vae.latent)
+        self.numbers: dict[str, float] = facts(vae)
         self.each: dict[str, Tensor] = {}
         self.pictures: dict[str, Tensor] = {}
 

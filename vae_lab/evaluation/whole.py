@@ -16,7 +16,6 @@ from ..memory import MEMORY
 from ..vae import VAE
 from . import bounds, columns, latents, pictures
 from .diagnosis import diagnose
-from .evidence import can_anneal
 from .features import Features, choose
 from .measurement import Labelled, Measurement, OnProgress, collect
 from .results import Evaluation
@@ -30,6 +29,7 @@ NO_PICTURES = (
     "pictures with values from 0 to 1"
 )
 NO_TEMPERATURE = "samples of another temperature than 1, which this model's prior does not have"
+NO_ANNEALING = "annealed importance sampling, which needs z that can be any numbers, and no labels"
 LEAST_IMAGES = 50  # of which FID, precision, recall and the scores of factors say anything
 
 
@@ -181,6 +181,8 @@ def evaluate(
     seconds = time.perf_counter() - began
     left_out = [NO_PICTURES] * (not _has_pictures(work))
     left_out += [NO_TEMPERATURE] * (len(_temperatures(work)) < len(settings.temperatures))
+    asks_in_vain = bool(settings.ais_images) and settings.asks("ais") and not _can_be_annealed(work)
+    left_out += [NO_ANNEALING] * asks_in_vain
     return Evaluation(
         *(m.metrics, m.per_latent, m.per_place, diagnosis),
         *(len(m.x), settings.seed, seconds, left_out),
@@ -230,8 +232,7 @@ def _has_enough_pictures(work: Work) -> bool:
 
 
 def _can_be_annealed(work: Work) -> bool:
-    z_only = not work.m.known.infers_labels
-    return _ais_images(work) > 0 and can_anneal(work.m.vae.latent) and z_only
+    return _ais_images(work) > 0 and "annealed" in work.m.numbers
 
 
 def _ais_images(work: Work) -> int:

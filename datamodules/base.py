@@ -162,6 +162,9 @@ class DataModule(pl.LightningDataModule):
         train = source if rows is None else keep(source, rows)
         self._splits = {"val": val, "train": train, "test": test}
         self._check_counts()
+        self._hide_labels()
+
+    def _hide_labels(self) -> None:
         if self.labelled is not None:
             seed = derive_seed(self.split_seed, "labelled")
             self._splits["train"] = hide_labels(self._splits["train"], self.labelled, seed)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.base import ImageDataModule
 from datamodules.folders import CACHE, one_line
 from datamodules.streamed import StreamedDataModule
+from vae_lab.data.rows import as_labels
 from vae_lab.data.stream import Reader, Rows
 
 if TYPE_CHECKING:
@@ -39,16 +40,41 @@ class Streaming(StreamedDataModule):
     root: str
     cache_dir: str | None = None
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
-        return self._shards("train").shape
+        return self._train.shape
 
     @property
     def pixels(self) -> dict[str, Any]:
-        return self._shards("train").pixels
+        return self._train.index.get("pixels", {})
+
+    @property
+    def classes(self) -> int | None:  # type: ignore[override]
+        return self._with_labels()["classes"]
+
+    @property
+    def attributes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        names = self._with_labels()["attributes"]
+        return None if names is None else tuple(names)
 
     def open(self) -> tuple[Reader, Reader]:
-        return self._shards("train"), self._shards("test")
+        if self.labelled is not None:
+            self._with_labels()
+        return self._train, self._shards("test")
+
+    @cached_property
+    def _train(self) -> "Shards":
+        return self._shards("train")
+
+    def _with_labels(self) -> dict[str, Any]:
+        """What the index says, if it lists the labels."""
+        index = self._train.index
+        if "labels" not in index:
+            raise ValueError(
+                f"{self.root} holds shards of an earlier version, without a list of their labels: "
+                "write them again with task=shards"
+            )
+        return index
 
     def check_root(self) -> None:
         """Refuses a folder of this machine that is not there."""
@@ -65,39 +91,54 @@ class Streaming(StreamedDataModule):
         remote = self._is_remote
         root = self.root if remote else str(Path(self.root).expanduser().absolute())
         cache = Path(self.cache_dir or CACHE / "shards")
-        return Shards(f"{root.rstrip('/')}/{name}", str(cache.expanduser()) if remote else None)
+        return Shards.all_of(
+            f"{root.rstrip('/')}/{name}", str(cache.expanduser()) if remote else None
+        )
 
 
+@dataclass(eq=False)
 class Shards:
     """Shards as a :class:`vae_lab.data.stream.Reader`.
 
     Args:
         address: of the folder with litdata's index.json.
         cache_dir: where to keep what is downloaded.
-        rows: the numbers of these images; by default of all.
+        rows: the numbers of these images, [N].
+        labels: their labels, [N], or attributes, [N, A]; None: older shards, which do not list them
+            and have them beside each image only.
     """
 
-    def __init__(self, address: str, cache_dir: str | None, rows: Tensor | None = None) -> None:
-        self.address = address
-        self.cache_dir = cache_dir
-        self._process = 0
-        self.rows = torch.arange(len(self._data.cache)) if rows is None else rows
+    address: str
+    cache_dir: str | None
+    rows: Tensor
+    labels: Tensor | None = None
+
+    _process = 0
+
+    @classmethod
+    def all_of(cls, address: str, cache_dir: str | None) -> "Shards":
+        """All images of a folder."""
+        found = cls(address, cache_dir, torch.arange(0))
+        found.rows = torch.arange(len(found._data.cache))
+        if "labels" in found.index:
+            found.labels = as_labels(found.index["labels"])
+        return found
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         return tuple(self._item(0)["image"].shape)
 
     @property
-    def pixels(self) -> dict[str, Any]:
-        """The settings with which the pictures were read; empty for older shards."""
-        index = Path(self._data.input_dir.path, "index.json")
-        return json.loads(index.read_text()).get("pixels", {})
+    def index(self) -> dict[str, Any]:
+        """litdata's, with what `task=shards` adds; older shards lack some or all of it."""
+        return json.loads(Path(self._data.input_dir.path, "index.json").read_text())
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def subset(self, rows: Tensor) -> "Shards":
-        return Shards(self.address, self.cache_dir, self.rows[rows])
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, rows=self.rows[rows], labels=labels)
 
     def read(self, rows: Sequence[int]) -> Rows:
         images = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
@@ -106,7 +147,7 @@ class Shards:
         for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
             item = self._item(number)
             images[place], labels[place] = item["image"], item["label"]
-        return Rows(images, labels)
+        return Rows(images, labels if self.labels is None else self.labels[rows])
 
     def _item(self, number: int) -> dict[str, Any]:
         try:
@@ -172,23 +213,26 @@ def write_shards(datamodule: ImageDataModule, folder: Path, shard_mb: float = 64
             raise ValueError(f"{target} exists already: remove it, or type another run_dir")
         target.mkdir(parents=True)
         shards = Cache(str(target), chunk_bytes=int(shard_mb * 1e6))
-        count = 0
+        labels: list[Any] = []
         for batch in datamodule._loader_of(images, datamodule.eval_batch_size):
             pixels = batch.x.mul(255).round().byte()
             for image, label in zip(pixels, batch.y.tolist(), strict=True):
-                shards[count] = {"image": image, "label": label}
-                count += 1
+                one = label if isinstance(label, int) else -1  # attributes are in the index only
+                shards[len(labels)] = {"image": image, "label": one}
+                labels.append(label)
         shards.done()
         shards.merge()  # writes index.json, without which the folder is not taken for whole
-        _add_to_index(target, datamodule.pixels)
-        counts[name] = count
+        _add_to_index(target, datamodule, labels)
+        counts[name] = len(labels)
     return counts
 
 
-def _add_to_index(folder: Path, pixels: dict[str, Any]) -> None:
-    """Adds the pictures' settings to litdata's index, a file that every reader fetches anyway.
+def _add_to_index(folder: Path, datamodule: ImageDataModule, labels: list[Any]) -> None:
+    """Adds what is known before an image is read to litdata's index, a file that every reader
+    fetches anyway: the pictures' settings, and the labels [N] or attributes [N, A].
 
     litdata ignores entries that it does not know.
     """
+    of_data = {name: getattr(datamodule, name) for name in ("pixels", "classes", "attributes")}
     index = folder / "index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"pixels": pixels}))
+    index.write_text(json.dumps(json.loads(index.read_text()) | of_data | {"labels": labels}))

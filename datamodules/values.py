@@ -138,6 +138,7 @@ class Values(StreamedDataModule):
         self._check_counts()
         if sum(map(len, self._splits.values())) * self._bytes() <= self.memory_gb * 1e9:
             self._splits = {name: in_memory(part) for name, part in self._splits.items()}
+        self._hide_labels()
 
     def _bytes(self) -> int:
         """Of one datum."""

@@ -209,6 +209,26 @@ def test_a_conditional_model_is_told_of_the_labels(tmp_path, labels, classes, at
     assert (data.classes, data.attributes) == (classes, attributes)
 
 
+@pytest.mark.parametrize("memory_gb", [0, 1])
+@pytest.mark.parametrize("suffix", [".npz", ".csv"])
+def test_so_many_labels_are_known_as_are_asked_for(tmp_path, suffix, memory_gb):
+    x, y = np.random.rand(60, 2), np.arange(60) % 3
+    path = str(tmp_path / f"x{suffix}")
+    if suffix == ".npz":
+        np.savez(path, x=x, y=y)
+    else:
+        lines = [f"{a},{b},{c}" for (a, b), c in zip(x, y, strict=True)]
+        Path(path).write_text("\n".join(["a,b,y", *lines]))
+    few = Arrays(train=path, labels="y", labelled=6, memory_gb=memory_gb, **SMALL)
+    whole = Arrays(train=path, labels="y", memory_gb=memory_gb, **SMALL)
+    for data in (few, whole):
+        ready(data)
+    known = few.train_labels() >= 0
+    assert few.train_labels()[known].bincount().tolist() == [2, 2, 2]
+    assert torch.equal(few.train_labels()[known], whole.train_labels()[known])
+    assert (whole.train_labels() >= 0).all()
+
+
 BAD = {
     "no file": (
         lambda p: {"train": str(p / "nope.npy")},

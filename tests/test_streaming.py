@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from same_runs import metrics
 from torch import distributed
 from torch.multiprocessing import start_processes
 
@@ -44,6 +45,17 @@ def written(tmp_path_factory):
     return folder
 
 
+class FewColours(FewClothes):
+    """Two numbers instead of a label."""
+
+    classes = None
+    attributes = ("hue", "depth")
+
+    def load(self):
+        x, y, test_x, test_y = super().load()
+        return Images(x, torch.stack([y.cos(), y / 3], 1), test_x, torch.stack([test_y] * 2, 1) / 7)
+
+
 def streaming(root, **settings):
     return Streaming(root=str(root), **{"num_workers": 0, "val_size": 40, **SETTINGS, **settings})
 
@@ -55,9 +67,11 @@ def batches(datamodule, stage, *position):
 
 
 def assert_same(one, other):
-    assert one.shape == other.shape
+    for name in ("shape", "classes", "attributes"):
+        assert getattr(one, name) == getattr(other, name)
     for datamodule in (one, other):
         datamodule.setup()
+    assert torch.equal(one.train_labels(), other.train_labels())
     assert torch.equal(one.train_mean(), other.train_mean())
     for stage, *position in (("train", 0, 0), ("train", 1, 7), ("val",), ("test",)):
         pairs = zip(batches(one, stage, *position), batches(other, stage, *position), strict=True)
@@ -69,6 +83,23 @@ def assert_same(one, other):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_shards_on_a_disk(written, num_workers):
     assert_same(streaming(written, num_workers=num_workers), clothes())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_few_labels(written, num_workers, share):
+    pair = streaming(written, labelled=50, num_workers=num_workers), clothes(labelled=50)
+    for datamodule in pair:
+        datamodule.labelled_share = share
+    assert_same(*pair)
+    one, other = (datamodule.train_dataloader() for datamodule in pair)
+    assert one.labelled == other.labelled >= share and len(one) == len(other)
+
+
+def test_attributes(tmp_path):
+    data = FewColours(download=False, val_size=40, **SETTINGS)
+    write_shards(data, tmp_path, SMALL)
+    assert_same(streaming(tmp_path), data)
 
 
 def test_shards_from_a_store_are_fetched_and_kept(written, tmp_path):
@@ -126,6 +157,45 @@ def test_the_task_writes_what_data_streaming_trains_on(run, tmp_path, capsys):
     run("task=shards", "run_dir=shards")
     assert "1500 images in train/, 297 in test/" in capsys.readouterr().out
     assert_same(streaming("shards", val_size=200), Digits(**SETTINGS))
+
+
+def without_labels(folder):
+    for path in folder.glob("*/index.json"):
+        index = json.loads(path.read_text())
+        for name in ("labels", "classes", "attributes"):
+            index.pop(name)
+        path.write_text(json.dumps(index))
+
+
+def test_older_shards_have_no_list_of_labels(written, tmp_path):
+    shutil.copytree(written, tmp_path / "old")
+    without_labels(tmp_path / "old")
+    old, new = streaming(tmp_path / "old"), streaming(written)
+    for datamodule in (old, new):
+        datamodule.setup()
+    pairs = zip(batches(old, "train"), batches(new, "train"), strict=True)
+    assert all(torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in pairs)
+    for ask in (lambda: old.classes, lambda: streaming(tmp_path / "old", labelled=20).setup()):
+        with pytest.raises(ValueError, match="old holds shards .* write them again with task=sh"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ("model=gaussian_vae", "model.condition=labels"),
+        ("model=semi_supervised_vae", "data.labelled=100"),
+    ],
+    ids=lambda line: line[0],
+)
+def test_a_model_of_labels_is_trained_as_on_the_set_itself(run, model):
+    run("task=shards", "run_dir=shards")
+    line = (*model, "network.hidden=[8]", "trainer.max_epochs=1")
+    of_shards = ("data=streaming", "data.root=shards", "data.num_workers=0", "data.val_size=200")
+    sizes = ("data.eval_batch_size=256", "data.batch_size=128", "data.binarize=threshold")
+    for name, data in (("one", of_shards), ("other", ("data=digits", "data.val_size=200"))):
+        run(*line, *data, *sizes, f"run_dir={name}")
+    assert metrics(Path("one")) == metrics(Path("other"))
 
 
 def broken(folder, breaks):

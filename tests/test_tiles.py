@@ -6,6 +6,7 @@ import torch
 from tiny import randomize
 
 from vae_lab import VAE, likelihoods
+from vae_lab.conditions import Attributes, InferredLabels, Labels
 from vae_lab.latents import Bernoulli, Categorical, Gaussian
 from vae_lab.networks import MLP, Grid
 from vae_lab.tiles import Tiled, measured_reach
@@ -13,10 +14,10 @@ from vae_lab.tiles import Tiled, measured_reach
 SMALL = (4, 6)  # channels: places of 4 x 4 pixels
 
 
-def grid_vae(latent=None, likelihood=None, **settings):
+def grid_vae(latent=None, likelihood=None, condition=None, **settings):
     network = Grid(SMALL, **settings)
     parts = network, latent or Gaussian(3), likelihood or likelihoods.Gaussian(0.3)
-    return randomize(VAE((3, 16, 16), *parts), 0.3).eval()
+    return randomize(VAE((3, 16, 16), *parts, condition=condition), 0.3).eval()
 
 
 def whole(vae, picture):
@@ -34,6 +35,21 @@ def test_tiles_are_the_whole(padding, size):
     found = Tiled(vae, tile=22).reconstruct(picture)
     assert found.shape == picture.shape
     np.testing.assert_allclose(found, whole(vae, picture), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("condition", "y"),
+    [(Labels(3), 1), (Labels(3), [1]), (InferredLabels(3), 2), (Attributes(2), [0.5, -1.0])],
+    ids=str,
+)
+def test_tiles_of_a_model_that_was_given_its_label(condition, y):
+    vae, picture = grid_vae(condition=condition), np.random.default_rng(0).random((3, 60, 41))
+    given = vae.given(torch.tensor(y))
+    picture = picture.astype(np.float32)
+    found = Tiled(given, tile=20).reconstruct(picture)
+    np.testing.assert_allclose(found, whole(given, picture), atol=1e-5)
+    other = vae.given(0 * torch.tensor(y))
+    assert np.abs(Tiled(other, tile=20).reconstruct(picture) - found).max() > 1e-3
 
 
 @pytest.mark.parametrize("latent", [Gaussian(2), Categorical(2, 3), Bernoulli(2)], ids=str)
@@ -110,6 +126,15 @@ WRONG = [
     (
         lambda: Tiled(VAE((3, 4, 4), MLP(), Gaussian(2), likelihoods.Bernoulli())),
         "MLP takes data of shape .* only: train with a fully convolutional network",
+    ),
+    (
+        lambda: Tiled(grid_vae(condition=Labels(3))),
+        r"^a picture in tiles needs its y, whole numbers, 0 to 2: type Tiled\(vae.given\(y\)\)$",
+    ),
+    (lambda: Tiled(grid_vae(condition=InferredLabels(3))), r"type Tiled\(vae.given\(y\)\)$"),
+    (
+        lambda: Tiled(grid_vae(condition=Labels(3)).given([1, 2])),
+        r"y must be one, that of the picture, got \[2\]",
     ),
     (lambda: Tiled(grid_vae(), 0), "tile must be a positive integer, got 0"),
     (lambda: Tiled(grid_vae()).encode(PICTURE[0]), r"the shape \[3, H, W\], got \[20, 20\]"),

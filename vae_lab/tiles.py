@@ -34,13 +34,15 @@ class Tiled:
 
     Args:
         vae: its places have to depend only on what is near them, as those of the network `Grid` do
-            with `norm="place"` and without attention.
+            with `norm="place"` and without attention. A conditional one is given the picture's y,
+            `vae.given(y)`.
         tile: pixels along each side of a tile, rounded up to whole places; the memory that is
             needed grows with its square.
     """
 
     def __init__(self, vae: "VAE", tile: int = 512) -> None:
         check_count("tile", tile)
+        vae = _of_one_picture(vae)
         self.vae = vae.at(*vae.shape)  # a fully convolutional one, or it says so
         self.tile = tile
         self._channels = vae.shape[0]
@@ -122,6 +124,19 @@ class Tiled:
         return product(*(_windows(length, size, reach, wraps) for length in places))
 
 
+def _of_one_picture(vae: "VAE") -> "VAE":
+    """The model, given one y where it is conditional."""
+    if vae.condition is not None and vae._y is None and vae._vector is None:
+        wanted = vae.condition.wanted
+        raise ValueError(f"a picture in tiles needs its y, {wanted}: type Tiled(vae.given(y))")
+    vector = vae.vector_of(None)
+    if vector is None:
+        return vae
+    if vector[..., 0].numel() != 1:
+        raise ValueError(f"y must be one, that of the picture, got {list(vector.shape[:-1])}")
+    return vae.settled(vector.flatten())
+
+
 def _check_numbers(z: np.ndarray, latent: "Latent") -> None:
     low, high = latent.bounds
     wrong = z[~((z >= low) & (z <= high))]
@@ -191,6 +206,8 @@ def measured_reach(vae: "VAE") -> Reach:
     )
     stride = place_size(vae.network)
     channels, width = vae.shape[0], vae.latent.width
+    if vae.condition is not None:
+        width += vae.condition.width
 
     def by_encoder(marks: Tensor) -> Tensor:
         pixels = marks.repeat_interleave(stride, 1).repeat_interleave(stride, 2)

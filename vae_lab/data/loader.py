@@ -49,7 +49,13 @@ class Loader:
         rank: which part of every batch to yield.
         world_size: number of ranks that share a batch.
         device: where the batches are wanted.
+
+    Attributes:
+        labelled: the share of an epoch's data whose label is known.
     """
+
+    labelled = 0.0
+    _labelled: "_Labelled | None" = None
 
     def __init__(
         self,
@@ -130,7 +136,23 @@ class Loader:
         """
         raise NotImplementedError
 
+    def _know(self, labels: Tensor, share: float) -> None:
+        """Lets at least this share of a batch have labels, [N], -1 not being one.
+
+        Where fewer are known, an epoch has all data without a label once, and those with one again
+        and again.
+        """
+        known = labels.cpu() >= 0
+        self.labelled = known.double().mean().item()
+        if 0 < self.labelled < share:
+            per_batch = min(math.ceil(share * self.batch_size), self.batch_size - 1)
+            self._labelled = _Labelled(known, per_batch, self.batch_size)
+            self.num_images = len(self._labelled)
+            self.labelled = self._labelled.drawn / self.num_images
+
     def _order(self, epoch: int) -> Tensor:
+        if self._labelled is not None:
+            return self._labelled.order(derive_seed(self.seed, "order", epoch))
         if not self.shuffle:
             return torch.arange(self.num_images)
         # On the CPU, so that the order does not depend on the device.
@@ -162,9 +184,6 @@ class TensorLoader(Loader):
             are known, an epoch has all data without a label once, and those with one again and
             again.
         batch_size, settings: see :class:`Loader`; the device is the images' own by default.
-
-    Attributes:
-        labelled: the share of an epoch's data whose label is known.
     """
 
     def __init__(
@@ -183,21 +202,10 @@ class TensorLoader(Loader):
         self.prepare.check(images)
         self.images = _move_if_it_fits(images, self.device)
         self.labels = labels.to(self.images.device)
-        known = labels.cpu() >= 0
-        self.labelled = known.double().mean().item()
-        self._labelled: _Labelled | None = None
-        if 0 < self.labelled < labelled_share:
-            per_batch = min(math.ceil(labelled_share * batch_size), batch_size - 1)
-            self._labelled = _Labelled(known, per_batch, batch_size)
-            self.num_images = len(self._labelled)
-            self.labelled = self._labelled.drawn / self.num_images
+        self._know(labels, labelled_share)
 
     def _order(self, epoch: int) -> Tensor:
-        if self._labelled is None:
-            order = super()._order(epoch)
-        else:
-            order = self._labelled.order(derive_seed(self.seed, "order", epoch))
-        return order.to(self.images.device)
+        return super()._order(epoch).to(self.images.device)
 
     def _fetch(self, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in parts:

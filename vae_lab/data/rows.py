@@ -65,8 +65,8 @@ class ArrayRows:
     Args:
         source: the array.
         columns: of its last axis; none for pictures.
-        labels: of all rows of the array, shape [N, *].
-        rows: the numbers of those that this is of.
+        labels: shape [N] or [N, A].
+        rows: their numbers in the array, [N].
     """
 
     source: MappedArray
@@ -87,12 +87,12 @@ class ArrayRows:
         return len(self.rows)
 
     def subset(self, rows: Tensor) -> "ArrayRows":
-        return replace(self, rows=self.rows[rows])
+        return replace(self, rows=self.rows[rows], labels=self.labels[rows])
 
     def read(self, rows: Sequence[int]) -> Rows:
-        numbers = self.rows[torch.as_tensor(rows, dtype=torch.int64)]
-        found = self.source.array[numbers.numpy()]
-        return Rows(as_stored(found, self.columns, str(self.source.path)), self.labels[numbers])
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        found = self.source.array[self.rows[index].numpy()]
+        return Rows(as_stored(found, self.columns, str(self.source.path)), self.labels[index])
 
     def original(self, rows: Tensor) -> np.ndarray:
         """Rows of the file as they are there."""

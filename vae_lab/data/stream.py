@@ -72,7 +72,8 @@ class StreamLoader(Loader):
     them too. They only read: what they have read ahead is not part of a run's state.
 
     Args:
-        reader: the data.
+        reader: the data; its labels are known before it is read if it has them as `labels`, [N].
+        labelled_share: see :class:`.TensorLoader`; where the labels are known.
         batch_size, settings: see :class:`Loader`.
         num_workers: processes, no more than there are cores; 0: this one reads.
         report: is told of each batch's unreadable files; it may raise.
@@ -83,11 +84,15 @@ class StreamLoader(Loader):
         reader: Reader,
         batch_size: int,
         *,
+        labelled_share: float = 0.0,
         num_workers: int = 0,
         report: Callable[[dict[str, str]], None] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(reader.shape, len(reader), batch_size, **settings)
+        labels = getattr(reader, "labels", None)
+        if isinstance(labels, Tensor):
+            self._know(labels, labelled_share)
         self.report = report
         self._parts: list[Tensor] = []
         num_workers = min(num_workers, cores())

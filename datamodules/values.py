@@ -119,6 +119,15 @@ class Values(StreamedDataModule):
     def augment(self) -> Prepare:
         return super().augment() if self.opened.pictures else Prepare()
 
+    def open(self) -> tuple[Reader, Reader]:
+        """The data to train on and to validate on, but for a file of the latter, and the test."""
+        train, test = self.opened.train, self.divided()["test"]
+        if test.rows is None:
+            return train, test.data
+        kept = torch.ones(len(train), dtype=torch.bool)
+        kept[test.rows] = False
+        return train.subset(kept.nonzero()[:, 0]), test.data
+
     def divided(self) -> dict[str, Part]:
         self._check_for_pictures()
         given = {"val": self.opened.val, "test": self.opened.test}

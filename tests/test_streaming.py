@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from same_runs import metrics
 from torch import distributed
 from torch.multiprocessing import start_processes
 
+from datamodules.arrays import Arrays
 from datamodules.base import Images
 from datamodules.digits import Digits
 from datamodules.fashion_mnist import FashionMNIST
@@ -165,6 +167,21 @@ def without_labels(folder):
         for name in ("labels", "classes", "attributes"):
             index.pop(name)
         path.write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_shards_of_an_array_are_its_pictures(tmp_path, apart):
+    x = np.random.default_rng(0).integers(256, size=(90, 1, 8, 8)).astype(np.uint8)
+    files = {"train": x[:70], "test": x[70:]} if apart else {"train": x}
+    for name, images in files.items():
+        np.savez(tmp_path / f"{name}.npz", x=images, y=np.arange(len(images)) % 3)
+    paths = {name: str(tmp_path / f"{name}.npz") for name in files}
+    data = Arrays(**paths, labels="y", test_size=20, num_workers=0, **SETTINGS | {"crop": None})
+    assert write_shards(data, tmp_path / "shards", SMALL) == {"train": 70, "test": 20}
+    shards = Streaming(root=str(tmp_path / "shards"), num_workers=0, batch_size=8)
+    images = torch.cat([part.read(range(len(part))).images for part in shards.open()])
+    assert {*map(bytes, images.numpy())} == {*map(bytes, x)} and shards.classes == 3
+    assert not apart or torch.equal(images, torch.from_numpy(x))
 
 
 def test_older_shards_have_no_list_of_labels(written, tmp_path):

@@ -210,11 +210,11 @@ def remaining(tables: dict[str, Any], options: argparse.Namespace) -> list[Case]
     which none goes back; the latter are said."""
     left, there = [], known(options.out)
     for case in cases(tables, options):
+        if case.key in there:
+            continue
         *same, _ = case.key
         measured = [int(epochs) for *others, epochs in there if others == same]
         longest = max([*measured, trained_for(case)])
-        if case.key in there:
-            continue
         if longest <= case.epochs:
             left.append(case)
         else:

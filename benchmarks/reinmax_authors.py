@@ -139,8 +139,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     options = parsed()
     sys.path.insert(0, options.peer)
-    wanted = product(options.sizes, options.start, options.seeds, options.epochs)
-    for case in wanted:
+    for case in product(options.sizes, options.start, options.seeds, options.epochs):
         lines: list[dict[str, Any]] = list(published_page.read(options.out))
         key = dict(zip(KEY, map(str, case), strict=True))
         if not any(all(line[name] == key[name] for name in KEY) for line in lines):

@@ -120,8 +120,8 @@ class Shards:
         """All images of a folder."""
         found = cls(address, cache_dir, torch.arange(0))
         found.rows = torch.arange(len(found._data.cache))
-        if "labels" in found.index:
-            found.labels = as_labels(found.index["labels"])
+        labels = found.index.get("labels")
+        found.labels = None if labels is None else as_labels(labels)
         return found
 
     @cached_property

@@ -74,13 +74,13 @@ class VQVAE(VAEModule):
         **others: Any,
     ) -> None:
         estimator = estimator or VectorQuantization(commitment, rotation)
-        if latent is None and depth != 1 and not isinstance(estimator, VectorQuantization):
-            raise ValueError(
-                f"depth={depth} adds up nearest codes, which only vector_quantization trains: "
-                "leave out estimator, or depth"
-            )
         books = {"shared": shared, "decay": decay, "revive": revive, "learn_prior": learn_prior}
         if depth != 1:
+            if latent is None and not isinstance(estimator, VectorQuantization):
+                raise ValueError(
+                    f"depth={depth} adds up nearest codes, which only vector_quantization trains: "
+                    "leave out estimator, or depth"
+                )
             drawn = {"temperature": temperature, "learn_temperature": learn_temperature}
             for name, value in (drawn | {"cosine": cosine, "rotation": rotation}).items():
                 if value:

@@ -245,8 +245,8 @@ def _importance_weights(
         return (
             "warning",
             because,
-            "log p(x) is not known, log_likelihood hardly more than the ELBO: compare models by elbo"
-            + ", or type evaluate.ais_images=10, which takes long" * bool(annealed),
+            "log p(x) is not known, log_likelihood hardly more than the ELBO: compare models "
+            "by elbo" + ", or type evaluate.ais_images=10, which takes long" * bool(annealed),
         )
     return (
         "warning",

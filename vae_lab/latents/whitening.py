@@ -109,8 +109,9 @@ class Whitening(FullPrecision):
         centred = x - loc.unsqueeze(-1)
         covariance = all_sum(centred.bmm(centred.mT)) / present
         variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(LEAST)[:, None, None]
-        before = torch.where(self.started, self.covariance.to(covariance), variance * one)
-        covariance = covariance.lerp(before, share).add_(RIDGE * variance * one)
+        round_one = variance * one  # as much in all directions
+        before = torch.where(self.started, self.covariance.to(covariance), round_one)
+        covariance = covariance.lerp(before, share).add_(RIDGE * round_one)
         weight = 1 - DECAY * self.started.to(loc)
         self.loc.copy_(self.loc.to(loc).lerp(loc, weight))
         average = self.covariance.to(covariance).lerp(covariance, weight)

@@ -41,6 +41,7 @@ QUIET = (
     ".*smaller than the logging interval.*",
     ".*not empty.*",
     ".*add the following callbacks.*WeightAveraging.*",  # it is not to average after training
+    ".*add the following callbacks.*Timer.*",  # of a time limit that was lifted
     ".*add the following callbacks.*ModelCheckpoint.*",  # version 0.1.0's
     ".*WeightAveraging callback with a model that overrides.*",  # sharding with it is refused
     ".*returned a view tensor.*",  # FSDP's; nothing is changed in place

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "vae_lab" / "estimators"
 SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Lt: ast.Gt, ast.Gt: ast.Lt}
 VERDICTS = {0: "survived", 1: "killed", 2: "killed"}  # by pytest's exit code
+BATTERY = ("test_estimators", "test_estimator_inputs", "test_estimator_transforms")
 UNTOUCHED = {"__init__", "base.py"}  # arguments are checked elsewhere; the contract is everybody's
 
 
@@ -123,12 +124,12 @@ def tests_of(name: str) -> list[str]:
     users = {p.stem for p in FOLDER.glob("*.py") if f"from .{name} import" in p.read_text()}
     words = classes or [c.__name__ for c in package.catalog() if _stem(c) in users]
     named = re.compile(rf"estimators\.{name}\b|\b({'|'.join(classes or [name])})\b")
-    slow = ("test_estimators", "test_configs", "test_train")
+    slow = (*BATTERY, "test_configs", "test_train")
     files = [p for p in (ROOT / "tests").glob("test_*.py") if p.stem not in slow]
     files = [p for p in files if p.stem == f"test_{name}" or named.search(p.read_text())]
     expression = f"({' or '.join(words)}) and not nested and not compiled"
-    battery = str(ROOT / "tests" / "test_estimators.py")
-    return [*map(str, files), battery, "-k", f"{expression} or not test_estimators"]
+    files += [ROOT / "tests" / f"{stem}.py" for stem in BATTERY]
+    return [*map(str, files), "-k", f"{expression} or not ({' or '.join(BATTERY)})"]
 
 
 def _stem(cls: type) -> str:

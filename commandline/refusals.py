@@ -186,6 +186,11 @@ def check_ranges(config: DictConfig) -> None:
         raise ValueError(f"threads must be at least 1, got {config.threads}")
     if config.cuda_graphs and not config.compile:
         raise ValueError("cuda_graphs are made of a compiled step: type compile=true as well")
+    if config.early_stopping is not None and config.trainer.limit_val_batches == 0:
+        raise ValueError(
+            "early_stopping waits for val/elbo, which trainer.limit_val_batches=0 leaves out: type "
+            "early_stopping=null"
+        )
     _check_sharding(config)
     if config.checkpoint is not None and config.task == "fit":
         raise ValueError(

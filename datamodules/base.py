@@ -153,6 +153,10 @@ class DataModule(pl.LightningDataModule):
         settings = {"stage": "test", "seed": self.seed, "prepare": self.prepare()}
         return self._loader_of(part.data, self.eval_batch_size, **settings)
 
+    def whole_test(self) -> Loader:
+        """The test data, all of them in this process."""
+        return self.loader_of(Part(self._splits["test"]))
+
     def setup(self, stage: str = "fit") -> None:
         """Opens and splits the data, whatever the stage."""
         if self._splits:
@@ -204,13 +208,13 @@ class DataModule(pl.LightningDataModule):
         self._position = (0, 0)
         return self._train_loader
 
-    def set_epoch(self, _: int) -> None:
+    def set_epoch(self, epoch: int) -> None:
         """Lightning calls this as the training sampler's, before every epoch.
 
         Its argument is one too high in a run with `max_steps` that was resumed from the end of an
-        epoch; `current_epoch` is right.
+        epoch; `current_epoch` is right. A trainer that was given the loader alone has only that.
         """
-        self._train_loader.set_epoch(self.trainer.current_epoch)
+        self._train_loader.set_epoch(self.trainer.current_epoch if self.trainer else epoch)
 
     def val_dataloader(self) -> Loader:
         return self._loader("val", self.eval_batch_size)

@@ -137,8 +137,12 @@ class VAEModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Starts a fresh decoder at the data's mean, and a likelihood that learns units with them;
         one that was loaded has a bias of its own."""
-        if stage != "fit":
-            return
+        if stage == "fit":
+            self._start()
+        # Lightning does it after a checkpoint was read: 64 bits would have become 32.
+        self.trainer.precision_plugin.convert_module(self)
+
+    def _start(self) -> None:
         data: Any = self.trainer.datamodule
         if not self.vae.output_bias.any():
             self._start_decoder(data)

@@ -16,7 +16,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.profilers import (
+    AdvancedProfiler,
+    PassThroughProfiler,
+    Profiler,
+    SimpleProfiler,
+)
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from commandline.likeness import did_you_mean
@@ -160,7 +165,7 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     trainer = make(
         config.trainer,
-        profiler=config.trainer.profiler or NoProfiler(),
+        profiler=_profiler(config.trainer.profiler, run_dir),
         logger=_loggers(config, run_dir) if fit else False,
         callbacks=[StepSeed(config.seed), *(_callbacks(config, model, run_dir) if fit else [])],
         plugins=[HandedIO(config.save.keep, config.save.failures)],
@@ -173,6 +178,14 @@ def trainer(config: DictConfig, model: VAEModule, fit: bool = True) -> pl.Traine
     shorten_steps(trainer)
     count_epochs_once(trainer)
     return trainer
+
+
+def _profiler(name: str | None, run_dir: Path) -> Profiler | str:
+    """Simple and advanced ones write a file: what Lightning says of them is not shown."""
+    written = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+    if name in written:
+        return written[name](dirpath=run_dir, filename="profile")
+    return name or NoProfiler()
 
 
 class NoProfiler(PassThroughProfiler):

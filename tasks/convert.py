@@ -44,6 +44,7 @@ def encode(config: DictConfig) -> None:
         vae, data = found.vae, _data(found, config)
         conversion.check_what(vae, config.encode.what)
         parts = data.in_order(config.encode.split)
+        _check_out("encode", out, parts)
         count = sum(len(part.numbers) for part in parts)
         with latent_writer(out, count) as write:
             for part, rows, batch in _batches(data, parts, progress):
@@ -62,6 +63,8 @@ def decode(config: DictConfig) -> None:
     with _begun(config) as (out, progress):
         vae = on_device(config, VAE.from_pretrained(config.checkpoint))
         file = LatentFile(Path(config.decode.file).expanduser())
+        if out.resolve() == file.path.resolve():
+            raise ValueError(f"decode.out={out} is decode.file itself: type another file")
         done = 0
         with _decoded(vae, out, file.count) as write:
             for part in file.parts(images_at_once(vae, MEMORY)):
@@ -201,6 +204,13 @@ def _save(pictures: np.ndarray, numbers: Iterable[int], folder: Path) -> None:
         Image.fromarray(pixels).save(folder / f"{number:08}.png")
 
 
+def _check_out(task: str, out: Path, parts: list[Part]) -> None:
+    """Refuses to write over the data."""
+    read = [getattr(part.source, "path", None) for part in parts]
+    if any(path is not None and out.resolve() == path.resolve() for path in read):
+        raise ValueError(f"{task}.out={out} is the data itself: type another file")
+
+
 def _to_fill(data: DataModule, split: str | None, out: Path) -> list[Part]:
     """The parts of files with missing values.
 
@@ -213,14 +223,13 @@ def _to_fill(data: DataModule, split: str | None, out: Path) -> list[Part]:
         parts = data.in_order("test")
     else:
         parts = data.in_order("all")[:1]
+    _check_out("impute", out, parts)
     for part in parts:
         if not isinstance(source := part.source, ArrayRows | TableRows):
             raise ValueError(
                 "task=impute fills files: type data=arrays data.train=FILE, got "
                 f"{type(data).__name__}"
             )
-        if out.resolve() == source.path.resolve():
-            raise ValueError(f"impute.out={out} is the data itself: type another file")
         if is_table(out) != is_table(source.path):
             known = ".csv or .parquet" if is_table(source.path) else ".npy"
             raise ValueError(f"impute.out must be {known}, as {source.path}, got {out}")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,7 +13,7 @@ from models.base import VAEModule
 from vae_lab import VAE
 from vae_lab.evaluation.decomposition import prior_gap
 from vae_lab.evaluation.diagnosis import diagnose, facts, has_grey_pixels
-from vae_lab.evaluation.measurement import BATCH, collect
+from vae_lab.evaluation.measurement import BATCH
 from vae_lab.memory import encode_in_parts, posteriors_at_once
 
 from . import estimate
@@ -59,11 +58,11 @@ def remarks(
 
 def last_remarks(vae: VAE, datamodule: pl.LightningDataModule) -> Iterator[str]:
     """Remarks on a trained model in evaluation mode, by the posteriors of some training images."""
-    with closing(datamodule.train_dataloader()) as loader, torch.no_grad():
-        x, y = collect(loader, min(IMAGES, posteriors_at_once(vae)))
-        q = encode_in_parts(vae.of_data(x, y), x, most=BATCH)
-    if not vae.own_prior:
+    if not vae.own_prior or not hasattr(datamodule, "train_examples"):
         return  # of another prior than the latent's own the gap is not known
+    x, y = datamodule.train_examples(min(IMAGES, posteriors_at_once(vae)))
+    with torch.no_grad():
+        q = encode_in_parts(vae.of_data(x, y), x, most=BATCH)
     gap = prior_gap(vae.latent, q)
     for found in diagnose({"prior_gap": gap} | facts(vae)):
         if found.level != "fine":

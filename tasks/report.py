@@ -88,7 +88,7 @@ def _draw(
 def _test_images(datamodule: pl.LightningDataModule) -> tuple[Tensor, Tensor]:
     """The first images of the test split, as the model meets them, and their labels: where these
     number combinations of factors, the first factor."""
-    with closing(datamodule.test_dataloader()) as loader:
+    with closing(datamodule.whole_test()) as loader:
         x, y = collect(loader, IMAGES)
     if datamodule.factor_names:
         y = datamodule.factors(y)[:, 0]

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from stand_ins import Model, batches, no_space, trainer
 
+import vae_lab
 from vae_lab.callbacks import (
     DeadCodesWarning,
     EarlyStopping,
@@ -27,6 +28,7 @@ from vae_lab.callbacks import (
 )
 from vae_lab.estimators.baselines import MovingAverage
 from vae_lab.latents import Categorical, Gaussian
+from vae_lab.lightning.averaging import ExponentialAveraging
 from vae_lab.storage import files
 
 NAMES = ["interpolation.png", "reconstructions.png", "samples.png"]
@@ -171,6 +173,26 @@ def test_pictures_restore_every_submodules_mode(tmp_path):
     model = Frozen()
     trainer([Pictures(tmp_path, None)], limit_val_batches=0).fit(model, batches(), batches(1))
     assert model.training and model.vae.training and not model.vae.dropout.training
+
+
+def test_pictures_are_of_the_weights_that_are_measured(tmp_path, monkeypatch):
+    """And so of the averaged ones, that a release has."""
+    drawn, measured = [], []
+
+    class Still:
+        most = None
+
+        def draw(self, vae, *_):
+            drawn.append(vae.image.detach().clone())
+            return []
+
+    class Witness(pl.Callback):
+        def on_validation_batch_start(self, trainer, module, *_):
+            measured.append(module.vae.image.detach().clone())
+
+    monkeypatch.setattr(vae_lab.callbacks.pictures, "figures_of", lambda shape: Still())
+    trained(ExponentialAveraging(0.5), Pictures(tmp_path), Witness())
+    assert len(drawn) == 3 and torch.equal(torch.stack(drawn), torch.stack(measured[::2]))
 
 
 @pytest.mark.parametrize("setting", [{"every_n_epochs": 0}, {"images": 0}])
@@ -356,6 +378,14 @@ def test_a_bad_step_stops_the_run_before_it(tmp_path, value, fused):
     assert torch.equal(saved["state_dict"]["vae.image"], model.after[4]["weight"])
     assert not torch.equal(model.after[3]["weight"], model.after[4]["weight"])
     assert all(equal(state, model.after[4]) for state in model.after[4:])
+
+
+def test_a_bad_validation_is_none_that_could_be_left_out(tmp_path):
+    """Whatever on_nonfinite says: so nobody is told to type it."""
+    callback, run = finite(tmp_path, action="skip"), trainer([])
+    run.fit(Model(), batches(), batches(1))
+    with pytest.raises(FloatingPointError, match=r"lr, or trainer.gradient_clip_val=1$"):
+        callback._check({"val/elbo": float("nan")}, run, run.lightning_module)
 
 
 @pytest.mark.parametrize("fused", [True, False])

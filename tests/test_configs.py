@@ -336,6 +336,7 @@ def test_lightning_is_not_told_what_it_does_anyway():
         ("seed=-1", "seed must be in"),
         ("cuda_graphs=true", "type compile=true"),
         ("early_stopping=0", "early_stopping must be positive, got 0"),
+        ("early_stopping=3 trainer.limit_val_batches=0", "leaves out: type early_stopping=null"),
         ("trainer.max_epochs=0", "trainer.max_epochs must be positive, got 0"),
         ("max_skipped=0", "max_skipped must be positive, got 0"),
         ("compare.repeats=1", "compare.repeats must be at least 2, got 1"),

@@ -24,7 +24,7 @@ from vae_lab import VAE, conversion
 from vae_lab.conditions import InferredLabels, Labels
 from vae_lab.data import row_files
 from vae_lab.data.values import to_array
-from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.latents import LFQ, Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.likelihoods import Bernoulli as Bits
 from vae_lab.networks import MLP
 
@@ -111,12 +111,36 @@ def test_what_is_no_z_is_one_line(z, line):
         conversion.decode(VAES["codes"](), torch.tensor(z))
 
 
+@pytest.mark.parametrize(
+    ("latent", "z", "line"),
+    [
+        (Bernoulli(3), [[1, 0, 7]], "z must be from 0 to 1, got 7"),
+        (LFQ(3), [[1, -1, 0]], "z must be from 0 to 1, got -1"),
+        (Poisson(3), [[2, 0.5, -3]], "z must be from 0 to inf, got -3"),
+    ],
+    ids=["bits", "points", "counts"],
+)
+def test_bits_and_counts_have_bounds(latent, z, line):
+    vae = VAE((4,), MLP((5,)), latent, Bits())
+    with pytest.raises(ValueError, match=line):
+        conversion.decode(vae, torch.tensor(z))
+    assert conversion.decode(vae, torch.tensor(z).clamp(0, 1)).shape == (1, 4)
+
+
 def test_the_files_of_a_longer_past_are_not_taken_for_new_ones(tmp_path):
     path = tmp_path / "z.npy"
     for row in (np.arange(2), None):
         with row_files.latent_writer(path, 2) as write:
             write(row_files.LatentRows(np.zeros((2, 3)), row))
         assert (tmp_path / "z.row.npy").exists() == (row is not None)
+
+
+def test_a_file_beside_a_new_one_is_somebody_elses(tmp_path):
+    own = tmp_path / "z.y.npy"
+    own.write_bytes(b"mine")
+    with row_files.latent_writer(tmp_path / "z.npy", 2) as write:
+        write(row_files.LatentRows(np.zeros((2, 3))))
+    assert own.read_bytes() == b"mine"
 
 
 # The order
@@ -451,6 +475,8 @@ LINES = {
     "task=encode checkpoint=a encode.out=z.npy encode.what=codes": "Gaussian has real ones",
     "task=encode checkpoint=a encode.out=z.npy data.test=no.npy": "there is no file no.npy",
     "task=encode checkpoint=a encode.out=x.npy/z.npy": "cannot save x.npy/z.npy",
+    "task=encode checkpoint=a encode.out=x.npy data.test=x.npy": "x.npy is the data itself",
+    "task=decode checkpoint=a decode.out=x.npy decode.file=x.npy": "is decode.file itself",
     "task=decode checkpoint=a decode.out=x.npy": "type decode.file=FILE",
     "task=decode checkpoint=a decode.out=x2.npy decode.file=z.npy": "there is no file z.npy",
     "task=decode checkpoint=a decode.out=x2.npy decode.file=t.csv": "must have the columns z0, z1",

@@ -2,6 +2,7 @@ import inspect
 import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import hydra
@@ -332,6 +333,27 @@ def test_a_test_from_a_checkpoint_leaves_the_next_training_alone(tmp_path):
     datamodule.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     datamodule.load_state_dict({"position": [0, 3, False]})
     assert len(list(datamodule.train_dataloader())) == 4
+
+
+def test_a_trainer_may_be_given_the_loaders_alone():
+    """The order of an epoch is then told by the number that Lightning gives it."""
+    datamodule = ready(Vectors())
+    loader = datamodule.train_dataloader()
+    orders = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        orders.append(torch.cat([batch.y for batch in loader]).tolist())
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_a_process_may_have_all_test_data():
+    """For a report, of which there is one: also where it has a share of every batch, or none."""
+    datamodule = ready(Numbers())
+    expected = [batch.y.tolist() for batch in datamodule.test_dataloader()]
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    datamodule.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=strategy)
+    assert [batch.y.tolist() for batch in datamodule.whole_test()] == expected
+    assert [batch.y.tolist() for batch in datamodule.test_dataloader()] != expected
 
 
 def test_a_position_that_is_loaded_late_is_kept():

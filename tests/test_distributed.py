@@ -30,8 +30,9 @@ from models import FSQVAE, LFQVAE, VQVAE, GaussianVAE, GumbelVAE, PoissonVAE, Re
 from vae_lab import VAE
 from vae_lab.callbacks import FiniteUpdates, StepSeed
 from vae_lab.data import Batch
-from vae_lab.distributed import all_sum, each, rank, world_size
+from vae_lab.distributed import all_sum, alone, each, rank, world_size
 from vae_lab.estimators import LAX, ScoreFunction
+from vae_lab.gradients import reference
 from vae_lab.latents import CorrelatedGaussian, FlowGaussian
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.losses import Adversarial, Perceptual
@@ -237,7 +238,7 @@ def vector(tensors):
 
 
 @functools.cache
-def alone():
+def by_one():
     return {case: train(model) for case, model in models().items()}
 
 
@@ -291,7 +292,7 @@ def in_processes(count, folder, work, *arguments):
 def trained(request, tmp_path_factory):
     """How far every process of a group is from one that trained alone."""
     count, shard = 4 if request.param == "four" else 2, "sharded" in request.param
-    return in_processes(count, tmp_path_factory.mktemp("work"), train_all, alone(), shard)
+    return in_processes(count, tmp_path_factory.mktemp("work"), train_all, by_one(), shard)
 
 
 def test_the_gradient_and_the_state_of_every_estimator(trained):
@@ -344,6 +345,21 @@ def with_no_data():
 def test_a_process_without_data_has_the_same_averages(tmp_path):
     first, second = in_processes(2, tmp_path, with_no_data)
     assert torch.equal(first, second) and torch.equal(first, with_no_data()) and first.any()
+
+
+def measured_by_the_first():
+    """A gradient whose objective has sums over all processes, though the others wait for nobody."""
+    vae, x = make(LATENTS["categorical"]).vae, images(SHAPE)[:4]
+    if rank():
+        return None
+    with alone():
+        return reference(vae, ELBO(aggregate_kl=1.0), x).gradient, world_size()
+
+
+def test_what_one_process_measures_needs_no_other(tmp_path):
+    (gradient, count), other = in_processes(2, tmp_path, measured_by_the_first)
+    assert other is None and count == 1
+    assert torch.equal(gradient, measured_by_the_first()[0])
 
 
 class Equal(pl.Callback):

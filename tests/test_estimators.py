@@ -1,24 +1,17 @@
 """One battery over the catalogue: an estimator is tested by existing, for what it declares."""
 
-import copy
 import inspect
-import itertools
 import math
 import typing
 
 import pytest
 import torch
+from estimator_cases import LIMIT, UNBIASED, pairs, ready
 from oracles import (
-    ANGLES,
-    BETA,
     BITS,
     CASES,
     CODES,
-    COUNTS,
-    DIRICHLET,
-    GAMMA,
     NORMAL,
-    Case,
     bumpy,
     cubic,
     features,
@@ -28,33 +21,16 @@ from oracles import (
     z_scores,
 )
 from torch import nn
-from torch.distributions import Bernoulli, Chi2, Independent, Normal
+from torch.distributions import Bernoulli, Independent
 
-from vae_lab.aggregates import log_mean_exp, log_mean_exp_of_others, mean, mean_of_others
-from vae_lab.distributions import OneHotCategorical, detach
+from vae_lab.aggregates import log_mean_exp
+from vae_lab.distributions import detach
 from vae_lab.estimators import (
-    ARM,
-    ARMS,
-    CARMS,
-    LAX,
-    OVIS,
     REBAR,
-    RELAX,
-    RODEO,
-    DisARM,
-    DoubleCV,
-    DReG,
     Estimator,
     Exact,
-    Fini,
-    GappedStraightThrough,
-    GumbelRao,
     GumbelSoftmax,
-    MeasureValued,
-    MuProp,
-    ReinMax,
     ScoreFunction,
-    SumAndSample,
     UnorderedSet,
     catalog,
 )
@@ -64,69 +40,7 @@ from vae_lab.schedules import Constant, Linear
 
 ROWS = 200_000
 FEWER = {UnorderedSet: 20_000}  # a step of it integrates numerically
-LIMIT = 4.0  # standard errors
 POLYNOMIALS = {"cubic f": cubic, "quadratic f": quadratic, "linear f": linear}
-
-# Arguments between which an estimator's code chooses; of plain numbers, those that show most.
-VARIANTS = {
-    ScoreFunction: [
-        {"num_samples": 1, "baseline": "none"},
-        {"num_samples": 2, "baseline": "moving_average"},
-        {"num_samples": 2, "baseline": "learned"},
-        {"num_samples": 4, "baseline": "leave_one_out"},
-        {"num_samples": 2, "baseline": "leave_one_out_arithmetic"},
-    ],
-    GumbelSoftmax: [{"temperature": 0.5}, {"temperature": 0.5, "hard": True}],
-    GumbelRao: [{"temperature": 0.7, "conditional_samples": 3}],
-    GappedStraightThrough: [{"gap": 1.0}, {"gap": "expected"}],
-    ReinMax: [{}, {"temperature": 1.3, "num_samples": 2}],
-    Fini: [{"degree": 2}, {"degree": 3}],
-    MeasureValued: [{"num_samples": 2}],
-    REBAR: [{}, {"eta": 0.7, "learned": False, "num_samples": 2}],
-    RELAX: [{"hidden": (8,)}, {"with_f": True, "hidden": (8,), "num_samples": 2}],
-    LAX: [{"num_samples": 3, "hidden": (8,)}],
-    DoubleCV: [{"num_samples": 3, "alpha": 0.9}],
-    RODEO: [{"num_samples": 3, "hidden": 4}],
-    ARM: [{"num_samples": 2}],
-    DisARM: [{"num_samples": 2}],
-    ARMS: [{"num_samples": 2}, {}],
-    CARMS: [{"num_samples": 2}, {}],
-    UnorderedSet: [{"num_samples": 2}, {}],
-    SumAndSample: [{"num_summed": 3, "num_samples": 3}],
-    MuProp: [{"num_samples": 3}],
-    OVIS: [{"num_samples": 2}, {"num_samples": 2, "num_auxiliary": 2}],
-}
-
-
-def label(cls, arguments):
-    return "-".join([cls.__name__, *(str(v) for v in arguments.values())])
-
-
-def variants(cls):
-    return VARIANTS.get(cls, [{}])
-
-
-INSTANCES = [
-    pytest.param(cls, arguments, id=label(cls, arguments))
-    for cls in catalog()
-    for arguments in variants(cls)
-]
-OTHERS = (GAMMA, BETA, DIRICHLET, ANGLES)  # in which a class's variants differ no more
-
-
-def pairs(cases=CASES, trait="single_sample"):
-    return [
-        pytest.param(cls(**arguments), case, id=f"{label(cls, arguments)}-{case.name}")
-        for cls, arguments in (instance.values for instance in INSTANCES)
-        for case in cases
-        if cls.accepts(case.q()[0]) and getattr(cls, trait)
-        if case not in OTHERS or arguments == variants(cls)[0]
-    ]
-
-
-def ready(estimator, dtype=torch.float64):
-    """A fresh copy, whose lazy parts meet their first features under a fixed seed."""
-    return copy.deepcopy(estimator).to(dtype)
 
 
 @pytest.mark.parametrize("cls", catalog())
@@ -240,230 +154,6 @@ def test_same_seed_same_gradient(estimator, case):
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("estimator, case", pairs([BITS, CODES]))
-def test_extreme_logits_stay_finite(estimator, case):
-    for dtype in (torch.float32, torch.bfloat16):
-        q, leaves = case.q(64, dtype)
-        with torch.no_grad():
-            logits = leaves["logits"]
-            logits.copy_(30 * torch.where(torch.rand_like(logits) < 0.5, -1.0, 1.0))
-        q = type(q)(type(q.base_dist)(logits=logits, validate_args=False), 1, validate_args=False)
-        value = ready(estimator, torch.float32)(q, case.flat(bumpy), context=torch.randn(64, 3))
-        value.sum().backward()
-        assert value.isfinite().all() and logits.grad.isfinite().all()
-
-
-def summed(case, z):
-    return z.flatten(z.ndim - case.event_dims).sum(-1)
-
-
-WRONG = {
-    "event": (lambda case, z: z + 0.0, "a sum over the event is missing"),
-    "last": (lambda case, z: summed(case, z).unsqueeze(-1), r"a .squeeze\(-1\) is missing"),
-    "mean": (lambda case, z: summed(case, z).mean(0), "leave the mean over samples and data"),
-    "scalar": (lambda case, z: summed(case, z).mean(), "leave the mean over samples and data"),
-    "one": (lambda case, z: summed(case, z)[:, :1], "keep the leading axes of z"),
-    "number": (lambda case, z: 1.0, "f must return a tensor of real numbers, got float"),
-    "complex": (lambda case, z: summed(case, z) * 1j, "real numbers, got torch.complex128"),
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_f_returns_is_checked(case, wrong):
-    """Also where B and D are the same number, so that anything broadcasts."""
-    f, message = WRONG[wrong]
-    with pytest.raises(ValueError, match=message):
-        ScoreFunction(2)(case.q(3)[0], lambda z: f(case, z))
-
-
-@pytest.mark.parametrize("estimator, case", pairs())
-def test_every_estimator_checks_what_f_returns(estimator, case):
-    with pytest.raises(ValueError, match="a sum over the event is missing"):
-        ready(estimator)(case.q(3)[0], lambda z: z + 0.0, context=features(3))
-
-
-def test_the_check_says_what_was_expected():
-    q = Independent(Bernoulli(logits=torch.zeros(4, 4)), 1)
-    message = r"\[S, \*B\] = \[2, 4\] for z of shape \[2, 4, 4\], got \[2, 4, 4\]: a sum over the"
-    with pytest.raises(ValueError, match=message):
-        ARM()(q, lambda z: z)
-
-
-@pytest.mark.parametrize("estimator, case", pairs())
-def test_booleans_are_numbers(estimator, case):
-    if type(estimator) in (REBAR, DoubleCV, RODEO, MuProp) or getattr(estimator, "with_f", False):
-        with pytest.raises(ValueError, match="f must be differentiable in z"):
-            ready(estimator)(case.q(9)[0], lambda z: z.flatten(2)[..., 0] > 0.5)
-        return
-    values = []
-    for dtype in (torch.bool, torch.float64):
-        torch.manual_seed(3)
-        f = lambda z, dtype=dtype: (z.flatten(2)[..., 0] > 0.5).to(dtype)  # noqa: E731
-        values.append(ready(estimator)(case.q(9)[0], f, context=features(9)))
-    torch.testing.assert_close(*values, rtol=0, atol=0)
-
-
-def test_integers_are_numbers():
-    value = ScoreFunction(2)(COUNTS.q(9)[0], lambda z: torch.ones_like(z[..., 0]).long())
-    assert torch.equal(value, torch.ones(9, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("estimator, case", pairs())
-def test_f_that_does_not_depend_on_z(estimator, case):
-    """Whether or not it depends on something else that is trained."""
-    for theta in (1.0, torch.ones((), dtype=torch.float64, requires_grad=True)):
-        q, leaves = case.q(5)
-        f = lambda z, by=theta: by * torch.full_like(summed(case, z).detach(), 2.0)  # noqa: E731
-        value = ready(estimator)(q, f, context=features(5))
-        total = value.sum() + sum(0 * p.sum() for p in leaves.values())
-        for gradient in torch.autograd.grad(total, list(leaves.values())):
-            assert gradient.isfinite().all()
-            if isinstance(estimator, DoubleCV | RODEO | MuProp):
-                assert not gradient.any()
-
-
-OWN_FORMULAS = [case for case in CASES if case not in OTHERS]
-BOTH = [(*p.values, mean) for p in pairs(OWN_FORMULAS)]
-BOTH += [(*p.values, log_mean_exp) for p in pairs(OWN_FORMULAS, "multi_sample")]
-
-
-of_both = pytest.mark.parametrize(
-    "estimator, case, aggregate",
-    [pytest.param(*x, id=f"{type(x[0]).__name__}-{x[1].name}-{x[2].__name__}") for x in BOTH],
-)
-
-
-IMPOSSIBLE = {
-    "replaced": lambda value, lost: torch.where(lost, -math.inf, value),
-    "added": lambda value, lost: value + torch.zeros_like(value).masked_fill(lost, -math.inf),
-}
-
-
-@of_both
-def test_f_of_minus_infinity(estimator, case, aggregate):
-    """What the data rule out: the value says so, and no gradient or average is lost to it."""
-    for way, everywhere in itertools.product(IMPOSSIBLE.values(), (False, True)):
-        fresh = ready(estimator)
-        value = without_faults(fresh, case, aggregate, way, 0.5 - 99 * everywhere)
-        assert (value == -math.inf).all() if everywhere else not value.isnan().any()
-        assert all(buffer.isfinite().all() for buffer in fresh.buffers())
-
-
-def without_faults(estimator, case, aggregate, way, lost):
-    scale = torch.ones(60, dtype=torch.float64, requires_grad=True)
-    for _ in range(2):
-        q, leaves = case.q(60)
-        f = lambda z: way(scale * case.flat(bumpy)(z), z.flatten(2)[..., 0] > lost)  # noqa: E731
-        value = estimator(q, f, aggregate=aggregate, context=features(60))
-        value.sum().backward()
-        for p in (*leaves.values(), scale, *estimator.parameters()):
-            assert p.grad is None or p.grad.isfinite().all()
-    return value
-
-
-@of_both
-def test_a_fault_of_f_reaches_the_gradient(estimator, case, aggregate):
-    """Of its datum alone; also where another point of the datum is ruled out."""
-    for fault, beside in ((math.nan, 1.0), (math.inf, 1.0), (math.nan, -math.inf)):
-        for point in (0, -1):
-            fault_at(point, ready(estimator), case, aggregate, fault, beside)
-
-
-def fault_at(point, estimator, case, aggregate, fault, beside):
-    q, leaves = case.q(3)
-
-    def f(z):
-        factor = torch.ones(len(z), 3, dtype=torch.float64)
-        factor[-1 - point if len(z) > 1 else 0, 1] = beside
-        factor[point, 1] = fault
-        return factor * (1 + case.flat(bumpy)(z).square())
-
-    estimator(q, f, aggregate=aggregate, context=features(3)).sum().backward()
-    gradient = torch.cat([p.grad.flatten(1) for p in leaves.values()], 1)
-    assert gradient.isfinite().all(1).tolist() == [True, False, True]
-    assert all(buffer.isfinite().all() for buffer in estimator.buffers())
-
-
-def test_a_bound_is_compared_with_the_others_also_where_one_is_ruled_out():
-    values = torch.tensor([1.0, -math.inf, 3.0, 4.0])
-    lost = -math.inf
-    assert mean_of_others(values).tolist() == pytest.approx([lost, 8 / 3, lost, lost])
-    assert log_mean_exp_of_others(values).isfinite().all()
-
-
-def test_a_state_without_probability_may_be_ruled_out():
-    logits = torch.tensor([[0.0, -math.inf, 0.0]], requires_grad=True)
-    q = Independent(CODES.family(logits=logits, validate_args=False), 1, validate_args=False)
-    value = Exact()(q, lambda z: torch.tensor([1.0, -math.inf, 2.0]))
-    value.backward()
-    assert value == 1.5 and logits.grad.isfinite().all()
-
-
-NETWORKS = [LAX((8,)), RELAX((8,)), RODEO(hidden=4), ScoreFunction(2, "learned")]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("estimator", NETWORKS, ids=lambda e: type(e).__name__)
-def test_networks_take_every_precision(estimator, dtype):
-    case = BITS if estimator.accepts(BITS.q()[0]) else NORMAL
-    q, leaves = case.q(4, dtype)
-    estimator = ready(estimator, torch.float32)
-    estimator(q, bumpy, context=features(4).to(dtype)).sum().backward()
-    for p in (*leaves.values(), *estimator.parameters()):
-        assert not p.requires_grad or p.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("estimator", [LAX((8,)), RELAX((8,)), ScoreFunction(2, "learned")])
-def test_networks_know_the_size_that_they_first_met(estimator):
-    case = BITS if estimator.accepts(BITS.q()[0]) else NORMAL
-    estimator = ready(estimator)
-    estimator(case.q(4)[0], bumpy, context=features(4))
-    with pytest.raises(ValueError, match=r"first met .* of \d numbers, got \d: make"):
-        estimator(case.q(4)[0], bumpy, context=torch.cat([features(4), features(4)[:, :2]], 1))
-
-
-SCALARS = [
-    Case(case.name, case.family, {n: v[0] for n, v in case.parameters.items()}, 0)
-    for case in (BITS, NORMAL, COUNTS, GAMMA)
-]
-
-
-@pytest.mark.parametrize("estimator, case", pairs(SCALARS))
-def test_an_event_of_one_number(estimator, case):
-    for rows in (None, 4):
-        q, leaves = case.q(rows)
-        context = torch.randn(*q.batch_shape, 3, dtype=torch.float64)
-        value = ready(estimator)(q, lambda z: torch.sin(z), context=context)
-        value.sum().backward()
-        assert value.shape == q.batch_shape
-        assert all(leaf.grad.isfinite().all() for leaf in leaves.values())
-
-
-def test_a_distribution_whose_parameters_are_made_of_others():
-    """Chi2 is a Gamma that knows only its degrees of freedom."""
-    case = Case("chi2", Chi2, {"df": [1.7, 4.2]}, 1)
-    _, (exact,) = case.exact_gradient(bumpy)
-    _, samples = gradient_samples(ready(LAX((8,))), case, bumpy, 100_000)
-    assert z_scores(samples["df"], exact).abs().max() < LIMIT
-
-
-RULED_OUT = Case(
-    "codes", OneHotCategorical, {"logits": [[0.5, -math.inf, 0.1], [-1.0, 0.2, -math.inf]]}, 2
-)
-
-
-@pytest.mark.parametrize("estimator, case", pairs([RULED_OUT]))
-def test_categories_that_are_ruled_out(estimator, case):
-    """Their logits are -inf."""
-    value, gradients = case.exact_gradient(bumpy)
-    found = gradient_samples(ready(estimator), case, bumpy, 5000, context=features(5000))
-    assert found[0].isfinite().all() and found[1]["logits"].isfinite().all()
-    if estimator.unbiased is True:
-        assert z_scores(found[0], value).abs() < LIMIT
-        assert z_scores(found[1]["logits"], gradients[0]).abs().max() < LIMIT
-
-
 class TwoLayers:
     """q(z1) q(z2|z1) f(z1, z2) with two bits and then one code, and all of it enumerable."""
 
@@ -490,11 +180,6 @@ class TwoLayers:
         return torch.autograd.grad(value.sum(), [self.logits, self.scale])
 
 
-UNBIASED = [
-    pytest.param(cls(**variants(cls)[-1]), id=cls.__name__)
-    for cls in catalog()
-    if cls.unbiased is True and cls.single_sample
-]
 ON_BITS = [p for p in UNBIASED if p.values[0].accepts(BITS.q()[0])]
 ON_CODES = [p for p in UNBIASED if p.values[0].accepts(CODES.q()[0])]
 
@@ -595,149 +280,6 @@ def test_gumbel_softmax_tends_to_the_exact_gradient():
     assert errors[0] > errors[1] > errors[2]
 
 
-def of_parameters(estimator, case, aggregate=mean):
-    """The estimate as a function of a context and of q's parameters, which are those of a batch
-    or of one datum; and the parameters of a batch of 4."""
-    leaves = case.q(4)[1]
-
-    def value(context, *parameters):
-        q = case.family(**dict(zip(leaves, parameters, strict=True)), validate_args=False)
-        extra = case.event_dims - len(q.event_shape)
-        q = Independent(q, extra, validate_args=False) if extra else q
-        return estimator(q, case.flat(bumpy), aggregate=aggregate, context=context)
-
-    return value, list(leaves.values())
-
-
-# Beta, Dirichlet and von Mises samples are torch's own, and cannot be mapped.
-MAPPED = [p for p in pairs([BITS, CODES, NORMAL, GAMMA, COUNTS]) if p.values[0].compiles]
-
-
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of Gamma samples
-@pytest.mark.parametrize("estimator, case", MAPPED)
-def test_gradients_of_each_datum(estimator, case):
-    """torch.func's: of one datum those of autograd, and by vmap those of every datum."""
-    estimator = ready(estimator)
-    value, rows = of_parameters(estimator, case)
-    context = features(1)[0]
-    value(features(4), *rows)
-    estimator.eval()  # a running average knows no single datum
-    one = [row[0].detach().requires_grad_() for row in rows]
-    torch.manual_seed(2)
-    expected = torch.autograd.grad(value(context, *one), one)
-    gradient = torch.func.grad(value, tuple(range(1, 1 + len(one))))
-    torch.manual_seed(2)
-    torch.testing.assert_close(gradient(context, *one), expected)
-    found = torch.func.vmap(gradient, randomness="different")(features(4), *rows)
-    assert all(x.isfinite().all() for x in found)
-    assert isinstance(estimator, Exact) or len(found[0].unique(dim=0)) > 1
-
-
-DERIVING = [
-    pytest.param(*p, id=f"{type(p[0]).__name__}-{p[1].name}")
-    for p in BOTH
-    if p[1] in (BITS, CODES, NORMAL) and not p[0].compiles
-    if p[2] is log_mean_exp or not isinstance(p[0], DReG)
-]
-
-
-@pytest.mark.parametrize("estimator, case, aggregate", DERIVING)
-def test_what_torch_func_cannot_transform_says_so(estimator, case, aggregate):
-    value, rows = of_parameters(ready(estimator), case, aggregate)
-    gradient = torch.func.grad(value, 1)
-    with pytest.raises(ValueError, match=r"^torch.func cannot .* \(.*RODEO\): use another one"):
-        gradient(features(1)[0], *(row[0] for row in rows))
-    with pytest.raises(ValueError, match="^torch.func cannot transform"):
-        torch.func.vmap(gradient, randomness="different")(features(4), *rows)
-
-
-BRANCHING = (ScoreFunction, GumbelSoftmax, GappedStraightThrough, Fini, OVIS)  # by arguments
-COMPILED = [
-    pytest.param(
-        cls,
-        arguments,
-        aggregate,
-        marks=[pytest.mark.slow] if aggregate is log_mean_exp else [],
-        id=f"{label(cls, arguments)}-{aggregate.__name__}",
-    )
-    for cls in catalog()
-    for arguments in variants(cls)[: None if cls in BRANCHING else 1]
-    for aggregate in (mean, log_mean_exp)
-    if (cls.single_sample if aggregate is mean else cls in (DReG, OVIS, ScoreFunction))
-    if any(cls.accepts(case.q()[0]) for case in CASES)
-]
-
-
-@pytest.mark.parametrize("cls, arguments, aggregate", COMPILED)
-def test_compiled_equals_eager(cls, arguments, aggregate):
-    """Two steps of training, with what they leave in the estimator."""
-    torch._dynamo.reset()  # what an earlier test made it skip it would skip here
-    case = next(case for case in CASES if cls.accepts(case.q()[0]))
-    estimator = ready(cls(**arguments))
-    step, rows = of_parameters(estimator, case, aggregate)
-    step(features(4), *rows)  # lazy layers get their shape, and an average its first value
-    if not cls.compiles:  # it is left out of the graph, and right nevertheless
-        with pytest.raises(torch._dynamo.exc.Unsupported, match="takes derivatives"):
-            torch.compile(step, backend="aot_eager", fullgraph=True)(features(4), *rows)
-    contexts, start = [features(4) for _ in range(2)], copy.deepcopy(estimator.state_dict())
-    results = []
-    for run in (step, torch.compile(step, backend="aot_eager", fullgraph=cls.compiles)):
-        estimator.load_state_dict(start)
-        torch.manual_seed(5)
-        found = []
-        for context in contexts:
-            value = run(context, *rows)
-            own = [p for p in estimator.parameters() if p.requires_grad]
-            found += [value.detach(), *torch.autograd.grad(value.sum(), [*rows, *own])]
-        results.append([*found, *(b.clone() for b in estimator.buffers())])
-    for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(eager, compiled)
-
-
-@pytest.mark.parametrize("baseline", ["moving_average", "learned"])
-def test_a_compiled_baseline_is_that_from_before_the_step(baseline):
-    """Also by the partitioner of the default backend, which leaves it to the backward pass."""
-    torch._dynamo.reset()
-    estimator = ready(ScoreFunction(2, baseline), torch.float32)
-    logits, context = torch.randn(9, 3, requires_grad=True), torch.randn(9, 3)
-
-    def step(logits, context):
-        q = Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
-        return estimator(q, lambda z: bumpy(z) - 7, context=context)
-
-    step(logits, context)
-    start, gradients = copy.deepcopy(estimator.state_dict()), []
-    for run in (step, torch.compile(step, backend="aot_eager_decomp_partition", fullgraph=True)):
-        estimator.load_state_dict(start)
-        torch.manual_seed(5)
-        found = [torch.autograd.grad(run(logits, context).sum(), logits)[0] for _ in range(2)]
-        gradients.append(found)
-    torch.testing.assert_close(*gradients)
-
-
-def test_wrong_pairing_names_what_would_do():
-    q = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
-    with pytest.raises(
-        ValueError, match="GumbelSoftmax works with .*got Normal; use one of .*Repara"
-    ):
-        GumbelSoftmax()(q, lambda z: z.sum(-1))
-    with pytest.raises(ValueError, match="got Tensor, which is no distribution$"):
-        GumbelSoftmax()(torch.zeros(3), lambda z: z)
-
-
-@pytest.mark.parametrize("cls", [cls for cls in catalog() if not cls.multi_sample])
-def test_single_sample_estimators_refuse_a_bound(cls):
-    case = next(case for case in CASES if cls.accepts(case.q()[0]))
-    with pytest.raises(ValueError, match=r"estimates the mean of f only.*use one of \w+"):
-        cls()(case.q(3)[0], case.flat(bumpy), aggregate=log_mean_exp)
-
-
-def test_too_large_a_support_is_refused_with_its_size():
-    q = Independent(CODES.family(logits=torch.zeros(2, 20, 10)), 1)
-    with pytest.raises(ValueError, match=r"10\^20 states, more than max_states=4096"):
-        Exact()(q, lambda z: z.sum((-1, -2)))
-
-
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -766,12 +308,3 @@ def test_detached_distribution_is_the_same_but_constant(case):
     assert torch.equal(constant.log_prob(z), q.log_prob(z))
     assert not constant.log_prob(z).requires_grad
     assert NORMAL.q()[0].event_shape == (2,)
-
-
-@pytest.mark.parametrize("estimator, case", pairs())
-def test_nothing_flows_back_into_the_context(estimator, case):
-    """A baseline that trained the encoder through its features would change what is maximised."""
-    q, _ = case.q(4)
-    context = features(4).requires_grad_()
-    ready(estimator)(q, case.flat(bumpy), context=context).sum().backward()
-    assert context.grad is None

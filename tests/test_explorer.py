@@ -1,6 +1,7 @@
 """What the explorer's page shows, without the page."""
 
 import io
+import itertools
 import struct
 import sys
 import zlib
@@ -51,8 +52,10 @@ def test_a_picture_is_encoded_edited_and_decoded(kind):
     torch.testing.assert_close(explored.encode(x), z)  # which was not changed with it
 
 
-@pytest.mark.parametrize("kind", ["codes", "bits", "counts"])
-@pytest.mark.parametrize("value", [-1, 0.5, 1000])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [*itertools.product(["codes", "bits", "counts"], [-1, 0.5]), ("codes", 1000), ("bits", 1000)],
+)
 def test_values_that_a_discrete_variable_does_not_have(kind, value):
     explored = explorer(kind)
     with pytest.raises(ValueError, match=f"z1 cannot have the value {value}"):
@@ -125,6 +128,14 @@ def test_codes_have_patches_where_a_place_has_a_single_one():
     assert len(Explorer(vae, torch.rand(2, *vae.shape)).code_patches()) == 4
     for kind in LATENTS:
         assert len(on_a_grid(kind).code_patches()) == 0
+
+
+def test_any_count_can_be_painted():
+    """Also one that no test image has: a draw of the prior, or an upload, may have it."""
+    explored = on_a_grid("counts")
+    most = int(explored.high.max()) + 5
+    painted = explored.painted(explored.encode(explored.images[0]), (1, 2), [most, 0, 1])
+    assert most in explored.values(painted)
 
 
 @ANY

@@ -359,7 +359,8 @@ def test_a_row_is_chosen_edited_and_sampled(page, kind):
     browser = page(kind)
     first = source(browser, "edited")
     number = find(browser, "input[aria-label=row]")
-    changes(browser, "edited", lambda: number.send_keys("\ue003", "3", "\ue004"))
+    number.send_keys("\ue003", "-1000", "\ue004")  # none of a row: nothing happens
+    changes(browser, "edited", lambda: number.send_keys(*["\ue003"] * 9, "3", "\ue004"))
     third = source(browser, "edited")
     changes(browser, "edited", lambda: find(browser, SLIDER).send_keys("\ue014" * 30))
     changes(browser, "edited", lambda: button(browser, "Reset").click())

@@ -18,6 +18,7 @@ from vae_lab.latents import (
     Categorical,
     Codebook,
     CorrelatedGaussian,
+    FlowGaussian,
     Gaussian,
     HierarchicalGaussian,
     Poisson,
@@ -84,6 +85,15 @@ def test_nearest_codes_are_whole_numbers_in_and_out(tmp_path, latent):
     np.testing.assert_allclose(found, vae.likelihood.mean(vae.decode(z)).numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_of_another_precision_stays_as_it_is(tmp_path, dtype):
+    vae = small_vae(Gaussian(2), shape=(1, 8, 8)).to(dtype).train()
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    assert export.export_onnx(vae, tmp_path).difference < 1e-5
+    assert vae.training and vae.dtype == dtype
+    assert all(torch.equal(weight, before[name]) for name, weight in vae.state_dict().items())
+
+
 @torch.no_grad()
 def test_a_grid_with_a_prior_is_exported(tmp_path):
     vae = small_vae(Gaussian(2), Grid((4,)), shape=(1, 8, 8)).with_prior(Autoregressive(8, 1, 2))
@@ -104,8 +114,16 @@ def test_a_posterior_with_correlations_is_exported(tmp_path, network):
 
 @torch.no_grad()
 @pytest.mark.parametrize("network", [Linear(), Grid((4,))], ids=["flat", "grid"])
-def test_several_levels_are_one_z_in_and_out(tmp_path, network):
-    vae = small_vae(HierarchicalGaussian((3, 2), (8,)), network, shape=(1, 8, 8))
+@pytest.mark.parametrize(
+    "latent",
+    [
+        partial(HierarchicalGaussian, (3, 2), (8,)),
+        partial(FlowGaussian, 3, transforms=2, hidden=(8,)),
+    ],
+    ids=["levels", "flow"],
+)
+def test_z_is_one_in_and_out_where_its_parameters_are_not_all(tmp_path, network, latent):
+    vae = small_vae(latent(), network, shape=(1, 8, 8))
     export.export_onnx(vae, tmp_path)
     encoder, decoder = (
         onnxruntime.InferenceSession(tmp_path / f"{name}.onnx") for name in ("encoder", "decoder")

@@ -1,84 +1,26 @@
-"""vae_lab.fit: as train.py, and what a notebook needs besides."""
+"""vae_lab.fit: as train.py, the parts it is given or chooses, the best weights, what it shows."""
 
 import math
-import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from small_fits import X, same, small
 
 import vae_lab
 from datamodules.digits import Digits
 from vae_lab import VAE
-from vae_lab.data.tables import to_columns
 from vae_lab.estimators import REBAR, GumbelSoftmax, ScoreFunction, VectorQuantization
-from vae_lab.fitting import saving
-from vae_lab.fitting.given import read
 from vae_lab.fitting.parts import estimator_for, network_for
-from vae_lab.fitting.training import Training
 from vae_lab.latents import FSQ, LFQ, Categorical, Codebook, CorrelatedGaussian, Gaussian
-from vae_lab.likelihoods import Bernoulli, Columns
+from vae_lab.likelihoods import Bernoulli
 from vae_lab.likelihoods import Gaussian as Normal
 from vae_lab.networks import MLP, Conv, Grid
 from vae_lab.objectives import ELBO
 from vae_lab.schedules import Exponential, Staircase
 from vae_lab.schedules import Linear as LinearSchedule
-
-torch.manual_seed(0)
-X = (torch.rand(60, 6) < 0.3).float()
-small = partial(
-    vae_lab.fit,
-    network=MLP((8,)),
-    latent=Gaussian(2),
-    likelihood=Bernoulli(),
-    epochs=2,
-    batch_size=20,
-    progress=False,
-    device="cpu",
-)
-
-
-QUIET = {"epochs": 2, "progress": False}
-QUICK = QUIET | {"network": MLP((8,))}
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    """As in a shell; what runs in the background of one ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-class Items(Dataset):
-    def __init__(self, *items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        return self.items[index]
-
-
-class Narrow(Gaussian):
-    def __init__(self, width):
-        super().__init__(width)
-
-
-def weights(vae):
-    return torch.cat([tensor.flatten().double() for tensor in vae.state_dict().values()])
-
-
-def same(a, b):
-    return torch.equal(weights(a), weights(b))
-
 
 # The same as train.py
 
@@ -148,218 +90,6 @@ def test_another_seed_has_other_weights():
     assert same(small(X), small(X)) and not same(small(X), small(X, seed=1))
 
 
-# The data
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        X.numpy(),
-        X.double().numpy()[:, ::-1][:, ::-1],
-        X.bool(),
-        X.int().numpy(),
-        TensorDataset(X),
-        TensorDataset(X, torch.zeros(len(X))),
-        X.tolist(),
-        X.numpy().astype(">f4"),
-        Items(*X.flip(1).numpy()[:, ::-1]),
-        Items(*X.numpy().astype(">f4")),
-    ],
-    ids=[
-        *("array", "strides", "bits", "integers", "dataset", "labelled", "list", "big endian"),
-        *("backwards", "big-endian dataset"),
-    ],
-)
-def test_whatever_holds_the_numbers_gives_the_same_model(given):
-    assert same(small(given), small(X))
-
-
-def test_a_held_out_part_can_be_given():
-    vae = small(X[:50], val=X[50:])
-    assert vae.history[-1]["val/elbo"] != small(X[:50], val=X[40:50]).history[-1]["val/elbo"]
-    assert vae.history[-1]["step"] == 6  # all 50 are trained on
-
-
-def test_without_a_held_out_part_the_last_weights_count():
-    vae = small(X, val_size=0)
-    assert "val/elbo" not in vae.history[0] and not vae.training
-
-
-PICTURES = (X.view(-1, 1, 2, 3) * 255).byte()
-
-
-def test_pictures_are_bytes():
-    vae = small(PICTURES)
-    assert vae.shape == (1, 2, 3)
-    assert torch.allclose(vae.sample(1).mean(), X.mean(), atol=0.2)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [PICTURES > 0, PICTURES.numpy() > 0, PICTURES.flip(-1).numpy()[..., ::-1]],
-    ids=["bits", "array of bits", "backwards"],
-)
-def test_pictures_are_the_same_however_they_are_kept(given):
-    assert same(small(given, likelihood=None), small(PICTURES, likelihood=None))
-
-
-Y = torch.arange(len(X)) % 3
-
-
-@pytest.mark.parametrize(
-    "y",
-    [
-        Y.flip(0).numpy()[::-1],
-        Y.numpy().astype(">i4"),
-        Y.numpy().astype(np.uint32),
-        Y.bfloat16(),
-        Y.float().requires_grad_(),
-        pandas.Series(Y.numpy()),
-        Y.tolist(),
-    ],
-    ids=["backwards", "big endian", "unsigned", "bfloat16", "gradient", "series", "list"],
-)
-def test_labels_are_the_same_however_they_are_kept(y):
-    assert same(small(X, y=y), small(X, y=Y))
-
-
-def test_settings_may_be_numbers_of_numpy(tmp_path):
-    plain = {"seed": 3, "epochs": 2, "patience": 5, "batch_size": 20, "lr": 0.25, "val_size": 0.25}
-    numpys = {name: np.array(value)[()] for name, value in plain.items()}
-    vae = small(X, **numpys | {"lr": np.float32(0.25), "file": tmp_path / "a.ckpt"})
-    assert same(vae, small(X, **plain, file=tmp_path / "a.ckpt")) and same(vae, small(X, **plain))
-
-
-def test_a_series_is_a_table_of_one_column():
-    values = pandas.Series(np.random.default_rng(0).normal(size=60), name="a")
-    vae = vae_lab.fit(values, **QUICK)
-    assert same(vae, vae_lab.fit(values.to_frame(), **QUICK))
-    assert vae.log_likelihood(values).shape == (60,)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ({"x": X[:, :0]}, r"an array must have the shape \[N, D\], .* got \[60, 0\]"),
-        ({"x": np.array(["a", "b"])}, "an array must hold numbers, got <U1"),
-        ({"x": X.view(-1, 1, 2, 3).byte()}, "bytes of 0 and 1 only"),
-        ({"x": X + 1}, "Bernoulli needs values in"),
-        ({"val": X[:, 1:]}, "val has 5 columns, there must be 6 or more"),
-        ({"val": X[:, None]}, r"val must be data like x, .* of shape \[6\] each"),
-        ({"val": torch.cat([X, X], 1)}, r"val must be data like x, .* \[6\] each, .* \[12\]"),
-        ({"val": (X, Y)}, "val has labels, and x has none: pass y too"),
-        ({"x": PICTURES, "columns": {"0": "rubbish"}}, "are those of a table, and x has pictures"),
-        ({"x": PICTURES / 2, "columns": {"0": "rubbish"}}, "are those of a table, and x has pictu"),
-        ({"columns": {"0": "poisson"}}, "has the kind 'poisson', and likelihood=Bern.* no kinds"),
-        ({"x": X.to_sparse()}, r"x is a sparse tensor: type x.to_dense\(\)"),
-        ({"y": Y.to_sparse()}, r"y is a sparse tensor: type y.to_dense\(\)"),
-        ({"x": Items()}, "Items has no items"),
-        ({"y": 3}, r"y must have the shape \[60\] or \[60, A\], got \[\]"),
-        ({"val_size": "a"}, "val_size must be a count or a fraction, got 'a'"),
-        ({"seed": "3"}, "seed must be an integer of 64 bits, got '3'"),
-        ({"seed": 2**70}, "seed must be an integer of 64 bits, got 118"),
-        ({"lr": "0.1"}, "lr must be positive and finite, got '0.1'"),
-        ({"lr": None}, "lr must be positive and finite, got None"),
-        ({"ema": "x"}, "ema must be a decay between 0 and 1, as 0.999, got 'x'"),
-        ({"weight_decay": -1}, "weight_decay must be a number that is not negative, got -1"),
-        (
-            {"lr_warmup_steps": "a"},
-            "lr_warmup_steps must be a number that is not negative, got 'a'",
-        ),
-        ({"y": torch.zeros(3)}, r"y must have the shape \[60\] or \[60, A\], got \[3\]"),
-        ({"val_size": 60}, "leaves 0 to train on"),
-        ({"val_size": -1}, "val_size must be a count or a fraction"),
-        ({"val_size": 0, "patience": 3}, "patience=3 needs data that is held out"),
-        ({"epochs": 0}, "epochs must be a positive integer, got 0"),
-        ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
-        ({"lr": -1}, "lr must be positive and finite, got -1"),
-        ({"ema": 1.5}, "ema must be a decay between 0 and 1"),
-        ({"lr_decay": "cosin"}, "lr_decay must be none or cosine, got 'cosin'"),
-        ({"estimator": "reba"}, "unknown estimator 'reba'; did you mean REBAR"),
-        ({"objective": "vimco"}, "unknown objective 'vimco'; known: ELBO, IWAE, MonteCarloELBO"),
-        ({"latent": Narrow}, r"latent Narrow needs arguments: pass Narrow\(width\)"),
-        ({"estimator": ELBO()}, "estimator must be one of ARM, .*, got ELBO"),
-        ({"network": 3}, "network must be one of MLP, .* got 3"),
-        ({"estimator": "rebar"}, "REBAR"),
-    ],
-)
-def test_what_does_not_fit_is_one_line(arguments, line):
-    with pytest.raises(ValueError, match=line) as error:
-        small(**{"x": X} | arguments)
-    assert "\n" not in str(error.value)
-
-
-Z = np.c_[np.linspace(-1, 1, 80), np.arange(80) % 7]
-COUNTED = [{"name": "a", "kind": "gaussian"}, {"name": "b", "kind": "poisson"}]
-
-
-def with_one(value, row, count=80):
-    x = np.tile(Z, (-(-count // 80), 1))[:count]
-    x[row, 1] = value
-    return x
-
-
-@pytest.fixture(scope="module")
-def counted():
-    return vae_lab.fit(Z, likelihood=Columns(COUNTED), **QUICK)
-
-
-@pytest.mark.parametrize("how", ["new", "goes on", "val", "attributes"])
-@pytest.mark.parametrize(
-    ("value", "row", "count"), [(-1, 55, 80), (np.nan, 54, 80), (-1, 999, 2000)]
-)
-def test_an_error_names_the_row_of_the_caller(counted, how, value, row, count):
-    x = with_one(value, row, count)
-    settings = {
-        "new": {"x": x, "likelihood": Columns(COUNTED)},
-        "goes on": {"x": x, "model": counted},
-        "val": {"x": Z, "val": x, "likelihood": Columns(COUNTED)},
-        "attributes": {"x": X, "y": with_one(np.nan, row % 60)[:60]},
-    }[how]
-    of = {"val": "^val: .*", "attributes": "^y is nan in "}.get(how, "^x: .*")
-    with pytest.raises(ValueError, match=rf"{of}row {row % 60 if how == 'attributes' else row}\b"):
-        vae_lab.fit(**settings, **QUIET)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ({"x": np.c_[Z, Z]}, r"x must have the shape \[B, 2\], got \[80, 4\]"),
-        ({"x": Z[:, :1]}, r"x must have the shape \[B, 2\], got \[80, 1\]"),
-        ({"val": np.c_[Z, Z]}, r"val must be data like x, .* of shape \[2\] each, .* \[4\]"),
-        ({"y": np.arange(80) % 3}, "the model is not conditioned on y: leave out y, or model"),
-        ({"val": (Z, np.arange(80) % 3)}, "val has labels, and x has none"),
-        ({"columns": {"a": "rubbish"}}, "the model says what columns there are: leave out columns"),
-    ],
-)
-def test_what_a_model_has_no_use_for_is_refused(counted, arguments, line):
-    with pytest.raises(ValueError, match=line) as error:
-        vae_lab.fit(**{"x": Z, "model": counted} | arguments, **QUIET)
-    assert "\n" not in str(error.value)
-
-
-def test_a_likelihood_of_columns_reads_a_frame():
-    """By its names and its own order of values, not by what a guess would have been."""
-    sizes = {"name": "size", "kind": "ordinal", "values": ["S", "M", "L"]}
-    frame = {"more": Z[:60, 0], "size": ["M", "S", "L"] * 20}
-    data, _ = read(frame, None, None, 0, None, likelihood=Columns([sizes]))
-    assert data.stored[:3, 0].tolist() == [1, 0, 2] and data.shape == (1,)
-    with pytest.raises(ValueError, match="the likelihood says what columns there are"):
-        read(frame, None, None, 0, {"size": None}, likelihood=Columns([sizes]))
-
-
-def test_a_model_takes_the_columns_that_were_kept():
-    """And of a frame those of its names, as its other methods do."""
-    x = np.random.default_rng(0).normal(size=(60, 4))
-    vae = vae_lab.fit(x, val=x, columns={"1": None}, **QUICK)
-    again = vae_lab.fit(x[:, [0, 2, 3]], model=vae, **QUIET)
-    frame = {str(at): x[:, at] for at in range(4)}
-    assert same(again, vae_lab.fit(frame, model=vae, **QUIET))
-    for takes in (vae.log_likelihood, partial(vae_lab.fit, model=vae, **QUIET)):
-        with pytest.raises(ValueError, match=r"got \[60, 4\]: type x\[..., \[0, 2, 3\]\]"):
-            takes(x)
-
-
 # The parts
 
 
@@ -403,6 +133,24 @@ def test_of_many_data_a_network_has_more_layers(shape, network):
 
 def test_a_bound_of_several_samples_has_several():
     assert not same(small(X, objective="iwae"), small(X))
+
+
+@pytest.mark.parametrize(
+    "latent", [Codebook(1, 4, 2, temperature=0.0), FSQ([3, 2]), LFQ(3)], ids=repr
+)
+def test_codes_that_are_the_nearest_are_trained_as_those_of_a_vq_vae(latent):
+    vae = vae_lab.fit(X, latent=latent, likelihood=Bernoulli(), epochs=2, progress=False)
+    assert math.isfinite(vae.history[-1]["train/elbo"])
+    assert isinstance(estimator_for(latent, ELBO()), VectorQuantization)
+
+
+def test_data_with_missing_values_have_a_posterior_with_correlations():
+    x = torch.randn(60, 6)
+    assert type(vae_lab.fit(x, epochs=1, progress=False).latent) is Gaussian
+    x[0, 0] = torch.nan
+    vae = vae_lab.fit(x, epochs=1, progress=False)
+    assert type(vae.latent) is CorrelatedGaussian and vae.latent.latents == 3
+    assert vae.impute(x).isfinite().all()
 
 
 # The best weights
@@ -451,137 +199,6 @@ def test_a_training_that_diverges_says_so():
         small(X, likelihood=Normal(1e-4), lr=1e15, epochs=50, lr_warmup_steps=0)
 
 
-# A file, and Ctrl-C
-
-
-class Killed(Exception):
-    pass
-
-
-def at_step(monkeypatch, number, act):
-    """Something that happens in a step of training."""
-    step = Training._step
-
-    def acting(self, batch):
-        step(self, batch)
-        if self.at.step == number:
-            act()
-
-    monkeypatch.setattr(Training, "_step", acting)
-
-
-def kill():
-    raise Killed
-
-
-CONTINUED = {
-    "gaussian": {},
-    "codes": {
-        "latent": Categorical(2, 3),
-        "estimator": ScoreFunction(2, "learned"),
-        "objective": ELBO(LinearSchedule(0, 1, 10)),
-    },
-    "averaged": {"ema": 0.9, "likelihood": Normal(0.3, learned=True), "patience": 2},
-    "codes that begin anew": {
-        "latent": Codebook(2, 6, temperature=0.0, revive=0.9),
-        "estimator": VectorQuantization(),
-        "ema": 0.9,
-    },
-    "best early": {"lr": 0.3, "lr_decay": "none", "lr_warmup_steps": 0},
-    "without validation": {"val_size": 0, "estimator": "rebar", "latent": Categorical(2, 3)},
-}
-
-
-@pytest.mark.parametrize("step", [4, 6, 7])  # in the middle of an epoch, and at its end
-@pytest.mark.parametrize("settings", CONTINUED.values(), ids=CONTINUED)
-@pytest.mark.parametrize("end", ["ctrl-c", "killed"])
-def test_a_file_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys, settings, step, end):
-    settings = settings | {"epochs": 4}
-    whole, file = small(X, **settings), tmp_path / "model.ckpt"
-    with monkeypatch.context() as patch:
-        if end == "ctrl-c":
-            at_step(patch, step, lambda: signal.raise_signal(signal.SIGINT))
-            part = small(X, file=file, **settings)
-            assert (
-                f"interrupted in epoch {step // 3 + (step % 3 > 0)} of 4"
-                in (capsys.readouterr().err)
-                or step == 6
-            )
-        else:
-            patch.setattr(saving, "SAVE_SECONDS", -1.0)
-            at_step(patch, step, kill)
-            with pytest.raises(Killed):
-                small(X, file=file, **settings)
-            part = VAE.from_pretrained(file)
-    assert part.state_dict().keys() == whole.state_dict().keys()
-    resumed = small(X, file=file, **settings)
-    assert same(resumed, whole) and resumed.history == whole.history
-    assert same(VAE.from_pretrained(file), whole)
-    monkeypatch.setattr(Training, "_step", kill)  # a training that has ended takes none
-    assert same(small(X, file=file, **settings), whole)
-
-
-def test_ctrl_c_gives_the_best_model_so_far(monkeypatch, capsys):
-    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
-    vae = small(X, epochs=10)
-    assert len(vae.history) == 1 and not vae.training
-    assert "interrupted in epoch 2 of 10: the best model so far" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_second_ctrl_c_raises(monkeypatch):
-    def twice():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    at_step(monkeypatch, 5, twice)
-    with pytest.raises(KeyboardInterrupt):
-        small(X, epochs=10)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-@pytest.mark.parametrize(
-    ("changed", "line"),
-    [
-        ({"lr": 0.1}, "lr 0.003 -> 0.1"),
-        ({"seed": 1}, "seed 0 -> 1"),
-        ({"epochs": 9}, "epochs 2 -> 9"),
-        ({"batch_size": 10}, "batch_size 20 -> 10"),
-        ({"lr_decay": Staircase(1.0, 0.1, 3, 2)}, "lr_decay 'cosine' -> 'Staircase"),
-        ({"latent": Gaussian(3)}, "latent {.*3.*}"),
-        ({"estimator": "sticking_the_landing"}, "estimator .Repara.* -> .StickingTheLanding"),
-        ({"x": X.flip(0)}, "x '.*' -> '"),
-    ],
-)
-def test_a_file_of_other_settings_is_refused(tmp_path, changed, line):
-    small(X, file=tmp_path / "a.ckpt")
-    before = (tmp_path / "a.ckpt").read_bytes()
-    with pytest.raises(ValueError, match=f"a.ckpt was trained with other settings: .*{line}") as e:
-        small(**{"x": X, "file": tmp_path / "a.ckpt"} | changed)
-    assert "\n" not in str(e.value) and (tmp_path / "a.ckpt").read_bytes() == before
-
-
-@pytest.mark.parametrize("decay", ["none", Staircase(1.0, 0.1, 3, 2)])
-def test_more_epochs_at_a_rate_that_does_not_know_the_end_go_on(tmp_path, decay):
-    settings = {"lr_decay": decay, "file": tmp_path / "a.ckpt"}
-    small(X, **settings)
-    more = small(X, **settings | {"epochs": 5, "patience": 9})
-    assert same(more, small(X, lr_decay=decay, epochs=5))
-
-
-def test_a_file_of_something_else_is_refused_and_neighbours_stay(tmp_path):
-    for name in ("a-1.ckpt", "a.txt"):
-        (tmp_path / name).write_text("mine")
-    small(X, file=tmp_path / "a.ckpt")
-    assert (tmp_path / "a-1.ckpt").read_text() == "mine"
-    for name in ("a-1.ckpt", "a.txt"):
-        with pytest.raises(ValueError, match=f"{name} is not a readable checkpoint"):
-            small(X, file=tmp_path / name)
-    with pytest.raises(OSError, match="cannot save .*no/folder: .*name a file"):
-        (tmp_path / "no").write_text("")
-        small(X, file=tmp_path / "no" / "folder")
-
-
 # What is shown
 
 
@@ -622,133 +239,3 @@ def test_it_needs_no_more_than_what_pip_installs(tmp_path):
     env = {"PYTHONPATH": str(Path(vae_lab.__file__).parents[1]), "PATH": ""}
     subprocess.run([sys.executable, "-c", BARE], cwd=tmp_path, env=env, check=True)
     assert (tmp_path / "model" / "model.safetensors").exists()
-
-
-FRAME = {
-    "age": np.array([31.0, 45.5, np.nan, 28.0, 60.2, 39.9] * 20),
-    "sex": ["f", "m", "m", None, "f", "f"] * 20,
-    "visits": [0, 3, 1, 7, 2, 0] * 20,
-    "name": [f"person {row}" for row in range(120)],
-    "group": ["a", "b", "c", "a", "b", "c"] * 20,
-}
-
-
-@pytest.fixture
-def of_frame():
-    return vae_lab.fit(FRAME, y="group", columns={"name": None, "age": "lognormal"}, **QUICK)
-
-
-def test_a_frame_is_trained_on_and_read_by_its_names(of_frame):
-    kinds = {column["name"]: column["kind"] for column in of_frame.likelihood.columns}
-    assert kinds == {"age": "lognormal", "sex": "bernoulli", "visits": "ordinal"}
-    assert of_frame.likelihood.missing and of_frame.condition.classes == 3
-    y = [0, 1, 2] * 40
-    q = of_frame.encode(FRAME, y=y)
-    filled = of_frame.impute(FRAME, y=y)
-    assert q.batch_shape == (120,) and not filled.isnan().any()
-    values = to_columns(filled, of_frame.likelihood.columns)
-    assert set(values["sex"]) == {"f", "m"} and values["age"][:2] == [31.0, 45.5]
-    assert of_frame.sample(5, y=2).shape == (5, 3)
-
-
-def test_labels_condition_and_those_that_are_missing_are_inferred():
-    x, y = torch.randn(100, 4), torch.arange(100) % 3
-    given = vae_lab.fit(x, y=y, **QUICK)
-    assert vae_lab.fit(x, y=y.numpy().astype(np.uint32), **QUICK).condition.classes == 3
-    assert type(given.condition).__name__ == "Labels" and given.sample(2, y=1).shape == (2, 4)
-    inferred = vae_lab.fit(x, y=torch.where(y == 0, -1, y), **QUICK)
-    assert inferred.classify(x).shape == (100,)
-    attributes = vae_lab.fit(x, y=torch.randn(100, 2), **QUICK)
-    assert attributes.sample(3, y=[0.0, 1.0]).shape == (3, 4)
-    assert vae_lab.fit(TensorDataset(x, y), **QUICK).condition is None
-
-
-def test_numbers_of_any_unit_are_given_as_they_are():
-    x = 1e4 + 1e3 * torch.randn(200, 3).numpy()
-    vae = vae_lab.fit(x, epochs=30, batch_size=50, progress=False)
-    assert abs(vae.sample(500).mean() - 1e4) < 300
-    assert vae.encode(x.astype(int)).mean.shape == (200, 1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (
-            {},
-            "column 'name' is text with 120 different values in 120 rows",
-        ),
-        ({"columns": {"nam": None}}, "the data has no column 'nam'"),
-        (
-            {"columns": {"name": None, "age": "log"}},
-            "column 'age' must be one of gaussian, .*'log'",
-        ),
-        ({"columns": {"name": None}, "y": "age"}, "column 'age' of x holds 31, and labels are cla"),
-        ({"columns": {"name": None}, "y": "grup"}, "x has no column 'grup'; its columns: age, sex"),
-    ],
-)
-def test_what_does_not_fit_of_a_frame_is_one_line(arguments, line):
-    with pytest.raises(ValueError, match=line) as caught:
-        vae_lab.fit(FRAME, **QUICK, **arguments)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "latent", [Codebook(1, 4, 2, temperature=0.0), FSQ([3, 2]), LFQ(3)], ids=repr
-)
-def test_codes_that_are_the_nearest_are_trained_as_those_of_a_vq_vae(latent):
-    vae = vae_lab.fit(X, latent=latent, likelihood=Bernoulli(), epochs=2, progress=False)
-    assert math.isfinite(vae.history[-1]["train/elbo"])
-    assert isinstance(estimator_for(latent, ELBO()), VectorQuantization)
-
-
-def test_data_with_missing_values_have_a_posterior_with_correlations():
-    x = torch.randn(60, 6)
-    assert type(vae_lab.fit(x, epochs=1, progress=False).latent) is Gaussian
-    x[0, 0] = torch.nan
-    vae = vae_lab.fit(x, epochs=1, progress=False)
-    assert type(vae.latent) is CorrelatedGaussian and vae.latent.latents == 3
-    assert vae.impute(x).isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("x", "settings", "line"),
-    [
-        (X, {"y": np.array(["a", "b"] * 50)[: len(X)]}, "y must hold numbers, got <U1: number the"),
-        (X, {"y": np.full(len(X), -2)}, "and -1 where there is no label, got -2"),
-        (X, {"y": 10**6 * np.arange(len(X))}, "y has the label .*000000, of .* data: number the"),
-        (Items({"x": 1}), {}, "item 0 of Items must be x or .* got dict"),
-        (Items(torch.ones(2), torch.ones(3)), {}, r"the first has \[2\], item 1 \[3\]"),
-        ([[1, 2], [3]], {}, "the rows of an array must be of one length"),
-        (pandas.DataFrame({"a": [1, "x"] * 9}), {}, "a frame's column must hold one kind of value"),
-        (X, {"epochs": "5"}, "epochs must be a positive integer, got '5'"),
-        (X, {"device": "xpu:99"}, "device='xpu:99' cannot be had: "),
-    ],
-)
-def test_what_cannot_be_trained_on_is_one_line(x, settings, line):
-    with pytest.raises(ValueError, match=line) as caught:
-        vae_lab.fit(x, **{"progress": False, "epochs": 1} | settings)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_model_keeps_the_classes_of_a_frame(of_frame):
-    kept = {"name": None, "age": "lognormal"}
-    again = {name: values[:2] * 10 for name, values in FRAME.items() if name != "age"}
-    again["age"] = FRAME["age"][:20]
-    with pytest.raises(ValueError, match="y='group' has 2 classes, the model 3: pass labels as nu"):
-        vae_lab.fit(again, y="group", model=of_frame, **QUIET)
-    vae = vae_lab.fit(FRAME, y=["visits", "group"], columns=kept, **QUICK)
-    data, _ = read(again, ["visits", "group"], None, 0, None, vae)
-    assert data.labels[:2].tolist() == [[0, 1, 0, 0], [3, 0, 1, 0]]
-
-
-def test_columns_of_a_frame_are_attributes_and_keep_their_classes():
-    """Also in data to validate on, which has not all of them."""
-    val = {name: values[1:2] for name, values in FRAME.items()}
-    settings = {"columns": {"name": None}, "val": val, **QUICK}
-    data, held = read(FRAME, ["visits", "group"], val, 0.1, settings["columns"])
-    assert data.condition.names == ["visits", "group=a", "group=b", "group=c"]
-    assert held.labels.tolist() == [[3, 0, 1, 0]]
-    vae = vae_lab.fit(FRAME, y=["visits", "group"], **settings)
-    assert {c["name"] for c in vae.likelihood.columns} == {"age", "sex"}
-    _, held = read(FRAME, "group", val, 0.1, settings["columns"])
-    assert held.labels.tolist() == [1]

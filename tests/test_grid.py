@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from test_estimators import INSTANCES
+from estimator_cases import INSTANCES
 from tiny import SMALL_GRID, LinearGaussian, Patches, randomize
 from torch import nn
 

@@ -100,6 +100,8 @@ def test_a_run_is_the_same(tmp_path, monkeypatch, lines, short):
     assert ours == lightnings and {name for name, *_ in ours} == set(HOOKS)
     assert not run_differences(tmp_path / "ours", tmp_path / "lightnings")
     assert bool(calls) is not short
+    profiled = "trainer.profiler=simple" in lines
+    assert (tmp_path / "ours" / "fit-profile.txt").is_file() is profiled
 
 
 EVERY = [

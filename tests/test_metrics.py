@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Normal
 
 from vae_lab.latents import Bernoulli, Categorical
@@ -83,6 +84,18 @@ def test_the_sums_keep_their_precision():
     for _ in range(100):
         metrics.update(bound([-0.1], [0.0]), None, None)
     assert metrics.compute()["elbo"].item() * 101 == pytest.approx(-3e7 - 10, abs=0.01)
+
+
+def test_the_sums_keep_their_precision_in_a_model_of_16_bits():
+    """Where -27.19 and -27.13 would be the same number, which decides what is the best."""
+    metrics = BoundMetrics(1, None, relaxed=False)
+    nn.ModuleList([metrics]).to(torch.bfloat16)
+    for _ in range(2):
+        metrics.update(bound([-27.0] * 299 + [-28.0] * 2, [0.5]), None, None)
+        assert metrics.compute()["elbo"].item() == pytest.approx(-27 - 2 / 301, abs=1e-9)
+        metrics.reset()
+    *_, count = sums_and_count((torch.full((301,), -27.0, dtype=torch.bfloat16),))
+    assert count == 301
 
 
 class Clock:

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
+from estimator_cases import UNBIASED
 from oracles import z_scores
-from test_estimators import UNBIASED
 from tiny import (
     LinearGaussian,
     Patches,

@@ -133,14 +133,18 @@ LIMITS = {
 
 
 @pytest.mark.filterwarnings("ignore::vae_lab.callbacks.PosteriorCollapseWarning")
+@pytest.mark.parametrize("accumulated", [1, 3])
 @pytest.mark.parametrize("limit", LIMITS)
-def test_a_run_that_came_to_its_end_goes_on(tmp_path, limit):
-    """With the batches that it had left of its epoch."""
-    lines = ["trainer.max_epochs=3", "trainer.val_check_interval=1", "model.optimizer.lr=1"]
+def test_a_run_that_came_to_its_end_goes_on(tmp_path, limit, accumulated):
+    """With the batches that it had left of its epoch; and no batch of a step is lost."""
+    epochs = 3 * accumulated
+    lines = [f"trainer.max_epochs={epochs}", "trainer.val_check_interval=1", "model.optimizer.lr=1"]
     lines += ["save.every_n_steps=null", "trainer.log_every_n_steps=1"]
+    lines += [f"trainer.accumulate_grad_batches={accumulated}"]
     train(tmp_path / "whole", *lines, LIMITS[limit])
     train(tmp_path / "limited", *lines, limit)
-    assert 4 < state(tmp_path / "limited")["global_step"] < 12
+    steps = state(tmp_path / "whole")["global_step"]
+    assert 0 < state(tmp_path / "limited")["global_step"] < steps
     train(tmp_path / "limited", *lines, LIMITS[limit], resume=True)
     found = run_differences(tmp_path / "whole", tmp_path / "limited")
     assert not [d for d in found if re.match(r"metrics|(last|best)\.(?!config|callbacks)", d)]
@@ -175,6 +179,7 @@ STATE = [
     *(["model=reinforce_vae", f"model.baseline={b}"] for b in ("moving_average", "learned")),
     ["model.lr_decay=cosine", "model.lr_warmup_steps=3", "objective=elbo_cyclical"],
     ["trainer.accumulate_grad_batches=3", "ema=0.9"],  # the last step of an epoch is of one batch
+    ["trainer.precision=64-true", "ema=0.9"],
     ["trainer.precision=bf16-mixed", "model.learn_prior=true"],
     ["early_stopping=1", "trainer.val_check_interval=1", "trainer.gradient_clip_val=1"],
     ["trainer.max_epochs=-1", "trainer.max_steps=7", "save.every_n_steps=3"],
@@ -205,6 +210,19 @@ STATE = [
 def test_state_is_restored(tmp_path, lines):
     killed_twice(tmp_path, *lines)
     assert not run_differences(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.filterwarnings("ignore::vae_lab.callbacks.PosteriorCollapseWarning")
+def test_an_average_is_validated_at_the_temperature_of_its_step(tmp_path):
+    """Also between two batches of a step."""
+    lines = ["model=gumbel_vae", "model.temperature.steps=4", "ema=0.5"]
+    lines += ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=1"]
+    moments = train(tmp_path / "whole", *lines)
+    for moment in range(moments // 2, moments // 2 + 12, 3):
+        folder = tmp_path / f"killed at {moment}"
+        train(folder, *lines, moment=moment)
+        train(folder, *lines, resume=True)
+        assert not run_differences(tmp_path / "whole", folder)
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

@@ -175,6 +175,10 @@ def test_accuracy_counts_those_that_have_a_label():
     found = metrics.compute()
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert found["elbo"] == pytest.approx(found["reconstruction"] - found["kl"])
+    metrics.reset()
+    metrics.update(vae.elbo(x), None, None)
+    metrics.update_labels(best, HIDDEN)
+    assert "accuracy" not in metrics.compute()
 
 
 def test_accuracy_is_measured_beside_the_bound():

@@ -177,6 +177,11 @@ def is_encoder(vae):
     )
 
 
+def values(found):
+    """What an evaluation measured, by name."""
+    return {name: metric.value for name, metric in found.metrics.items()}
+
+
 class Images(pl.LightningDataModule):
     """16 images that say four bits 15 times each and end in the same four pixels: log p(x) is
     -log 16 nats at best, and -60 log 2 for the best single mean image. Always in the same order."""

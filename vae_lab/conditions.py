@@ -307,6 +307,12 @@ class InferredLabels(Labels):
     def vector(self, y: Tensor | None, x: Tensor | None) -> Tensor:
         if x is None:
             if y is not None and (values := readable(y)) is not None:
+                if (values == -1).any():
+                    known = f"0 to {self.classes - 1}"
+                    raise ValueError(
+                        f"without x a label must be known, {known}, got -1: leave out y for draws "
+                        "of p(y)"
+                    )
                 super().check(values)
             return super().vector(y, x)
         log_q = self.classify(self.features(x))

@@ -10,11 +10,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 _aside = False
+_alone = False
 
 
 def world_size() -> int:
     """The number of processes in this run, 1 without torch.distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    several = not _alone and dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if several else 1
 
 
 def rank() -> int:
@@ -40,6 +42,17 @@ def aside() -> Iterator[None]:
         yield
     finally:
         _aside = before
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within this context the process is the only one: the others do not do what it does."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def is_aside() -> bool:

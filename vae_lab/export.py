@@ -1,5 +1,6 @@
 """A VAE as ONNX graphs, for programs without torch."""
 
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -11,6 +12,7 @@ from torch.export import Dim
 
 from .ancestral import Ancestral
 from .distributions import base, full_precision, one_hot, parameters
+from .flows import Pushed
 from .networks.base import place_size
 from .optional import needs
 from .quantized import Quantized
@@ -35,7 +37,7 @@ class Exported(NamedTuple):
 class EncoderGraph(nn.Module):
     """x [B, C, H, W], and y [B] of a conditional model, -> the parameters of q(z|x), of each latent
     [B, ...]; of a q without randomness the whole numbers that stand for its codes, and of several
-    levels of numbers the means."""
+    levels of numbers, or of numbers behind a flow, the means."""
 
     input = "x"
     sides: ClassVar = {2: "height", 3: "width"}  # that vary, of a fully convolutional model
@@ -89,7 +91,7 @@ class DecoderGraph(nn.Module):
 
 def _said(q: Distribution) -> dict[str, Tensor]:
     inner = base(q)
-    if isinstance(inner, Ancestral):  # of which z is more than its parameters say
+    if isinstance(inner, Ancestral | Pushed):  # of which z is more than its parameters say
         return {"z": inner.mean}
     return {"codes": inner.index} if isinstance(inner, Quantized) else parameters(q)
 
@@ -122,10 +124,10 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
     Those of a conditional model have a second input, `y`: labels [B] or attributes [B, A].
 
     The encoder maps `x` to the parameters of q(z|x): `loc` and `scale`, `logits` or `rate`, and of
-    nearest codes to `codes`, whole numbers; of several levels of numbers to `z`, their means. The
-    decoder maps `z`, or `codes`, to the likelihood's
-    `parameters` and to the `mean` image. Both were run with onnxruntime on several batches and
-    sizes and agree with torch, or nothing is written.
+    nearest codes to `codes`, whole numbers; of several levels of numbers, or of numbers behind a
+    flow, to `z`, their means. The decoder maps `z`, or `codes`, to the likelihood's `parameters`
+    and to the `mean` image. Both are of 32 bits, were run with onnxruntime on several batches and
+    sizes and agree with torch, or nothing is written. The model stays as it is.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
@@ -133,7 +135,7 @@ def export_onnx(vae: "VAE", folder: str | Path) -> Exported:
     """
     check_packages()
     folder = Path(folder)
-    vae = vae.eval()
+    vae = deepcopy(vae).float().eval()
     graphs: dict[str, EncoderGraph | DecoderGraph] = {
         "encoder": EncoderGraph(vae),
         "decoder": DecoderGraph(vae),

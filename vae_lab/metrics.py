@@ -1,12 +1,14 @@
 """Metrics: sums that stay on the device until somebody reads them."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from .distributed import all_sum, each, rank, world_size
+from .distributions import full_precision
 from .latents.base import ACTIVE
 from .optional import needs
 from .vae import VAE, Bound
@@ -69,15 +71,21 @@ class BoundMetrics(Metric):
         kind = LabelMetrics if vae.infers_labels else cls
         return kind(latent.num_variables, latent.categories, relaxed, latent.num_places, each)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], *arguments: Any, **named: Any) -> Self:
+        """To another device only: in a model of 16 bits the sums keep their precision."""
+        super()._apply(lambda x: x.to(fn(x).device), *arguments, **named)
+        return self
+
     def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
         """Adds a batch; `codes` are the probabilities of discrete latents, [B, L, K], on a grid
         [B * places, L of a place, K]."""
         relaxed = bound.elbo if elbo_relaxed is None else elbo_relaxed
-        self.terms += torch.stack([bound.elbo, bound.reconstruction, relaxed]).sum(1)
-        self.kl += bound.kl.sum(0)
+        terms = torch.stack([bound.elbo, bound.reconstruction, relaxed])
+        self.terms += terms.sum(1, dtype=self.terms.dtype)
+        self.kl += bound.kl.sum(0, dtype=self.kl.dtype)
         self.count += len(bound.elbo)
         if codes is not None:
-            self.codes += codes.sum(0)
+            self.codes += codes.sum(0, dtype=self.codes.dtype)
 
     def compute(self) -> dict[str, Tensor]:
         elbo, reconstruction, relaxed = self.terms / self.count
@@ -100,7 +108,8 @@ class LabelMetrics(BoundMetrics):
     """Those of a model that infers labels.
 
     * `kl`: with that of the label.
-    * `accuracy`: the share of the data with a label whose label is the most probable one.
+    * `accuracy`: the share of the data with a label whose label is the most probable one; left out
+      where no label is known.
     """
 
     label_kl: Tensor
@@ -115,7 +124,7 @@ class LabelMetrics(BoundMetrics):
     def update(self, bound: Bound, codes: Tensor | None, elbo_relaxed: Tensor | None) -> None:
         super().update(bound, codes, elbo_relaxed)
         if bound.label_kl is not None:
-            self.label_kl += bound.label_kl.sum()
+            self.label_kl += bound.label_kl.sum(dtype=self.label_kl.dtype)
 
     def update_labels(self, found: Tensor, y: Tensor) -> None:
         """Adds the labels that were found, [B], and the true ones, -1 where there is none."""
@@ -126,12 +135,13 @@ class LabelMetrics(BoundMetrics):
         metrics = super().compute()
         metrics["kl"] = metrics["kl"] + self.label_kl / self.count
         right, known = self.labels
-        return metrics | {"accuracy": right / known}
+        return metrics | ({"accuracy": right / known} if known else {})
 
 
 def sums_and_count(terms: tuple[Tensor, ...]) -> Tensor:
-    """The sums of per-datum terms, each [B], and how many data there are, shape [terms + 1]."""
-    parts = [term.detach() for term in terms]
+    """The sums of per-datum terms, each [B], and how many data there are, shape [terms + 1]; of 16
+    bits in 32."""
+    parts = [full_precision(term.detach()) for term in terms]
     return torch.stack([*parts, torch.ones_like(parts[0])]).sum(1)
 
 

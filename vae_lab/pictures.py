@@ -31,6 +31,7 @@ GAP = 4  # pixels between cells
 GREY = 0.5  # of the gaps: neither the black nor the white that images often have at their border
 BAND = 12  # pixels of white between the originals and their reconstructions
 LABELS = 10  # that have a row of samples at least
+AT_ONCE = 64  # codes
 WIDTH = 1640  # pixels that a row of large images is wide at most
 
 
@@ -164,16 +165,21 @@ def around(images: Tensor, place: tuple[int, int], side: int, reach: int = 3) ->
 
 
 @torch.no_grad()
-def code_patches(vae: VAE) -> Tensor:
+def code_patches(vae: VAE, codes: Tensor | None = None) -> Tensor:
     """What each code looks like: the middle of 3 x 3 places that all have it, [K, C, side, side].
 
     Args:
         vae: The model, with one code at each place.
+        codes: which of them; None: all.
     """
     side = place_size(vae.network)
     small = vae.at(vae.shape[0], 3 * side, 3 * side)
-    images = small.likelihood.mean(small.decode(small.latent.from_numbers(small.latent.values())))
-    return images[..., side:-side, side:-side]
+    values = small.latent.values() if codes is None else small.latent.values()[codes]
+    found = [
+        small.likelihood.mean(small.decode(small.latent.from_numbers(some)))
+        for some in values.split(AT_ONCE)  # a z has K numbers for each of its places
+    ]
+    return torch.cat(found)[..., side:-side, side:-side]
 
 
 def save(grid: Tensor, path: str | Path) -> None:

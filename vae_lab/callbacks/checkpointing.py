@@ -117,6 +117,7 @@ class Checkpointing(pl.callbacks.Checkpoint):
         self._saved_step = 0
         self._saved_at = 0.0
         self._asked = 0  # the number of the signal
+        self._ends = False  # as soon as a step is taken
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -138,13 +139,17 @@ class Checkpointing(pl.callbacks.Checkpoint):
         self._within(trainer, batch_idx, validated=False)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.global_step:
+        if trainer.sanity_checking:
+            return
+        batch_idx = place(trainer).begun - 1
+        if not trainer.global_step:
+            self._end_with_a_step(trainer, batch_idx)
             return
         if self.monitor is None:
             trainer.save_checkpoint(self.folder / "best.ckpt")
         elif (value := trainer.callback_metrics.get(self.monitor)) is not None:
             self._keep_best(trainer, value.item())
-        self._within(trainer, place(trainer).begun - 1, validated=True)
+        self._within(trainer, batch_idx, validated=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
@@ -182,6 +187,7 @@ class Checkpointing(pl.callbacks.Checkpoint):
 
     def _within(self, trainer: pl.Trainer, batch_idx: int, validated: bool) -> None:
         """Saves in the middle of an epoch, if it is time to and a moment to go on from."""
+        self._end_with_a_step(trainer, batch_idx)
         late, asked = self._agreed(trainer, batch_idx)
         every = self.every_n_steps
         # What ends training within an epoch may be lifted: the rest of the epoch is then to follow.
@@ -192,6 +198,14 @@ class Checkpointing(pl.callbacks.Checkpoint):
         self._save(trainer)
         if asked:
             self._stop(trainer, asked)
+
+    def _end_with_a_step(self, trainer: pl.Trainer, batch_idx: int) -> None:
+        """Lets training stop after a step only: of one that it is in, the batches would be lost."""
+        if accumulates(trainer, batch_idx):
+            self._ends |= trainer.should_stop
+            trainer.should_stop = False
+        elif self._ends:
+            trainer.should_stop, self._ends = True, False
 
     def _agreed(self, trainer: pl.Trainer, batch_idx: int) -> tuple[bool, int]:
         """Whether it is time to save, and the signal to stop or 0; the same in all processes."""

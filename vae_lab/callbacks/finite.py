@@ -166,7 +166,7 @@ class FiniteUpdates(pl.Callback):
         first, (_, norm, *sums) = bad[0]
         numbers = {"gradient norm": norm / trainer.world_size} | _means(sums)
         if self.action == "stop":
-            self._stop(numbers, first, trainer, pl_module)
+            self._stop(numbers, first, trainer, pl_module, may_skip=True)
         if not self.skipped:
             rank_zero_warn(
                 f"{_bad(numbers)} at step {first.step}: left out (on_nonfinite=skip); "
@@ -175,7 +175,7 @@ class FiniteUpdates(pl.Callback):
         self.skipped += len(bad)
         if self.skipped > self.limit:
             numbers["skipped updates"] = self.skipped
-            self._stop(numbers, first, trainer, pl_module)
+            self._stop(numbers, first, trainer, pl_module, may_skip=False)
         write(trainer, {"train/skipped_updates": float(self.skipped)})
 
     def _check(
@@ -184,7 +184,8 @@ class FiniteUpdates(pl.Callback):
         if not all(map(math.isfinite, metrics.values())):
             lr = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else math.nan
             place = trainer.global_step, trainer.current_epoch, self._batch
-            self._stop(metrics, _Update(*place, lr, *[torch.empty(0)] * 3), trainer, pl_module)
+            update = _Update(*place, lr, *[torch.empty(0)] * 3)
+            self._stop(metrics, update, trainer, pl_module, may_skip=False)
 
     def _stop(
         self,
@@ -192,6 +193,7 @@ class FiniteUpdates(pl.Callback):
         update: _Update,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
+        may_skip: bool,
     ) -> None:
         schedules = cast(Training, pl_module).schedules.items()
         good = {name: value for name, value in numbers.items() if math.isfinite(value)}
@@ -200,10 +202,11 @@ class FiniteUpdates(pl.Callback):
         trainer.save_checkpoint(self.debug_path)
         finite = all(p.isfinite().all() for p in pl_module.parameters())
         weights = "weights" if finite else "weights, themselves no longer finite,"
+        skip = ", or on_nonfinite=skip" if may_skip else ""
         raise FloatingPointError(
             f"{_bad(numbers)} at step {update.step}, epoch {update.epoch}, batch {update.batch} "
             f"({shown}); the {weights} are in {self.debug_path}; try a lower model.optimizer.lr, "
-            "trainer.gradient_clip_val=1, or on_nonfinite=skip"
+            f"{'' if may_skip else 'or '}trainer.gradient_clip_val=1{skip}"
         )
 
 

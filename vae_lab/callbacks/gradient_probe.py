@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from .. import figures
+from ..distributed import alone
 from ..gradients import bound_samples, check_random, encoder_gradients, reference, statistics
 from ..lightning import accumulates
 from ..seeding import derive_seed, seed_generators
@@ -76,7 +77,7 @@ class GradientProbe(pl.Callback):
         if not due or accumulates(trainer, batch_idx) or not trainer.is_global_zero:
             return
         self._measured_at = step
-        with forked_generators(pl_module.device), torch.enable_grad():
+        with forked_generators(pl_module.device), torch.enable_grad(), alone():
             seed_generators(derive_seed(self.seed, "gradient_probe", step))
             x, y = (part[: self.images] for part in batch[:2])
             metrics = self._measure(cast(Training, pl_module), x, y)

@@ -24,8 +24,9 @@ class Pictures(pl.Callback):
     """Writes reconstructions, prior samples and interpolations as PNGs, also to the loggers: images
     as they are, series and the columns of tables as plots.
 
-    Drawn after validation and at the end of training, always from the same seed and from the first
-    data of the first validation batch, so that pictures are comparable over epochs. The files are
+    Drawn in validation, of the weights that it measures, and at the end of training, always from
+    the same seed and from the first data of the first validation batch, so that pictures are
+    comparable over epochs. The files are
     overwritten; W&B and TensorBoard keep them all, as `images/<name>`. Training does not notice:
     the generators and the modules' modes are put back.
 
@@ -66,12 +67,11 @@ class Pictures(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx == dataloader_idx == 0:  # on the device already, as the model sees it
-            most = figures_of(batch[0].shape[1:]).most or self.images
-            x, y = (part[:most].clone() for part in batch[:2])  # no views of all of it
-            self._seen = x, y
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not batch_idx == dataloader_idx == 0:
+            return
+        most = figures_of(batch[0].shape[1:]).most or self.images
+        x, y = (part[:most].clone() for part in batch[:2])  # no views of all of it
+        self._seen = x, y  # on the device already, as the model sees it
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         n = self.every_n_epochs
         if fitting and n is not None and (trainer.current_epoch + 1) % n == 0:

@@ -107,11 +107,17 @@ def unmasked(values: np.ndarray) -> np.ndarray:
     return np.ma.filled(values.astype(np.result_type(values.dtype, np.float32)), math.nan)
 
 
-def encode(column: Column, values: np.ndarray, where: str = "the data") -> np.ndarray:
+def encode(
+    column: Column,
+    values: np.ndarray,
+    where: str = "the data",
+    cure: str = "make it missing, or move such a row into the training data",
+) -> np.ndarray:
     """Values as the numbers that a model sees, float32 of the same shape, NaN where missing.
 
     Args:
         where: they come from, for messages.
+        cure: what to do with a value that the training data does not have.
     """
     if "values" not in column:
         return _as_float32(column["name"], values, where)
@@ -124,7 +130,7 @@ def encode(column: Column, values: np.ndarray, where: str = "the data") -> np.nd
         more = ", ..." if len(codes) > FEW else ""
         raise ValueError(
             f"column {column['name']!r} of {where} has {new[0]!r}, the training data only "
-            f"{shown}{more}: make it missing, or move such a row into the training data"
+            f"{shown}{more}: {cure}"
         )
     found[known] = np.array([codes[value] for value in distinct], np.float32)[places]
     return found

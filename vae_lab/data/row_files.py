@@ -137,6 +137,7 @@ def latent_writer(path: Path, count: int) -> Iterator[Callable[[LatentRows], Non
         with writer(path, count) as write:
             yield lambda part: write(_as_table(part))
         return
+    before = path.exists()
     with ExitStack() as held:
         write = held.enter_context(writer(path, count))
         others: dict[str, Callable[[Any], None]] = {}
@@ -151,8 +152,8 @@ def latent_writer(path: Path, count: int) -> Iterator[Callable[[LatentRows], Non
 
         yield write_all
         for name in BESIDE:
-            if name not in others:
-                beside(path, name).unlink(missing_ok=True)  # of what the file was before
+            if before and name not in others:
+                beside(path, name).unlink(missing_ok=True)  # of what the file was
 
 
 def beside(path: Path, name: str) -> Path:

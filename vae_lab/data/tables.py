@@ -385,7 +385,8 @@ def _labels(
             f"[{name}] for an attribute, or leave it with the other columns"
         )
     classes = classes or guess(name, values, "categorical").column["values"]
-    numbers = encode({"name": name, "values": classes}, values, where)
+    cure = "leave such a row out, or move it into the training data"
+    numbers = encode({"name": name, "values": classes}, values, where, cure)
     return torch.from_numpy(np.nan_to_num(numbers, nan=-1).astype(np.int64)), classes
 
 

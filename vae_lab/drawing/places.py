@@ -47,7 +47,7 @@ def draw(vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
     _aggregate_posterior(vae, seen, folder / "aggregate_posterior.png")
     if vae.latent.kind == "codes" and _variables(vae).shape[-1] == 1 and seen.usage is not None:
         frequent = seen.usage[0].argsort(descending=True)[:CODES]
-        patches = pictures.code_patches(first).cpu()[frequent]
+        patches = pictures.code_patches(first, frequent).cpu()
         pictures.save(pictures.grid(patches, VALUES), folder / "codebook.png")
     title = "t-SNE of the posteriors, the mean over the places"
     latent_figures.tsne(seen.means, y.cpu(), title, folder / "latent_map.png")

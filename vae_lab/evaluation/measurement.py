@@ -1,7 +1,7 @@
 """A model and the images of a split, and what has been measured of them so far."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -161,6 +161,9 @@ def collect(batches: Any, most: int | None, vae: VAE | None = None) -> Labelled:
         batches = [batches]
     elif isinstance(batches, Dataset):
         batches = DataLoader(batches, BATCH)
+    if not isinstance(batches, Iterable):
+        kinds = "a tensor, an array, a frame, a Dataset or batches of them"
+        raise ValueError(f"images must be {kinds}, got {type(batches).__name__}")
     xs, ys, count = [], [], 0
     for batch in batches:
         x, *labels = batch if isinstance(batch, tuple | list) else (batch,)

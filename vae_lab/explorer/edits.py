@@ -183,6 +183,8 @@ class Explorer:
         if self.kind == "numbers":
             low, high = self.latent.bounds
             return math.isfinite(value) and low <= value <= high
+        if self.latent.kind == "counts":
+            return value >= 0 and float(value).is_integer()
         return value in range(int(self.high[latent]) + 1)
 
     def path(self, z0: Tensor, z1: Tensor) -> Tensor:

@@ -135,7 +135,9 @@ class Places:
         explorer, variables = self.explorer, self.explorer.variables(self.place)
         use = explorer.latent.at_places(explorer.use.each).mean((0, 1))
         cells = _cells(explorer, max(WIDE, WIDEST // len(variables)))
-        patches = [data_url(patch) for patch in explorer.code_patches(explorer.y_of(0))]
+        patches = []
+        if cells[variables[0]]:  # a slider shows none
+            patches = [data_url(patch) for patch in explorer.code_patches(explorer.y_of(0))]
         controls = {}
         for index in use.argsort(descending=True).tolist():
             latent, name, shown = variables[index], f"z{index}", use[index].item()

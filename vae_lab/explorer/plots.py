@@ -35,8 +35,8 @@ class PlotWindow(Window):
         self.number.value = self._random(1)[0].number
 
     def _pick(self) -> None:
-        """The number is empty while somebody types."""
-        if self.number.value is not None and self.number.value < len(self.explorer.images):
+        """The number is empty while somebody types, or none of a row."""
+        if self.number.value in range(len(self.explorer.images)):
             self._choose(self._datum(int(self.number.value)))
 
     def _build_path(self) -> None:
@@ -72,7 +72,7 @@ class PlotWindow(Window):
             explorer.png(
                 {
                     "data": self.shown.x,
-                    "reconstruction": explorer.decode(self.start, self.y),
+                    "reconstruction": explorer.decode(self.start, self.shown.y),
                     "edited": explorer.decode(z, self.y),
                 }
             )

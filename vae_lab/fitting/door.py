@@ -3,13 +3,12 @@
 import math
 import sys
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..description import blueprint, undisturbed
+from ..description import undisturbed
 from ..estimators import Estimator, Exact
 from ..inputs import check_count
 from ..latents import Latent
@@ -28,7 +27,7 @@ from .given import read
 from .interruption import interruptible
 from .parts import estimator_for, latent_for, network_for, part
 from .progress import Progress
-from .saving import File, fingerprint, machine
+from .saving import File, settings_of
 from .training import Plan, Training
 
 STEPS = 4000  # of the default training
@@ -191,15 +190,7 @@ def fit(
             None if held is None else held.loader("val", EVAL_BATCH_SIZE, seed, place),
             plan,
         )
-        settings: dict[str, Any] = {}
-        if file is not None:
-            settings = blueprint(vae) | {"estimator": repr(gradient), "objective": repr(goal)}
-            settings |= asdict(plan) | {
-                "lr_decay": str(lr_decay),
-                "batch_size": batch_size,
-                "machine": machine(place),
-            }
-            settings |= {"x": fingerprint(data), "val": fingerprint(held)}
+        settings = {} if file is None else settings_of(training, data, held)
         _run(training, File(file, settings), progress)
     return _finished(training)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,17 @@ class File:
         self.saved_at = time.monotonic()
 
 
-def fingerprint(data: Examples | None) -> str | None:
+def settings_of(training: Training, x: Examples, val: Examples | None) -> dict[str, Any]:
+    """All that decides what is trained, in plain types."""
+    plan, vae = training.plan, training.vae
+    parts = {"estimator": repr(training.estimator), "objective": repr(training.objective)}
+    numbers = asdict(plan) | {"lr_decay": str(plan.lr_decay)}
+    numbers["batch_size"] = training.train.batch_size
+    data = {"x": _fingerprint(x), "val": _fingerprint(val)}
+    return blueprint(vae) | parts | numbers | {"machine": _machine(vae.device)} | data
+
+
+def _fingerprint(data: Examples | None) -> str | None:
     """Tells data from other data, by some of them."""
     if data is None:
         return None
@@ -82,6 +93,6 @@ def fingerprint(data: Examples | None) -> str | None:
     return f"{list(data.stored.shape)} {digest.hexdigest()[:12]}"
 
 
-def machine(device: torch.device) -> str:
+def _machine(device: torch.device) -> str:
     """On what the last bits depend."""
     return f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type

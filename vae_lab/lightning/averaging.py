@@ -1,10 +1,13 @@
 """Averaged weights that their codes fit."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..averaging import MovingAverage
+from ..schedules import schedules
 from .versions import is_known
 
 
@@ -24,3 +27,14 @@ class ExponentialAveraging(WeightAveraging):
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and is_known():
             self._average_model = MovingAverage(pl_module, self.decay)
+            # As the module itself will be, which is not converted yet.
+            trainer.precision_plugin.convert_module(self._average_model)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        average: Any = self._average_model
+        if average is not None and (step := checkpoint["global_step"]):
+            for schedule in schedules(average.module).values():
+                schedule.set_step(step - 1)  # of the latest update, as in a run that goes through

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from vae_lab.likelihoods import Bernoulli
 from vae_lab.views import Views
 
 
@@ -18,7 +19,7 @@ class Batch(NamedTuple):
 
 
 class TinyVAE(Views):
-    condition = None
+    condition, likelihood = None, Bernoulli()
 
     def __init__(self, shape=(1, 8, 8)):
         super().__init__()

@@ -21,6 +21,7 @@ from vae_lab.data.image_files import read_upload
 from vae_lab.explorer.edits import STEPS, Explorer, png
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
 from vae_lab.likelihoods import Bernoulli as BernoulliLikelihood
+from vae_lab.likelihoods import Gaussian as GaussianValues
 from vae_lab.networks import MLP
 
 LATENTS = {
@@ -315,6 +316,19 @@ def test_damaged_files_are_read_or_refused(kind):
             assert read_upload(bytes(damaged), SIZE).shape == SIZE
         except ValueError as error:
             assert str(error)
+
+
+def test_pictures_in_units_of_their_own_are_seen_and_not_uploaded():
+    x = 300 + 60 * torch.randn(40, *SIZE)
+    vae = VAE(SIZE, MLP((8,)), Gaussian(2), GaussianValues(standardize=True)).eval()
+    vae.initialize(x)
+    explored = Explorer(vae, x)
+    for images in (x, explored.decode(explored.encode(x[0]))):
+        seen = explored.intensity(images)
+        assert seen.min() >= 0 and seen.max() <= 1 and len(seen.unique()) > 20
+    assert explored.intensity(torch.full(SIZE, 300.0)).mean() == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(ValueError, match="units of their own, and no bytes"):
+        explored.upload(FILES["GIF"])
 
 
 @pytest.mark.parametrize("binarize", ["none", "threshold", "stochastic"])

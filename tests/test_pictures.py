@@ -4,8 +4,10 @@ from PIL import Image
 from stand_ins import TinyVAE
 from tiny import binary_images, discrete_vae, grid_of_colours
 
-from vae_lab import pictures
+from vae_lab import VAE, pictures
 from vae_lab.latents import Bernoulli, Categorical, Gaussian, Poisson
+from vae_lab.likelihoods import Gaussian as GaussianValues
+from vae_lab.networks import MLP
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
@@ -45,6 +47,22 @@ def test_interpolations_go_from_left_to_right_in_each_row():
     side = 64 + pictures.GAP
     centres = grid[0, 32 + pictures.GAP :: side, 32 + pictures.GAP :: side]
     assert torch.equal(centres, torch.tensor([[0, 0.5, 1], [0, 0.5, 1]]))
+
+
+def test_values_in_units_of_their_own_are_seen():
+    """Around their mean, which is grey; [0, 1] would have all of them white."""
+    x = 300 + 60 * torch.randn(40, 1, 8, 8)
+    vae = VAE((1, 8, 8), MLP((8,)), Gaussian(2), GaussianValues(standardize=True)).eval()
+    vae.initialize(x)
+    z = vae.latent.mode(vae.encode(x[:1]))[0]
+    seen = {
+        "reconstructions": pictures.reconstructions(vae, x[:4]),
+        "samples": pictures.samples(vae, 2, 2),
+        "interpolations": pictures.interpolations(vae, x[:2], x[2:4]),
+        "traversals": pictures.traversals(vae, z, [0, 1]),
+    }
+    for name, images in seen.items():
+        assert images.min() >= 0 and images.max() <= 1 and len(images.unique()) > 20, name
 
 
 def test_grids_carry_no_gradient():

@@ -48,7 +48,9 @@ def reconstructions(vae: VAE, x: Tensor) -> Tensor:
         vae: The model.
         x: Images in [0, 1], shape [B, C, H, W].
     """
-    originals, decoded = grid(x, columns=len(x)), grid(vae.reconstruct(x), columns=len(x))
+    originals, decoded = (
+        grid(vae.likelihood.intensity(part), columns=len(x)) for part in (x, vae.reconstruct(x))
+    )
     band = originals.new_ones(3, BAND, originals.shape[-1])
     return torch.cat([originals, band, decoded], dim=1)
 
@@ -56,7 +58,7 @@ def reconstructions(vae: VAE, x: Tensor) -> Tensor:
 @torch.no_grad()
 def samples(vae: VAE, rows: int = 8, columns: int = 8) -> Tensor:
     """Mean images of :func:`draws` from the prior, in one image."""
-    return grid(draws(vae, rows, columns), columns)
+    return grid(vae.likelihood.intensity(draws(vae, rows, columns)), columns)
 
 
 def draws(vae: VAE, rows: int, columns: int) -> Tensor:
@@ -83,6 +85,7 @@ def interpolations(
         y1: of x1.
     """
     images = vae.interpolate(x0, x1, steps, y, y1)  # [steps, B, C, H, W]
+    images = vae.likelihood.intensity(images)
     return grid(images.transpose(0, 1).flatten(0, 1), columns=steps)
 
 
@@ -115,12 +118,10 @@ def traversals(
         values: to set instead, shape [V, L].
 
     Returns:
-        Shape [R, V, C, H, W].
+        Intensities, shape [R, V, C, H, W].
     """
     values = variables.values(vae, steps) if values is None else values
-    return torch.stack(
-        [vae.likelihood.mean(vae.decode(z_set)) for z_set in each(vae, z, units, values)]
-    )
+    return torch.stack([_decoded(vae, z_set) for z_set in each(vae, z, units, values)])
 
 
 @torch.no_grad()
@@ -136,12 +137,17 @@ def code_images(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Te
     Returns:
         Differences of intensities, shape [R, V, C, H, W].
     """
-    mean = vae.likelihood.mean(vae.decode(z)).mean(0)
+    mean = _decoded(vae, z).mean(0)
     added = [
-        torch.stack([vae.likelihood.mean(vae.decode(z_set)).mean(0) for z_set in values]) - mean
+        torch.stack([_decoded(vae, z_set).mean(0) for z_set in values]) - mean
         for values in each(vae, z, units, variables.values(vae, steps))
     ]
     return torch.stack(added)
+
+
+def _decoded(vae: VAE, z: Tensor) -> Tensor:
+    """The mean images of z as intensities."""
+    return vae.likelihood.intensity(vae.likelihood.mean(vae.decode(z)))
 
 
 def each(vae: VAE, z: Tensor, units: Sequence[int | Tensor], values: Tensor) -> Iterator[Tensor]:
@@ -176,7 +182,7 @@ def code_patches(vae: VAE, codes: Tensor | None = None) -> Tensor:
     small = vae.at(vae.shape[0], 3 * side, 3 * side)
     values = small.latent.values() if codes is None else small.latent.values()[codes]
     found = [
-        small.likelihood.mean(small.decode(small.latent.from_numbers(some)))
+        _decoded(small, small.latent.from_numbers(some))
         for some in values.split(AT_ONCE)  # a z has K numbers for each of its places
     ]
     return torch.cat(found)[..., side:-side, side:-side]

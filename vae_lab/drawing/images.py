@@ -93,11 +93,12 @@ class Images(Figures):
         )
         numbers = torch.cartesian_prod(up.flip(0), across).flip(-1)  # rows from the top
         z = vae.latent.from_numbers(numbers.to(vae.device, vae.dtype))
-        decoded = vae.likelihood.mean(vae.rows(FIRST).decode(z))
+        decoded = vae.likelihood.intensity(vae.likelihood.mean(vae.rows(FIRST).decode(z)))
         (left, bottom), (right, top) = (low - half).tolist(), (high + half).tolist()
         extent = (left, right, bottom, top)
         grid = pictures.grid(decoded, MAP_SIDE, gap=None).cpu()
         latent_figures.scatter(points, y, "means of q(z | x)", path, grid, extent)
 
     def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
-        return pictures.content(pictures.grid(torch.stack(list(data.values())), len(data)))
+        images = vae.likelihood.intensity(torch.stack(list(data.values())))
+        return pictures.content(pictures.grid(images, len(data)))

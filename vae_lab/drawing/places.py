@@ -90,14 +90,14 @@ def _kl_map(vae: VAE, kl: Tensor, x: Tensor, path: Path) -> None:
     maps = torch.cat([kl[:SHOWN], kl.mean(0, keepdim=True)])
     titles = [f"{total:,.0f} nats" for total in maps.sum((1, 2)).tolist()]
     titles[-1] += f"\nmean of {len(x)}"
-    place_figures.heat(_rgb(x[:SHOWN]), maps, titles, place_size(vae.network), path)
+    place_figures.heat(_rgb(vae, x[:SHOWN]), maps, titles, place_size(vae.network), path)
 
 
 def _value_maps(vae: VAE, seen: Seen, x: Tensor, path: Path) -> None:
     channels = pictures.active_units(seen.channels, MAPS)
     names = [f"$z_{{{channel}}}$" for channel in channels]
     numbers = seen.modes[:SHOWN, ..., channels].movedim(-1, 1)  # [N, R, h, w]
-    side, images = place_size(vae.network), _rgb(x[:SHOWN])
+    side, images = place_size(vae.network), _rgb(vae, x[:SHOWN])
     if vae.latent.kind == "codes" and seen.usage is not None:
         rank = seen.usage[channels].argsort(descending=True).argsort()  # of every code, [R, K]
         place_figures.codes(images, numbers.long(), rank, names, side, path)
@@ -164,7 +164,7 @@ def _names(seen: Seen, channels: list[int]) -> list[str]:
     return [f"$z_{{{n}}}$  {use[n]:.2f}{seen.use.unit} a place" for n in channels]
 
 
-def _rgb(x: Tensor) -> Tensor:
+def _rgb(vae: VAE, x: Tensor) -> Tensor:
     """Images [N, C, H, W] as [N, 3, H, W] on the CPU, in grey unless they have three channels."""
-    x = x.float().cpu()
+    x = vae.likelihood.intensity(x).float().cpu()
     return x if x.shape[1] == 3 else x.mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -32,9 +32,9 @@ DRAWING = Lock()  # matplotlib draws one figure at a time
 class Explorer:
     r"""The edits of a z. None of them changes the explorer: who explores keeps the z.
 
-    A z is one of the latent's, [\*E], an image [C, H, W] in [0, 1], or a row of a table or a series
-    in its own units. A *value* of a latent variable
-    is a number, the number of the category, a bit, or a count.
+    A z is one of the latent's, [\*E]; an image, in [0, 1] or in units of its own, a row of a table
+    or a series are as the model's data has them. A *value* of a latent variable is a number, the
+    number of the category, a bit, or a count.
 
     Args:
         vae: the model, in evaluation mode.
@@ -149,6 +149,10 @@ class Explorer:
         r"""The mean images of z [\*, \*E], [\*, C, H, W]."""
         return self.vae.likelihood.mean(self.vae.given(y).decode(z))
 
+    def intensity(self, images: Tensor) -> Tensor:
+        """Images as they are shown, in [0, 1], whatever units they have."""
+        return self.vae.likelihood.intensity(images)
+
     def values(self, z: Tensor) -> list[float]:
         """The value of every latent variable, [L]."""
         return self.latent.numbers(z).tolist()
@@ -216,8 +220,10 @@ class Explorer:
         """A picture file as an image of the model's shape, read and binarised as its data is.
 
         Raises:
-            ValueError: what is wrong with the file.
+            ValueError: what is wrong with the file, or no file of a picture has the data's units.
         """
+        if self.vae.likelihood.learns_units:
+            raise ValueError("the model's data are numbers in units of their own, and no bytes")
         image = read_upload(data, self.vae.shape, **self.pixels).unsqueeze(0)
         loader = TensorLoader(image, torch.tensor([-1]), 1, stage="test", binarize=self.binarize)
         return next(iter(loader)).x[0]

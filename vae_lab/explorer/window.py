@@ -138,7 +138,7 @@ class Window:
         """Test images to choose from."""
         self.offered = images
         for picture, shown in zip(self.strip, images, strict=True):
-            picture.show(shown.x)
+            picture.show(self.explorer.intensity(shown.x))
 
     def _choose(self, shown: Shown) -> None:
         """Begins with a datum, and its label."""
@@ -153,8 +153,8 @@ class Window:
             self.draw_samples()
 
     def _show_start(self) -> None:
-        self.original.show(self.shown.x)
-        self.reconstruction.show(self.explorer.decode(self.start, self.y))
+        self.original.show(self.explorer.intensity(self.shown.x))
+        self.reconstruction.load(self._drawn(self.start))
 
     def _relabel(self, label: float) -> None:
         """Another label, with the z as it is."""
@@ -172,7 +172,7 @@ class Window:
         self.way.show(0)
 
     def _show_end(self) -> None:
-        self.end.show(self.other.x)
+        self.end.show(self.explorer.intensity(self.other.x))
 
     async def _upload(self, event: events.UploadEventArguments) -> None:
         self.uploads.reset()
@@ -214,7 +214,7 @@ class Window:
             picture.load(await asyncio.to_thread(self._drawn, z))
 
     def _drawn(self, z: Tensor) -> str:
-        return data_url(self.explorer.decode(z, self.y))
+        return data_url(self.explorer.intensity(self.explorer.decode(z, self.y)))
 
 
 class Latest:

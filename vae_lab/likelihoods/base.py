@@ -124,6 +124,11 @@ class Likelihood(PrintsArguments, nn.Module):
         """
         return self.mean(params)
 
+    def intensity(self, x: Tensor) -> Tensor:
+        """How bright the values of images are shown, from 0 to 1: as they are, unless they have
+        units of their own."""
+        return x
+
     def show(self, expected: Tensor) -> Tensor:
         """The datum to show, [*, *X], by what is :meth:`expected`."""
         return expected

@@ -10,6 +10,8 @@ from .base import Likelihood
 from .eight_bits import check_levels, levels, log_mass
 from .units import observed, units, with_mask
 
+WHITE = 2.5  # standard deviations above the mean
+
 
 class _Location(Likelihood):
     """The base: the decoder gives where a value is expected, and one number how far off it is."""
@@ -120,6 +122,13 @@ class _Density(_Location):
     def noise(self, params: Tensor) -> Tensor:
         """What a standardised value is off by, drawn for each of the parameters."""
         raise NotImplementedError
+
+    def intensity(self, x: Tensor) -> Tensor:
+        """Of values in units of their own the mean is grey; black and white are so many of their
+        standard deviations from it."""
+        if not self.standardize:
+            return x
+        return (self._standardised(x).nan_to_num(0.0) / (2 * WHITE) + 0.5).clamp(0, 1)
 
     def _standardised(self, x: Tensor) -> Tensor:
         return (x - self.data_loc) / self.data_scale if self.standardize else x

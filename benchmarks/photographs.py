@@ -47,7 +47,9 @@ RECIPES = {
     "vq_1024": VQ,
     "vq_perceptual": f"{VQ} {SHARP}",
     "tokenizer": "experiment=tokenizer",
-    "fsq_tokenizer": "experiment=tokenizer model=fsq_vae ~model.categories",
+    "vq_1024_fast": f"{VQ} model.optimizer.lr=4e-3",  # the tokenizer's
+    "fsq_tokenizer": "experiment=tokenizer model=fsq_vae ~model.categories model.optimizer.lr=2e-3 "
+    "objective.adversarial=1 objective.discriminator_lr=1e-4",
 }
 QUALITY = ("mse", "psnr", "ssim", "feature_distance", "rfid")
 FIELDS = ("recipe", "size", "steps", "seed", *QUALITY, "ratio", "codes", "seconds")

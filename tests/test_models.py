@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import Precision
 from tiny import Images
 
 from commandline.signatures import _of_node
@@ -277,7 +278,8 @@ def test_a_grid_starts_at_the_mean_of_fewer_images(network, asked):
         seen.append(most)
         return Images().train_mean()
 
-    model.trainer = SimpleNamespace(datamodule=SimpleNamespace(train_mean=train_mean))
+    data = SimpleNamespace(train_mean=train_mean)
+    model.trainer = SimpleNamespace(datamodule=data, precision_plugin=Precision())
     model.setup("fit")
     assert seen == [asked]
 
@@ -292,7 +294,7 @@ def test_a_loaded_decoder_keeps_its_bias():
 
 def test_no_data_module_no_bias():
     model = make(GaussianVAE)
-    model.trainer = SimpleNamespace(datamodule=None)
+    model.trainer = SimpleNamespace(datamodule=None, precision_plugin=Precision())
     model.setup("fit")
     assert not model.vae.output_bias.any()
 

@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_aside = False
-_alone = False
+_part = "equal"  # that this process takes in the sums; or "aside", or "alone"
 
 
 def world_size() -> int:
     """The number of processes in this run, 1 without torch.distributed."""
-    several = not _alone and dist.is_available() and dist.is_initialized()
+    several = _part != "alone" and dist.is_available() and dist.is_initialized()
     return dist.get_world_size() if several else 1
 
 
@@ -27,37 +26,35 @@ def rank() -> int:
 def all_sum(x: Tensor) -> Tensor:
     """The sum of x over all processes, in place; x itself where there is only one."""
     if world_size() > 1:
-        if _aside:
+        if is_aside():
             x.zero_()
         dist.all_reduce(x)
     return x
 
 
-@contextmanager
-def aside() -> Iterator[None]:
+def aside() -> AbstractContextManager[None]:
     """Within this context the process joins sums over all processes, but adds only zeros."""
-    global _aside
-    before, _aside = _aside, True
-    try:
-        yield
-    finally:
-        _aside = before
+    return _taking("aside")
+
+
+def alone() -> AbstractContextManager[None]:
+    """Within this context the process is the only one: the others do not do what it does."""
+    return _taking("alone")
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Within this context the process is the only one: the others do not do what it does."""
-    global _alone
-    before, _alone = _alone, True
+def _taking(part: str) -> Iterator[None]:
+    global _part
+    before, _part = _part, part
     try:
         yield
     finally:
-        _alone = before
+        _part = before
 
 
 def is_aside() -> bool:
     """Is the process in :func:`aside`."""
-    return _aside
+    return _part == "aside"
 
 
 def each(x: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def traversals(
         Intensities, shape [R, V, C, H, W].
     """
     values = variables.values(vae, steps) if values is None else values
-    return torch.stack([_decoded(vae, z_set) for z_set in each(vae, z, units, values)])
+    return torch.stack([decoded(vae, z_set) for z_set in each(vae, z, units, values)])
 
 
 @torch.no_grad()
@@ -137,15 +137,15 @@ def code_images(vae: VAE, z: Tensor, units: Sequence[int], steps: int = 7) -> Te
     Returns:
         Differences of intensities, shape [R, V, C, H, W].
     """
-    mean = _decoded(vae, z).mean(0)
+    mean = decoded(vae, z).mean(0)
     added = [
-        torch.stack([_decoded(vae, z_set).mean(0) for z_set in values]) - mean
+        torch.stack([decoded(vae, z_set).mean(0) for z_set in values]) - mean
         for values in each(vae, z, units, variables.values(vae, steps))
     ]
     return torch.stack(added)
 
 
-def _decoded(vae: VAE, z: Tensor) -> Tensor:
+def decoded(vae: VAE, z: Tensor) -> Tensor:
     """The mean images of z as intensities."""
     return vae.likelihood.intensity(vae.likelihood.mean(vae.decode(z)))
 
@@ -182,7 +182,7 @@ def code_patches(vae: VAE, codes: Tensor | None = None) -> Tensor:
     small = vae.at(vae.shape[0], 3 * side, 3 * side)
     values = small.latent.values() if codes is None else small.latent.values()[codes]
     found = [
-        _decoded(small, small.latent.from_numbers(some))
+        decoded(small, small.latent.from_numbers(some))
         for some in values.split(AT_ONCE)  # a z has K numbers for each of its places
     ]
     return torch.cat(found)[..., side:-side, side:-side]

@@ -13,7 +13,6 @@ from .inputs import as_tensor, check_count
 from .networks.base import grid, place_size
 
 if TYPE_CHECKING:
-    from .latents import Latent
     from .vae import VAE
 
 STRIP = 129  # places of the strip on which the reach is measured, half of which it can be
@@ -85,7 +84,7 @@ class Tiled:
         out = _result(out, (self._channels, *(side * stride for side in places)), cut=stride)
         for rows, columns in self._tiles(places, self._reach.decoder):
             seen = z[np.ix_(rows.seen, columns.seen)]
-            _check_numbers(seen, self.vae.latent)
+            self.vae.latent.check_numbers(seen)
             sides = (len(rows.seen) * stride, len(columns.seen) * stride)
             vae = self.vae.at(self._channels, *sides)
             numbers = as_tensor("z", seen, vae).flatten()
@@ -135,13 +134,6 @@ def _of_one_picture(vae: "VAE") -> "VAE":
     if vector[..., 0].numel() != 1:
         raise ValueError(f"y must be one, that of the picture, got {list(vector.shape[:-1])}")
     return vae.settled(vector.flatten())
-
-
-def _check_numbers(z: np.ndarray, latent: "Latent") -> None:
-    low, high = latent.bounds
-    wrong = z[~((z >= low) & (z <= high))]
-    if len(wrong):
-        raise ValueError(f"z must be from {low:g} to {high:g}, got {wrong[0]:g}")
 
 
 def _shape(name: str, array: np.ndarray) -> tuple[int, ...]:

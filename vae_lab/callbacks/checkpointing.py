@@ -136,14 +136,15 @@ class Checkpointing(pl.callbacks.Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        self._end_with_a_step(trainer, batch_idx)
         self._within(trainer, batch_idx, validated=False)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
         batch_idx = place(trainer).begun - 1
+        self._end_with_a_step(trainer, batch_idx)
         if not trainer.global_step:
-            self._end_with_a_step(trainer, batch_idx)
             return
         if self.monitor is None:
             trainer.save_checkpoint(self.folder / "best.ckpt")
@@ -187,7 +188,6 @@ class Checkpointing(pl.callbacks.Checkpoint):
 
     def _within(self, trainer: pl.Trainer, batch_idx: int, validated: bool) -> None:
         """Saves in the middle of an epoch, if it is time to and a moment to go on from."""
-        self._end_with_a_step(trainer, batch_idx)
         late, asked = self._agreed(trainer, batch_idx)
         every = self.every_n_steps
         # What ends training within an epoch may be lifted: the rest of the epoch is then to follow.

@@ -202,11 +202,12 @@ class FiniteUpdates(pl.Callback):
         trainer.save_checkpoint(self.debug_path)
         finite = all(p.isfinite().all() for p in pl_module.parameters())
         weights = "weights" if finite else "weights, themselves no longer finite,"
-        skip = ", or on_nonfinite=skip" if may_skip else ""
+        clip = "trainer.gradient_clip_val=1"
+        cure = f"{clip}, or on_nonfinite=skip" if may_skip else f"or {clip}"
         raise FloatingPointError(
             f"{_bad(numbers)} at step {update.step}, epoch {update.epoch}, batch {update.batch} "
             f"({shown}); the {weights} are in {self.debug_path}; try a lower model.optimizer.lr, "
-            f"{'' if may_skip else 'or '}trainer.gradient_clip_val=1{skip}"
+            f"{cure}"
         )
 
 

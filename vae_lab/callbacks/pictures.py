@@ -26,9 +26,8 @@ class Pictures(pl.Callback):
 
     Drawn in validation, of the weights that it measures, and at the end of training, always from
     the same seed and from the first data of the first validation batch, so that pictures are
-    comparable over epochs. The files are
-    overwritten; W&B and TensorBoard keep them all, as `images/<name>`. Training does not notice:
-    the generators and the modules' modes are put back.
+    comparable over epochs. The files are overwritten; W&B and TensorBoard keep them all, as
+    `images/<name>`. Training does not notice: the generators and the modules' modes are put back.
 
     Only the first process draws, without communication. A model whose parameters are sharded over
     processes cannot be run by one of them, so none is drawn.

@@ -93,7 +93,7 @@ class Images(Figures):
         )
         numbers = torch.cartesian_prod(up.flip(0), across).flip(-1)  # rows from the top
         z = vae.latent.from_numbers(numbers.to(vae.device, vae.dtype))
-        decoded = vae.likelihood.intensity(vae.likelihood.mean(vae.rows(FIRST).decode(z)))
+        decoded = pictures.decoded(vae.rows(FIRST), z)
         (left, bottom), (right, top) = (low - half).tolist(), (high + half).tolist()
         extent = (left, right, bottom, top)
         grid = pictures.grid(decoded, MAP_SIDE, gap=None).cpu()

@@ -5,6 +5,7 @@ import math
 from contextlib import AbstractContextManager
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -152,6 +153,13 @@ class Latent(PrintsArguments, nn.Module):
     def bounds(self) -> tuple[float, float]:
         """The least and the largest number that a variable can be; infinite where there is none."""
         return bounds(self.prior())
+
+    def check_numbers(self, numbers: Tensor | np.ndarray) -> None:
+        """Refuses numbers outside of :attr:`bounds`, of whatever shape."""
+        low, high = self.bounds
+        wrong = numbers[~((numbers >= low) & (numbers <= high))]
+        if len(wrong):
+            raise ValueError(f"z must be from {low:g} to {high:g}, got {wrong[0]:g}")
 
     @property
     def has_units(self) -> bool:

@@ -53,7 +53,7 @@ DIM = 8  # of a learned code
 BATCH = 64
 RATE = 2e-3
 WARM = 50  # steps
-ROUNDS = 20  # of timed steps
+ROUNDS = 100  # of timed steps
 
 
 class Contender(Protocol):
@@ -182,9 +182,12 @@ def peers(folder: Path | None) -> dict[str, Callable[[], Contender]]:
     }
 
 
-def stepper(contender: Contender, x: Tensor, steps: int) -> Callable[[], None]:
+def stepper(
+    contender: Contender, x: Tensor, steps: int, compiled: bool = False
+) -> Callable[[], None]:
     """Takes the next step of training."""
     contender.train(True)
+    loss = torch.compile(contender.loss) if compiled else contender.loss
     optimizer = torch.optim.AdamW(contender.groups(), RATE, weight_decay=0.0, fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     factor = rate_factor(WARM, "cosine", lambda: steps)
@@ -196,7 +199,7 @@ def stepper(contender: Contender, x: Tensor, steps: int) -> Callable[[], None]:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor(done)
         optimizer.zero_grad()
-        contender.loss(x[torch.randint(len(x), (BATCH,))]).backward()
+        loss(x[torch.randint(len(x), (BATCH,))]).backward()
         optimizer.step()
         done += 1
 
@@ -260,12 +263,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--names", nargs="+", help="some of the table's rows; by default all")
     parser.add_argument("--peer", type=Path, help="the folder with vector-quantize-pytorch")
+    parser.add_argument("--compile", action="store_true", help="time compiled steps")
     parser.add_argument("--out", type=Path, help="default: benchmarks/codebooks_DATA.csv")
     options = parser.parse_args()
     out = options.out or ROOT / "benchmarks" / f"codebooks_{options.data}.csv"
     images = DATA[options.data](root=options.root).load()
     x, test = images.train.float() / 255, images.test.float() / 255
     known = ours(options.steps) | peers(options.peer)
+    if options.compile:
+        known.pop("its VQ, revived", None)  # torch 2.14 fails to compile it
     if unknown := {*(options.names or [])} - {*known}:
         parser.error(f"--names must be some of {', '.join(known)}, got {', '.join(unknown)}")
     chosen = {name: known[name] for name in options.names or known}
@@ -280,7 +286,9 @@ def main() -> None:
                 rows.append(case | trained(make, seed, options.steps, x, test))
                 write(rows, out)
                 print(*rows[-1].values(), flush=True)
-    steps = {name: stepper(make(), x, options.steps) for name, make in chosen.items()}
+    steps = {
+        name: stepper(make(), x, options.steps, options.compile) for name, make in chosen.items()
+    }
     wanted = [row for row in rows if row["steps"] == str(options.steps) and row["name"] in chosen]
     print(table(wanted, medians(steps, ROUNDS)))
 

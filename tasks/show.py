@@ -11,9 +11,7 @@ say = rank_zero_only(print)
 
 
 def tested(trainer: pl.Trainer, *arguments: Any, **options: Any) -> dict[str, float]:
-    trainer.test(*arguments, verbose=False, **options)
-    metrics = trainer.callback_metrics.items()
-    return {name: value.item() for name, value in metrics if name.startswith("test/")}
+    return dict(*trainer.test(*arguments, verbose=False, **options))
 
 
 @rank_zero_only

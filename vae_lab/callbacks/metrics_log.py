@@ -54,6 +54,9 @@ class MetricsLog(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = _named("val", pl_module)
+        if trainer.state.fn == "validate":
+            pl_module.log_dict(metrics)  # trainer.validate returns what is logged
+            return
         # For the callbacks that monitor them; log_dict takes 8 ms for each.
         trainer.callback_metrics.update(metrics)
         write(trainer, {name: value.item() for name, value in metrics.items()})
@@ -65,9 +68,7 @@ class MetricsLog(pl.Callback):
         cast(Training, pl_module).metrics.reset()
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        metrics = _named("test", pl_module)
-        pl_module.log_dict(metrics, logger=False)
-        write(trainer, {name: value.item() for name, value in metrics.items()})
+        pl_module.log_dict(_named("test", pl_module))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -46,6 +46,7 @@ QUIET = (
     ".*WeightAveraging callback with a model that overrides.*",  # sharding with it is refused
     ".*returned a view tensor.*",  # FSDP's; nothing is changed in place
     ".*Grad strides do not match.*",  # DDP's, of a layer with one output
+    ".*The axis name.*will not be used.*",  # of an export: the batch of x is that of the labels
     ".*sync_dist=True.*",  # the metrics are sums over all processes already
 )
 

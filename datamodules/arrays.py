@@ -14,7 +14,7 @@ from datamodules.values import Opened, Values
 from vae_lab.data.array_files import check_file, is_table, main_array, open_arrays, read_table
 from vae_lab.data.columns import Column
 from vae_lab.data.rows import CHUNK, ArrayRows, MappedArray, TableRows, are_pictures, as_labels
-from vae_lab.data.tables import LOOKED_AT, Table, columns_of_array, from_arrow, left_out, of_named
+from vae_lab.data.tables import LOOKED_AT, Table, columns_of_array, from_arrow, of_named
 
 
 @dataclass(kw_only=True, eq=False)
@@ -75,7 +75,7 @@ class Arrays(Values):
         """A file as a table; `like` is the training data's, or what is known of its columns."""
         of_train = not isinstance(like, Table)
         columns, classes = (like, ()) if of_train else (like.columns, like.classes)
-        named = from_arrow(read_table(path), left_out(columns))
+        named = from_arrow(read_table(path), columns, self.labels, str(path))
         return of_named(named, columns, self.labels, classes, str(path))
 
     def _arrays(self) -> Opened:

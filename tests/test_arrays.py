@@ -170,6 +170,16 @@ def test_a_table_has_its_columns_and_labels(tmp_path):
     assert data.classes == 2 and data.attributes is None
 
 
+def test_a_column_of_dates_is_left_out_for_good(tmp_path):
+    """The columns that a run keeps name no others, and those of a file for the test neither."""
+    pytest.importorskip("pyarrow")
+    lines = [f"{i % 3 + 0.5 * i},2024-01-{i % 28 + 1:02d}" for i in range(60)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["size,day", *lines]))
+    data = ready(Arrays(train=str(path), test=str(path), columns={"day": None}, **SMALL))
+    assert same(data, Arrays(train=str(path), test=str(path), columns=data.schema, **SMALL))
+
+
 def test_several_columns_are_attributes(tmp_path):
     pytest.importorskip("pyarrow")
     lines = [f"{i % 7},{i % 3 + 0.5 * i},{'ab'[i % 2]}" for i in range(60)]

@@ -295,7 +295,7 @@ def test_numbers_of_any_unit_are_given_as_they_are():
             {},
             "column 'name' is text with 120 different values in 120 rows",
         ),
-        ({"columns": {"nam": None}}, "the data has no column 'nam'"),
+        ({"columns": {"nam": None}}, "x has no column 'nam'"),
         (
             {"columns": {"name": None, "age": "log"}},
             "column 'age' must be one of gaussian, .*'log'",
@@ -328,6 +328,14 @@ def test_what_cannot_be_trained_on_is_one_line(x, settings, line):
     with pytest.raises(ValueError, match=line) as caught:
         vae_lab.fit(x, **{"progress": False, "epochs": 1} | settings)
     assert "\n" not in str(caught.value)
+
+
+def test_what_was_left_out_of_a_frame_is_not_looked_at_again():
+    frame = FRAME | {"day": np.arange(120).astype("datetime64[D]")}
+    without = {"name": None, "day": None, "group": None}
+    vae = vae_lab.fit(frame, columns=without, **QUICK)
+    assert torch.equal(vae.encode(frame).mean, vae.encode(FRAME).mean)
+    vae_lab.fit(frame, model=vae, val=frame, **QUIET)
 
 
 def test_a_model_keeps_the_classes_of_a_frame(of_frame):

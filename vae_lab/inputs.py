@@ -58,7 +58,7 @@ def as_data(
 def _of_columns(x: Any, like: Placed, columns: "list[dict[str, Any]]") -> Tensor:
     from .data.tables import as_named, of_named
 
-    named = as_named(x)
+    named = as_named(x, columns, where="x")
     if named is not None:
         x = of_named(named, columns, where="x").x.to(like.device)
     return as_tensor("x", x, like).to(like.dtype)

@@ -96,7 +96,7 @@ def as_table(x: Any, columns: Columns = None, labels: str | None = None) -> Tabl
             called "0", "1", and so on, and its numbers are taken as they are.
         labels: a column that is no part of x but its label.
     """
-    named = as_named(x, left_out(columns))
+    named = as_named(x, columns, labels)
     if named is None:
         array = as_array(x)
         if labels is not None:
@@ -120,7 +120,7 @@ def of_named(
             default those that there are.
         where: they come from, for messages.
     """
-    names = [labels] if isinstance(labels, str) else list(labels or [])
+    names = _as_list(labels)
     _check_names(named, names, where)
     _check_lengths(named, where)
     codes = None
@@ -253,17 +253,25 @@ def is_named(x: Any) -> bool:
     return frame or isinstance(x, Mapping)
 
 
-def as_named(x: Any, without: Sequence[str] = ()) -> Named | None:
+def as_named(
+    x: Any,
+    columns: Columns = None,
+    labels: str | Sequence[str] | None = None,
+    where: str = "the data",
+) -> Named | None:
     """The columns of a table by their names, without the index of a pandas frame; None if it is
     none.
 
     Args:
-        without: columns that are not looked at.
+        columns: as in :func:`as_table`; columns that are left out are not looked at, nor are those
+            that a table read before has not.
+        labels: the column, or several, that may be no part of these.
+        where: it comes from, for messages.
     """
     if isinstance(x, Mapping):
-        _check_names(x, without)
-        kept = {str(name): values for name, values in x.items() if str(name) not in without}
-        return {name: _from_list(name, values) for name, values in kept.items()}
+        values = {str(name): values for name, values in x.items()}
+        kept = _looked_at([*values], columns, labels, where)
+        return {name: _from_list(name, values[name]) for name in kept}
     if not is_named(x):
         return None
     with needs("tables", __name__):
@@ -277,7 +285,17 @@ def as_named(x: Any, without: Sequence[str] = ()) -> Named | None:
     except pyarrow.ArrowException as error:  # of a column of text and numbers
         said = ", ".join(str(part) for part in error.args)
         raise ValueError(f"a frame's column must hold one kind of values: {said}") from None
-    return from_arrow(table, without)
+    return from_arrow(table, columns, labels, where)
+
+
+def _looked_at(
+    names: Sequence[str], columns: Columns, labels: str | Sequence[str] | None, where: str
+) -> list[str]:
+    schema, _ = schema_and_edits(columns)
+    wanted = [*_as_list(labels), *(column["name"] for column in schema)]
+    without = left_out(columns)
+    _check_names(names, [*without, *wanted], where)
+    return [name for name in names if (name in wanted if schema else name not in without)]
 
 
 def _from_tensor(x: Tensor) -> np.ndarray:
@@ -315,14 +333,18 @@ def _as_python(value: Any) -> Any:
     return value.as_py() if hasattr(value, "as_py") else value
 
 
-def from_arrow(table: "pyarrow.Table", without: Sequence[str] = ()) -> Named:
-    """The columns of an arrow table as arrays, without what was the index of a pandas frame."""
+def from_arrow(
+    table: "pyarrow.Table",
+    columns: Columns = None,
+    labels: str | Sequence[str] | None = None,
+    where: str = "the data",
+) -> Named:
+    """:func:`as_named` of an arrow table."""
     names = table.column_names
-    _check_names(names, without)
+    kept = _looked_at(names, columns, labels, where)
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"there are several columns of the name {twice[0]!r}: rename them")
-    kept = [name for name in names if name not in without and not INDEX.fullmatch(name)]
-    return {name: _from_arrow(name, table[name]) for name in kept}
+    return {name: _from_arrow(name, table[name]) for name in kept if not INDEX.fullmatch(name)}
 
 
 def _from_arrow(name: str, column: Any) -> np.ndarray:
@@ -351,6 +373,10 @@ def schema_and_edits(columns: Columns) -> tuple[list[Column], Edits]:
     if columns is None or isinstance(columns, Mapping):
         return [], columns or {}
     return [dict(column) for column in columns], {}
+
+
+def _as_list(labels: str | Sequence[str] | None) -> list[str]:
+    return [labels] if isinstance(labels, str) else [*(labels or ())]
 
 
 def left_out(columns: Columns) -> list[str]:

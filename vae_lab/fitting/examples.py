@@ -13,7 +13,7 @@ from ..data import Pixels, Prepare, TensorLoader
 from ..data.columns import Column
 from ..data.rows import are_pictures, as_stored
 from ..data.splits import check_size, split_rows
-from ..data.tables import Table, as_array, as_named, encode_array, left_out, of_array, of_named
+from ..data.tables import Table, as_array, as_named, encode_array, of_array, of_named
 from ..inputs import NUMBERED, Shape, as_numbers, as_numpy
 from ..likelihoods import Bernoulli, Columns, Gaussian, Likelihood
 from ..seeding import derive_seed
@@ -146,9 +146,10 @@ def examples(
     """
     if isinstance(x, Dataset):
         x = _read(x)
-    named = as_named(x, left_out(columns))
+    read, names = schema or columns, y if names_columns(y) else None
+    named = as_named(x, read, names, where)
     if named is not None:
-        table = of_named(named, schema or columns, y if names_columns(y) else None, classes, where)
+        table = of_named(named, read, names, classes, where)
         labels = _labels(y, len(table.x)) if table.labels is None else table.labels
         return _of_table(table, labels, tuple(table.x.shape[1:]))
     if names_columns(y):

@@ -49,6 +49,11 @@ def saved(tmp_path, array, name="x.npy"):
     return str(tmp_path / name)
 
 
+def npz(tmp_path, **arrays):
+    np.savez(tmp_path / "x.npz", **arrays)
+    return str(tmp_path / "x.npz")
+
+
 def ready(datamodule):
     datamodule.prepare_data()
     datamodule.setup()
@@ -263,6 +268,13 @@ BAD = {
     "bits as bytes": (
         lambda p: {"train": saved(p, np.eye(36, dtype=np.uint8).reshape(36, 1, 6, 6))},
         r"x.npy holds bytes of 0 and 1 only, and pictures have 0 to 255: store 255 \* x",
+    ),
+    "labels of text": (
+        lambda p: (
+            {"train": npz(p, x=ARRAYS["vectors"], y=["a"] * len(ARRAYS["vectors"]))}
+            | {"labels": "y"}
+        ),
+        "labels must be numbers, got <U1: number the classes from 0",
     ),
     "no labels": (
         lambda p: {"train": saved(p, ARRAYS["vectors"]), "labels": "y"},

@@ -349,6 +349,30 @@ def test_an_edit_that_does_not_fit_is_one_line(name):
         as_table(NAMED, {name: EDITS[name]})
 
 
+def test_large_integers_of_which_some_are_missing_are_not_read_as_others():
+    ids = [2**60 + row if row % 3 else None for row in range(300)]
+    with pytest.raises(ValueError, match="float32 cannot tell its values apart: 200 become 1"):
+        as_table(pa.table({"a": pa.array(ids, pa.int64())}))
+
+
+def test_a_column_of_numbers_may_be_empty_in_another_table():
+    columns = as_table(NAMED).columns
+    table = of_named(raw() | {"size": np.array([None] * 5, object)}, columns)
+    at = [column["name"] for column in columns].index("size")
+    assert table.x[:, at].isnan().all() and not table.x[:, -1].isnan().all()
+
+
+def test_a_file_that_is_not_in_utf8_is_one_line(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes("a,b\n1,é\n2,è\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="table.csv is not in UTF-8: save it as that"):
+        read_table(path)
+
+
+def test_a_separator_within_quotes_is_none(tmp_path):
+    assert read_csv(tmp_path, '"a;x;y",b\n1,2\n').column_names == ["a;x;y", "b"]
+
+
 def test_what_another_table_lacks_or_has_anew_is_said():
     columns = as_table(NAMED).columns
     fewer = {name: values for name, values in raw().items() if name != "count"}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -84,6 +85,8 @@ def read_table(path: Path) -> "pyarrow.Table":
         table = _csv(path, pyarrow.csv) if csv else pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path} cannot be read: {_one_line(error)}") from None
+    if csv and any(map(pyarrow.types.is_binary, table.schema.types)):
+        raise ValueError(f"{path} is not in UTF-8: save it as that")
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path} has several columns of the name {twice[0]!r}: rename them")
@@ -97,7 +100,7 @@ def read_table(path: Path) -> "pyarrow.Table":
 def _csv(path: Path, csv: Any) -> "pyarrow.Table":
     """The types are found in the whole file, and not in its first part only."""
     with path.open("rb") as file:
-        first = file.readline().decode(errors="replace")
+        first = re.sub('"[^"]*"', "", file.readline().decode(errors="replace"))
     block = min(max(path.stat().st_size, 1), MAX_BLOCK)
     return csv.read_csv(
         path,

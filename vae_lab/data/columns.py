@@ -183,7 +183,7 @@ def _of_kind(name: str, known: np.ndarray, kind: str) -> Column:
         raise ValueError(f"column {name!r} holds {low}, so it is not lognormal: log x needs x > 0")
     if kind in COUNTS and (low < 0 or not _are_whole(known)):
         raise ValueError(f"column {name!r} must hold the integers 0, 1, 2, ... to be {kind}")
-    _check_digits(name, known)
+    check_digits(name, known)
     return {"name": name, "kind": kind}
 
 
@@ -252,7 +252,7 @@ def _of_numbers(name: str, known: np.ndarray) -> Guess:
 
 
 def _continuous(name: str, known: np.ndarray, integer: bool = False) -> Guess:
-    _check_digits(name, known)
+    check_digits(name, known)
     values = known.astype(float)
     low, skew, kurtosis = values.min(), *_shape(values)
     about = f"{low:.3g} to {values.max():.3g}"
@@ -329,7 +329,7 @@ def _check_finite(name: str, values: np.ndarray, where: str = "") -> None:
         )
 
 
-def _check_digits(name: str, known: np.ndarray) -> None:
+def check_digits(name: str, known: np.ndarray) -> None:
     """Refuses numbers so far from 0, for their spread, that float32 makes the same of many."""
     low, high = float(known.min()), float(known.max())
     if known.std(dtype=float) > NARROW * max(abs(low), abs(high)):
@@ -346,6 +346,8 @@ def _check_digits(name: str, known: np.ndarray) -> None:
 def _as_float32(name: str, values: np.ndarray, where: str) -> np.ndarray:
     if values.dtype.kind == "O":
         found = present(values)
+        if not len(found):  # nobody can tell what an empty column would hold
+            return np.full(values.shape, np.nan, np.float32)
         raise ValueError(
             f"column {name!r} of {where} holds {found[0]!r}, the training data numbers"
         )

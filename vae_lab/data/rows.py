@@ -157,7 +157,10 @@ class DatasetRows:
 
 def as_labels(labels: Any) -> Tensor:
     """Labels [N] as int64, attributes [N, A] as float32."""
-    found = torch.as_tensor(np.asarray(labels))
+    array = np.asarray(labels)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"labels must be numbers, got {array.dtype}: number the classes from 0")
+    found = torch.as_tensor(array)
     return found.float().reshape(len(found), -1) if found.is_floating_point() else found.long()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..optional import needs
 from .columns import (
     Column,
+    check_digits,
     decode,
     edited,
     encode,
@@ -36,6 +37,9 @@ Columns = Edits | Sequence[Column] | None
 
 LOOKED_AT = 100_000  # rows, for a guess
 INDEX = re.compile(r"__index_level_\d+__|")  # what pandas calls it in a .parquet, and in a .csv
+EXACT = 2**53  # up to here float64 holds all integers; a column with missing ones is read as it
+    2**53
+)  # up to which float64, as which integers are read where some are missing, has them all
 MOST_LINES = 60  # that anybody reads
 
 
@@ -358,7 +362,11 @@ def _from_arrow(name: str, column: Any) -> np.ndarray:
     if of_few:
         column = column.cast(kind)
     if kinds.is_integer(kind) or kinds.is_floating(kind):
-        return column.to_numpy()
+        numbers = column.to_numpy()
+        missing = kinds.is_integer(kind) and column.null_count
+        if missing and np.nanmax(np.abs(numbers), initial=0) > EXACT:
+            check_digits(name, column.drop_null().to_numpy())
+        return numbers
     if kinds.is_decimal(kind):
         return column.cast("float64").to_numpy()
     raise ValueError(_neither(name, kind))

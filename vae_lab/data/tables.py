@@ -37,9 +37,7 @@ Columns = Edits | Sequence[Column] | None
 
 LOOKED_AT = 100_000  # rows, for a guess
 INDEX = re.compile(r"__index_level_\d+__|")  # what pandas calls it in a .parquet, and in a .csv
-EXACT = 2**53  # up to here float64 holds all integers; a column with missing ones is read as it
-    2**53
-)  # up to which float64, as which integers are read where some are missing, has them all
+EXACT = 2**53  # float64 has all integers up to it
 MOST_LINES = 60  # that anybody reads
 
 

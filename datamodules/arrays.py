@@ -140,4 +140,4 @@ class Arrays(Values):
 
 def _reader(table: Table, path: Path) -> TableRows:
     labels = torch.full((len(table.x),), -1) if table.labels is None else table.labels
-    return TableRows(table.x, labels, path)
+    return TableRows(table.x, labels, path, [column["name"] for column in table.columns])

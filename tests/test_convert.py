@@ -1,5 +1,6 @@
 """Data to latent variables in files and back, and holes filled: task=encode, decode and impute."""
 
+import csv
 import os
 import shutil
 import signal
@@ -331,6 +332,16 @@ def test_a_table_comes_back_with_its_names_values_and_types(people, suffix):
     vae = VAE.from_pretrained("b")
     x = Arrays(train="people.parquet", columns=vae.likelihood.columns).opened.train.images
     assert np.allclose(found["size"].to_numpy(), vae.reconstruct(x)[:, 0], rtol=1e-4)
+
+
+def test_columns_that_the_model_does_not_know_stay_as_they_are_written(people):
+    run, _ = people
+    more = ["zip,note,when", *["00123,NA,2024-01-02 03:04"] * 78, ",,", '"0,1",a b,1.50']
+    lines = zip(Path("people.csv").read_text().splitlines(), more, strict=True)
+    Path("more.csv").write_text("".join(f"{known},{other}\n" for known, other in lines))
+    run("task=impute", "checkpoint=b", "data.test=more.csv", "impute.out=full.csv")
+    with Path("full.csv").open(newline="") as file:
+        assert [row[-3:] for row in csv.reader(file)] == [*csv.reader(more)]
 
 
 @pytest.mark.parametrize("draw", ["true", "false"])

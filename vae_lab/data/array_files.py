@@ -5,7 +5,7 @@ import math
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +72,12 @@ def main_array(arrays: Arrays, path: Path) -> str:
     return next(iter(arrays))
 
 
-def read_table(path: Path) -> "pyarrow.Table":
-    """The columns of a .csv or .parquet file, in memory."""
+def read_table(path: Path, known: Sequence[str] | None = None) -> "pyarrow.Table":
+    """The columns of a .csv or .parquet file, in memory.
+
+    Args:
+        known: the others of a .csv file are text, as it is written; None: there are no others.
+    """
     with needs("tables", __name__):
         import pyarrow
         import pyarrow.csv
@@ -82,7 +86,7 @@ def read_table(path: Path) -> "pyarrow.Table":
         raise ValueError(f"{path} is empty")
     try:
         csv = path.suffix.lower() == ".csv"
-        table = _csv(path, pyarrow.csv) if csv else pyarrow.parquet.read_table(path)
+        table = _csv(path, pyarrow.csv, known) if csv else pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path} cannot be read: {_one_line(error)}") from None
     if csv and any(map(pyarrow.types.is_binary, table.schema.types)):
@@ -97,17 +101,28 @@ def read_table(path: Path) -> "pyarrow.Table":
     return table
 
 
-def _csv(path: Path, csv: Any) -> "pyarrow.Table":
+def _csv(path: Path, csv: Any, known: Sequence[str] | None) -> "pyarrow.Table":
     """The types are found in the whole file, and not in its first part only."""
+    from pyarrow import string
+
     with path.open("rb") as file:
         first = re.sub('"[^"]*"', "", file.readline().decode(errors="replace"))
     block = min(max(path.stat().st_size, 1), MAX_BLOCK)
-    return csv.read_csv(
-        path,
-        read_options=csv.ReadOptions(block_size=block),
-        parse_options=csv.ParseOptions(delimiter=max(SEPARATORS, key=first.count)),
-        convert_options=csv.ConvertOptions(null_values=MISSING, strings_can_be_null=True),
-    )
+    reading = {
+        "read_options": csv.ReadOptions(block_size=block),
+        "parse_options": csv.ParseOptions(delimiter=max(SEPARATORS, key=first.count)),
+    }
+    types = csv.ConvertOptions(null_values=MISSING, strings_can_be_null=True)
+    table = csv.read_csv(path, convert_options=types, **reading)
+    names = table.column_names
+    others = [] if known is None else [name for name in names if name not in known]
+    if others:
+        written = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+        written.include_columns, written.column_types = others, dict.fromkeys(others, string())
+        texts = csv.read_csv(path, convert_options=written, **reading)
+        for name in others:
+            table = table.set_column(names.index(name), name, texts[name])
+    return table
 
 
 def _is_number(name: str) -> bool:

@@ -105,9 +105,11 @@ class TableRows(Tensors):
 
     Args:
         path: of the file.
+        names: of the columns that the data is read from.
     """
 
     path: Path
+    names: Sequence[str]
 
     def subset(self, rows: Tensor) -> Tensors:
         return Tensors(self.images[rows], self.labels[rows])
@@ -115,7 +117,7 @@ class TableRows(Tensors):
     def original(self, rows: Tensor) -> "pyarrow.Table":
         """Rows of the file as they are there, with all columns."""
         if "_table" not in self.__dict__:
-            self.__dict__["_table"] = read_table(self.path)
+            self.__dict__["_table"] = read_table(self.path, self.names)
         return self.__dict__["_table"].take(rows.numpy())
 
 

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import Precision
+from stand_ins import trainer
 from tiny import Images
 
 from commandline.signatures import _of_node
@@ -147,22 +148,13 @@ def test_the_same_settings_give_the_same_model(cls, usual):
 def test_a_trainer_of_ones_own_returns_and_logs_what_it_measured(tmp_path):
     model, data = make(GaussianVAE, latents=2), Images(8)
     data.test_dataloader = data.train_dataloader
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=6,
-        accumulate_grad_batches=2,
-        log_every_n_steps=1,
-        logger=CSVLogger(tmp_path),
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(model, data)
-    (val,) = trainer.validate(model, data, verbose=False)
-    (test,) = trainer.test(model, data, verbose=False)
+    run = trainer(logger=CSVLogger(tmp_path), max_epochs=6, accumulate_grad_batches=2)
+    run.fit(model, data)
+    (val,) = run.validate(model, data, verbose=False)
+    (test,) = run.test(model, data, verbose=False)
     assert val.keys() == {"val/elbo", "val/reconstruction", "val/kl", "val/active_units"}
     assert test.keys() == {"test/elbo", "test/reconstruction", "test/kl", "test/active_units"}
-    with (Path(trainer.logger.log_dir) / "metrics.csv").open(newline="") as file:
+    with (Path(run.logger.log_dir) / "metrics.csv").open(newline="") as file:
         rows = [*csv.DictReader(file)][-2:]
     for row, found in zip(rows, (val, test), strict=True):
         assert found == {name: float(row[name]) for name in found}

@@ -12,9 +12,16 @@ from torch import Tensor
 
 from datamodules.values import Opened, Values
 from vae_lab.data.array_files import check_file, is_table, main_array, open_arrays, read_table
-from vae_lab.data.columns import Column
+from vae_lab.data.columns import Column, of_text
 from vae_lab.data.rows import CHUNK, ArrayRows, MappedArray, TableRows, are_pictures, as_labels
-from vae_lab.data.tables import LOOKED_AT, Table, columns_of_array, from_arrow, of_named
+from vae_lab.data.tables import (
+    LOOKED_AT,
+    Table,
+    columns_of_array,
+    from_arrow,
+    of_named,
+    schema_and_edits,
+)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -75,7 +82,10 @@ class Arrays(Values):
         """A file as a table; `like` is the training data's, or what is known of its columns."""
         of_train = not isinstance(like, Table)
         columns, classes = (like, ()) if of_train else (like.columns, like.classes)
-        named = from_arrow(read_table(path), columns, self.labels, str(path))
+        known, _ = schema_and_edits(columns)
+        if isinstance(self.labels, str):
+            known = [*known, {"name": self.labels, "values": classes}]
+        named = from_arrow(read_table(path, of_text(known)), columns, self.labels, str(path))
         return of_named(named, columns, self.labels, classes, str(path))
 
     def _arrays(self) -> Opened:
@@ -122,7 +132,16 @@ class Arrays(Values):
         arrays = open_arrays(path)
         if self.labels not in arrays:
             raise ValueError(f"{path} has no array {self.labels!r}; it holds {', '.join(arrays)}")
-        labels = as_labels(arrays[self.labels])
+        array = np.asarray(arrays[self.labels])
+        if array.ndim == 1 and array.dtype.kind == "f":  # of classes, NaN where one is missing
+            array = np.nan_to_num(array, nan=-1)
+            if not (array == np.rint(array)).all():
+                raise ValueError(
+                    f"{self.labels} of {path} holds {array[array != np.rint(array)][0]:g}, and "
+                    "labels [N] are classes: store it as [N, 1] for an attribute"
+                )
+            array = array.astype(np.int64)
+        labels = as_labels(array)
         if len(labels) != count:
             raise ValueError(f"{path} has {len(labels)} {self.labels} for {count} rows of data")
         return labels
@@ -140,4 +159,4 @@ class Arrays(Values):
 
 def _reader(table: Table, path: Path) -> TableRows:
     labels = torch.full((len(table.x),), -1) if table.labels is None else table.labels
-    return TableRows(table.x, labels, path, [column["name"] for column in table.columns])
+    return TableRows(table.x, labels, path, table.columns)

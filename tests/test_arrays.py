@@ -185,6 +185,21 @@ def test_a_column_of_dates_is_left_out_for_good(tmp_path):
     assert same(data, Arrays(train=str(path), test=str(path), columns=data.schema, **SMALL))
 
 
+def test_text_stays_text_where_its_values_look_like_numbers(tmp_path):
+    """In a file for the test, and when a run's columns read a part of its data."""
+    pytest.importorskip("pyarrow")
+    lines = [f"{i % 3 + 0.5 * i},{'1A2'[i % 3]},{'3B'[i % 2]}" for i in range(60)]
+    path, other = tmp_path / "t.csv", tmp_path / "u.csv"
+    path.write_text("\n".join(["size,grade,kind", *lines]))
+    other.write_text("size,grade,kind\n" + "0.5,1,3\n1.5,2,3\n" * 10)
+    data = Arrays(train=str(path), test=str(other), labels="kind", **SMALL).opened
+    assert data.test.images[:2].tolist() == [[0.5, 0], [1.5, 1]]
+    assert data.test.labels.tolist() == [0] * 20
+    part = Arrays(train=str(other), columns=data.columns, **SMALL).opened.train
+    assert torch.equal(part.images, data.test.images)
+    assert part.original(torch.tensor([1, 2]))["grade"].to_pylist() == ["2", "1"]
+
+
 def test_several_columns_are_attributes(tmp_path):
     pytest.importorskip("pyarrow")
     lines = [f"{i % 7},{i % 3 + 0.5 * i},{'ab'[i % 2]}" for i in range(60)]
@@ -213,6 +228,7 @@ def test_several_columns_are_attributes(tmp_path):
     ("labels", "classes", "attributes"),
     [
         (np.array([0, 2, 1] * 20), 3, None),
+        (np.array([0.0, 2.0, math.nan] * 20), 3, None),
         (np.array([-1, 1] * 30), 2, None),
         (np.full(60, -1), None, None),
         (np.ones((60, 2)), None, ("0", "1")),
@@ -275,6 +291,13 @@ BAD = {
             | {"labels": "y"}
         ),
         "labels must be numbers, got <U1: number the classes from 0",
+    ),
+    "labels with a fraction": (
+        lambda p: (
+            {"train": npz(p, x=ARRAYS["vectors"], y=np.full(len(ARRAYS["vectors"]), 0.5))}
+            | {"labels": "y"}
+        ),
+        r"y of .*x.npz holds 0.5, and labels \[N\] are classes: store it as \[N, 1\] for an attr",
     ),
     "no labels": (
         lambda p: {"train": saved(p, ARRAYS["vectors"]), "labels": "y"},

@@ -355,6 +355,20 @@ def test_large_integers_of_which_some_are_missing_are_not_read_as_others():
         as_table(pa.table({"a": pa.array(ids, pa.int64())}))
 
 
+def test_numbers_too_small_for_a_logarithm_in_float32():
+    """They are guessed as another kind; a lognormal column says what is the matter."""
+    values = np.geomspace(1e-80, 1, 300)
+    column = as_table({"p": values}).columns[0]
+    assert column["kind"] in ("gaussian", "student_t")
+    tiny = "column 'p'.* holds 1e-80, which float32 takes for 0: .* or store its logarithm"
+    with pytest.raises(ValueError, match=tiny):
+        as_table({"p": values}, {"p": "lognormal"})
+    of_others = as_table({"p": np.geomspace(1e-30, 1, 300)}).columns
+    assert of_others[0]["kind"] == "lognormal"
+    with pytest.raises(ValueError, match=tiny):
+        as_table({"p": values}, of_others)
+
+
 def test_a_column_of_numbers_may_be_empty_in_another_table():
     columns = as_table(NAMED).columns
     table = of_named(raw() | {"size": np.array([None] * 5, object)}, columns)

@@ -72,10 +72,13 @@ def main_array(arrays: Arrays, path: Path) -> str:
     return next(iter(arrays))
 
 
-def read_table(path: Path, known: Sequence[str] | None = None) -> "pyarrow.Table":
+def read_table(
+    path: Path, texts: Sequence[str] = (), known: Sequence[str] | None = None
+) -> "pyarrow.Table":
     """The columns of a .csv or .parquet file, in memory.
 
     Args:
+        texts: columns of a .csv file that are text, whatever their values look like.
         known: the others of a .csv file are text, as it is written; None: there are no others.
     """
     with needs("tables", __name__):
@@ -86,7 +89,7 @@ def read_table(path: Path, known: Sequence[str] | None = None) -> "pyarrow.Table
         raise ValueError(f"{path} is empty")
     try:
         csv = path.suffix.lower() == ".csv"
-        table = _csv(path, pyarrow.csv, known) if csv else pyarrow.parquet.read_table(path)
+        table = _csv(path, pyarrow, texts, known) if csv else pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path} cannot be read: {_one_line(error)}") from None
     if csv and any(map(pyarrow.types.is_binary, table.schema.types)):
@@ -101,10 +104,11 @@ def read_table(path: Path, known: Sequence[str] | None = None) -> "pyarrow.Table
     return table
 
 
-def _csv(path: Path, csv: Any, known: Sequence[str] | None) -> "pyarrow.Table":
+def _csv(
+    path: Path, arrow: Any, texts: Sequence[str], known: Sequence[str] | None
+) -> "pyarrow.Table":
     """The types are found in the whole file, and not in its first part only."""
-    from pyarrow import string
-
+    csv, text = arrow.csv, arrow.string()
     with path.open("rb") as file:
         first = re.sub('"[^"]*"', "", file.readline().decode(errors="replace"))
     block = min(max(path.stat().st_size, 1), MAX_BLOCK)
@@ -113,15 +117,17 @@ def _csv(path: Path, csv: Any, known: Sequence[str] | None) -> "pyarrow.Table":
         "parse_options": csv.ParseOptions(delimiter=max(SEPARATORS, key=first.count)),
     }
     types = csv.ConvertOptions(null_values=MISSING, strings_can_be_null=True)
+    types.column_types = dict.fromkeys(texts, text)
     table = csv.read_csv(path, convert_options=types, **reading)
     names = table.column_names
     others = [] if known is None else [name for name in names if name not in known]
     if others:
-        written = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-        written.include_columns, written.column_types = others, dict.fromkeys(others, string())
-        texts = csv.read_csv(path, convert_options=written, **reading)
+        as_written = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+        as_written.include_columns = others
+        as_written.column_types = dict.fromkeys(others, text)
+        written = csv.read_csv(path, convert_options=as_written, **reading)
         for name in others:
-            table = table.set_column(names.index(name), name, texts[name])
+            table = table.set_column(names.index(name), name, written[name])
     return table
 
 

@@ -26,6 +26,7 @@ MOST_VALUES = 1000  # of a column of few values
 FREE_TEXT = 0.5  # of the rows have another text
 LARGE_COUNT = 100.0  # in the mean, without zeros: as good as a real number
 SKEWED = 1.0
+TINY = float(np.finfo(np.float32).tiny)  # what is nearer to 0 may become 0
 NARROW = 1e-5  # of its size, the deviation of a column of which float32 may lose the values
 HEAVY = 3.0  # excess kurtosis: that of a Laplace density; of a normal one it is 0
 
@@ -120,7 +121,7 @@ def encode(
         cure: what to do with a value that the training data does not have.
     """
     if "values" not in column:
-        return _as_float32(column["name"], values, where)
+        return _as_float32(column, values, where)
     codes = {value: code for code, value in enumerate(column["values"])}
     found = np.full(values.shape, np.nan, np.float32)
     known = ~is_missing(values)
@@ -149,6 +150,12 @@ def decode(column: Column, numbers: np.ndarray) -> list[Any]:
         else:
             found.append(round(number) if whole or column.get("integer") else number)
     return found
+
+
+def of_text(columns: Iterable[Column]) -> list[str]:
+    """The names of the columns whose values are text."""
+    values = {column["name"]: column.get("values") for column in columns}
+    return [name for name, few in values.items() if few and all(isinstance(v, str) for v in few)]
 
 
 def leave_out(name: str) -> str:
@@ -181,6 +188,8 @@ def _of_kind(name: str, known: np.ndarray, kind: str) -> Column:
     low = known.min()
     if kind == "lognormal" and low <= 0:
         raise ValueError(f"column {name!r} holds {low}, so it is not lognormal: log x needs x > 0")
+    if kind == "lognormal":
+        _check_not_tiny(name, low)
     if kind in COUNTS and (low < 0 or not _are_whole(known)):
         raise ValueError(f"column {name!r} must hold the integers 0, 1, 2, ... to be {kind}")
     check_digits(name, known)
@@ -257,7 +266,7 @@ def _continuous(name: str, known: np.ndarray, integer: bool = False) -> Guess:
     low, skew, kurtosis = values.min(), *_shape(values)
     about = f"{low:.3g} to {values.max():.3g}"
     kind, reason = "gaussian", about
-    if low > 0 and skew > SKEWED and abs(_shape(np.log(values))[0]) < skew:
+    if low >= TINY and skew > SKEWED and abs(_shape(np.log(values))[0]) < skew:
         kind, reason = "lognormal", f"{about}, skewness {skew:.1f}"
     elif kurtosis > HEAVY:
         kind, reason = "student_t", f"{about}, excess kurtosis {kurtosis:.1f}"
@@ -343,7 +352,17 @@ def check_digits(name: str, known: np.ndarray) -> None:
         )
 
 
-def _as_float32(name: str, values: np.ndarray, where: str) -> np.ndarray:
+def _check_not_tiny(name: str, low: float, where: str = "") -> None:
+    """Refuses what has a logarithm, but none in float32."""
+    if 0 < low < TINY:
+        raise ValueError(
+            f"column {name!r}{where} holds {low:g}, which float32 takes for 0: a lognormal column "
+            f"needs {TINY:.2g} or more; multiply it, or store its logarithm"
+        )
+
+
+def _as_float32(column: Column, values: np.ndarray, where: str) -> np.ndarray:
+    name = column["name"]
     if values.dtype.kind == "O":
         found = present(values)
         if not len(found):  # nobody can tell what an empty column would hold
@@ -352,6 +371,8 @@ def _as_float32(name: str, values: np.ndarray, where: str) -> np.ndarray:
             f"column {name!r} of {where} holds {found[0]!r}, the training data numbers"
         )
     _check_finite(name, values, f" of {where}")
+    if column["kind"] == "lognormal" and (known := present(values)).size:
+        _check_not_tiny(name, known.min(), f" of {where}")
     return values.astype(np.float32)
 
 

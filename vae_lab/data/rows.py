@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .array_files import open_arrays, read_table
-from .columns import Column, unmasked
+from .columns import Column, of_text, unmasked
 from .stream import Reader, Rows, Tensors
 from .tables import as_array, encode_array
 
@@ -105,11 +105,11 @@ class TableRows(Tensors):
 
     Args:
         path: of the file.
-        names: of the columns that the data is read from.
+        columns: that the data is read from.
     """
 
     path: Path
-    names: Sequence[str]
+    columns: Sequence[Column]
 
     def subset(self, rows: Tensor) -> Tensors:
         return Tensors(self.images[rows], self.labels[rows])
@@ -117,7 +117,8 @@ class TableRows(Tensors):
     def original(self, rows: Tensor) -> "pyarrow.Table":
         """Rows of the file as they are there, with all columns."""
         if "_table" not in self.__dict__:
-            self.__dict__["_table"] = read_table(self.path, self.names)
+            known = [column["name"] for column in self.columns]
+            self.__dict__["_table"] = read_table(self.path, of_text(self.columns), known)
         return self.__dict__["_table"].take(rows.numpy())
 
 

@@ -37,12 +37,15 @@ class Arrays(Values):
         test: a file for the test; by default a part of the training data, see test_size.
         labels: the column of a table, or the array in the file, that is a datum's label; several
             columns of a table, or an array [N, A], are attributes.
+        class_names: the values of a table's column of labels, in the order of their numbers; by
+            default those of the training data in their own order. A run keeps them.
     """
 
     train: str
     val: str | None = None
     test: str | None = None
     labels: str | list[str] | None = None
+    class_names: list[Any] | None = None
 
     def check_root(self) -> None:
         """Refuses files that are not there, or of another kind."""
@@ -75,13 +78,14 @@ class Arrays(Values):
             train.reasons,
             missing,
             False,
-            train.classes if train.labels is not None and train.labels.ndim == 2 else (),
+            *((train.classes, ()) if isinstance(self.labels, list) else ((), train.classes)),
         )
 
     def _table(self, path: Path, like: Any) -> Table:
         """A file as a table; `like` is the training data's, or what is known of its columns."""
         of_train = not isinstance(like, Table)
-        columns, classes = (like, ()) if of_train else (like.columns, like.classes)
+        of_labels = isinstance(self.labels, str) and self.class_names or ()
+        columns, classes = (like, of_labels) if of_train else (like.columns, like.classes)
         known, _ = schema_and_edits(columns)
         if isinstance(self.labels, str):
             known = [*known, {"name": self.labels, "values": classes}]

@@ -84,6 +84,7 @@ class DataModule(pl.LightningDataModule):
     unit: ClassVar[str] = "examples"  # what messages call them
     labelled_share = 0.0  # of a training batch; a model that infers labels sets it
     classes: ClassVar[int | None] = None  # of the labels, 0 to classes - 1; None: there are none
+    label_names: ClassVar[tuple[Any, ...] | None] = None  # of the classes; None: they have none
     attributes: ClassVar[tuple[str, ...] | None] = None  # names of those that stand for labels
     factor_names: ClassVar[tuple[str, ...]] = ()  # of what `factors(y)` tells, where it is known
     categorical_factors: ClassVar[tuple[int, ...]] = ()  # which of them have no order

@@ -31,6 +31,10 @@ class CIFAR10(ImageDataModule):
     download: bool = True
 
     classes: ClassVar[int] = 10
+    label_names: ClassVar[tuple[str, ...]] = (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    )
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
 
     @property

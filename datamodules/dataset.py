@@ -18,7 +18,7 @@ class FromDataset(Values):
 
     Each x is a vector, a series or a picture [C, H, W], all of the same shape. The items are read
     once if they fit in memory, and otherwise by number, when they are needed; an item has to be the
-    same each time.
+    same each time. As torchvision's have it, `dataset.classes` may be a list of the labels' names.
 
     Args:
         dataset: of all data, or of the training data.
@@ -55,7 +55,8 @@ class FromDataset(Values):
             name: DatasetRows(rows.dataset, columns, rows.rows) for name, rows in plain.items()
         }
         train, val, test = (readers.get(name) for name in ("train", "val", "test"))
-        return Opened(train, val, test, columns, reasons, missing, pictures)
+        names = _class_names(self.dataset)
+        return Opened(train, val, test, columns, reasons, missing, pictures, (), names)
 
 
 def _check_dataset(name: str, dataset: Any, optional: bool) -> None:
@@ -69,6 +70,12 @@ def _check_dataset(name: str, dataset: Any, optional: bool) -> None:
         )
     if not len(dataset):
         raise ValueError(f"data.{name} is empty")
+
+
+def _class_names(dataset: Any) -> list[str]:
+    names = getattr(dataset, "classes", None)
+    known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return [*names] if known else []
 
 
 def _some(rows: DatasetRows) -> np.ndarray:

@@ -19,6 +19,7 @@ class FashionMNIST(IdxDataModule):
     Learning Algorithms*, 2017, arXiv:1708.07747
     """
 
+    label_names: ClassVar[tuple[str, ...]] = tuple(torchvision.datasets.FashionMNIST.classes)
     source: ClassVar[type] = torchvision.datasets.FashionMNIST
     system: ClassVar[tuple[Path, ...]] = (Path("/usr/share/datasets/fashion-mnist"),)
     hint: ClassVar[str] = "apt-get install dataset-fashion-mnist, or "

@@ -52,6 +52,8 @@ class ImageFolder(StreamedDataModule):
         background: the colour seen where a picture is transparent: a name, or [red, green, blue].
         value_range: the values that become black and white in grey pictures with more than 8 bits:
             [0, 4095] for 12 bits that are stored in 16. By default 0 and 65535. Floats need it.
+        class_names: the subfolders, in the order of their numbers; by default those that there are,
+            in alphabetical order. A run with model.condition keeps them.
     """
 
     root: str
@@ -62,6 +64,7 @@ class ImageFolder(StreamedDataModule):
     on_corrupt: str = "error"
     background: str | Sequence[int] = "white"
     value_range: Sequence[float] | None = None
+    class_names: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,8 +90,15 @@ class ImageFolder(StreamedDataModule):
     @property
     def classes(self) -> int | None:  # type: ignore[override]
         """The folders in `root` that hold pictures; None where all lie beside each other."""
-        labels = _labels(self._names(Path(self.root).expanduser()))
-        return int(labels.max()) + 1 if (labels >= 0).all() else None
+        names = self.label_names
+        return None if names is None else len(names)
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        names = self._names(Path(self.root).expanduser())
+        if not all("/" in name for name in names):
+            return None
+        return tuple(self.class_names or _folders(names))
 
     @property
     def pixels(self) -> dict[str, Any]:
@@ -128,7 +138,7 @@ class ImageFolder(StreamedDataModule):
         self._total = len(names)
         self._look_at([root / name for name in names[:: -(-len(names) // LOOKED_AT)]])
         encoded = np.array([os.fsencode(name) for name in names])
-        labels = _labels(names)
+        labels = _labels(names, self.class_names or _folders(names))
         return Pictures(root, encoded, labels, self.shape, self._allowed, self.pixels)
 
     def _names(self, root: Path) -> list[str]:
@@ -278,8 +288,16 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") or part.lower() in SYSTEM for part in path.parts)
 
 
-def _labels(names: list[str]) -> Tensor:
-    parts = [name.split("/") for name in names]
-    folders = sorted({part[0] for part in parts if len(part) > 1})
+def _folders(names: list[str]) -> list[str]:
+    return sorted({name.partition("/")[0] for name in names if "/" in name})
+
+
+def _labels(names: list[str], folders: Sequence[str]) -> Tensor:
     numbers = {folder: number for number, folder in enumerate(folders)}
-    return torch.tensor([numbers[part[0]] if len(part) > 1 else -1 for part in parts])
+    if new := [folder for folder in _folders(names) if folder not in numbers]:
+        raise ValueError(
+            f"data.root has the folder {new[0]!r}, data.class_names={[*folders]} does not"
+        )
+    return torch.tensor(
+        [numbers.get(name.partition("/")[0], -1) if "/" in name else -1 for name in names]
+    )

@@ -53,6 +53,11 @@ class Streaming(StreamedDataModule):
         return self._with_labels()["classes"]
 
     @property
+    def label_names(self) -> tuple[Any, ...] | None:  # type: ignore[override]
+        names = self._train.index.get("label_names")
+        return None if names is None else tuple(names)
+
+    @property
     def attributes(self) -> tuple[str, ...] | None:  # type: ignore[override]
         names = self._with_labels()["attributes"]
         return None if names is None else tuple(names)
@@ -233,6 +238,7 @@ def _add_to_index(folder: Path, datamodule: ImageDataModule, labels: list[Any]) 
 
     litdata ignores entries that it does not know.
     """
-    of_data = {name: getattr(datamodule, name) for name in ("pixels", "classes", "attributes")}
+    kept = ("pixels", "classes", "label_names", "attributes")
+    of_data = {name: getattr(datamodule, name) for name in kept}
     index = folder / "index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | of_data | {"labels": labels}))

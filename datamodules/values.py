@@ -32,6 +32,7 @@ class Opened(NamedTuple):
         missing: are values missing.
         pictures: is it stored as the bytes of pictures.
         attributes: the names of what stands for labels, where these have names.
+        label_names: of the classes of labels, where these have names.
     """
 
     train: Reader
@@ -42,6 +43,7 @@ class Opened(NamedTuple):
     missing: bool
     pictures: bool
     attributes: Sequence[str] = ()
+    label_names: Sequence[Any] = ()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -82,9 +84,15 @@ class Values(StreamedDataModule):
         return self.opened.train.shape
 
     @property
+    def label_names(self) -> tuple[Any, ...] | None:  # type: ignore[override]
+        return tuple(self.opened.label_names) or None
+
+    @property
     def classes(self) -> int | None:  # type: ignore[override]
         labels = self._train_labels
-        return int(labels.max()) + 1 if labels.ndim == 1 and (labels >= 0).any() else None
+        if labels.ndim > 1 or (labels < 0).all():
+            return None
+        return len(self.label_names or ()) or int(labels.max()) + 1
 
     @property
     def attributes(self) -> tuple[str, ...] | None:  # type: ignore[override]

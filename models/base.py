@@ -38,6 +38,8 @@ from vae_lab.schedules import schedules
 from .optimizer import scheduled, take_settings
 from .sharding import gathered, shard
 
+Classes = int | Sequence[Any]  # of labels: how many, or their names
+
 PRIOR_STARTS_OF = 1000  # data
 GRID_MEAN_OF = 1000  # images: a grid starts at one number a channel, not at one a pixel
 
@@ -54,7 +56,7 @@ class VAEModule(pl.LightningModule):
         condition: what q, the decoder and maybe the prior know besides: the labels or the
             attributes of the data, or a condition of one's own; None: nothing.
         condition_prior: does p(z) depend on it too.
-        classes: of the labels; None: the data has none.
+        classes: of the labels, how many or their names; None: the data has none.
         attributes: their names; None: the data has none.
         objective: what is maximised.
         estimator: how it is differentiated.
@@ -90,7 +92,7 @@ class VAEModule(pl.LightningModule):
         prior: Prior | None = None,
         condition: Condition | Literal["labels", "attributes"] | None = None,
         condition_prior: bool = False,
-        classes: int | None = None,
+        classes: Classes | None = None,
         attributes: Sequence[str] | None = None,
         objective: Objective,
         estimator: Estimator,
@@ -245,15 +247,20 @@ class VAEModule(pl.LightningModule):
 
 
 def condition_of(
-    name: str, prior: bool, classes: int | None, attributes: Sequence[str] | None
+    name: str, prior: bool, classes: Classes | None, attributes: Sequence[str] | None
 ) -> Condition:
     """The labels or the attributes of the data as a condition.
+
+    Args:
+        classes: how many there are, or their names.
 
     Raises:
         ValueError: the data has none.
     """
-    if name == "labels" and classes is not None:
+    if name == "labels" and isinstance(classes, int):
         return Labels(classes, prior)
+    if name == "labels" and classes is not None:
+        return Labels(len(classes), prior, classes)
     if name == "attributes" and attributes is not None:
         return Attributes(len(attributes), attributes, prior)
     raise ValueError(

@@ -14,7 +14,7 @@ from vae_lab.objectives import Terms
 from vae_lab.optimization import LABELLED_SHARE, terms_of
 from vae_lab.optimization import label_weight as weight_of
 
-from .base import VAEModule, condition_of
+from .base import Classes, VAEModule, condition_of
 
 
 class SemiSupervisedVAE(VAEModule):
@@ -39,7 +39,7 @@ class SemiSupervisedVAE(VAEModule):
         estimator: of the expectation over z, another one than :class:`Reparameterization`.
         condition: always the labels.
         condition_prior: does p(z) depend on them.
-        classes: of the labels.
+        classes: of the labels, how many or their names.
         shared: see :class:`VAEModule`.
 
     Source: Kingma, Rezende, Mohamed & Welling, *Semi-Supervised Learning with Deep Generative
@@ -63,7 +63,7 @@ class SemiSupervisedVAE(VAEModule):
         estimator: Estimator | None = None,
         condition: Literal["labels"] = "labels",
         condition_prior: bool = False,
-        classes: int | None = None,
+        classes: Classes | None = None,
         **shared: Any,
     ) -> None:
         if label_weight < 0:
@@ -77,7 +77,7 @@ class SemiSupervisedVAE(VAEModule):
                 cast(Estimator, label_estimator or Exact()),
                 estimator or Reparameterization(num_samples),
             ),
-            condition=InferredLabels(labels.width, condition_prior),
+            condition=InferredLabels(labels.width, condition_prior, labels.names),
             **shared,
         )
         self.label_weight, self.labelled_share = label_weight, labelled_share

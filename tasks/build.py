@@ -80,6 +80,8 @@ def decided_by_data(config: DictConfig) -> pl.LightningDataModule:
     _check_datamodule(datamodule, config.data._target_)
     if "columns" in config.data:
         config.data.columns = datamodule.schema
+    if "class_names" in config.data and config.model.condition is not None:
+        config.data.class_names = datamodule.label_names  # which may have to list a folder
     if config.likelihood is None:
         own = getattr(datamodule, "own_likelihood", DataModule().own_likelihood)
         config.likelihood = own()
@@ -106,6 +108,8 @@ def _check_datamodule(made: Any, target: str) -> None:
 def datamodule_and_model(config: DictConfig) -> tuple[pl.LightningDataModule, VAEModule]:
     datamodule = decided_by_data(config)
     of_data = {name: getattr(datamodule, name, None) for name in given_by_data(config)}
+    if of_data.get("classes") and (names := getattr(datamodule, "label_names", None)):
+        of_data["classes"] = names
     model = make(config.model, **of_data, **chosen_latent(config), **_label_estimator(config))
     if config.channels_last:
         model.vae.to(memory_format=torch.channels_last)

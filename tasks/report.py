@@ -82,7 +82,8 @@ def _draw(
     vae: VAE, datamodule: pl.LightningDataModule, folder: Path, model: Path
 ) -> dict[str, Path]:
     x, y = _test_images(datamodule)
-    return gallery.draw(vae, x, y, folder / "images", metrics_of(model))
+    names = None if datamodule.factor_names else getattr(datamodule, "label_names", None)
+    return gallery.draw(vae, x, y, folder / "images", metrics_of(model), label_names=names)
 
 
 def _test_images(datamodule: pl.LightningDataModule) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from datamodules.base import DataModule
 from datamodules.dataset import FromDataset
 from datamodules.digits import Digits
 from tasks import build
+from vae_lab import VAE
 from vae_lab.data.tables import encode_array
 from vae_lab.data.values import fill_array
 
@@ -198,6 +199,27 @@ def test_text_stays_text_where_its_values_look_like_numbers(tmp_path):
     part = Arrays(train=str(other), columns=data.columns, **SMALL).opened.train
     assert torch.equal(part.images, data.test.images)
     assert part.original(torch.tensor([1, 2]))["grade"].to_pylist() == ["2", "1"]
+
+
+def test_a_class_has_its_number_in_every_table(run, capsys):
+    """A run keeps the values of its labels; another table has other ones first."""
+    pytest.importorskip("pyarrow")
+    rows = [f"{i % 7 + i / 60},{i % 5 - i / 30},{'cab'[i % 3]}" for i in range(60)]
+    Path("t.csv").write_text("\n".join(["size,width,kind", *rows]))
+    Path("u.csv").write_text("\n".join(["size,width,kind", *rows[::3], *rows[2::3]]))
+    Path("v.csv").write_text("\n".join(["size,width,kind", *rows[:9], "1,2,d"]))
+    line = ("data=arrays", "data.train=t.csv", "data.labels=kind", "model.condition=labels")
+    run(*line, "data.batch_size=10", *SHORT, "run_dir=a")
+    assert OmegaConf.load("a/config.yaml").data.class_names == ["a", "b", "c"]
+    vae = VAE.from_pretrained("a")
+    assert vae.condition.names == ["a", "b", "c"] and vae.sample(2, "c").shape == (2, 2)
+    run("task=encode", "checkpoint=a", "data.test=u.csv", "encode.out=z.npy")
+    assert np.load("z.y.npy").tolist() == [2] * 20 + [1] * 20
+    run("task=evaluate", "checkpoint=a", "data.train=u.csv", "evaluate.samples=2")
+    run("resume=a", "trainer.max_epochs=3")
+    with pytest.raises(SystemExit):
+        run("task=encode", "checkpoint=a", "data.test=v.csv", "encode.out=w.npy")
+    assert "'kind' of v.csv has 'd', the training data only 'a', 'b'" in capsys.readouterr().err
 
 
 def test_several_columns_are_attributes(tmp_path):

@@ -69,6 +69,30 @@ def test_one_class_is_no_condition_with_biases_more(prior):
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("kind", [Labels, InferredLabels])
+def test_a_class_may_be_given_by_its_name(kind):
+    vae = conditional(Gaussian(2), kind(3, names=["a", "b", True]))
+    assert kind(2, names=[0, 1]).names is None
+    x = binary_images(3)
+    named = (["True", "a", "b"], ("True", "a", "b"), np.array(["True", "a", "b"]))
+    for y in named:
+        assert torch.equal(vae.given(y).encode(x).mean, vae.given(Y).encode(x).mean)
+    assert torch.equal(vae.given("b").encode(x).mean, vae.given(1).encode(x).mean)
+    for y in ("c", ["a", "c"]):
+        with pytest.raises(ValueError, match=r"y must be .*0 to 2 \(a, b, True\).*, got 'c'"):
+            vae.given(y)
+    with pytest.raises(ValueError, match="y must be whole numbers, 0 to 1"):
+        conditional(Gaussian(2), kind(2)).given("a")
+    with pytest.raises(ValueError, match=r"names must be 3, another for each class, got \['a',"):
+        kind(3, names=["a", "a", "b"])
+
+
+def test_a_release_keeps_the_names(tmp_path):
+    vae = conditional(Gaussian(2), Labels(3, names=["a", "b", 7]))
+    vae.save_pretrained(tmp_path)
+    assert VAE.from_pretrained(tmp_path).condition.names == ["a", "b", 7]
+
+
 @pytest.mark.parametrize("latent", LATENTS, ids=lambda latent: type(latent).__name__)
 def test_a_map_to_the_prior_that_is_zero_is_the_latents_own_prior(latent):
     vae = VAE(SHAPE, MLP((3,)), latent, Pixels(), None, Labels(3, prior=True)).double()
@@ -175,7 +199,7 @@ def test_every_door_says_what_is_wrong_with_y(door):
             1,
         ],
         "y must be whole numbers, 0 to 2, got torch.float32 of shape": [0.5, 1.0, 2.0],
-        "y must be whole numbers, 0 to 2, got str": "three",
+        "y must be whole numbers, 0 to 2, got 'three'": "three",
         "the model is conditional, it needs y, whole numbers, 0 to 2: type y=": None,
         "y must be one, or one for each datum, got": [0, 1],
     }

@@ -205,7 +205,7 @@ def test_the_codes_frequencies_are_beside_the_prior(tmp_path, drawn):
 def test_a_plane_is_decoded_where_it_is_shown(tmp_path, monkeypatch):
     """Up is the second coordinate, right the first: in the images as in the points beside them."""
     vae, seen = small(Gaussian(2)), []
-    monkeypatch.setattr(latent_figures, "scatter", lambda *arguments: seen.extend(arguments))
+    monkeypatch.setattr(latent_figures, "scatter", lambda *given, names: seen.extend(given))
     draw(vae, tmp_path)
     image, (left, right, bottom, top) = seen[-2:]
     prior = vae.latent.prior()
@@ -226,6 +226,12 @@ def test_labels_have_their_colours_and_names(tmp_path, drawn):
     assert {text.get_text() for text in axis.texts} == {str(label) for label in range(10)}
     looks = {(tuple(c.get_facecolor()[0]), len(c.get_paths()[0])) for c in axis.collections[1:]}
     assert len(looks) == 10  # a colour and a marker each
+
+
+def test_classes_with_names_are_called_by_them(tmp_path, drawn):
+    x, labels = torch.randn(40, 3), torch.arange(40) % 2 * 2
+    latent_figures.tsne(x, labels, "points", tmp_path / "map.png", ["a", "b", True])
+    assert {text.get_text() for text in drawn["map"].axes[0].texts} == {"a", "True"}
 
 
 def test_schedules_are_under_the_curves_on_their_axis(tmp_path, drawn):

@@ -1,5 +1,6 @@
 """The data that vae_lab.fit takes: arrays, data sets, frames, labels; and what does not fit."""
 
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -259,14 +260,14 @@ def of_frame():
 def test_a_frame_is_trained_on_and_read_by_its_names(of_frame):
     kinds = {column["name"]: column["kind"] for column in of_frame.likelihood.columns}
     assert kinds == {"age": "lognormal", "sex": "bernoulli", "visits": "ordinal"}
-    assert of_frame.likelihood.missing and of_frame.condition.classes == 3
+    assert of_frame.likelihood.missing and of_frame.condition.names == ["a", "b", "c"]
     y = [0, 1, 2] * 40
     q = of_frame.encode(FRAME, y=y)
     filled = of_frame.impute(FRAME, y=y)
     assert q.batch_shape == (120,) and not filled.isnan().any()
     values = to_columns(filled, of_frame.likelihood.columns)
     assert set(values["sex"]) == {"f", "m"} and values["age"][:2] == [31.0, 45.5]
-    assert of_frame.sample(5, y=2).shape == (5, 3)
+    assert of_frame.sample(5, y=2).shape == of_frame.sample(5, y="c").shape == (5, 3)
 
 
 def test_labels_condition_and_those_that_are_missing_are_inferred():
@@ -342,8 +343,15 @@ def test_a_model_keeps_the_classes_of_a_frame(of_frame):
     kept = {"name": None, "age": "lognormal"}
     again = {name: values[:2] * 10 for name, values in FRAME.items() if name != "age"}
     again["age"] = FRAME["age"][:20]
+    of_others = again | {"group": again["group"][1:] + ["c"]}
+    data, _ = read(of_others, "group", None, 0, None, of_frame)
+    assert data.labels.tolist() == [1, 0] * 9 + [1, 2]
+    with pytest.raises(ValueError, match="'group' of x has 'd', the training data only 'a', 'b',"):
+        read(again | {"group": ["d"] * 20}, "group", None, 0, None, of_frame)
+    of_numbers = deepcopy(of_frame)
+    of_numbers.condition.names = None
     with pytest.raises(ValueError, match="y='group' has 2 classes, the model 3: pass labels as nu"):
-        vae_lab.fit(again, y="group", model=of_frame, **QUIET)
+        vae_lab.fit(again, y="group", model=of_numbers, **QUIET)
     vae = vae_lab.fit(FRAME, y=["visits", "group"], columns=kept, **QUICK)
     data, _ = read(again, ["visits", "group"], None, 0, None, vae)
     assert data.labels[:2].tolist() == [[0, 1, 0, 0], [3, 0, 1, 0]]

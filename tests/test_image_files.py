@@ -511,3 +511,18 @@ def folder_of(root, **settings):
 def test_image_folder_checks_its_settings(settings):
     with pytest.raises(ValueError, match=f"{[*settings][0]} must (not )?be .*, got "):
         ImageFolder(root=".", **settings)
+
+
+def test_folders_are_classes_by_their_names(tmp_path):
+    for name in ("a/1.png", "b/2.png", "b/deep/3.png", "c/4.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(path)
+    data = ImageFolder(root=str(tmp_path))
+    assert data.label_names == ("a", "b", "c") and data.classes == 3
+    other = ImageFolder(root=str(tmp_path), class_names=["c", "x", "b", "a"])
+    assert other.classes == 4 and other._pictures().labels.tolist() == [3, 2, 2, 0]
+    with pytest.raises(ValueError, match=r"data.root has the folder 'c', data.class_names=.* not"):
+        ImageFolder(root=str(tmp_path), class_names=["a", "b"])._pictures()
+    Image.new("L", (8, 8)).save(tmp_path / "5.png")
+    assert ImageFolder(root=str(tmp_path)).label_names is None

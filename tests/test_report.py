@@ -318,7 +318,7 @@ def test_it_changes_nothing_and_can_be_left_out(finished):
 
 
 def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("no\nmatplotlib")
 
     monkeypatch.setattr(gallery, "draw", broken)
@@ -328,7 +328,7 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
 
 
 def test_task_report(run, finished, monkeypatch, capsys):
-    def draw(vae, x, y, images, rows):
+    def draw(vae, x, y, images, rows, label_names):
         gallery.pictures.save(torch.rand(3, 8, 8), images / "samples.png")
         drawn.append((len(x), vae.training, len(rows)))
 

@@ -69,7 +69,7 @@ def batches(datamodule, stage, *position):
 
 
 def assert_same(one, other):
-    for name in ("shape", "classes", "attributes"):
+    for name in ("shape", "classes", "label_names", "attributes"):
         assert getattr(one, name) == getattr(other, name)
     for datamodule in (one, other):
         datamodule.setup()

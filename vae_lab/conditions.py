@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attributes", "InferredLabels", "Labels"]
 
+MOST_SHOWN = 20  # names in a message
 SURE = 1000.0  # of the logits of a label that is known: any other has the probability 0
 
 
@@ -144,6 +145,7 @@ class Labels(Condition):
     Args:
         classes: K; a label is 0 to K - 1.
         prior: does p(z) depend on the label.
+        names: of the classes, in their order, by which y may be given, too; None: they have none.
 
     >>> Labels(classes=3)(torch.tensor([2, 0]))
     tensor([[0., 0., 1.],
@@ -152,16 +154,37 @@ class Labels(Condition):
 
     unit: Tensor
 
-    def __init__(self, classes: int, prior: bool = False) -> None:
+    def __init__(
+        self, classes: int, prior: bool = False, names: Sequence[Any] | None = None
+    ) -> None:
         if not isinstance(classes, int) or classes < 1:
             raise ValueError(f"classes must be a positive integer, got {classes!r}")
+        if names is not None and len({*map(str, names)}) != classes:
+            raise ValueError(f"names must be {classes}, another for each class, got {[*names]}")
+        if names is not None and [*map(str, names)] == [*map(str, range(classes))]:
+            names = None
         super().__init__(classes, prior)
-        self.classes = classes
+        self.classes, self.names = classes, None if names is None else [*names]
         self.register_buffer("unit", torch.ones(classes), persistent=False)  # of the vectors' type
+
+    def as_y(self, y: Any, like: Placed, first_only: bool = False) -> Tensor:
+        """As :meth:`Condition.as_y`, also of names."""
+        named = [y] if isinstance(y, str) else y
+        if _holds_text(named):
+            numbers = [self._number(name) for name in named]
+            y = numbers[0] if isinstance(y, str) else numbers
+        return super().as_y(y, like, first_only)
+
+    def _number(self, name: str) -> int:
+        known = [*map(str, self.names or ())]
+        if name not in known:
+            raise ValueError(f"y must be {self.wanted}, got {name!r}")
+        return known.index(name)
 
     @property
     def wanted(self) -> str:
-        return f"whole numbers, 0 to {self.classes - 1}"
+        named = f" ({_shown(self.names)})" if self.names else ""
+        return f"whole numbers, 0 to {self.classes - 1}{named}"
 
     def check(self, y: Tensor) -> None:
         if y.numel() and (y.min() < 0 or y.max() >= self.classes):
@@ -248,6 +271,7 @@ class InferredLabels(Labels):
     Args:
         classes: K.
         prior: does p(z) depend on the label.
+        names: of the classes; see :class:`Labels`.
 
     Source: Kingma, Rezende, Mohamed & Welling, *Semi-Supervised Learning with Deep Generative
     Models*, NeurIPS 2014, arXiv:1406.5298, eq. 6 to 8
@@ -324,3 +348,13 @@ class InferredLabels(Labels):
         if y.shape not in ((), inferred.shape[:1]):
             raise ValueError(f"y must be one, or {len(inferred)}, got shape {list(y.shape)}")
         return torch.where((y < 0).unsqueeze(-1), inferred, known)
+
+
+def _holds_text(y: Any) -> bool:
+    if isinstance(y, np.ndarray):
+        return y.ndim == 1 and y.dtype.kind in "OU" and _holds_text(y.tolist())
+    return isinstance(y, list | tuple) and bool(y) and all(isinstance(name, str) for name in y)
+
+
+def _shown(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names[:MOST_SHOWN])) + ", ..." * (len(names) > MOST_SHOWN)

@@ -1,8 +1,8 @@
 """What the figures of all kinds of data have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 from torch.distributions import Distribution
@@ -29,6 +29,7 @@ class Latents(NamedTuple):
     use: Use  # of each variable
     units: list[int]  # those in use, R
     names: list[str]  # of these
+    label_names: Sequence[Any] | None  # None: they are numbers
 
 
 class Figures:
@@ -70,7 +71,8 @@ class Figures:
     def plane(self, vae: VAE, latents: Latents, y: Tensor, path: Path) -> None:
         """Where the data lies in a latent of two dimensions: the posteriors' means."""
         points = latents.q.mean.flatten(1).cpu()
-        latent_figures.scatter(points, y, "means of q(z | x)", path, axes=True)
+        names = latents.label_names
+        latent_figures.scatter(points, y, "means of q(z | x)", path, axes=True, names=names)
 
     def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
         """One datum in different versions [*X], by what they are called, as one PNG.

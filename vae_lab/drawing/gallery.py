@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,6 +73,7 @@ def draw(
     folder: str | Path,
     rows: Sequence[Mapping[str, str]] = (),
     seed: int = 0,
+    label_names: Sequence[Any] | None = None,
 ) -> dict[str, Path]:
     """Writes every picture that there is of this kind of latent as `folder/NAME.png`.
 
@@ -89,6 +91,7 @@ def draw(
         folder: Where the PNGs go.
         rows: of the run's metrics.csv, for the curves.
         seed: of the noise in the pictures.
+        label_names: by their numbers; None: they have none.
 
     Returns:
         The files, by the names of :func:`captions`.
@@ -101,18 +104,25 @@ def draw(
         if vae.latent.grid:
             places.draw(of_x, x, y, folder)
         else:
-            _draw_latent(shown, of_x, x, y, folder)
+            _draw_latent(shown, of_x, x, y, folder, label_names)
     figures.training(rows, folder / "training.png")
     known = captions(vae.shape)
     return {name: path for name in known if (path := folder / f"{name}.png").is_file()}
 
 
-def _draw_latent(shown: Figures, vae: VAE, x: Tensor, y: Tensor, folder: Path) -> None:
+def _draw_latent(
+    shown: Figures,
+    vae: VAE,
+    x: Tensor,
+    y: Tensor,
+    folder: Path,
+    label_names: Sequence[Any] | None,
+) -> None:
     q = encode_in_parts(vae, x)
     use = variables.use(vae, [q])
     units = pictures.active_units(use.each, ROWS)
     names = [f"$z_{{{unit}}}$  {use.each[unit]:.2f}{use.unit}" for unit in units]
-    latents = Latents(q, use, units, names)
+    latents = Latents(q, use, units, names, label_names)
     shown.traversals(vae, x, latents, folder / "traversals.png")
     usage, expected = vae.latent.usage(q), variables.frequencies(vae)
     if usage is None or expected is None:
@@ -125,7 +135,8 @@ def _draw_latent(shown: Figures, vae: VAE, x: Tensor, y: Tensor, folder: Path) -
     if vae.latent.kind == "numbers" and vae.latent.size == 2:
         shown.plane(vae, latents, y.cpu(), path)
     else:
-        latent_figures.tsne(q.mean.flatten(1).cpu(), y.cpu(), "t-SNE of the posteriors", path)
+        title = "t-SNE of the posteriors"
+        latent_figures.tsne(q.mean.flatten(1).cpu(), y.cpu(), title, path, label_names)
 
 
 def _frequencies(latents: Latents, usage: Tensor, expected: Tensor, path: Path) -> None:

@@ -97,7 +97,8 @@ class Images(Figures):
         (left, bottom), (right, top) = (low - half).tolist(), (high + half).tolist()
         extent = (left, right, bottom, top)
         grid = pictures.grid(decoded, MAP_SIDE, gap=None).cpu()
-        latent_figures.scatter(points, y, "means of q(z | x)", path, grid, extent)
+        names = latents.label_names
+        latent_figures.scatter(points, y, "means of q(z | x)", path, grid, extent, names=names)
 
     def png(self, vae: VAE, data: Mapping[str, Tensor], others: Tensor) -> bytes:
         images = vae.likelihood.intensity(torch.stack(list(data.values())))

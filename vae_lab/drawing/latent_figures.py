@@ -6,6 +6,7 @@ Sizes are in inches, so that images keep their pixels.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, from_numpy
@@ -25,6 +26,7 @@ with needs("train", __name__):
 
 MARKERS = ["o", "^", "s", "D"]
 TEXT = 0.55  # below axes: their numbers and their name
+NUMBERS = 0.8  # left of axes: their numbers, with a sign and a fraction, and their name
 TITLE = 0.35  # above them
 BAR = 0.85  # of colours, with its numbers
 MAP_POINTS = 500  # t-SNE of more takes many seconds
@@ -195,6 +197,7 @@ def scatter(
     decoded: Tensor | None = None,
     extent: tuple[float, float, float, float] | None = None,
     axes: bool = False,
+    names: Sequence[Any] | None = None,
 ) -> None:
     """A map of the data in the latent, coloured by label; beside it what is decoded there.
 
@@ -206,12 +209,13 @@ def scatter(
         decoded: images decoded on a grid of the same axes, one [3, height, width].
         extent: left, right, bottom and top of that grid.
         axes: without it, are the axes those of the latent, which have names and numbers.
+        names: of the labels; None: their numbers.
     """
     side = 5.0
-    width = TEXT + side + (0 if decoded is None else TEXT + side) + 0.2
+    width = NUMBERS + side + (0 if decoded is None else TEXT + side) + 0.2
     figure = sheet(width, TEXT + side + TITLE)
-    axis = axes_at(figure, TEXT, TEXT, side, side)
-    _classes(axis, points.numpy(), labels.numpy())
+    axis = axes_at(figure, NUMBERS, TEXT, side, side)
+    _classes(axis, points.numpy(), labels.numpy(), names)
     axis.set_title(title, fontsize="medium", loc="left")
     plain(axis)
     if decoded is None or extent is None:
@@ -219,14 +223,16 @@ def scatter(
         axis.spines[:].set_visible(axes)
     else:
         axis.set(xlabel="$z_0$", ylabel="$z_1$", xlim=extent[:2], ylim=extent[2:])
-        beside = axes_at(figure, 2 * TEXT + side, TEXT, side, side)
+        beside = axes_at(figure, NUMBERS + side + TEXT, TEXT, side, side)
         beside.imshow(pixels(decoded), extent=extent, interpolation="nearest")
         beside.set_title("decoded", fontsize="medium", loc="left")
         beside.set(xlabel="$z_0$", aspect="auto")
     figures.write(figure, path)
 
 
-def tsne(features: Tensor, labels: Tensor, title: str, path: Path) -> None:
+def tsne(
+    features: Tensor, labels: Tensor, title: str, path: Path, names: Sequence[Any] | None = None
+) -> None:
     """A map of features [N, F] by t-SNE, if they are enough and differ."""
     if len(features) <= 10 or features.shape[1] < 2 or features.std(0).max() <= 1e-6:
         return
@@ -236,10 +242,13 @@ def tsne(features: Tensor, labels: Tensor, title: str, path: Path) -> None:
     points = features[:MAP_POINTS].numpy()
     perplexity = min(30.0, (len(points) - 1) / 3)
     mapped = TSNE(init="pca", random_state=0, perplexity=perplexity, max_iter=500)
-    scatter(from_numpy(mapped.fit_transform(points)), labels[:MAP_POINTS], title, path)
+    placed = from_numpy(mapped.fit_transform(points))
+    scatter(placed, labels[:MAP_POINTS], title, path, names=names)
 
 
-def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
+def _classes(
+    axis: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence[Any] | None
+) -> None:
     """A colour and a marker for each label, and its name amid its points."""
     if labels.ndim == 2:
         _in_order(axis, points, labels[:, 0], "first attribute")
@@ -259,9 +268,8 @@ def _classes(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     for label in known:
         middle = np.median(points[labels == label], 0)
         halo = [withStroke(linewidth=3, foreground="white")]
-        axis.annotate(
-            str(label), middle, ha="center", va="center", weight="bold", path_effects=halo
-        )
+        name = str(names[label] if names else label)
+        axis.annotate(name, middle, ha="center", va="center", weight="bold", path_effects=halo)
 
 
 def _in_order(axis: Axes, points: np.ndarray, values: np.ndarray, name: str) -> None:

@@ -157,6 +157,7 @@ def _facts(run: Run) -> dict[str, str]:
         "latent": _describe(card.get("latent")),
         "likelihood": _describe(config.get("likelihood") or card.get("likelihood")),
         "prior": _describe(config.get("prior") or card.get("prior")),
+        "condition": _describe(card.get("condition")),
         "objective": _describe(config.get("objective")),
         "estimator": _describe(config.get("estimator")) or ("the model's own" if config else ""),
         "optimizer": _describe(_model(run).get("optimizer")),

@@ -105,6 +105,11 @@ class Explorer:
         """The labels that a z can be given, 0 to classes - 1; 0 of a model without labels."""
         return getattr(self.vae.condition, "classes", 0)
 
+    @property
+    def class_names(self) -> Sequence[Any] | None:
+        """Of these labels; None: they are numbers."""
+        return getattr(self.vae.condition, "names", None) if self.classes else None
+
     def y_of(self, number: int) -> Tensor | None:
         """Of one of the images: its label or attributes; None of a model without a condition."""
         return None if self.y is None else self.y[number]

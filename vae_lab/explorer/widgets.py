@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -82,7 +83,8 @@ class Cell(TextElement):
 
     def __init__(self, name: str, text: str, clicked: Callable[[], None]) -> None:
         super().__init__(tag="button", text=text)
-        self.props(f'aria-label="{name}"').classes("cell").on("click", clicked)
+        self.props["aria-label"] = name
+        self.classes("cell").on("click", clicked)
         self.pressed = True
         self.press(False)
 
@@ -101,9 +103,12 @@ class Code:
         count: int,
         changed: Callable[[float], None],
         patches: Sequence[str] | None = None,
+        values: Sequence[Any] | None = None,
     ) -> None:
-        with ui.element("div").classes("cells"):
-            cells = [(f"{name} = {k}", str(k), partial(changed, k)) for k in range(count)]
+        """`values` are to be shown in the place of 0, 1, ..., and so are pictures in `patches`."""
+        with ui.element("div").classes("cells" if values is None else "cells named"):
+            shown = values or range(count)
+            cells = [(f"{name} = {v}", str(v), partial(changed, k)) for k, v in enumerate(shown)]
             self.cells = [Cell(*cell) for cell in cells]
         for cell, patch in zip(self.cells, patches or (), strict=False):
             cell.set_text("")

@@ -95,7 +95,8 @@ class Window:
         self.labels: Code | None = None
         if self.explorer.classes:
             with section("Label"):
-                self.labels = Code("label", self.explorer.classes, self._relabel)
+                names = self.explorer.class_names
+                self.labels = Code("label", self.explorer.classes, self._relabel, values=names)
 
     def _build_path(self) -> None:
         with section("Interpolation"):

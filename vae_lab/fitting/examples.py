@@ -71,8 +71,10 @@ class Examples(NamedTuple):
             return Attributes(self.labels.shape[1], self.classes or None)
         if self.unlabelled:
             return None
-        classes = int(self.labels.max()) + 1
-        return InferredLabels(classes) if (self.labels < 0).any() else Labels(classes)
+        kind = InferredLabels if (self.labels < 0).any() else Labels
+        if self.classes:
+            return kind(len(self.classes), names=self.classes)
+        return kind(int(self.labels.max()) + 1)
 
     @property
     def unlabelled(self) -> bool:
@@ -141,7 +143,7 @@ def examples(
             list of several.
         columns: of a frame or an array; see :func:`vae_lab.data.tables.as_table`.
         where: they come from, for messages.
-        classes: of labels in a frame, where they are known.
+        classes: the values of labels in a frame, or the names of attributes, where they are known.
         schema: the columns of a model, which takes an array of no more and no less than these.
     """
     if isinstance(x, Dataset):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..conditions import Labels
 from ..data.columns import OF_VALUES
 from ..description import undisturbed
 from ..inputs import wrong_shape
@@ -31,8 +32,10 @@ def read(
     if columns is not None and (schema or model is not None):
         owner = "likelihood" if model is None else "model"
         raise ValueError(f"the {owner} says what columns there are: leave out columns, or {owner}")
-    names = () if model is None else getattr(model.condition, "names", None) or ()
-    data = examples(x, y, columns, classes=() if isinstance(y, str) else names, schema=schema)
+    condition = None if model is None else model.condition
+    fits = isinstance(condition, Labels) == isinstance(y, str)  # or they name attributes
+    names = getattr(condition, "names", None) if fits else None
+    data = examples(x, y, columns, classes=names or (), schema=schema)
     if likelihood is not None:
         _check_kinds(columns, likelihood)
     if model is not None and data.shape != model.shape:

@@ -20,6 +20,7 @@ OF_A_MODEL = (
     *("encode", "decode", "impute"),
 )
 CONVERT = ("encode", "decode", "impute")
+OF_PICTURES = {"decode": ("",), "sample": ("", ".png")}  # besides; "": a folder
 WRITTEN = (".npy", ".csv", ".parquet")  # by them
 OF_A_RUN = ("test", "compare")
 MADE = {  # by a task that begins with no checkpoint
@@ -55,7 +56,7 @@ def _foreseen(config: DictConfig, here: bool) -> str | None:
         config.run_dir = "runs/NAME"  # others refer to it
     plain = OmegaConf.to_container(config, resolve=True)
     try:
-        if new and config.task not in ("test", "sample", "export"):
+        if new and config.task not in ("test", "export"):
             check_ranges(config)
     except ValueError as error:
         return str(error)
@@ -130,7 +131,7 @@ def check_task(config: DictConfig) -> None:
     if config.task == "prior" and config.prior is None:
         known = ", ".join(choices("prior"))
         raise ValueError(f"task=prior needs a prior to train: type prior=NAME, one of {known}")
-    if config.task in CONVERT:
+    if config.task in CONVERT or config.task == "sample" and config.sample.out is not None:
         _check_files(config)
     if config.run_dir is None and config.task == "shards":
         raise ValueError("task=shards needs a folder to write to: type run_dir=FOLDER")
@@ -143,12 +144,12 @@ def _check_files(config: DictConfig) -> None:
     node, task = config[config.task], f"task={config.task}"
     if node.out is None:
         raise ValueError(f"{task} needs a file to write: type {config.task}.out=FILE.npy")
-    suffix = Path(node.out).suffix.lower()
-    folder = config.task == "decode" and not suffix
-    if suffix not in WRITTEN and not folder:
-        or_folder = ", or a folder for pictures" * (config.task == "decode")
+    pictures = OF_PICTURES.get(config.task, ())
+    known = [*WRITTEN, *filter(None, pictures)]
+    if Path(node.out).suffix.lower() not in (*known, *pictures):
+        or_folder = ", or a folder for pictures" if pictures else ""
         raise ValueError(
-            f"{config.task}.out must be a file {' '.join(WRITTEN)}{or_folder}, got {node.out}"
+            f"{config.task}.out must be a file {' '.join(known)}{or_folder}, got {node.out}"
         )
     if config.task != "decode":
         return

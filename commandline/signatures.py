@@ -67,6 +67,15 @@ class Explore(TypedDict):
     images: int
 
 
+class Sample(TypedDict):
+    """The settings below `sample`: what task=sample draws."""
+
+    count: int | None
+    y: int | float | str | list[float] | list[str] | None
+    temperature: float
+    out: str | None
+
+
 class Encode(TypedDict):
     """The settings below `encode`: what task=encode writes."""
 
@@ -118,6 +127,7 @@ class OfNoClass(TypedDict):
     compare: Compare
     evaluate: Evaluate
     explore: Explore
+    sample: Sample
     encode: Encode
     decode: Decode
     impute: Impute

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
@@ -19,7 +20,11 @@ def bars(unit: str = "images") -> Iterator[Callable[[str, int, int], None]]:
     began: dict[str, float] = {}
     tasks: dict[str, Any] = {}
     said: set[str] = set()
-    with Bars(*columns, TimeRemainingColumn(), transient=True) as shown:
+    console = Console()
+    hidden = not console.is_terminal  # which would leave an empty line
+    with Bars(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
+    ) as shown:
 
         def progress(part: str, done: int, total: int) -> None:
             if rank_zero_only.rank:

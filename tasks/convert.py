@@ -3,43 +3,34 @@
 All is done part by part, so that neither the data nor the result have to fit into memory.
 """
 
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from omegaconf import DictConfig
-from PIL import Image
 from torch import Tensor
 
 from commandline.quoting import as_typed
-from commandline.refusals import check_ranges, check_task
 from datamodules.base import DataModule, Part
 from vae_lab import VAE, conversion
-from vae_lab.conversion import columns_of, shows_bytes
+from vae_lab.conversion import columns_of
 from vae_lab.data import Batch
 from vae_lab.data.array_files import is_table
 from vae_lab.data.row_files import LatentFile, latent_writer, writer
 from vae_lab.data.rows import ArrayRows, TableRows
-from vae_lab.data.tables import to_frame
-from vae_lab.data.values import fill_array, fill_table, text_column, to_array
+from vae_lab.data.values import fill_array, fill_table
 from vae_lab.memory import MEMORY, images_at_once
-from vae_lab.storage.files import whole
 
-from .bars import bars
-from .machine import check_devices
+from .data_files import Progress, begun, data_writer
 from .show import say
 from .trained import Trained, on_device, trained
-
-Progress = Callable[[str, int, int], None]
 
 
 def encode(config: DictConfig) -> None:
     """The posteriors of a split of the data, in the order of their file."""
-    with _begun(config) as (out, progress):
+    with begun(config) as progress:
+        out = Path(config[config.task].out).expanduser()
         found = trained(config)
         vae, data = found.vae, _data(found, config)
         conversion.check_what(vae, config.encode.what)
@@ -60,13 +51,14 @@ def encode(config: DictConfig) -> None:
 
 def decode(config: DictConfig) -> None:
     """The data that latent variables in a file stand for."""
-    with _begun(config) as (out, progress):
+    with begun(config) as progress:
+        out = Path(config[config.task].out).expanduser()
         vae = on_device(config, VAE.from_pretrained(config.checkpoint))
         file = LatentFile(Path(config.decode.file).expanduser())
         if out.resolve() == file.path.resolve():
             raise ValueError(f"decode.out={out} is decode.file itself: type another file")
         done = 0
-        with _decoded(vae, out, file.count) as write:
+        with data_writer(vae, out, file.count, "decode.out") as write:
             for part in file.parts(images_at_once(vae, MEMORY)):
                 try:
                     x = conversion.decode(vae, part.z, part.y)
@@ -74,7 +66,7 @@ def decode(config: DictConfig) -> None:
                     last = done + len(part.z) - 1
                     raise ValueError(f"{file.path}, rows {done} to {last}: {error}") from None
                 numbers = range(done, done + len(part.z)) if part.row is None else part.row
-                write(x.cpu(), numbers)
+                write(x.cpu(), numbers, None)
                 done += len(part.z)
                 progress("decode", done, file.count)
     say(f"decoded  {done} rows: {out}")
@@ -83,7 +75,8 @@ def decode(config: DictConfig) -> None:
 def impute(config: DictConfig) -> None:
     """A file of data with its missing values filled, and all others as they were."""
     asked = config.impute
-    with _begun(config) as (out, progress):
+    with begun(config) as progress:
+        out = Path(config[config.task].out).expanduser()
         found = trained(config)
         vae, data = found.vae, _data(found, config)
         if not getattr(vae.likelihood, "missing", False):
@@ -102,26 +95,6 @@ def impute(config: DictConfig) -> None:
                 write(fill(original, columns, missing.cpu().numpy(), filled.cpu().numpy()))
                 holes += int(missing.sum())
     say(f"imputed  {holes} values of {count} {data.unit}: {out}")
-
-
-@contextmanager
-def _begun(config: DictConfig) -> Iterator[tuple[Path, Progress]]:
-    """What all three check first; the file to write, and a bar. SIGTERM is an error meanwhile, so
-    that what there is of the file is removed."""
-    check_task(config)
-    check_ranges(config)
-    check_devices(config)
-    torch.manual_seed(config.seed)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        with bars("rows") as progress:
-            yield Path(config[config.task].out).expanduser(), progress
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, _: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _data(found: Trained, config: DictConfig) -> DataModule:
@@ -153,55 +126,6 @@ def _batches(
 def _of_batch(vae: VAE, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """x, and all that is known of y: a label that the model would infer may be known here."""
     return batch.x.to(vae.device), None if vae.condition is None else batch.y
-
-
-@contextmanager
-def _decoded(
-    vae: VAE, out: Path, count: int
-) -> Iterator[Callable[[Tensor, Iterable[int]], object]]:
-    """Takes data [B, *X] as the model has them, and the numbers of their rows.
-
-    Raises:
-        ValueError: such a file cannot hold such data.
-    """
-    columns, as_bytes = columns_of(vae), shows_bytes(vae)
-    if not out.suffix:
-        if not as_bytes or vae.shape[0] not in (1, 3):
-            raise ValueError(
-                f"a folder is for grey or colour pictures, the data has the shape "
-                f"{list(vae.shape)}: type decode.out=FILE"
-            )
-        if out.exists():
-            raise ValueError(f"decode.out={out} exists already: type a new folder")
-        with whole(out) as folder:
-            folder.mkdir()
-            yield lambda x, numbers: _save(_bytes(x), numbers, folder)
-    elif is_table(out):
-        if not columns or len(vae.shape) != 1:
-            raise ValueError(
-                f"{out.suffix} is for tables, the data has the shape {list(vae.shape)}: type "
-                "decode.out=FILE.npy"
-            )
-        with writer(out, count) as write:
-            yield lambda x, _: write(to_frame(x, columns))
-    else:
-        if (name := text_column(columns)) is not None:
-            raise ValueError(f"column {name!r} holds text: type decode.out=FILE.csv or .parquet")
-        with writer(out, count) as write:
-            yield lambda x, _: write(_bytes(x) if as_bytes else to_array(x.numpy(), columns))
-
-
-def _bytes(x: Tensor) -> np.ndarray:
-    """Pictures in [0, 1] as they are stored."""
-    found: np.ndarray = x.mul(255).round().clamp(0, 255).byte().numpy()
-    return found
-
-
-def _save(pictures: np.ndarray, numbers: Iterable[int], folder: Path) -> None:
-    """PNG files by the numbers of the rows."""
-    for picture, number in zip(pictures, numbers, strict=True):
-        pixels = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
-        Image.fromarray(pixels).save(folder / f"{number:08}.png")
 
 
 def _check_out(task: str, out: Path, parts: list[Part]) -> None:

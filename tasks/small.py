@@ -1,16 +1,12 @@
-"""The tasks that take a few lines: test, sample, export and shards."""
+"""The tasks that take a few lines: test, export and shards."""
 
 from pathlib import Path
 
-import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from commandline.quoting import as_typed
 from commandline.refusals import check_task
-from vae_lab import pictures
 from vae_lab.data import Pixels
-from vae_lab.inputs import is_picture
 from vae_lab.storage.runs import writable
 
 from . import build
@@ -25,19 +21,6 @@ def test(config: DictConfig) -> float:
     metrics = tested(trainer, found.model, found.datamodule)
     table(f"{found.typed}, test split", metrics)
     return metrics["test/elbo"]
-
-
-def sample(config: DictConfig) -> None:
-    """A grid of draws from the prior, as a PNG in `run_dir` or else beside the model; of data that
-    is no image as many, as an array. Of a conditional model 8 of each label."""
-    vae, folder = load_vae(config)
-    torch.manual_seed(config.seed)
-    if not is_picture(vae.shape):
-        np.save(folder / "samples.npy", pictures.draws(vae, 8, 8).cpu().numpy())
-        say(f"samples: {folder / 'samples.npy'}")
-        return
-    pictures.save(pictures.samples(vae, 8, 8), folder / "samples.png")
-    say(f"samples: {folder / 'samples.png'}")
 
 
 def export(config: DictConfig) -> None:

@@ -13,7 +13,7 @@ from .fit import fit
 from .machine import check_devices, decide_threads
 from .names import data_name
 from .show import say
-from .small import export, sample, shards, test
+from .small import export, shards, test
 from .trained import load_run
 
 
@@ -67,6 +67,13 @@ def explore(config: DictConfig) -> None:
     from . import explore
 
     explore.run(config)
+
+
+def sample(config: DictConfig) -> None:
+    """Draws of a model, as a picture or a file; see :mod:`tasks.sample`."""
+    from . import sample
+
+    sample.run(config)
 
 
 def encode(config: DictConfig) -> None:

@@ -34,7 +34,7 @@ PLACES = ("run_dir", "root", "train", "val", "test", "cache_dir", "download")
 # Settings that say how a run was watched or kept, not what it was.
 BESIDE = (
     *("task", "run_dir", "checkpoint", "resume", "exact", "save", "logger", "callbacks"),
-    *("compare", "evaluate", "explore", "report", "encode", "decode", "impute"),
+    *("compare", "evaluate", "explore", "sample", "report", "encode", "decode", "impute"),
 )
 IMAGE = (1, 1, 1)  # as what is drawn that does not say its shape
 ACRONYMS = ("elbo", "kl", "nll", "fid", "mig", "dci", "sap", "snr")

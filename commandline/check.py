@@ -32,6 +32,7 @@ from .refusals import foreseen
 from .settings import DECIDED, GROUPS, OF_DATA, OPTIONAL
 from .settings_table import choices, listed
 from .signatures import SECTIONS, complaints
+from .synonyms import called_here, setting_here
 
 FLAGS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--info", "--resolve"}
 VALUE_FLAGS = {"-c", "--cfg", "-p", "--package", FLAG}
@@ -247,7 +248,7 @@ def _check_choice(override: Override) -> None:
             owner = "data" if group in OF_DATA else "model"
             raise Mistake(f"{group}=null is the default, the {owner}'s own: leave it out")
         if name not in known:
-            close = did_you_mean(str(name), known)
+            close = called_here(group, str(name)) or did_you_mean(str(name), known)
             shown = "null" if name is None else repr(name)
             names = listed(known) or f"none yet, add configs/{group}/NAME.yaml"
             raise Mistake(f"unknown {group} {shown}{close}; known: {names}")
@@ -270,7 +271,7 @@ def _check_key(override: Override, reference: dict[str, Any]) -> None:
         if name not in known:
             names = [*_keys(reference), *(f"{parent}.{name}" for name in known)]
             able = [n for n in names if n not in DECIDED and not _replaced(n, reference)]
-            hint = did_you_mean(key, able)
+            hint = setting_here(key) or did_you_mean(key, able)
             raise Mistake(f"unknown setting {key}{hint or _known(parent, siblings)}")
         if not (override.is_add() or override.is_force_add()):
             raise Mistake(f"{key} is not in the config; add it with +{override.input_line}")

@@ -13,6 +13,7 @@ import yaml
 from .arguments import arguments_of
 from .likeness import did_you_mean
 from .settings import DECIDED, GROUPS, NAMING_PLACES, OF_DATA, OPTIONAL
+from .synonyms import called_here
 
 
 class Init(TypedDict):
@@ -198,6 +199,8 @@ def _instead(prefix: str, name: str, value: Any, hint: Any) -> str:
     if _is_list(value, hint):
         return f": type {prefix}{name}=[{value}]"
     choices = _choices(hint) if isinstance(value, str) else []
+    if here := called_here(f"{prefix}{name}", str(value)):
+        return here
     return did_you_mean(str(value), choices, f"{prefix}{name}=")
 
 

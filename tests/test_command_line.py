@@ -1,3 +1,4 @@
+import re
 import shlex
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from hydra.core.global_hydra import GlobalHydra
 from commandline.check import Mistake, check, exit_on_mistake
 from commandline.places import CONFIGS, ROOT
 from commandline.quoting import as_typed, expand_home
-from commandline.settings import DECIDED, OF_DATA, OPTIONAL
+from commandline.settings import DECIDED, GROUPS, OF_DATA, OPTIONAL
+from commandline.settings_table import tables
+from commandline.synonyms import SETTINGS, VALUES
 from tasks import build
 
 GOOD = [
@@ -219,6 +222,26 @@ def test_bad_line(line, message):
     with pytest.raises(Mistake) as caught:
         check(line.split())
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("group", "other"), [(group, other) for group, known in VALUES.items() for other in known]
+)
+def test_what_the_field_calls_otherwise_is_answered_with_what_to_type(group, other):
+    with pytest.raises(Mistake) as caught:
+        check([f"{group}={other.replace('_', '-').upper()}"])
+    told = re.findall(r"[\w.]+=[\w./]+", VALUES[group][other])
+    assert told and f"; type {VALUES[group][other]}" in str(caught.value)
+    check(told)
+
+
+@pytest.mark.parametrize("other", SETTINGS)
+def test_a_setting_that_the_field_calls_otherwise_is_answered_with_ours(other):
+    with pytest.raises(Mistake, match=re.escape(f"; did you mean {SETTINGS[other]}")):
+        check([f"{other}=1"])
+    first, *others = re.findall(r"[a-z][\w.]+", SETTINGS[other])
+    dotted = [word for word in others if "." in word]
+    assert all(key in GROUPS or f"`{key}`" in tables() for key in (first, *dotted))
 
 
 @pytest.mark.parametrize("value", ["a", "b c", "d=1", "it's", 'e "f", g', "1", "null", "ö"])

@@ -58,6 +58,8 @@ def _foreseen(config: DictConfig, here: bool) -> str | None:
     try:
         if new and config.task not in ("test", "export"):
             check_ranges(config)
+        if new and config.checkpoint is None and config.task in ("fit", "compare"):
+            takes_columns(plain)
     except ValueError as error:
         return str(error)
     missing = _missing(config, starts=new and not found) if here else ()
@@ -78,6 +80,8 @@ def _begins(config: DictConfig, here: bool) -> bool:
 
 def _refused(config: DictConfig, plain: dict[str, Any], here: bool) -> Iterator[str | None]:
     """The refusals of all constructors, if no checkpoint brings settings of its own."""
+    if takes_columns(plain):
+        plain["model"] |= {"likelihood": None}
     for name in MADE.get(config.task, ()):
         of_model = name == "model"
         node = plain[name] | chosen_latent(plain) if of_model else plain[name]
@@ -95,6 +99,23 @@ def given_by_data(config: Mapping[str, Any]) -> tuple[str, ...]:
     model = config["model"]
     conditional = ("classes", "attributes") if model.get("condition") is not None else ()
     return ("shape", *conditional, *(name for name in OF_DATA if model[name] is None))
+
+
+def takes_columns(config: Mapping[str, Any]) -> bool:
+    """Whether the data has to say which columns the likelihood is of, as with likelihood=columns.
+
+    Raises:
+        ValueError: the data has none.
+    """
+    likelihood, data = config["likelihood"] or {}, config["data"]
+    if likelihood.get("columns", ...) is not None:
+        return False
+    if "columns" not in data:
+        raise ValueError(
+            f"likelihood=columns is of the columns of a table, and {data['_target_']} has none: "
+            "leave it out, or type data=arrays data.train=FILE"
+        )
+    return True
 
 
 def chosen_latent(config: Mapping[str, Any]) -> dict[str, Any]:

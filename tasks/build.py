@@ -27,7 +27,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from commandline.likeness import did_you_mean
 from commandline.own import FLAG, without_plus
 from commandline.places import CONFIGS, OWN, ROOT
-from commandline.refusals import chosen_latent, given_by_data
+from commandline.refusals import chosen_latent, given_by_data, takes_columns
 from commandline.settings import Role, below
 from commandline.settings_table import choices
 from datamodules.base import DataModule
@@ -85,7 +85,7 @@ def decided_by_data(config: DictConfig) -> pl.LightningDataModule:
     if config.likelihood is None:
         own = getattr(datamodule, "own_likelihood", DataModule().own_likelihood)
         config.likelihood = own()
-    elif config.likelihood.get("columns", ...) is None:  # likelihood=columns
+    elif takes_columns(config):
         config.likelihood.columns = config.data.columns
     return datamodule
 

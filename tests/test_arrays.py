@@ -403,6 +403,17 @@ def test_auto_finds_a_run_on_arrays(run, tmp_path, capsys):
     assert "resuming" in capsys.readouterr().out
 
 
+def test_the_likelihood_of_a_table_takes_its_columns_and_other_settings(run, tmp_path):
+    path = saved(tmp_path, rng.poisson(30.0, (60, 3)))
+    line = ("likelihood=columns", "likelihood.size_factor=true", "likelihood.missing=true")
+    counts = "data.columns={0: poisson, 1: poisson, 2: poisson}"
+    data = ("data=arrays", f"data.train={path}", "data.batch_size=10", counts)
+    run(*data, *SHORT, *line, "run_dir=a")
+    likelihood = VAE.from_pretrained("a").likelihood
+    assert [column["kind"] for column in likelihood.columns] == ["poisson"] * 3
+    assert likelihood.size_factor and likelihood.missing
+
+
 def test_a_series_is_trained_evaluated_and_reported(run, tmp_path, capsys):
     path = saved(tmp_path, rng.normal(size=(200, 5, 2)).cumsum(1))
     lines = ("data=arrays", f"data.train={path}", "data.batch_size=20", "report=true")

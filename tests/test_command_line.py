@@ -353,6 +353,10 @@ FORESEEN = {
     "network.negative_slope=0.3": (
         "negative_slope is that of activation=leaky_relu, got 0.3 with relu (in model.network)"
     ),
+    "likelihood=columns": (
+        "likelihood=columns is of the columns of a table, and datamodules.digits.Digits has none: "
+        "leave it out, or type data=arrays data.train=FILE"
+    ),
     "save.keep=0": "keep must be at least 1 and failures not negative, got 0 and 3",
     "save.every_minutes=0": "every_minutes must be positive, got 0",
     "trainer.max_epochs=0": "trainer.max_epochs must be positive, got 0",

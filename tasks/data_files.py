@@ -72,7 +72,7 @@ def data_writer(
     if not out.suffix:
         if not as_bytes or vae.shape[0] not in (1, 3):
             raise ValueError(
-                f"a folder is for grey or colour pictures, the data has the shape "
+                f"a folder is for grey or colour pictures of bytes, the data has the shape "
                 f"{list(vae.shape)}: type {setting}=FILE"
             )
         if out.exists():

@@ -109,8 +109,8 @@ def _write_tables(folder):
         f"{a},{b},{i},{city}"
         for i, ((a, b, _), city) in enumerate(zip(numbers, cities, strict=True))
     ]
-    for name in ("people.csv", "FILE.csv"):
-        (folder / name).write_text("\n".join(["age,size,id,city", *rows]) + "\n")
+    for name, last in (("people.csv", "city"), ("FILE.csv", "city"), ("iris.csv", "species")):
+        (folder / name).write_text("\n".join([f"age,size,id,{last}", *rows]) + "\n")
 
 
 def _train(folder, *arguments):
